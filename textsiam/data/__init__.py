@@ -1,0 +1,1 @@
+"""What the twin learns from: pairs, clusters, splits and the embedded sample forum."""

@@ -1,0 +1,154 @@
+"""Texts by themselves: the questions of a forum, the documents of a search."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+from textsiam.data.columns import (
+    PAIR_NAMES,
+    checked_roles,
+    checked_text,
+    text_problem,
+    unknown_columns,
+)
+from textsiam.data.lines import Lines
+from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.readers import SAMPLES, Loader, Table, file_format, open_table
+
+TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body")
+ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts in their order, each with an id that no other has; equal texts under two ids stay two."""
+
+    ids: list[str]
+    texts: list[str]
+    source: str
+    report: ReadReport
+
+    def __len__(self) -> int:
+        """Count the texts."""
+        return len(self.texts)
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    on_bad_row: OnBadRow = "error",
+    split: str = "train",
+    quoted: bool | None = None,
+    load: Loader | None = None,
+) -> Texts:
+    """Read texts with their ids.
+
+    A .txt file holds one text a line; its blank lines are counted and left out. In a table, ids are taken
+    from a column id, _id, qid, question_id or doc_id; without one, and in a .txt file, a text's id is its
+    line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
+
+    Args:
+        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; or a Hub id.
+        column: the column of the texts, where it is not recognised.
+        on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
+        split: the split of a Hub dataset.
+        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
+        load: replaces `datasets.load_dataset`.
+
+    Raises:
+        DataError: the source cannot be read, with file, line and value; or two texts have one id.
+    """
+    bad = BadRows(str(source), on_bad_row=on_bad_row)
+    path = SAMPLES / "forum_questions.tsv" if bad.name == "sample:forum" else Path(source)
+    found: dict[str, str] = {}
+    if path.exists() and file_format(path) == "text":
+        with closing(Lines(path, bad)) as lines:
+            blank = _read_lines(lines, found)
+        return _texts(bad, found, blank)
+    with open_table(path if path.exists() else source, bad, split=split, quoted=quoted, load=load) as table:
+        name = _text_column(table, column)
+        rows = _distinct(table, bad, name) if isinstance(name, tuple) else _with_ids(table, bad, name)
+        found.update(rows)
+    return _texts(bad, found, 0)
+
+
+def sample_questions() -> Texts:
+    """Read the questions of the packaged forum, written for this project."""
+    return read_texts("sample:forum")
+
+
+def _read_lines(lines: Lines, found: dict[str, str]) -> int:
+    blank = 0
+    for line in lines:
+        if not lines.reject_undecodable():
+            if text := line.strip():
+                found[str(lines.number)] = text
+            else:
+                blank += 1
+        lines.begin()
+    return blank
+
+
+def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
+    roles = checked_roles(table.name, table.columns, {"column": column} if column else None, ("column",))
+    if roles:
+        return roles["column"]
+    names = [*(each for each in TEXT_NAMES if each in table.columns)]
+    pairs = [each for each in (*PAIR_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
+    if not (names or pairs):
+        expected = f"one of {', '.join(TEXT_NAMES)}, or the columns of a pair"
+        raise unknown_columns(table.name, table.columns, "the texts", expected, "column=…")
+    return names[0] if names else pairs[0]
+
+
+def _with_ids(table: Table, bad: BadRows, name: str) -> Iterator[tuple[str, str]]:
+    at = table.columns.index(name)
+    id_at = next(
+        (table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None
+    )
+    seen: dict[str, int] = {}
+    for line, values in table.rows:
+        where = f"{table.unit}{line}"
+        text = checked_text(values[at])
+        if text is None:
+            bad(where, *text_problem(name, values[at]))
+            continue
+        key = str(line) if id_at is None else _id(values[id_at])
+        if not key:
+            bad(where, "no id", f"{table.columns[id_at or 0]!r} is empty, expected an id")
+        elif key in seen:
+            bad(where, "repeated id", f"id {key!r} is taken already, by {table.unit or 'line '}{seen[key]}")
+        else:
+            seen[key] = line
+            yield key, text
+
+
+def _id(value: object) -> str:
+    return "" if value is None else str(value).strip()
+
+
+def _distinct(table: Table, bad: BadRows, names: tuple[str, str]) -> Iterator[tuple[str, str]]:
+    places = [(name, table.columns.index(name)) for name in names]
+    index: dict[str, int] = {}
+    for line, values in table.rows:
+        for name, at in places:
+            text = checked_text(values[at])
+            if text is None:
+                bad(f"{table.unit}{line}", *text_problem(name, values[at]))
+            elif text not in index:
+                index[text] = len(index) + 1
+                yield str(index[text]), text
+
+
+def _texts(bad: BadRows, found: dict[str, str], blank: int) -> Texts:
+    if not found:
+        cause = f"no usable row: {bad.examples[0]}" if bad.examples else "holds no text"
+        raise DataError(f"{bad.name}: {cause}")
+    skipped = {**bad.skipped, **({"blank line": blank} if blank else {})}
+    rows = len(found) + sum(skipped.values())
+    report = ReadReport(bad.name, rows, len(found), skipped=skipped, warnings=tuple(bad.examples))
+    return Texts(list(found), list(found.values()), bad.name, report)

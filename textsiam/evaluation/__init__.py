@@ -1,0 +1,1 @@
+"""How good the twin is: metrics with intervals, slices, and the report."""

@@ -1,0 +1,105 @@
+"""Distances between embeddings: one sign everywhere, smaller = closer.
+
+A `Distance` is a pair of pure functions with the same meaning: `rowwise(u, v)` compares row i of `u` with
+row i of `v`; `all_pairs(u, v)` compares every row of `u` with every row of `v`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.functional import normalize
+
+# Added under the square root: the gradient of the Euclidean norm is undefined at zero distance.
+_ROOT_FLOOR = 1e-12
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A named distance between embeddings.
+
+    Attributes:
+        name: The word used in configs and saved models.
+        rowwise: `(n, dim), (n, dim) → (n,)`.
+        all_pairs: `(n, dim), (m, dim) → (n, m)`.
+        bounded: The largest value between L2-normalised vectors.
+    """
+
+    name: str
+    rowwise: Callable[[Tensor, Tensor], Tensor]
+    all_pairs: Callable[[Tensor, Tensor], Tensor]
+    bounded: float
+
+    def __call__(self, u: Tensor, v: Tensor) -> Tensor:
+        """Return the rowwise distance of `u` and `v`."""
+        return self.rowwise(u, v)
+
+    def similarity(self, distance: Tensor) -> Tensor:
+        """Turn distances into similarities (larger = closer): `1 − d` for cosine, `−d` for the others."""
+        return 1 - distance if self.name == "cosine" else -distance
+
+
+def _cosine(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    return 1 - (normalize(u, dim=-1) * normalize(v, dim=-1)).sum(-1)
+
+
+def _cosine_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    return 1 - normalize(u, dim=-1) @ normalize(v, dim=-1).T
+
+
+def _squared(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    return (u - v).square().sum(-1)
+
+
+def _squared_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    # |u|² − 2uv + |v|² cancels badly for near neighbours; the exact mode of cdist does not.
+    return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist").square()
+
+
+def _euclidean(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    return (_squared(u, v) + _ROOT_FLOOR).sqrt()
+
+
+def _euclidean_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def _manhattan(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    return (u - v).abs().sum(-1)
+
+
+def _manhattan_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    return torch.cdist(u, v, p=1)
+
+
+COSINE = Distance("cosine", _cosine, _cosine_pairs, 2.0)
+"""`1 − u·v / (‖u‖‖v‖)`, in [0, 2]. Not a metric: the triangle inequality fails."""
+
+EUCLIDEAN = Distance("euclidean", _euclidean, _euclidean_pairs, 2.0)
+"""`‖u − v‖₂`. A metric; between L2-normalised vectors it is `sqrt(2 · cosine distance)`."""
+
+SQUARED_EUCLIDEAN = Distance("squared_euclidean", _squared, _squared_pairs, 4.0)
+"""`‖u − v‖₂²`. Not a metric: the triangle inequality fails."""
+
+MANHATTAN = Distance("manhattan", _manhattan, _manhattan_pairs, float("inf"))
+"""`‖u − v‖₁`. A metric."""
+
+DISTANCES = {d.name: d for d in (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN)}
+
+
+def distance_named(name: str) -> Distance:
+    """Return the distance called `name`.
+
+    Raises:
+        ValueError: No distance has this name; the message says which ones exist.
+    """
+    if name in DISTANCES:
+        return DISTANCES[name]
+    near = get_close_matches(name, DISTANCES, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ValueError(f"unknown distance {name!r}, expected one of {', '.join(DISTANCES)}{hint}")

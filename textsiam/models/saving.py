@@ -1,0 +1,80 @@
+"""Folders that appear whole or not at all: written aside, then renamed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+class SaveError(OSError):
+    """Something could not be written; the message names the folder and what is still intact."""
+
+
+@contextmanager
+def whole_folder(target: str | Path) -> Iterator[Path]:
+    """Yield an empty folder that becomes `target` when the block ends without an error.
+
+    A folder already at `target` stays as it is until then, and is replaced by renaming; a crash at any moment
+    leaves the old folder or the new one under this name, or the old one aside, where `recover` finds it.
+
+    Raises:
+        SaveError: The disk is full, or the place cannot be written to.
+    """
+    target = Path(target).resolve()
+    old = _aside(target)
+    fresh: Path | None = None
+    try:
+        if target.exists() and not target.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        recover(target)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
+        fresh.chmod(0o755)
+        yield fresh
+        _sync(fresh)
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)  # left by a crash right after the renames
+            target.rename(old)
+        fresh.rename(target)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:
+        kept = f"; {target} is as it was before" if target.exists() else ""
+        reason = {errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}.get(
+            error.errno or 0, error.strerror or str(error)
+        )
+        raise SaveError(f"cannot write {target}: {reason}{kept}") from error
+    except Exception as error:  # libraries wrap a full disk in errors of their own (safetensors, torch)
+        if "No space left" in str(error) or "os error 28" in str(error):
+            raise SaveError(f"cannot write {target}: the disk is full; what was there before is intact") from error
+        raise
+    finally:
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Put back the old folder where a crash struck between the two renames of `whole_folder`."""
+    target = target.resolve()
+    old = _aside(target)
+    if old.exists() and not target.exists():
+        old.rename(target)
+
+
+def _aside(target: Path) -> Path:
+    # Hidden: `target.old` could be a copy that the user made.
+    return target.with_name(f".{target.name}.old")
+
+
+def _sync(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,112 @@
+"""Tokenised texts as one flat array, and batches of them chosen by token count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """m tokenised texts, without padding.
+
+    Attributes:
+        ids: Token ids of all texts, one after the other, `(total,)` int32.
+        offsets: Text i is `ids[offsets[i]:offsets[i + 1]]`, `(m + 1,)` int64.
+        pad_id: Token id that fills a batch.
+        pad_left: Whether the padding stands before the text (decoder backbones).
+    """
+
+    ids: np.ndarray
+    offsets: np.ndarray
+    pad_id: int
+    pad_left: bool = False
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each text, special tokens included, `(m,)` int64."""
+        return np.diff(self.offsets)
+
+    def lengths_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Tokens of these texts, `(len(rows),)` int64."""
+        rows = np.asarray(rows)
+        return self.offsets[rows + 1] - self.offsets[rows]
+
+    def collate(self, rows: np.ndarray | Sequence[int]) -> dict[str, Tensor]:
+        """Return the padded features `input_ids` and `attention_mask`, `(len(rows), longest)` int64."""
+        lengths = self.lengths_of(rows)
+        longest = max(1, int(lengths.max()))  # some tokenizers make nothing of an empty text
+        positions = np.arange(longest)
+        mask = positions >= longest - lengths[:, None] if self.pad_left else positions < lengths[:, None]
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        ids[mask] = np.concatenate([self.ids[self.offsets[r] : self.offsets[r + 1]] for r in rows])
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+
+def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000) -> Tokens:
+    """Tokenise texts with the tokenizer, the default prompt and the length limit of a tower.
+
+    Args:
+        tower: A text tower.
+        texts: m texts.
+        block: How many texts go to the tokenizer at once.
+
+    Returns:
+        The tokens of the m texts, in order.
+    """
+    tokenizer = tower.tokenizer
+    prompt = tower.prompts.get(tower.default_prompt_name or "", "")
+    flat: list[np.ndarray] = []
+    lengths: list[int] = []
+    for start in range(0, len(texts), block):
+        batch = [prompt + text for text in texts[start : start + block]] if prompt else texts[start : start + block]
+        ids = tokenizer(
+            list(batch),
+            truncation=True,
+            max_length=tower.max_seq_length,
+            padding=False,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+        )["input_ids"]
+        lengths.extend(map(len, ids))
+        flat.append(np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]))
+    return Tokens(
+        ids=np.concatenate(flat) if flat else np.zeros(0, np.int32),
+        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
+        pad_id=tokenizer.pad_token_id or 0,
+        pad_left=tokenizer.padding_side == "left",
+    )
+
+
+def chunk_by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+    """Split texts into chunks of similar length whose padded size stays within a token budget.
+
+    Args:
+        lengths: Tokens of each text, `(m,)`.
+        budget: Largest `texts × longest` of a chunk; a single longer text is a chunk of its own.
+
+    Returns:
+        Index arrays that together hold each of 0…m−1 once, longest texts first (so that a memory peak comes
+        at once); deterministic.
+
+    Raises:
+        ValueError: The budget is not positive.
+    """
+    if budget < 1:
+        raise ValueError(f"token budget must be >= 1, got {budget}")
+    order = np.argsort(-lengths, kind="stable")
+    chunks = []
+    start = 0
+    while start < len(order):
+        count = max(1, budget // max(1, int(lengths[order[start]])))
+        chunks.append(order[start : start + count])
+        start += count
+    return chunks

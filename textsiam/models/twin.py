@@ -1,0 +1,327 @@
+"""The twin: one tower for both sides (or two different ones), a distance, and a decision."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib import metadata as packages
+from importlib import resources
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from textsiam.models.card import model_card
+from textsiam.models.decision import Decision, Verdict, fit_decision
+from textsiam.models.distances import Distance, distance_named
+from textsiam.models.encoders import MINILM, ModelError, open_tower, packaged_minilm, resolve
+from textsiam.models.inference import FastTower, Precision, Progress, encode, fast_dtype
+from textsiam.models.saving import recover, whole_folder
+from textsiam.models.thresholds import Rule
+
+_FORMAT = 1
+_FILE = "textsiam.json"
+_ARRAYS = "textsiam.safetensors"
+
+
+class Twin(nn.Module):
+    """Scores any two inputs with towers that share their weights, and says when a score means "duplicate".
+
+    Args:
+        left: The tower that encodes left inputs, and right ones too unless `right` is given.
+        right: A different tower for right inputs (half-twin), with vectors of the same width.
+        distance: Name of the distance that scores come from; see `textsiam.models.distances`.
+        decision: What turns a similarity into a verdict; learned by `calibrate`.
+        provenance: Facts saved beside the weights: data fingerprint, measurements, config.
+
+    Raises:
+        ValueError: The towers differ in width, or the distance is unknown.
+
+    Example:
+        >>> twin = Twin.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
+        >>> twin.compare("How old are you?", "What is your age?").duplicate  # doctest: +SKIP
+        True
+    """
+
+    def __init__(
+        self,
+        left: SentenceTransformer,
+        right: SentenceTransformer | None = None,
+        *,
+        distance: str = "cosine",
+        decision: Decision | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if right is not None and (a := left.get_embedding_dimension()) != (b := right.get_embedding_dimension()):
+            raise ValueError(f"towers must give vectors of one width, got {a} (left) and {b} (right)")
+        self.left = left
+        self.right = right
+        self.distance: Distance = distance_named(distance)
+        self.decision = decision
+        self.provenance: dict[str, Any] = dict(provenance or {})
+        self._fast: dict[str, FastTower] = {}
+
+    @classmethod
+    def from_pretrained(
+        cls, name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+    ) -> Twin:
+        """Open a saved twin, or make one of any saved `SentenceTransformer` or plain transformer.
+
+        Args:
+            name_or_path: A folder or Hub id. all-MiniLM-L6-v2 resolves to the packaged copy where the Hub
+                cache has none, and comes with a decision calibrated on the packaged sample forum.
+            device: Where the weights go; None lets torch choose.
+            trust_remote_code: Run code that comes with the model. Off unless asked.
+
+        Raises:
+            ModelError: The model cannot be found, or its textsiam files are damaged.
+        """
+        recover(Path(name_or_path))
+        where = resolve(name_or_path)
+        described = _description(where)
+        if described is None:
+            tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+            is_minilm = where == MINILM or where == str(packaged_minilm())
+            return cls(tower, decision=_minilm_decision() if is_minilm else None)
+        folder, facts, arrays = described
+        towers = [
+            open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in facts["towers"]
+        ]
+        try:
+            decision = None if facts["decision"] is None else Decision.restore(facts["decision"], arrays)
+        except ValueError as error:
+            raise ModelError(f"{folder}: {error}") from error
+        return cls(*towers, distance=facts["distance"], decision=decision, provenance=facts["provenance"])
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
+
+        A half-twin keeps its towers in `left/` and `right/`.
+
+        Raises:
+            SaveError: The folder cannot be written; one that was there before is intact.
+        """
+        places = ["."] if self.right is None else ["left", "right"]
+        facts = {
+            "format": _FORMAT,
+            "towers": places,
+            "distance": self.distance.name,
+            "decision": None if self.decision is None else self.decision.metadata(),
+            "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
+            "provenance": self.provenance,
+        }
+        with whole_folder(path) as folder:
+            for place, tower in zip(places, self.towers, strict=True):
+                tower.save_pretrained(str(folder / place), create_model_card=False)
+            (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if self.decision is not None:
+                save_file(self.decision.tensors(), folder / _ARRAYS)
+            (folder / "README.md").write_text(model_card(self.provenance, self.decision, Path(path).name), encoding="utf-8")
+        return Path(path)
+
+    @property
+    def towers(self) -> list[SentenceTransformer]:
+        """The towers: one when both sides share their weights, else left and right."""
+        return [self.left] if self.right is None else [self.left, self.right]
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors."""
+        return self.left.get_embedding_dimension() or 0
+
+    def encode(
+        self,
+        inputs: Sequence[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Encode inputs; equal inputs are encoded once and get equal vectors.
+
+        Args:
+            inputs: n texts.
+            side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
+            precision: "fp32", "bf16", or "auto": bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
+            progress: Called as `progress(done, total)` after every batch.
+
+        Returns:
+            Vectors of length 1, `(n, dim)` float32.
+
+        Raises:
+            TypeError: An input is not a string, or a single string stands where a list belongs.
+        """
+        if isinstance(inputs, str):
+            raise TypeError("expected a list of texts, got one str: write twin.encode([text])")
+        if side not in ("left", "right"):
+            raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+        return encode(self._fast_tower(side, precision), inputs, progress=progress)
+
+    def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
+        """Score `left[i]` against `right[i]`.
+
+        Returns:
+            Similarities, larger = closer (the cosine, for cosine distance), `(n,)` float32.
+
+        Raises:
+            ValueError: The two sides differ in length.
+        """
+        if isinstance(left, str) or isinstance(right, str):
+            raise TypeError("expected lists of texts, got one str: write twin.similarity([a], [b])")
+        if len(left) != len(right):
+            raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
+        index = {text: row for row, text in enumerate(dict.fromkeys([*left, *right]))}
+        rows = np.array([index[t] for t in left], np.int64), np.array([index[t] for t in right], np.int64)
+        return self.pair_similarity(list(index), *rows, precision=precision)
+
+    def pair_similarity(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        *,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Score pairs given as indices into texts, so that each text is encoded once.
+
+        Args:
+            texts: m texts.
+            left: Index of each pair's left text, `(n,)`.
+            right: Index of each pair's right text, `(n,)`.
+            precision: As for `encode`.
+            progress: As for `encode`.
+
+        Returns:
+            Similarities, larger = closer, `(n,)` float32.
+        """
+        if len(left) == 0:
+            return np.zeros(0, np.float32)
+        if self.right is None:
+            vectors = self.encode(texts, precision=precision, progress=progress)
+            return self.vector_similarity(vectors[left], vectors[right])
+        used_left, at_left = np.unique(left, return_inverse=True)
+        used_right, at_right = np.unique(right, return_inverse=True)
+        u = self.encode([texts[i] for i in used_left], side="left", precision=precision, progress=progress)
+        v = self.encode([texts[i] for i in used_right], side="right", precision=precision, progress=progress)
+        return self.vector_similarity(u[at_left], v[at_right])
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
+        distance = self.distance(torch.from_numpy(u), torch.from_numpy(v))
+        return self.distance.similarity(distance).numpy()
+
+    @overload
+    def compare(self, left: str, right: str) -> Verdict: ...
+    @overload
+    def compare(self, left: Sequence[str], right: Sequence[str]) -> list[Verdict]: ...
+    def compare(self, left: str | Sequence[str], right: str | Sequence[str]) -> Verdict | list[Verdict]:
+        """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
+
+        Raises:
+            ModelError: The twin has no decision yet.
+        """
+        decision = self.require_decision()
+        if isinstance(left, str) and isinstance(right, str):
+            return decision.verdicts(self.similarity([left], [right]))[0]
+        return decision.verdicts(self.similarity(left, right))
+
+    def require_decision(self) -> Decision:
+        """Return the decision.
+
+        Raises:
+            ModelError: The twin has none; the message says how to get one.
+        """
+        if self.decision is None:
+            raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
+        return self.decision
+
+    def calibrate(self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Twin:
+        """Learn from labelled pairs when a score means "duplicate"; returns the twin itself.
+
+        Args:
+            pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels) kept out of training.
+            rule: What the threshold maximises: "f1" or "accuracy". See `Decision.at_precision` for more.
+            prior: Share of duplicates where the twin will be used; None takes the share in `pairs`.
+
+        Raises:
+            ValueError: Too few pairs, or only one class.
+        """
+        scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
+        self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        return self
+
+    def forward(
+        self, left: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Encode padded batches with gradients: what training calls.
+
+        Args:
+            left: Features of the left inputs, in chunks.
+            right: Features of the right inputs for the right tower; None when the sides share `left`.
+
+        Returns:
+            Embeddings of the left and of the right inputs, `(inputs, dim)` float32; the same tensor twice when
+            `right` is None.
+        """
+        u = torch.cat([self.left(dict(chunk))["sentence_embedding"].float() for chunk in left])
+        if right is None:
+            return u, u
+        tower = self.left if self.right is None else self.right
+        return u, torch.cat([tower(dict(chunk))["sentence_embedding"].float() for chunk in right])
+
+    def _fast_tower(self, side: str, precision: Precision) -> FastTower:
+        tower = self.right if side == "right" and self.right is not None else self.left
+        dtype = fast_dtype(tower.device, precision)
+        key = f"{'right' if tower is self.right else 'left'} {dtype}"
+        if key not in self._fast or self._fast[key].stale:
+            self._fast[key] = FastTower(tower, dtype)
+        return self._fast[key]
+
+
+def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
+    """Return the folder, textsiam.json and arrays of a saved twin; None for any other model."""
+    folder = Path(where)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            listing = Path(snapshot_download(where, allow_patterns=[_FILE, _ARRAYS]))
+            if not (listing / _FILE).exists():
+                return None
+            folder = Path(snapshot_download(where))
+        except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError):
+            return None  # opening the tower reports what is wrong, with its own words
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"format", "towers", "distance", "decision", "provenance"} - set(facts)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if missing:
+        raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
+    if facts["format"] != _FORMAT:
+        raise ModelError(f"{path}: format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+    try:
+        arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
+    except SafetensorError as error:
+        raise ModelError(f"{folder / _ARRAYS}: not valid safetensors: {error}") from error
+    return folder, facts, arrays
+
+
+def _minilm_decision() -> Decision | None:
+    """Return the decision of the untrained all-MiniLM-L6-v2, calibrated on the packaged sample forum."""
+    file = resources.files("textsiam.models") / "minilm_decision.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}
+    arrays = {name: np.array(values, dtype=dtypes[name]) for name, values in stored["tensors"].items()}
+    return Decision.restore(stored["metadata"], arrays)

@@ -1,0 +1,216 @@
+"""The main job, start to end: read, split, measure, train, calibrate, measure again, report, save."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+from accelerate import PartialState
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin
+from textsiam.data.pairs import Pairs
+from textsiam.data.splits import Splits
+from textsiam.data.tables import write_table
+from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
+from textsiam.evaluation.report import write_report
+from textsiam.models.twin import Twin
+from textsiam.training.checkpoints import list_checkpoints
+from textsiam.training.loop import CollapseWarning, TrainResult, train
+
+if TYPE_CHECKING:
+    from textsiam.config import DecisionConfig
+
+# What a run leaves in its folder; anything else there is the user's.
+_OURS = ("model", "best", "checkpoints", "logs", "history.jsonl", "report.html", "summary.json", "config.yaml", "splits.json", "test.tsv")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run made.
+
+    Attributes:
+        output: The folder.
+        twin: The trained twin, with its decision.
+        evaluations: Zero-shot and trained, on the test pairs.
+        result: What the training loop did.
+        splits: The pairs that were used.
+    """
+
+    output: Path
+    twin: Twin
+    evaluations: list[PairEvaluation]
+    result: TrainResult
+    splits: Splits
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        return {
+            "output": str(self.output),
+            "model": str(self.output / "model"),
+            "report": str(self.output / "report.html"),
+            "evaluations": [e.to_dict() for e in self.evaluations],
+            "steps": self.result.steps,
+            "best_step": self.result.best_step,
+            "stopped_early": self.result.stopped_early,
+            "training_seconds": self.result.seconds,
+        }
+
+
+class Interrupted(Exception):  # noqa: N818 (a wish, not an error)
+    """The run was asked to stop; it can go on from its last checkpoint."""
+
+
+def run(config: Config, *, console: Console | None = None) -> Outcome | None:
+    """Do the whole job that a config describes.
+
+    Args:
+        config: What to do.
+        console: Where tables and progress go; None is quiet.
+
+    Returns:
+        The outcome; None on processes other than the first of a distributed run.
+
+    Raises:
+        ConfigError: The output folder holds a run already, or a split is empty.
+        DataError: Pairs cannot be read.
+        ModelError: The model cannot be found or built.
+        SaveError: The output folder cannot be written.
+        Interrupted: A signal asked the run to stop.
+    """
+    state = PartialState()
+    quiet = console is None or not state.is_main_process
+    say = Console(quiet=True) if console is None or quiet else console
+    output = Path(config.output)
+    if state.is_main_process:
+        _prepare_folder(output, config)
+    state.wait_for_everyone()
+
+    splits = build_pairs(config.data)
+    parts = (splits.train, splits.validation, splits.calibration, splits.test)
+    for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
+        say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+    say.print(str(splits.report), highlight=False, markup=False)
+    twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
+
+    evaluations = []
+    if state.is_main_process:
+        _write_json(output / "splits.json", splits.report.to_dict())
+        _write_pairs(output / "test.tsv", splits.test)
+        _decide(twin, splits, config.decision)
+        with say.status("measuring the untrained twin"):
+            evaluations.append(_evaluate(twin, splits, "zero-shot"))
+    twin.decision = None
+    with warnings.catch_warnings(record=quiet):
+        warnings.simplefilter("always", CollapseWarning)
+        result = train(
+            twin,
+            splits.train,
+            build_objective(config.loss),
+            output=output,
+            settings=config.training,
+            validation=splits.validation if len(splits.validation) else None,
+            resume=config.resume,
+            quiet=quiet,
+        )
+    if result.interrupted:
+        raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
+    if not state.is_main_process:
+        return None
+    _decide(twin, splits, config.decision)
+    with say.status("measuring the trained twin"):
+        evaluations.append(_evaluate(twin, splits, "trained"))
+    outcome = Outcome(output, twin, evaluations, result, splits)
+    _save(outcome, config)
+    say.print(results_table(evaluations))
+    return outcome
+
+
+def results_table(evaluations: list[PairEvaluation]) -> Table:
+    """Return the measures of several evaluations as a table for the terminal, in points (0 to 100)."""
+    rows = comparison_table(evaluations)
+    first = evaluations[0].report
+    table = Table(title=f"{first.n:,} test pairs, {first.positives:,} duplicates (95 % intervals, in points)")
+    for name in ("", "AP", "accuracy", "F1", "calibration error"):
+        table.add_column(name, justify="left" if not name else "right")
+    for row in rows:
+        estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
+        table.add_row(row.name, *("–" if e is None else f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" for e in estimates))
+    return table
+
+
+def _prepare_folder(output: Path, config: Config) -> None:
+    found = [name for name in _OURS if (output / name).exists()]
+    if config.overwrite and not config.resume:
+        for name in found:
+            path = output / name
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    elif (output / "summary.json").exists():
+        raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
+    elif found and not config.resume:
+        done = list_checkpoints(output / "checkpoints")
+        hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
+        raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    except OSError as error:
+        raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
+
+
+def _decide(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
+    twin.calibrate(splits.calibration, rule=config.rule, prior=config.prior)
+    if config.precision is not None:
+        twin.decision = twin.require_decision().at_precision(config.precision)
+
+
+def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:
+    return evaluate_pairs(twin, splits.test, name=name, seen=set(splits.train.texts))
+
+
+def _save(outcome: Outcome, config: Config) -> None:
+    twin, splits, output = outcome.twin, outcome.splits, outcome.output
+    names = ("train", "validation", "calibration", "test")
+    facts: Mapping[str, str] = {
+        "model": config.model.left if config.model.scratch is None else "from scratch",
+        "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
+        "training pairs": f"{len(splits.train):,} from {splits.train.source}",
+        "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps",
+        "versions": ", ".join(f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")),
+        "data fingerprint": splits.train.fingerprint[:16],
+    }
+    twin.provenance = {
+        "measured": [
+            {"twin": r.name, "AP": r.average_precision.value, "accuracy": r.accuracy.value, "F1": r.f1.value,
+             "calibration error": None if r.calibration_error is None else r.calibration_error.value}
+            for r in comparison_table(outcome.evaluations)
+        ],
+        "fingerprints": {name: getattr(splits, name).fingerprint for name in names},
+        "seed": config.training.seed,
+        **facts,
+        "config": config.to_dict(),
+    }  # fmt: skip
+    twin.save_pretrained(output / "model")
+    write_report(output / "report.html", outcome.evaluations, history=outcome.result.history, facts=facts)
+    _write_json(output / "summary.json", outcome.to_dict())
+    for name in ("best", "checkpoints"):  # the model holds the weights now
+        shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _write_pairs(path: Path, pairs: Pairs) -> None:
+    rows = zip(pairs.left_texts, pairs.right_texts, pairs.labels.tolist(), strict=True)
+    names = ("question1", "question2", "is_duplicate")
+    write_table(path, names, [dict(zip(names, row, strict=True)) for row in rows])
+
+
+def _write_json(path: Path, value: object) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

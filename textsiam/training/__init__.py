@@ -1,0 +1,1 @@
+"""How the twin learns: losses, batches, and one visible Accelerate loop."""

@@ -1,0 +1,154 @@
+"""Batches: tokenised once, each distinct text of a batch encoded once, in chunks of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from textsiam.data.clusters import cluster_ids
+from textsiam.data.pairs import Pairs
+from textsiam.models.tokens import Tokens, chunk_by_tokens, tokenise
+from textsiam.models.twin import Twin
+from textsiam.training.triplets import draw_negatives
+
+Features = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one step on one process.
+
+    Attributes:
+        left: Padded chunks of the distinct left texts (of all texts, when the sides share a tower).
+        right: Padded chunks of the distinct right texts, when the towers differ; else None.
+        left_rows: Where each pair's left embedding stands in what `left` encodes to, `(n,)`.
+        right_rows: The same for the right text, in what `right` (or `left`) encodes to, `(n,)`.
+        negative_rows: The same for a text of another cluster, `(n,)`; None unless a loss asks for it.
+        labels: 1 = duplicate, 0 = not, `(n,)`.
+        left_clusters: Cluster of each left text, `(n,)`.
+        right_clusters: Cluster of each right text, `(n,)`.
+    """
+
+    left: list[Features]
+    right: list[Features] | None
+    left_rows: Tensor
+    right_rows: Tensor
+    negative_rows: Tensor | None
+    labels: Tensor
+    left_clusters: Tensor
+    right_clusters: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        sides = {
+            name: None if side is None else [{k: t.to(device, non_blocking=True) for k, t in c.items()} for c in side]
+            for name, side in (("left", self.left), ("right", self.right))
+        }
+        return replace(self, **moved, **sides)
+
+
+class TrainingPairs:
+    """Pairs made ready for training: tokenised once, clustered, in an order that a seed fixes.
+
+    Args:
+        pairs: Labelled pairs.
+        twin: Its towers say how texts are tokenised.
+        batch_size: Pairs of one batch over all processes.
+        token_budget: Largest padded size of a chunk, in tokens.
+        seed: Fixes the order of the pairs and the drawn negatives.
+        negatives: Draw a text of another cluster for each pair (for triplet losses).
+        positives_only: Train on duplicates only (for losses that ignore the others).
+        rank: Which process this is.
+        world: How many processes there are; each takes an equal, contiguous share of every batch.
+
+    Raises:
+        ValueError: No pair to train on, or the batch cannot be shared equally.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        twin: Twin,
+        *,
+        batch_size: int,
+        token_budget: int = 1536,
+        seed: int = 0,
+        negatives: bool = False,
+        positives_only: bool = False,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        if batch_size % world:
+            raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} processes")
+        if (pairs.labels < 0).any():
+            raise ValueError(f"{pairs.source}: training needs labelled pairs")
+        self.rows = np.flatnonzero(pairs.labels == 1) if positives_only else np.arange(len(pairs))
+        if len(self.rows) < world:
+            raise ValueError(f"{pairs.source}: {len(self.rows) or 'no'} pairs to train on with {world} process(es)")
+        if len(self.rows) < world:
+            raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
+        self.pairs = pairs
+        self.clusters = cluster_ids(pairs)
+        self.left_tokens = tokenise(twin.left, pairs.texts)
+        self.right_tokens = self.left_tokens if twin.right is None else tokenise(twin.right, pairs.texts)
+        self.batch_size = min(batch_size, len(self.rows) // world * world)
+        self.token_budget, self.seed, self.negatives = token_budget, seed, negatives
+        self.rank, self.world = rank, world
+        self._shared = twin.right is None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of one pass over the pairs; an incomplete last batch is left out."""
+        return len(self.rows) // self.batch_size
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's batches of an epoch, from batch `start` on; the same on every call."""
+        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        negative = draw_negatives(self.pairs, self.clusters, seed=[self.seed, epoch]) if self.negatives else None
+        share = self.batch_size // self.world
+        for step in range(start, self.steps_per_epoch):
+            first = step * self.batch_size + self.rank * share
+            yield self.collate(order[first : first + share], negative)
+
+    def collate(self, rows: np.ndarray, negative: np.ndarray | None = None) -> Batch:
+        """Return the batch of these pairs; `negative[i]` is the text that pair i is set against."""
+        left, right = self.pairs.left[rows], self.pairs.right[rows]
+        against = right[:0] if negative is None else negative[rows]
+        n = len(rows)
+        if self._shared:
+            chunks, places = _chunks(self.left_tokens, np.concatenate([left, right, against]), self.token_budget)
+            left_chunks, right_chunks, at_left, at_right = chunks, None, places[:n], places[n:]
+        else:
+            left_chunks, at_left = _chunks(self.left_tokens, left, self.token_budget)
+            right_chunks, at_right = _chunks(self.right_tokens, np.concatenate([right, against]), self.token_budget)
+        return Batch(
+            left=left_chunks,
+            right=right_chunks,
+            left_rows=at_left,
+            right_rows=at_right[:n],
+            negative_rows=None if negative is None else at_right[n:],
+            labels=torch.from_numpy(self.pairs.labels[rows].astype(np.int64)),
+            left_clusters=torch.from_numpy(self.clusters[left].astype(np.int64)),
+            right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
+        )
+
+
+def _chunks(tokens: Tokens, texts: np.ndarray, budget: int) -> tuple[list[Features], Tensor]:
+    """Return padded chunks of the distinct texts, and where each of `texts` stands in their concatenation."""
+    distinct, inverse = np.unique(texts, return_inverse=True)
+    chunks = chunk_by_tokens(tokens.lengths_of(distinct), budget)
+    place = np.empty(len(distinct), np.int64)
+    place[np.concatenate(chunks)] = np.arange(len(distinct))
+    return [tokens.collate(distinct[chunk]) for chunk in chunks], torch.from_numpy(place[inverse])

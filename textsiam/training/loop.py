@@ -1,0 +1,481 @@
+"""The training loop: one visible pass over the batches, through Accelerate."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import set_seed
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sklearn.metrics import average_precision_score
+from torch import Tensor
+from transformers import get_scheduler
+
+from textsiam.data.pairs import Pairs
+from textsiam.models.saving import SaveError
+from textsiam.models.twin import Twin
+from textsiam.training.averaging import WeightAverage
+from textsiam.training.batches import Batch, TrainingPairs
+from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
+from textsiam.training.objective import Embedded, Objective
+from textsiam.training.settings import Settings
+
+
+class CollapseWarning(UserWarning):
+    """The vectors of different texts have become (nearly) the same."""
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run did.
+
+    Attributes:
+        steps: Optimizer steps done in all, those before a resume included.
+        best_step: Step of the weights that were kept.
+        best_average_precision: Their validation average precision; None without validation pairs.
+        history: One record for each log line and each validation.
+        stopped_early: Whether patience ran out.
+        interrupted: Whether a signal stopped the run; resume goes on from its last checkpoint.
+        seconds: Wall-clock seconds of this call.
+    """
+
+    steps: int
+    best_step: int
+    best_average_precision: float | None
+    history: list[dict[str, float]]
+    stopped_early: bool
+    interrupted: bool
+    seconds: float
+
+
+def train(
+    twin: Twin,
+    pairs: Pairs,
+    objective: Objective,
+    *,
+    output: str | Path,
+    settings: Settings | None = None,
+    validation: Pairs | None = None,
+    resume: bool = False,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a twin on labelled pairs; the twin ends with the weights of the best validation.
+
+    Without validation pairs, the last weights are kept.
+
+    Args:
+        twin: Trained in place.
+        pairs: Labelled pairs to learn from.
+        objective: What is minimised.
+        output: Folder for checkpoints, history.jsonl and tracker logs.
+        settings: The knobs; None takes the defaults.
+        validation: Labelled pairs that share no question with `pairs`; choose the best weights and stop early.
+        resume: Go on from the newest checkpoint in `output`, if there is one: the result is the same as if the
+            run had never stopped (bit for bit on a CPU).
+        quiet: Show no progress bar.
+
+    Returns:
+        What happened, with the history of losses and validations.
+
+    Raises:
+        ResumeError: The checkpoint in `output` belongs to another run.
+        SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
+    """
+    run = _Run(twin, pairs, objective, Path(output), settings or Settings(), validation)
+    if resume:
+        run.resume()
+    started = time.perf_counter()
+    with run.progress(quiet) as advance, _graceful_stop() as stop_requested:
+        for batch in run.remaining_batches():
+            run.step(batch)
+            if not run.finished_step:
+                continue
+            advance()
+            run.log()
+            run.validate()
+            run.checkpoint()
+            if run.stopping(stop_requested()):
+                break
+    return run.finish(time.perf_counter() - started)
+
+
+class _Run:
+    """The moving parts of one run; `train` says in which order they move."""
+
+    def __init__(
+        self, twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None
+    ) -> None:
+        self.settings, self.output, self.validation = settings, output, validation
+        if validation is not None and set(np.unique(validation.labels).tolist()) != {0, 1}:
+            raise ValueError(f"{validation.source}: validation needs labelled pairs, duplicates and others")
+        self.accelerator = make_accelerator(settings, output)
+        set_seed(settings.seed, device_specific=True)
+        self.data = TrainingPairs(
+            pairs,
+            twin,
+            batch_size=settings.batch_size // settings.accumulation,
+            token_budget=settings.token_budget,
+            seed=settings.seed,
+            negatives=objective.needs_negatives,
+            positives_only=objective.positives_only,
+            rank=self.accelerator.process_index,
+            world=self.accelerator.num_processes,
+        )
+        self.steps_per_epoch = self.data.steps_per_epoch // settings.accumulation
+        if self.steps_per_epoch == 0:
+            raise ValueError(
+                f"{pairs.source}: {len(self.data.rows)} pairs make {self.data.steps_per_epoch} batches of "
+                f"{self.data.batch_size}, fewer than accumulation {settings.accumulation}: lower it"
+            )
+        self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        self.identity = {
+            "data": pairs.fingerprint,
+            "validation": None if validation is None else validation.fingerprint,
+            "parameters": sum(p.numel() for p in twin.parameters()),
+            "losses": {name: weight for name, (weight, _) in objective.terms.items()},
+            "processes": self.accelerator.num_processes,
+            **{k: v for k, v in asdict(settings).items() if k not in _FREE_ON_RESUME},
+        }
+        self.twin = twin
+        self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
+        self._prepare(twin, objective)
+        self.state = RunState()
+        self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
+        for part in (self.state, self.scheduler, self.average):
+            if part is not None:
+                self.accelerator.register_for_checkpointing(part)
+        self.finished_step = False
+        self.stopped_early = self.interrupted = False
+        self._losses: list[Tensor] = []
+        self._cosines: list[Tensor] = []
+        self._clock, self._clock_step = time.perf_counter(), 0
+
+    def _prepare(self, twin: Twin, objective: Objective) -> None:
+        settings = self.settings
+        freeze_unused(twin, self.data.collate(self.data.rows[:2]))
+        if settings.gradient_checkpointing:
+            for tower in twin.towers:
+                tower.gradient_checkpointing_enable()
+        if settings.compile:
+            for tower in twin.towers:
+                tower.compile(dynamic=True)
+        groups = parameter_groups(twin, objective, settings.weight_decay)
+        fused = all(p.device.type in ("cpu", "cuda") for p in twin.parameters())
+        optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
+        self.objective = self._owners = objective.to(self.accelerator.device)
+        self.model, self.optimizer = self.accelerator.prepare(twin, optimizer)
+        if list(objective.parameters()):
+            self.objective = self.accelerator.prepare(objective)
+        # The scheduler is not prepared: Accelerate would step it once for each process.
+        self.scheduler = get_scheduler(
+            settings.schedule,
+            self.optimizer.optimizer,
+            num_warmup_steps=round(settings.warmup * self.total_steps),
+            num_training_steps=self.total_steps,
+        )
+        self.accelerator.init_trackers("logs", config={k: v for k, v in asdict(settings).items() if v is not None})
+
+    def resume(self) -> None:
+        found = list_checkpoints(self.output / "checkpoints")
+        if found:
+            check_identity(found[-1], self.identity)
+            self.accelerator.load_state(str(found[-1]))
+            window = (torch.tensor(w, device=self.accelerator.device) for w in self.state.window)
+            self._losses, self._cosines = map(list, window)
+            self._clock_step = self.state.step
+
+    def remaining_batches(self) -> Iterator[Batch]:
+        accumulation = self.settings.accumulation
+        while self.state.step < self.total_steps:
+            epoch, within = divmod(self.state.step, self.steps_per_epoch)
+            batches = self.data.epoch(epoch, start=within * accumulation)
+            for _ in range((self.steps_per_epoch - within) * accumulation):
+                yield next(batches).to(self.accelerator.device)
+                if self.state.step >= self.total_steps:
+                    return
+
+    def step(self, batch: Batch) -> None:
+        accelerator = self.accelerator
+        self.model.train()
+        with accelerator.accumulate(self.model, self.objective):
+            with accelerator.autocast():
+                left, right = self.model(batch.left, batch.right)
+            embedded = gather_batch(accelerator, batch, left, right)
+            loss = self.objective(embedded)
+            accelerator.backward(loss)
+            if accelerator.sync_gradients and self.settings.max_gradient_norm is not None:
+                trained = [*self.model.parameters(), *self.objective.parameters()]
+                accelerator.clip_grad_norm_(trained, self.settings.max_gradient_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+        self._losses.append(loss.detach())
+        self._cosines.append(shuffled_cosine(embedded))
+        self.finished_step = accelerator.sync_gradients
+        if self.finished_step:
+            self.scheduler.step()
+            self.state.step += 1
+            if self.average is not None:
+                self.average.update()
+
+    def log(self) -> None:
+        if self.state.step % self.settings.log_every and self.state.step != self.total_steps:
+            return
+        now = time.perf_counter()
+        record = {
+            "step": self.state.step,
+            "loss": torch.stack(self._losses).mean().item(),
+            "learning_rate": self.scheduler.get_last_lr()[0],
+            "random_pair_cosine": torch.stack(self._cosines).mean().item(),
+            "pairs_per_second": (self.state.step - self._clock_step) * self.settings.batch_size / (now - self._clock),
+        }
+        self._losses, self._cosines, self._clock, self._clock_step = [], [], now, self.state.step
+        self._record(record)
+        warn_if_collapsed(record, self.accelerator)
+
+    def validate(self) -> None:
+        every = self.settings.validate_every or self.steps_per_epoch
+        if self.validation is None or (self.state.step % every and self.state.step != self.total_steps):
+            return
+        started = time.perf_counter()
+        self._serve_current_weights()
+        score = torch.zeros(1, dtype=torch.float64)
+        if self.accelerator.is_main_process:
+            pairs = self.validation
+            scores = self.served.pair_similarity(pairs.texts, pairs.left, pairs.right)
+            score[0] = average_precision_score(pairs.labels, scores)
+        score = broadcast(self.accelerator, score)
+        self._record({"step": self.state.step, "validation_ap": score.item()})
+        if self.state.best is None or score.item() > self.state.best:
+            self.state.best, self.state.best_step, self.state.stale = score.item(), self.state.step, 0
+            if self.accelerator.is_main_process:
+                self.served.save_pretrained(self.output / "best")
+        else:
+            self.state.stale += 1
+        self._clock += time.perf_counter() - started  # validations are not training time
+
+    def checkpoint(self) -> None:
+        every = self.settings.checkpoint_every or self.settings.validate_every or self.steps_per_epoch
+        if self.state.step % every == 0 and self.state.step < self.total_steps:
+            self._save_checkpoint()
+
+    def stopping(self, requested: bool) -> bool:
+        patience = self.settings.patience
+        self.stopped_early = patience is not None and self.state.stale >= patience
+        if self.accelerator.num_processes > 1:
+            # All processes must stop at the same step: ask the others, but not at every step.
+            if requested:
+                self.accelerator.set_trigger()
+            due = self.state.step % self.settings.log_every == 0
+            requested = due and self.accelerator.check_trigger()
+        if requested and self.state.step < self.total_steps:
+            self.interrupted = True
+            self._save_checkpoint()
+        return self.stopped_early or self.interrupted
+
+    def finish(self, seconds: float) -> TrainResult:
+        if self.validation is None and not self.interrupted:
+            self._serve_current_weights()
+            self.state.best_step = self.state.step
+        elif not self.interrupted:
+            self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
+            self.served.load_state_dict(Twin.from_pretrained(self.output / "best", device="cpu").state_dict())
+        self.accelerator.end_training()
+        for module in (self.twin, self._owners):  # Accelerate leaves its number format in `forward`
+            for name in ("forward", "_original_forward"):
+                vars(module).pop(name, None)
+        self.twin.load_state_dict(self.served.state_dict())
+        self.twin.to(self.accelerator.device).eval()
+        state = self.state
+        return TrainResult(
+            steps=state.step,
+            best_step=state.best_step,
+            best_average_precision=state.best,
+            history=state.history,
+            stopped_early=self.stopped_early,
+            interrupted=self.interrupted,
+            seconds=seconds,
+        )
+
+    @contextmanager
+    def progress(self, quiet: bool) -> Iterator[Callable[[], None]]:
+        show = self.accelerator.is_main_process and not quiet
+        columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+                   TimeRemainingColumn())  # fmt: skip
+        with Progress(*columns, disable=not show) as bars:
+            task = bars.add_task("", total=self.total_steps, completed=self.state.step, note="")
+            started, first = time.perf_counter(), self.state.step
+
+            def advance() -> None:
+                rate = (self.state.step - first) * self.settings.batch_size / (time.perf_counter() - started)
+                best = "" if self.state.best is None else f", best AP {self.state.best:.4f}"
+                bars.update(task, completed=self.state.step, note=f"{rate:.0f} pairs/s{best}")
+
+            yield advance
+
+    def _save_checkpoint(self) -> None:
+        self.state.window = [torch.stack(w).tolist() if w else [] for w in (self._losses, self._cosines)]
+        save_checkpoint(
+            self.accelerator, self.output / "checkpoints", self.state, self.identity, keep=self.settings.keep_checkpoints
+        )
+
+    def _serve_current_weights(self) -> None:
+        if self.average is not None:
+            with self.average.applied():
+                weights = self.accelerator.get_state_dict(self.model)
+        else:
+            weights = self.accelerator.get_state_dict(self.model)
+        if self.accelerator.is_main_process or weights:
+            self.served.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in weights.items()})
+
+    def _record(self, record: dict[str, float]) -> None:
+        self.state.history.append(record)
+        if self.accelerator.is_main_process:
+            self.accelerator.log({k: v for k, v in record.items() if k != "step"}, step=int(record["step"]))
+            try:
+                lines = "".join(json.dumps(r) + "\n" for r in self.state.history)
+                (self.output / "history.jsonl").write_text(lines)
+            except OSError as error:
+                raise SaveError(f"cannot write {self.output / 'history.jsonl'}: {error.strerror}") from error
+
+
+# Settings that may change when a run resumes: they do not touch the weights.
+_FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
+
+
+def make_accelerator(settings: Settings, output: Path) -> Accelerator:
+    """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
+    from importlib.util import find_spec
+
+    from textsiam.models.inference import fast_dtype
+
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
+    tracker = settings.tracker
+    if tracker == "auto":
+        tracker = "tensorboard" if find_spec("tensorboard") else "none"
+    elif tracker == "tensorboard" and not find_spec("tensorboard"):
+        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
+    mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
+    if mixed == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        native = fast_dtype(PartialState().device) == torch.bfloat16
+        mixed = launched if launched != "no" else "bf16" if native else "no"
+    AcceleratorState._reset_state()  # a run before this one may have used another number format
+    return Accelerator(
+        mixed_precision=mixed,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=str(output),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def parameter_groups(twin: Twin, objective: Objective, weight_decay: float) -> list[dict[str, Any]]:
+    """Return the parameters to train: matrices with weight decay, biases and norms without."""
+    trained = [p for module in (twin, objective) for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+
+
+def freeze_unused(twin: Twin, batch: Batch) -> None:
+    """Freeze parameters that the embeddings do not depend on (a pooler, say): distributed training stalls on them."""
+    device = next(twin.parameters()).device
+    batch = batch.to(device)
+    u, v = twin(batch.left, batch.right)
+    parameters = [p for p in twin.parameters() if p.requires_grad]
+    used = torch.autograd.grad(u.sum() + v.sum(), parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, used, strict=True):
+        if gradient is None:
+            parameter.requires_grad_(False)
+
+
+def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Tensor) -> Embedded:
+    """Return the pairs of all processes, in order of rank; gradients flow into this process's own rows.
+
+    Every process computes the loss of the whole batch, but differentiates the towers for its own rows only, and the
+    gradients are averaged: a factor on them turns that mean back into the sum. (Weights of a loss get the whole
+    gradient on every process, and their mean is right as it is.)
+    """
+    world = accelerator.num_processes
+
+    def everywhere(own: Tensor) -> Tensor:
+        if world == 1:
+            return own
+        if own.requires_grad:
+            own.register_hook(lambda gradient: gradient * world)
+        parts = list(accelerator.gather(own.detach()[None]))  # pyright: ignore[reportArgumentType]
+        parts[accelerator.process_index] = own
+        return torch.cat(parts)
+
+    return Embedded(
+        u=everywhere(left[batch.left_rows]),
+        v=everywhere(right[batch.right_rows]),
+        negative=None if batch.negative_rows is None else everywhere(right[batch.negative_rows]),
+        labels=everywhere(batch.labels),
+        left_clusters=everywhere(batch.left_clusters),
+        right_clusters=everywhere(batch.right_clusters),
+        shared=batch.right is None,
+    )
+
+
+def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Return the main process's value on every process."""
+    from accelerate.utils import broadcast as spread
+
+    return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore
+
+
+def shuffled_cosine(batch: Embedded) -> Tensor:
+    """Return the mean cosine of left texts with right texts of other pairs: near 1 when vectors collapse."""
+    with torch.no_grad():
+        return torch.nn.functional.cosine_similarity(batch.u, batch.v.roll(1, 0)).mean()
+
+
+def warn_if_collapsed(record: dict[str, float], accelerator: Accelerator, *, limit: float = 0.95) -> None:
+    """Warn when random pairs have a mean cosine above the limit: every text gets (nearly) the same vector."""
+    import warnings
+
+    if record["random_pair_cosine"] > limit and accelerator.is_main_process:
+        warnings.warn(
+            f"step {record['step']:.0f}: random pairs have a mean cosine of {record['random_pair_cosine']:.3f}; the "
+            "twin is collapsing. Lower the learning rate, or train with non-duplicates or info_nce.",
+            CollapseWarning,
+            stacklevel=2,
+        )
+
+
+@contextmanager
+def _graceful_stop() -> Iterator[Callable[[], bool]]:
+    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; the second one is obeyed at once."""
+    received: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        received.append(number)
+        signal.signal(number, previous[number])
+
+    try:
+        previous = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are somebody else's
+        yield lambda: False
+        return
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -1,0 +1,79 @@
+"""The knobs of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Knobs of a training run.
+
+    Attributes:
+        epochs: Passes over the pairs.
+        max_steps: Stop after this many optimizer steps, whatever `epochs` says.
+        batch_size: Pairs of one optimizer step, over all processes and accumulated batches.
+        accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
+        learning_rate: Peak learning rate of AdamW.
+        weight_decay: Decay of matrices; biases and norms are spared.
+        warmup: Share of the steps in which the learning rate rises from 0.
+        schedule: How the learning rate falls afterwards.
+        max_gradient_norm: Gradients longer than this are scaled down; None leaves them.
+        average: Decay per step of a running mean of the weights that is validated and saved instead of the last
+            weights; None saves the last weights.
+        precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
+            has it.
+        token_budget: Largest padded size of a chunk, in tokens.
+        gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
+        compile: Compile the towers with `torch.compile`.
+        validate_every: Steps between validations; None validates after each epoch.
+        patience: Validations without a better average precision until training stops; None never stops early.
+        checkpoint_every: Steps between checkpoints; None writes one at each validation.
+        keep_checkpoints: How many checkpoints stay on disk.
+        log_every: Steps between log records.
+        tracker: Where log records go besides history.jsonl: a tracker that Accelerate knows, "auto" (TensorBoard
+            where it is installed) or "none".
+        seed: Seed of everything random.
+    """
+
+    epochs: int = 1
+    max_steps: int | None = None
+    batch_size: int = 128
+    accumulation: int = 1
+    learning_rate: float = 5e-5
+    weight_decay: float = 0.01
+    warmup: float = 0.1
+    schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
+    max_gradient_norm: float | None = 1.0
+    average: float | None = None
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    token_budget: int = 1536
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    validate_every: int | None = None
+    patience: int | None = None
+    checkpoint_every: int | None = None
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    tracker: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "max_steps", "batch_size", "accumulation", "token_budget", "validate_every", "patience",
+                     "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        for name in ("learning_rate", "max_gradient_norm"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be > 0, got {value}")
+        if self.weight_decay < 0:
+            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
+        for name in ("warmup", "average"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1:
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if self.batch_size % self.accumulation:
+            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
