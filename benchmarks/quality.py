@@ -4,7 +4,7 @@ Both start from the same backbone and train on the same split with the same batc
 test pairs with a threshold from the same calibration pairs. Every run adds one row to the JSON file, so that a stopped
 benchmark goes on where it was.
 
-    python benchmarks/quality.py speed                        # pairs/s of every method, in alternating rounds
+    python benchmarks/quality.py speed METHOD ...             # pairs/s, in alternating rounds
     python benchmarks/quality.py run zero_shot OnlineContrastiveLoss textsiam ...
     python benchmarks/quality.py table                        # Markdown for the README
 """
@@ -107,11 +107,15 @@ def judge(tower, calibration, test):
     return {name: vars(getattr(report, name)) for name in fields}
 
 
-def run(method, epochs):
-    """Train and judge one method; returns its row."""
+def run(method, epochs, share):
+    """Train on a share of the pairs and judge one method; returns its row."""
+    import numpy as np
+
     from textsiam.models.encoders import text_encoder
 
     train, validation, calibration, test = splits()
+    if share < 1:
+        train = train.select(np.random.default_rng(0).permutation(len(train))[: int(share * len(train))])
     seconds = cpu_seconds = 0.0
     if method == "zero_shot":
         tower = text_encoder()
@@ -123,11 +127,11 @@ def run(method, epochs):
     return row | {"seconds": seconds, "cpu_seconds": cpu_seconds} | judge(tower, calibration, test)
 
 
-def speed(rounds=3, steps=40):
-    """Time every method in alternating rounds, each in a process of its own; returns pairs/s per method."""
+def speed(methods, rounds=3, steps=20):
+    """Time methods in alternating rounds, each in a process of its own; returns pairs/s per method."""
     seen = {}
     for _ in range(rounds):
-        for method in METHODS[1:]:
+        for method in methods:
             command = [sys.executable, __file__, "pace", method, "--steps", str(steps)]
             out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
             seen.setdefault(method, []).append(float(out))
@@ -144,7 +148,7 @@ def pace(method, steps):
             return train_textsiam(train, None, max_steps=count)[1]
         return train_peer(method, train, max_steps=count)[1]
 
-    short, full = seconds(5), seconds(5 + steps)
+    short, full = seconds(3), seconds(3 + steps)
     print(steps * BATCH_SIZE / (full - short))
 
 
@@ -188,25 +192,30 @@ def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("speed")
+    racer = commands.add_parser("speed")
+    racer.add_argument("methods", nargs="*", default=METHODS[1:])
+    racer.add_argument("--rounds", type=int, default=3)
     commands.add_parser("table")
     runner = commands.add_parser("run")
     runner.add_argument("methods", nargs="+", choices=METHODS)
     runner.add_argument("--epochs", type=int)
+    runner.add_argument(
+        "--share", type=float, default=1.0, help="of the training pairs (to choose among the peer's losses)"
+    )
     timer = commands.add_parser("pace")
     timer.add_argument("method", choices=METHODS)
     timer.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
     if arguments.command == "speed":
-        measured = speed()
-        store(lambda results: results.update(speed=measured))
+        measured = speed(arguments.methods, arguments.rounds)
+        store(lambda results: results["speed"].update(measured))
     elif arguments.command == "pace":
         pace(arguments.method, arguments.steps)
     elif arguments.command == "table":
         table()
     else:
         for method in arguments.methods:
-            row = run(method, arguments.epochs)
+            row = run(method, arguments.epochs, arguments.share)
             store(lambda results, row=row: results["rows"].append(row))
             print(json.dumps(row), flush=True)
 

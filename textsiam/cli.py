@@ -79,12 +79,16 @@ def score(
     twin = _open(model)
     decision = _decision(twin, threshold, precision, prior, needed=False)
     with _bar("encoding") as progress:
-        similarity = twin.similarity(left, right) if pairs is None else twin.pair_similarity(
-            read.texts, read.left, read.right, progress=progress
+        similarity = (
+            twin.similarity(left, right)
+            if pairs is None
+            else twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
         )
     rows = [
         {"question1": a, "question2": b, "similarity": _round(s), **verdict}
-        for a, b, s, verdict in zip(left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True)
+        for a, b, s, verdict in zip(
+            left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True
+        )
     ]
     if output is not None:
         from textsiam.data.tables import write_table
@@ -160,6 +164,8 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     _warn(read.report.warnings)
     twin = _open(model)
+    if twin.collection is not None and prior is None:
+        twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
     decision = _decision(twin, threshold, precision, prior, needed=threshold is None)
     from textsiam.search.join import find_duplicates
 
@@ -176,7 +182,9 @@ def flag(
             "probability": None if p != p else _round(p),
             "cluster": cluster_of[a],
         }
-        for a, b, s, p in zip(found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True)
+        for a, b, s, p in zip(
+            found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True
+        )
     ]
     if output is not None:
         from textsiam.data.tables import write_table
@@ -252,7 +260,9 @@ def match(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def train(
     context: typer.Context,
-    config: Annotated[str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")] = None,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train a twin as a config says. Any key can be set after it: --training.learning_rate 2e-5 --resume true."""
@@ -297,7 +307,8 @@ def run_training(arguments: list[str], *, as_json: bool = False) -> None:
     if as_json:
         _print_json(outcome.to_dict())
         return
-    _say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}\neverything is in {outcome.output}")
+    _say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}")
+    _say(f"everything is in {outcome.output}")
 
 
 def main(command: Callable[[], Any] = app) -> None:
@@ -407,7 +418,13 @@ def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"), TimeRemainingColumn())
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
         task = bars.add_task("", total=None, rate="")
 

@@ -204,7 +204,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     try:
-        return Config(**vars(parser.instantiate_classes(parser.parse_object(tree))))
+        return Config(**vars(parser.instantiate(parser.parse_object(tree))))
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(_explain(error, file, overrides)) from error
 
@@ -291,14 +291,16 @@ def build_objective(config: LossConfig) -> Objective:
             terms[name] = (weight, maker(**knobs))
     if not terms:
         raise ConfigError(f"loss: name at least one of {', '.join(makers)}")
-    return objective.Objective(
-        terms, needs_negatives="triplet" in terms, positives_only=set(terms) == {"triplet"}
-    )
+    return objective.Objective(terms, needs_negatives="triplet" in terms, positives_only=set(terms) == {"triplet"})
 
 
 def _read_yaml(file: Path) -> dict[str, Any]:
     if not file.is_file():
-        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1) if file.parent.is_dir() else []
+        near = (
+            get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1)
+            if file.parent.is_dir()
+            else []
+        )
         raise ConfigError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     try:
         text = file.read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 from accelerate import PartialState
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -21,9 +22,11 @@ from textsiam.config import Config, ConfigError, build_objective, build_pairs, b
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables import write_table
+from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
 from textsiam.models.twin import Twin
+from textsiam.search.join import fit_collection_decision
 from textsiam.training.checkpoints import list_checkpoints
 from textsiam.training.loop import CollapseWarning, TrainResult, train
 
@@ -31,7 +34,18 @@ if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
 
 # What a run leaves in its folder; anything else there is the user's.
-_OURS = ("model", "best", "checkpoints", "logs", "history.jsonl", "report.html", "summary.json", "config.yaml", "splits.json", "test.tsv")
+_OURS = (
+    "model",
+    "best",
+    "checkpoints",
+    "logs",
+    "history.jsonl",
+    "report.html",
+    "summary.json",
+    "config.yaml",
+    "splits.json",
+    "test.tsv",
+)
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ class Outcome:
         }
 
 
-class Interrupted(Exception):  # noqa: N818 (a wish, not an error)
+class Interrupted(Exception):
     """The run was asked to stop; it can go on from its last checkpoint."""
 
 
@@ -127,6 +141,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     if not state.is_main_process:
         return None
     _decide(twin, splits, config.decision)
+    _decide_for_collections(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
         evaluations.append(_evaluate(twin, splits, "trained"))
     outcome = Outcome(output, twin, evaluations, result, splits)
@@ -136,16 +151,20 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
 
 
 def results_table(evaluations: list[PairEvaluation]) -> Table:
-    """Return the measures of several evaluations as a table for the terminal, in points (0 to 100)."""
+    """Return the measures of several evaluations as a table for the terminal, in percent."""
     rows = comparison_table(evaluations)
     first = evaluations[0].report
-    table = Table(title=f"{first.n:,} test pairs, {first.positives:,} duplicates (95 % intervals, in points)")
-    for name in ("", "AP", "accuracy", "F1", "calibration error"):
-        table.add_column(name, justify="left" if not name else "right")
+    table = Table(title=f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals", box=SIMPLE_HEAD)
+    for name in ("", "AP %", "accuracy %", "F1 %", "calibration error %"):
+        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(row.name, *("–" if e is None else f"{100 * e.value:.1f} [{100 * e.low:.1f}, {100 * e.high:.1f}]" for e in estimates))
+        table.add_row(row.name, *("–" if e is None else _percent(e) for e in estimates))
     return table
+
+
+def _percent(estimate: Estimate) -> str:
+    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
 
 
 def _prepare_folder(output: Path, config: Config) -> None:
@@ -173,6 +192,11 @@ def _decide(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
         twin.decision = twin.require_decision().at_precision(config.precision)
 
 
+def _decide_for_collections(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
+    if twin.right is None:
+        twin.collection = fit_collection_decision(twin, splits.calibration, precision=config.precision)
+
+
 def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:
     return evaluate_pairs(twin, splits.test, name=name, seen=set(splits.train.texts))
 
@@ -185,7 +209,9 @@ def _save(outcome: Outcome, config: Config) -> None:
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps",
-        "versions": ", ".join(f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")),
+        "versions": ", ".join(
+            f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")
+        ),
         "data fingerprint": splits.train.fingerprint[:16],
     }
     twin.provenance = {

@@ -1,7 +1,8 @@
-"""Training runs in processes of their own, which can be killed: `python driver.py JOBS.json`.
+"""Training runs in processes of their own, which can be killed.
 
-Each job is forked from here, so that torch is imported once for all of them. A job names what to train and, if it is
-to die, when: `die` has the process kill itself at a place in the code, `watch` has this one send it a signal.
+Each job (a line of JSON on stdin) is forked from here, so that torch is imported once for all of them. It names what
+to train and, if it is to die, when: `die` has its process kill itself at a place in the code, `watch` has this one
+send it a signal.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import sys
@@ -26,7 +28,20 @@ from textsiam.training import objective as objectives
 from textsiam.training.loop import train
 from textsiam.training.settings import Settings
 
-TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
+TOPICS = [
+    "bread",
+    "cactus",
+    "tyre",
+    "dog",
+    "mountain",
+    "swim",
+    "sky",
+    "sleep",
+    "visa",
+    "wine",
+    "guitar",
+    "egg",
+]
 NOISE = ["how", "why", "please", "best", "way", "today", "old", "new", "good", "cheap", "fast", "again"]
 
 
@@ -38,9 +53,9 @@ def keyword_pairs(count: int = 48, *, seed: int = 0) -> Pairs:
         topics = rng.sample(TOPICS, 2)
         same = row % 2 == 0
         for side, topic in ((left, topics[0]), (right, topics[0] if same else topics[1])):
-            side.append(" ".join(rng.sample([topic, *rng.sample(NOISE, rng.randint(2, 4))], 3 - rng.randint(0, 0))))
-            if topic not in side[-1]:
-                side[-1] += f" {topic}"
+            words = [topic, *rng.sample(NOISE, rng.randint(2, 4))]
+            rng.shuffle(words)
+            side.append(" ".join(words))
         labels.append(int(same))
     return Pairs.from_texts(left, right, labels, source=f"keywords-{seed}")
 
@@ -53,7 +68,14 @@ def small_twin(*, dropout: float = 0.1, half: bool = False) -> Twin:
 
 def _tower(dropout: float, seed: int) -> Any:
     tower = scratch_text_encoder(
-        [*TOPICS, *NOISE], vocabulary=200, hidden=16, layers=1, heads=2, max_tokens=16, seed=seed, device="cpu"
+        [*TOPICS, *NOISE],
+        vocabulary=200,
+        hidden=16,
+        layers=1,
+        heads=2,
+        max_tokens=16,
+        seed=seed,
+        device="cpu",
     )
     for module in tower.modules():
         if isinstance(module, nn.Dropout):
@@ -62,7 +84,7 @@ def _tower(dropout: float, seed: int) -> Any:
 
 
 class Head(nn.Module):
-    """A loss with weights of its own: a classifier over `u·v` and `|u − v|`."""
+    """A loss with weights of its own: a classifier over `u·v` and `|u - v|`."""
 
     def __init__(self, dim: int = 16) -> None:
         super().__init__()
@@ -95,8 +117,13 @@ def run_job(job: dict[str, Any]) -> None:
     gradients: list[list[torch.Tensor]] = []
     if job.get("gradients"):
         record_gradients(gradients)
+    if "file_limit" in job:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"], resource.RLIM_INFINITY))
     if "die" in job:
+        global loop_output
+        loop_output = job["output"]
         arm(**job["die"])
+    scored = count_validations()
     twin = small_twin(dropout=job.get("dropout", 0.1))
     objective = build_objective(job["losses"])
     result = train(
@@ -110,7 +137,9 @@ def run_job(job: dict[str, Any]) -> None:
         quiet=True,
     )
     rank = int(os.environ.get("RANK", "0"))
-    facts = {"steps": result.steps, "best_step": result.best_step, "interrupted": result.interrupted}
+    facts = {
+        "steps": result.steps, "best_step": result.best_step, "interrupted": result.interrupted, "scored": len(scored),
+    }  # fmt: skip
     torch.save(
         {
             "twin": twin.state_dict(),
@@ -136,63 +165,60 @@ def record_gradients(into: list[list[torch.Tensor]]) -> None:
     torch.optim.AdamW.step = noting
 
 
-def arm(*, place: str, count: int) -> None:
-    """Have this process kill itself the `count`th time that it comes to a place."""
+def count_validations() -> list[int]:
+    """Note every time that this process scores the validation pairs."""
+    from textsiam.training import loop
+
+    seen: list[int] = []
+    score = loop.average_precision_score
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        seen.append(1)
+        return score(*args, **kwargs)
+
+    loop.average_precision_score = noting
+    return seen
+
+
+def arm(*, place: str, count: int, fill: bool = False) -> None:
+    """Have this process kill itself the `count`th time that it comes to a place (or fill the disk there)."""
     from accelerate import Accelerator
 
     from textsiam.training import loop
 
-    def die() -> None:
+    owner, name, after = {
+        "after step": (loop._Run, "step", True),
+        "during validation": (loop, "average_precision_score", False),
+        "inside checkpoint": (torch, "save", False),  # some files are written, others not
+        "before rename": (Accelerator, "save_state", True),  # all are written, the folder has not its name yet
+        "between renames": (Path, "rename", False),  # the old best twin is set aside, the new one is still hidden
+    }[place]
+    original = getattr(owner, name)
+
+    def deadly(*args: Any, **kwargs: Any) -> Any:
         nonlocal count
-        count -= 1
-        if count == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+        done = original(*args, **kwargs) if after else None
+        counts = place != "between renames" or args[0].name.startswith(".best.")
+        count -= counts
+        if counts and count == 0:
+            fill_disk(Path(loop_output)) if fill else os.kill(os.getpid(), signal.SIGKILL)
+        return done if after else original(*args, **kwargs)
 
-    if place == "after step":
-        step = loop._Run.step
+    setattr(owner, name, deadly)
 
-        def stepping(self: Any, batch: Any) -> None:
-            step(self, batch)
-            if self.finished_step:
-                die()
 
-        loop._Run.step = stepping
-    elif place == "inside checkpoint":  # some files are written, others not
-        save = torch.save
+loop_output = "."
 
-        def saving(*args: Any, **kwargs: Any) -> None:
-            die()
-            save(*args, **kwargs)
 
-        torch.save = saving
-    elif place == "before rename":  # all files are written, the folder has not its name yet
-        save_state = Accelerator.save_state
-
-        def whole(self: Accelerator, *args: Any, **kwargs: Any) -> Any:
-            done = save_state(self, *args, **kwargs)
-            die()
-            return done
-
-        Accelerator.save_state = whole
-    elif place == "between renames":  # the old best model is set aside, the new one has not its name yet
-        rename = Path.rename
-
-        def renaming(self: Path, target: Path) -> Any:
-            if self.name.startswith(".best."):
-                die()
-            return rename(self, target)
-
-        Path.rename = renaming
-    elif place == "during validation":
-        score = loop.average_precision_score
-
-        def scoring(*args: Any, **kwargs: Any) -> Any:
-            die()
-            return score(*args, **kwargs)
-
-        loop.average_precision_score = scoring
-    else:
-        raise ValueError(place)
+def fill_disk(folder: Path) -> None:
+    """Write until nothing more fits."""
+    with (folder / "filler").open("wb", buffering=0) as file:
+        for size in (1 << 16, 1 << 9, 1):
+            try:
+                while True:
+                    file.write(bytes(size))
+            except OSError:
+                continue
 
 
 def start(job: dict[str, Any]) -> list[int]:
@@ -231,7 +257,7 @@ def start(job: dict[str, Any]) -> list[int]:
 
 
 def watch(children: list[int], job: dict[str, Any], *, patience: float = 120) -> list[int]:
-    """Wait for the processes; send `watch["signal"]` once `watch["path"]` (a pattern) exists in the output."""
+    """Wait for the processes; send them `watch["signal"]` once `watch["path"]` (a pattern) exists."""
     wanted = job.get("watch")
     statuses: dict[int, int] = {}
     end = time.monotonic() + patience
@@ -255,9 +281,10 @@ def watch(children: list[int], job: dict[str, Any], *, patience: float = 120) ->
 
 
 def main() -> None:
-    """Run the jobs one after the other and print their exit statuses."""
+    """Run jobs that come as lines of JSON, one after the other, and answer each with its exit statuses."""
     torch.set_num_threads(1)
-    for job in json.loads(Path(sys.argv[1]).read_text()):
+    for line in sys.stdin:
+        job = json.loads(line)
         print(json.dumps(watch(start(job), job)), flush=True)
 
 

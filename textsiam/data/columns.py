@@ -41,9 +41,7 @@ def find_pair_columns(
         ValueError: `columns` has an unknown role.
     """
     roles = checked_roles(name, found, columns, ("left", "right", "label"))
-    texts = (
-        (roles["left"], roles["right"]) if {"left", "right"} <= roles.keys() else _known_pair(found, roles)
-    )
+    texts = (roles["left"], roles["right"]) if {"left", "right"} <= roles.keys() else _known_pair(found, roles)
     label = roles.get("label") or next((each for each in LABEL_NAMES if each in found), None)
     if texts and (label or not labelled):
         return PairColumns(texts, label if labelled else None)

@@ -75,9 +75,7 @@ def read_graded(
         with open_table(source, bad, split=split, quoted=quoted, load=load) as table:
             rows = list(_table_rows(table, bad, _columns(table, columns)))
     if not rows:
-        raise DataError(
-            f"{bad.name}: " + (f"no usable row: {bad.examples[0]}" if bad.examples else "has no rows")
-        )
+        raise DataError(f"{bad.name}: " + (f"no usable row: {bad.examples[0]}" if bad.examples else "has no rows"))
     left, right, scores = zip(*rows, strict=True)
     report = ReadReport(
         bad.name,

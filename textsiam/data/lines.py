@@ -63,9 +63,7 @@ class Lines:
 
     def _broken(self, error: Exception) -> DataError:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
-            return DataError(
-                f"{self.name}: the .gz is truncated or damaged after line {self.number} ({error})"
-            )
+            return DataError(f"{self.name}: the .gz is truncated or damaged after line {self.number} ({error})")
         return DataError(f"{self.name}: cannot be read ({error})")
 
     def close(self) -> None:

@@ -59,9 +59,7 @@ class Pairs:
         if len(ends) and not 0 <= ends.min() <= ends.max() < len(self.texts):
             raise ValueError(f"{self.source}: a pair points outside the {len(self.texts)} texts")
         if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() <= 1:
-            raise ValueError(
-                f"{self.source}: labels must be 1, 0 or -1, got {np.unique(self.labels).tolist()}"
-            )
+            raise ValueError(f"{self.source}: labels must be 1, 0 or -1, got {np.unique(self.labels).tolist()}")
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -77,9 +75,7 @@ class Pairs:
             DataError: a text is empty, a label is none of 1, 0, -1, or the lengths differ.
         """
         if not len(left) == len(right) == len(labels):
-            raise DataError(
-                f"{source}: {len(left)} left texts, {len(right)} right texts, {len(labels)} labels"
-            )
+            raise DataError(f"{source}: {len(left)} left texts, {len(right)} right texts, {len(labels)} labels")
         index: dict[str, int] = {}
         ends = (array("i"), array("i"))
         for row, both in enumerate(zip(left, right, strict=True)):
@@ -295,9 +291,7 @@ def _assemble(table: Table, bad: BadRows, rows: _Rows, *, clean: bool) -> Pairs:
     if not len(kept):
         raise DataError(f"{table.name}: no usable row: every pair has contradictory labels")
     warnings = repeats.warnings(lambda row: f"{table.name}:{table.unit}{lines[row]}")
-    return _with_report(
-        kept, rows, bad, int(repeats.duplicate.sum()), int(repeats.contradictory.sum()), warnings
-    )
+    return _with_report(kept, rows, bad, int(repeats.duplicate.sum()), int(repeats.contradictory.sum()), warnings)
 
 
 def _with_report(

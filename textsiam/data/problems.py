@@ -70,7 +70,5 @@ class ReadReport:
         """Give the counts in one line and an example a line."""
         counts = {**self.skipped, "repeated": self.duplicate_rows, "contradictory": self.contradictory}
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
-        head = f"{self.source}: {self.rows:,} rows, {self.kept:,} kept" + (
-            f" ({left_out})" if left_out else ""
-        )
+        head = f"{self.source}: {self.rows:,} rows, {self.kept:,} kept" + (f" ({left_out})" if left_out else "")
         return "\n".join([head, *(f"  {warning}" for warning in self.warnings)])

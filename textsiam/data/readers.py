@@ -104,9 +104,7 @@ def file_format(path: Path) -> str:
         return FORMATS[suffix.lower()]
     except KeyError:
         known = ", ".join(FORMATS)
-        raise DataError(
-            f"{path}: unknown extension {suffix!r}, expected {known}, each also with .gz"
-        ) from None
+        raise DataError(f"{path}: unknown extension {suffix!r}, expected {known}, each also with .gz") from None
 
 
 def _delimited_table(lines: Lines, bad: BadRows, delimiter: str, quoted: bool | None) -> Table:
@@ -155,9 +153,7 @@ def _delimited_rows(
                 break
             if lines.undecodable:
                 lines.reject_undecodable()
-            elif len(lines.taken) > 1 and (
-                len(row) != width or _holds_whole_rows(lines.taken, delimiter, width)
-            ):
+            elif len(lines.taken) > 1 and (len(row) != width or _holds_whole_rows(lines.taken, delimiter, width)):
                 bad(start, "unbalanced quoting", _swallowed(lines.number, len(row), width))
                 lines.rewind()
                 break
@@ -207,9 +203,7 @@ def _holds_whole_rows(taken: Sequence[str], delimiter: str, width: int) -> bool:
     def whole(line: str) -> bool:
         if delimiter == "\t":
             return line.count(delimiter) == width - 1
-        return line.count(delimiter) >= width - 1 and bool(
-            _LABEL_LIKE.fullmatch(line.rsplit(delimiter, 1)[-1])
-        )
+        return line.count(delimiter) >= width - 1 and bool(_LABEL_LIKE.fullmatch(line.rsplit(delimiter, 1)[-1]))
 
     return width > 1 and whole(taken[0]) and whole(taken[-1])
 
@@ -294,9 +288,7 @@ def _hub_table(source: str, path: Path, *, split: str, load: Loader | None) -> T
         dataset = (load or _load_dataset())(name, config or None, split=split)
     except (OSError, ValueError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
-        raise DataError(
-            f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}"
-        ) from error
+        raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error
     classes = {key: kind.names for key, kind in dataset.features.items() if hasattr(kind, "names")}
 
     def rows() -> Iterator[tuple[int, Sequence[Any]]]:

@@ -125,9 +125,7 @@ def split_pairs(
         if not 0 <= fraction < 1:
             raise ValueError(f"{name} must be at least 0 and below 1, got {fraction}")
     if sum(fractions.values()) >= 1:
-        raise ValueError(
-            f"validation + calibration + test must stay below 1, got {sum(fractions.values()):g}"
-        )
+        raise ValueError(f"validation + calibration + test must stay below 1, got {sum(fractions.values()):g}")
     graph = _Graph(pairs, seed)
     targets = _targets(pairs.labels, list(fractions.values()))
     places = _place(graph, targets)
@@ -138,9 +136,7 @@ def split_pairs(
     report = SplitReport(
         seed=seed,
         fractions=fractions,
-        sizes=tuple(
-            SplitSize(name, len(part), part.positives, len(part.texts)) for name, part in named.items()
-        ),
+        sizes=tuple(SplitSize(name, len(part), part.positives, len(part.texts)) for name, part in named.items()),
         dropped=dropped,
         cut=dropped > 0,
         leakage=leakage(named),
@@ -187,8 +183,7 @@ class _Graph:
 def _content_keys(texts: Sequence[str], seed: int) -> np.ndarray:
     salt = seed.to_bytes(16, "little", signed=True)
     digests = b"".join(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
-        for text in texts
+        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest() for text in texts
     )
     return np.frombuffer(digests, dtype="<u8")
 
@@ -238,9 +233,7 @@ def _fill(counts: np.ndarray, order: np.ndarray, targets: np.ndarray) -> np.ndar
     return assigned
 
 
-def _fill_nearest(
-    counts: np.ndarray, order: np.ndarray, assigned: np.ndarray, place: int, room: np.ndarray
-) -> None:
+def _fill_nearest(counts: np.ndarray, order: np.ndarray, assigned: np.ndarray, place: int, room: np.ndarray) -> None:
     while True:
         free = order[assigned[order] == -1]
         if not len(free):

@@ -28,7 +28,9 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping
     """
     path = Path(path)
     if path.suffix not in (*_DELIMITERS, ".jsonl"):
-        raise DataError(f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv or .jsonl")
+        raise DataError(
+            f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv or .jsonl"
+        )
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -107,9 +107,7 @@ def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
 
 def _with_ids(table: Table, bad: BadRows, name: str) -> Iterator[tuple[str, str]]:
     at = table.columns.index(name)
-    id_at = next(
-        (table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None
-    )
+    id_at = next((table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None)
     seen: dict[str, int] = {}
     for line, values in table.rows:
         where = f"{table.unit}{line}"

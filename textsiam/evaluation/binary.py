@@ -104,10 +104,7 @@ class _Sorted:
         precision = true / np.maximum(seen, 1.0)
         false = seen - true
         # a duplicate outranks the negatives that come after it, and half of those with its own score
-        outranked = (
-            negatives[:, None]
-            - (false + np.concatenate([np.zeros((len(counts), 1)), false[:, :-1]], 1)) / 2.0
-        )
+        outranked = negatives[:, None] - (false + np.concatenate([np.zeros((len(counts), 1)), false[:, :-1]], 1)) / 2.0
         with np.errstate(divide="ignore", invalid="ignore"):
             ranking = np.einsum("ij,ij->i", new_true, precision) / positives
             auc = np.einsum("ij,ij->i", new_true, outranked) / (positives * negatives)

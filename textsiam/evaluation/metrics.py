@@ -22,9 +22,7 @@ class _InMemoryMetric(evaluate.Metric):
     `keep_in_memory=False`, which several processes need, it does so as usual: give a shared `cache_dir`.
     """
 
-    def __init__(
-        self, config_name: str | None = None, *, keep_in_memory: bool = True, **options: Any
-    ) -> None:
+    def __init__(self, config_name: str | None = None, *, keep_in_memory: bool = True, **options: Any) -> None:
         super().__init__(config_name, keep_in_memory=keep_in_memory, **options)
 
     def _build_data_dir(self) -> str:
@@ -89,9 +87,7 @@ class PairMetrics(_InMemoryMetric):
         seed: int = 0,
     ) -> dict[str, float]:
         if threshold is None:
-            raise ValueError(
-                "give threshold=: it is fitted on other pairs, never on those it is measured with"
-            )
+            raise ValueError("give threshold=: it is fitted on other pairs, never on those it is measured with")
         report = binary_report(
             predictions,
             references,

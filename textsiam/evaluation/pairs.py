@@ -110,9 +110,7 @@ def _check(twin: PairScorer, pairs: Pairs, decision: Decision | None) -> Decisio
         raise ValueError(f"{pairs.source}: no pairs to evaluate")
     unlabelled = int(np.sum(pairs.labels < 0))
     if unlabelled:
-        raise ValueError(
-            f"{pairs.source}: {unlabelled} of {len(pairs)} pairs have no label, evaluation needs them all"
-        )
+        raise ValueError(f"{pairs.source}: {unlabelled} of {len(pairs)} pairs have no label, evaluation needs them all")
     positives = int(np.sum(pairs.labels == 1))
     if positives in (0, len(pairs)):
         raise ValueError(
@@ -197,8 +195,6 @@ class ComparisonRow(NamedTuple):
 def comparison_table(evaluations: Sequence[PairEvaluation]) -> list[ComparisonRow]:
     """Return a row for each evaluation, in the order given: name, AP, accuracy, F1, calibration error."""
     return [
-        ComparisonRow(
-            e.name, e.report.average_precision, e.report.accuracy, e.report.f1, e.report.calibration_error
-        )
+        ComparisonRow(e.name, e.report.average_precision, e.report.accuracy, e.report.f1, e.report.calibration_error)
         for e in evaluations
     ]

@@ -91,9 +91,7 @@ def write_report(
         title=escape(title),
         facts=_facts(facts or {}),
         contents="".join(f'<a href="#{ident}">{name}</a>' for ident, name, _ in sections),
-        sections="".join(
-            f'<section id="{ident}"><h2>{name}</h2>{body}</section>' for ident, name, body in sections
-        ),
+        sections="".join(f'<section id="{ident}"><h2>{name}</h2>{body}</section>' for ident, name, body in sections),
     )
     return _write_whole(Path(path), page)
 
@@ -186,9 +184,7 @@ def _alarms(evaluations: Sequence[PairEvaluation]) -> str:
 
 def _measure_row(name: str, values: Sequence[Estimate | float | None], sign: int, *, compared: bool) -> str:
     estimates = [
-        value
-        if isinstance(value, Estimate)
-        else Estimate(math.nan if value is None else value, math.nan, math.nan)
+        value if isinstance(value, Estimate) else Estimate(math.nan if value is None else value, math.nan, math.nan)
         for value in values
     ]
     ends = [x for e in estimates for x in (e.value, e.low, e.high) if compared and math.isfinite(x)]
@@ -216,9 +212,7 @@ def _estimate(estimate: Estimate, low: float, high: float) -> str:
     if not high > low:
         return text
     start, end, at = (100 * (x - low) / (high - low) for x in (estimate.low, estimate.high, estimate.value))
-    bar = (
-        f'<i style="left:{start:.1f}%;width:{end - start:.1f}%"></i><i class="at" style="left:{at:.1f}%"></i>'
-    )
+    bar = f'<i style="left:{start:.1f}%;width:{end - start:.1f}%"></i><i class="at" style="left:{at:.1f}%"></i>'
     return f'{text}<span class="bar" aria-hidden="true">{bar}</span>'
 
 

@@ -43,9 +43,7 @@ def marked_differences(left: str, right: str) -> tuple[str, str]:
         ('How do I <mark>start?</mark>', 'How do I <mark>stop?</mark>')
     """
     a, b = _tokens(left), _tokens(right)
-    matcher = SequenceMatcher(
-        None, [_key(token) for token in a], [_key(token) for token in b], autojunk=False
-    )
+    matcher = SequenceMatcher(None, [_key(token) for token in a], [_key(token) for token in b], autojunk=False)
     if matcher.ratio() < _KINSHIP:
         return _run(a, same=True), _run(b, same=True)
     marked_left, marked_right = [], []

@@ -124,9 +124,7 @@ def training_figures(history: Sequence[Mapping[str, float]]) -> list[str]:
     return figures
 
 
-def reliability_bins(
-    probabilities: np.ndarray, labels: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def reliability_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean probability, share of duplicates and size of each filled bin of the calibration error."""
     _, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
     middle = np.cumsum(counts) - counts / 2  # equal probabilities are never parted
@@ -210,30 +208,22 @@ def _curves_figure(
         at = int((curve.thresholds >= evaluation.threshold).sum())  # the first point stands before all scores
         note = f"{evaluation.name} at its threshold: {number(xs[at])}, {number(ys[at])}"
         plot.dots(xs[at : at + 1], ys[at : at + 1], style, notes=[note], radius=4.5)
-    return figure(
-        title, plot.svg(), legend=[(s, "line", fact) for s, fact in zip(styles, facts, strict=True)]
-    )
+    return figure(title, plot.svg(), legend=[(s, "line", fact) for s, fact in zip(styles, facts, strict=True)])
 
 
-def _training_figure(
-    key: str, title: str, label: str, steps: np.ndarray, values: np.ndarray, *, lost: int
-) -> str:
+def _training_figure(key: str, title: str, label: str, steps: np.ndarray, values: np.ndarray, *, lost: int) -> str:
     pooled = -(-len(steps) // _HISTORY_POINTS)  # neighbours averaged into one point
     cuts = np.arange(0, len(steps), pooled)
     sizes = np.diff(np.r_[cuts, len(steps)])
     xs, ys = (np.add.reduceat(column, cuts) / sizes for column in (steps, values))
     x = Axis.fitted("step", xs.min(), xs.max(), snap=False, count=6)
     low = 0.0 if key in ("learning_rate", "pairs_per_second") else ys.min()
-    ends = [
-        f"{value:.4g} at step {step:,.0f}" for step, value in ((steps[0], values[0]), (steps[-1], values[-1]))
-    ]
+    ends = [f"{value:.4g} at step {step:,.0f}" for step, value in ((steps[0], values[0]), (steps[-1], values[-1]))]
     text = f"{title}: from {ends[0]} to {ends[1]}."
     plot = Plot(x, Axis.fitted(label, low, ys.max()), title=title, description=text, ident=f"history-{key}")
     plot.line(xs, ys, "s0")
     if len(xs) <= 40:
-        plot.dots(
-            xs, ys, "s0", notes=[f"step {a:,.0f}: {b:.4g}" for a, b in zip(xs, ys, strict=True)], radius=2.5
-        )
+        plot.dots(xs, ys, "s0", notes=[f"step {a:,.0f}: {b:.4g}" for a, b in zip(xs, ys, strict=True)], radius=2.5)
     if key == "validation_ap":
         best = int(np.argmax(values))
         plot.rule(steps[best], f"best {number(values[best])}")

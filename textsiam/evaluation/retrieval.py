@@ -67,9 +67,7 @@ class RetrievalReport:
         """Return one line a measure."""
         rows = {"nDCG@10": self.ndcg_at_10, "MRR@10": self.mrr_at_10, "MAP": self.map}
         rows |= {f"recall@{k}": value for k, value in self.recall.items()}
-        return "\n".join(
-            [f"queries     {self.queries}", *(f"{name:<11} {row}" for name, row in rows.items())]
-        )
+        return "\n".join([f"queries     {self.queries}", *(f"{name:<11} {row}" for name, row in rows.items())])
 
 
 @dataclass(frozen=True)
@@ -207,9 +205,7 @@ def evaluate_sts(
     return StsReport(name=name, pairs=len(graded.scores), spearman=estimate)
 
 
-def _grades(
-    query: Hashable, judged: Mapping[Document, float] | Collection[Document]
-) -> Mapping[Document, float]:
+def _grades(query: Hashable, judged: Mapping[Document, float] | Collection[Document]) -> Mapping[Document, float]:
     if not isinstance(judged, Mapping):
         if isinstance(judged, str):
             raise ValueError(f"query {query!r}: the relevant documents must be a collection, got {judged!r}")

@@ -123,9 +123,7 @@ def _slices(
         yield "both questions unseen", ~known
 
 
-def _report(
-    name: str, scores: NDArray[np.float64], labels: NDArray[np.int8], threshold: float
-) -> SliceReport:
+def _report(name: str, scores: NDArray[np.float64], labels: NDArray[np.int8], threshold: float) -> SliceReport:
     """Return the figures of one slice."""
     flagged = scores >= threshold
     positives, called = int(labels.sum()), int(flagged.sum())

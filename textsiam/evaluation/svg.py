@@ -72,9 +72,7 @@ class Plot:
         xs = np.repeat(self._across(edges), 2)
         ys = np.r_[self._up([0.0]), np.repeat(self._up(heights), 2), self._up([0.0])]
         outline = _path(xs, ys)
-        self._marks.append(
-            f'<path class="area {kind}" d="{outline}Z"/><path class="line {kind}" d="{outline}"/>'
-        )
+        self._marks.append(f'<path class="area {kind}" d="{outline}Z"/><path class="line {kind}" d="{outline}"/>')
 
     def dots(
         self,
@@ -133,8 +131,7 @@ class Plot:
         middle = (_LEFT + _RIGHT) // 2
         parts.append(f'<text class="label" x="4" y="14">{escape(self.y.label)}</text>')
         parts.append(
-            f'<text class="label" x="{middle}" y="{_BOTTOM + 37}" text-anchor="middle">'
-            f"{escape(self.x.label)}</text>"
+            f'<text class="label" x="{middle}" y="{_BOTTOM + 37}" text-anchor="middle">{escape(self.x.label)}</text>'
         )
         return "".join(parts)
 
@@ -172,10 +169,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
         return [f"{float(digits):g}e{int(power)}" if float(digits) else "0" for digits, power in parts]
     scale, suffix = (1000.0, "k") if largest >= 10_000 else (1.0, "")
     decimals = max((_decimals(tick / scale) for tick in ticks), default=0)
-    return [
-        f"{tick / scale:.{decimals}f}{suffix if tick else ''}".replace("-", "\N{MINUS SIGN}")
-        for tick in ticks
-    ]
+    return [f"{tick / scale:.{decimals}f}{suffix if tick else ''}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
 
 
 def _decimals(value: float) -> int:

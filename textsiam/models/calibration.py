@@ -141,9 +141,7 @@ def _newton(x: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[float
         hessian = design.T @ (design * (p * (1.0 - p))[:, None]) + 1e-12 * np.eye(2)
         step = np.linalg.solve(hessian, gradient)
         scale = 1.0
-        while scale > 1e-10 and loss(weights - scale * step) > current - 1e-4 * scale * float(
-            gradient @ step
-        ):
+        while scale > 1e-10 and loss(weights - scale * step) > current - 1e-4 * scale * float(gradient @ step):
             scale /= 2.0
         if scale <= 1e-10:
             break
@@ -216,9 +214,7 @@ def _check_direction(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> N
             "pairs): give similarities (minus the distance), and labels with 1 = duplicate"
         )
     if auc < 0.5 - 2.0 * noise:
-        logger.warning(
-            "duplicates score lower than non-duplicates (ROC-AUC %.3f): the score decides nothing", auc
-        )
+        logger.warning("duplicates score lower than non-duplicates (ROC-AUC %.3f): the score decides nothing", auc)
 
 
 def fit_calibrator(scores: NDArray[np.float64], labels: NDArray[np.int8], *, seed: int = 0) -> Calibrator:

@@ -46,18 +46,25 @@ def model_card(provenance: Mapping[str, Any], decision: Decision | None, name: s
         rows += ["| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in measured]
         parts.append("## Measured\n\n" + "\n".join(rows) + "\n")
     if decision is not None:
-        parts.append(
-            "## Decision\n\n"
-            f"Duplicate when the similarity is at least {decision.threshold:.4f} (rule: {decision.rule}), calibrated on "
-            f"{len(decision.labels)} pairs, for a share of duplicates of {decision.prior:.3f}. The probabilities hold for "
-            "that share; `twin.decision.with_prior(share)` restates them for another forum.\n"
-        )
+        parts.append(_decision_text(decision))
     facts = {k: v for k, v in provenance.items() if k not in ("measured", "config")}
     if facts:
-        parts.append("## Training\n\n" + "\n".join(f"* {k.replace('_', ' ')}: {_cell(v)}" for k, v in facts.items()) + "\n")
+        parts.append(
+            "## Training\n\n" + "\n".join(f"* {k.replace('_', ' ')}: {_cell(v)}" for k, v in facts.items()) + "\n"
+        )
     return "\n".join(parts)
 
 
+def _decision_text(decision: Decision) -> str:
+    return (
+        f"## Decision\n\nDuplicate when the similarity is at least {decision.threshold:.4f} (rule: {decision.rule}).\n"
+        f"Calibrated on {len(decision.labels)} pairs, for a share of duplicates of {decision.prior:.3f}. The\n"
+        "probabilities hold for that share; `twin.decision.with_prior(share)` restates them for another forum.\n"
+    )
+
+
 def _cell(value: object) -> str:
-    text = f"{value:.4f}" if isinstance(value, float) else str(value)
+    text = str(value)
+    if isinstance(value, float):
+        text = f"{value:.4f}" if value == 0 or abs(value) >= 1e-3 else f"{value:.3g}"
     return text.replace("|", "\\|").replace("\n", " ")

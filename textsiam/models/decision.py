@@ -190,6 +190,28 @@ class Decision:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None
 
 
+@dataclass(frozen=True, eq=False)
+class CollectionDecision:
+    """When a score means "duplicate" between any two texts of a collection, rather than between picked pairs.
+
+    Pairs that people label were picked because they look alike. Among *all* pairs of a collection nearly every pair
+    is unrelated, and the more texts there are, the more unrelated pairs reach any given score: each text has about
+    as many duplicates as before, but more strangers. So the share of duplicates falls as 1/n, and the threshold must
+    rise with n.
+
+    Attributes:
+        decision: Fitted on all pairs among the calibration texts.
+        texts: How many texts those were.
+    """
+
+    decision: Decision
+    texts: int
+
+    def among(self, texts: int) -> Decision:
+        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts)."""
+        return self.decision.with_prior(min(self.decision.base_rate * self.texts / max(texts, 2), 0.5))
+
+
 def fit_decision(
     scores: ArrayLike, labels: ArrayLike, *, rule: Rule = "f1", prior: float | None = None, seed: int = 0
 ) -> Decision:
@@ -218,6 +240,4 @@ def fit_decision(
     share = float(checked.mean()) if prior is None else check_fraction(prior, name="prior")
     stored = values.astype(np.float32)
     threshold = best_threshold(stored, checked, rule=rule, prior=share)
-    return Decision(
-        threshold=threshold, rule=rule, prior=share, calibrator=calibrator, scores=stored, labels=checked
-    )
+    return Decision(threshold=threshold, rule=rule, prior=share, calibrator=calibrator, scores=stored, labels=checked)

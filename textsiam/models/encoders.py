@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
+from collections import Counter
 from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from string import punctuation
 from typing import Literal
+from unicodedata import category
 
 import torch
 from safetensors import SafetensorError
@@ -16,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_NAMES = (MINILM, MINILM.split("/")[1])
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 PoolingMode = Literal["mean", "cls", "max", "weightedmean", "lasttoken"]
@@ -58,7 +62,7 @@ def resolve(name_or_path: str | Path) -> str:
         raise ModelError(f"{name}: is a file, expected the folder of a saved model")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder")
-    if name in (MINILM, MINILM.split("/")[1]):
+    if name in MINILM_NAMES:
         from huggingface_hub import try_to_load_from_cache
 
         cached = try_to_load_from_cache(MINILM, "model.safetensors")
@@ -173,10 +177,7 @@ def scratch_text_encoder(
 
     if hidden % heads:
         raise ModelError(f"hidden must be a multiple of heads, got {hidden} and {heads}")
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    pieces.train_from_iterator(corpus, vocab_size=vocabulary, min_frequency=1, show_progress=False)
-    if pieces.get_vocab_size() <= 5:
-        raise ModelError("the corpus for the vocabulary is empty")
+    pieces = BertWordPieceTokenizer(_learn_vocabulary(list(corpus), vocabulary), lowercase=True)
     config = BertConfig(
         vocab_size=pieces.get_vocab_size(),
         hidden_size=hidden,
@@ -203,3 +204,31 @@ def _width(module: torch.nn.Module) -> int | None:
     """Return the width of the embeddings that a module puts out, or None where it does not change it."""
     width = getattr(module, "get_embedding_dimension", None)
     return None if width is None else width()
+
+
+def _learn_vocabulary(corpus: list[str], size: int) -> dict[str, int]:
+    """Learn word pieces, the same ones in the same order on every call: runs on other processes depend on it.
+
+    The trainer numbers letters inside words in the order of a randomly seeded hash table, and breaks ties by number.
+    So it is told all letters beforehand: as its alphabet, and as tokens that come first.
+    """
+    from tokenizers import BertWordPieceTokenizer
+
+    pieces = BertWordPieceTokenizer(lowercase=True)
+    normalise = pieces.normalizer.normalize_str
+    counts = Counter(letter for text in corpus for letter in normalise(text) if not letter.isspace())
+    letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:1000])
+    if not letters:
+        raise ModelError("the corpus for the vocabulary is empty")
+    inside = [f"##{letter}" for letter in letters if letter not in punctuation and category(letter)[0] != "P"]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces.train_from_iterator(
+        corpus,
+        vocab_size=size,
+        min_frequency=1,
+        limit_alphabet=len(letters),
+        initial_alphabet=letters,
+        special_tokens=special + inside,
+        show_progress=False,
+    )
+    return pieces.get_vocab()

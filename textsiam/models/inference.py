@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor, nn
 
 from textsiam.models.tokens import chunk_by_tokens, tokenise
@@ -53,7 +54,13 @@ class FastTower:
         self._version = _weights_version(tower)
         backbone: nn.Module = tower[0]
         # A copy and not a cast: training goes on with the fp32 weights.
-        self.backbone = backbone if dtype == torch.float32 else copy.deepcopy(backbone).to(dtype).eval()
+        self.backbone = backbone if dtype == torch.float32 or not self.supported else copy.deepcopy(backbone).to(dtype).eval()
+
+    @property
+    def supported(self) -> bool:
+        """Whether the tower is a transformer with plain pooling; any other one encodes by its own means."""
+        pooling = next((m for m in self.tower if isinstance(m, Pooling)), None)
+        return isinstance(self.tower[0], Transformer) and pooling is not None and pooling.include_prompt
 
     @property
     def stale(self) -> bool:
@@ -67,6 +74,11 @@ class FastTower:
         for module in list(self.tower)[1:]:
             state = module(state)
         return state["sentence_embedding"]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    # On a CPU torch raises a plain RuntimeError.
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "DefaultCPUAllocator" in str(error)
 
 
 def _weights_version(tower: SentenceTransformer) -> tuple[tuple[int, int, float], ...]:
@@ -105,6 +117,8 @@ def encode(
         if not isinstance(text, str):
             raise TypeError(f"input {position} is {type(text).__name__}, expected str")
     tower = fast.tower
+    if not fast.supported:
+        return tower.encode(list(texts), convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
     device = tower.device
     budget = token_budget or (_CPU_TOKENS if device.type == "cpu" else _ACCELERATOR_TOKENS)
     index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -121,8 +135,8 @@ def encode(
                 try:
                     features = {k: t.to(device, non_blocking=True) for k, t in tokens.collate(rows).items()}
                     vectors[rows] = fast(features).cpu().numpy()
-                except (torch.OutOfMemoryError, MemoryError):
-                    if len(rows) == 1:
+                except (RuntimeError, MemoryError) as error:
+                    if len(rows) == 1 or not _out_of_memory(error):
                         raise
                     budget = max(1, budget // 2)
                     rest = np.concatenate([rows, *pending[::-1]])

@@ -48,13 +48,24 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
             error.errno or 0, error.strerror or str(error)
         )
         raise SaveError(f"cannot write {target}: {reason}{kept}") from error
-    except Exception as error:  # libraries wrap a full disk in errors of their own (safetensors, torch)
-        if "No space left" in str(error) or "os error 28" in str(error):
-            raise SaveError(f"cannot write {target}: the disk is full; what was there before is intact") from error
+    except Exception as error:
+        reason = write_failure(error)
+        if reason is not None:
+            raise SaveError(f"cannot write {target}: {reason}; what was there before is intact") from error
         raise
     finally:
         if fresh is not None:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def write_failure(error: Exception) -> str | None:
+    """Return why something could not be written, where a library says so in an error of its own; else None."""
+    text = str(error)
+    if "No space left" in text or "os error 28" in text:
+        return "the disk is full"
+    if any(sign in text for sign in ("I/O error", "iostream error", "unexpected pos", "file write failed")):
+        return f"the disk is full, or a file cannot grow ({text.splitlines()[0]})"  # torch does not say which
+    return None
 
 
 def recover(target: Path) -> None:

@@ -52,9 +52,7 @@ def operating_points(scores: NDArray[np.float32], labels: NDArray[np.int8]) -> O
     )
 
 
-def best_threshold(
-    scores: NDArray[np.float32], labels: NDArray[np.int8], *, rule: Rule, prior: float
-) -> float:
+def best_threshold(scores: NDArray[np.float32], labels: NDArray[np.int8], *, rule: Rule, prior: float) -> float:
     """Return the threshold with the best F1 or accuracy under the prior; the strictest among equals.
 
     With recall r, false alarm rate a and prior π: F1 = 2πr / (πr + (1 - π)a + π) and

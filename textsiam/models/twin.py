@@ -17,9 +17,9 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.card import model_card
-from textsiam.models.decision import Decision, Verdict, fit_decision
+from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance, distance_named
-from textsiam.models.encoders import MINILM, ModelError, open_tower, packaged_minilm, resolve
+from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.models.inference import FastTower, Precision, Progress, encode, fast_dtype
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.thresholds import Rule
@@ -37,6 +37,7 @@ class Twin(nn.Module):
         right: A different tower for right inputs (half-twin), with vectors of the same width.
         distance: Name of the distance that scores come from; see `textsiam.models.distances`.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
+        collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
         provenance: Facts saved beside the weights: data fingerprint, measurements, config.
 
     Raises:
@@ -44,7 +45,7 @@ class Twin(nn.Module):
 
     Example:
         >>> twin = Twin.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")  # doctest: +SKIP
-        >>> twin.compare("How old are you?", "What is your age?").duplicate  # doctest: +SKIP
+        >>> twin.compare("Why is the sky blue?", "Why does the sky look blue?").duplicate  # doctest: +SKIP
         True
     """
 
@@ -55,6 +56,7 @@ class Twin(nn.Module):
         *,
         distance: str = "cosine",
         decision: Decision | None = None,
+        collection: CollectionDecision | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -64,6 +66,7 @@ class Twin(nn.Module):
         self.right = right
         self.distance: Distance = distance_named(distance)
         self.decision = decision
+        self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
         self._fast: dict[str, FastTower] = {}
 
@@ -75,7 +78,7 @@ class Twin(nn.Module):
 
         Args:
             name_or_path: A folder or Hub id. all-MiniLM-L6-v2 resolves to the packaged copy where the Hub
-                cache has none, and comes with a decision calibrated on the packaged sample forum.
+                cache has none, and comes with a decision calibrated on Quora pairs.
             device: Where the weights go; None lets torch choose.
             trust_remote_code: Run code that comes with the model. Off unless asked.
 
@@ -87,17 +90,21 @@ class Twin(nn.Module):
         described = _description(where)
         if described is None:
             tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-            is_minilm = where == MINILM or where == str(packaged_minilm())
-            return cls(tower, decision=_minilm_decision() if is_minilm else None)
+            return cls(tower, decision=_minilm_decision() if str(name_or_path) in MINILM_NAMES else None)
         folder, facts, arrays = described
         towers = [
             open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in facts["towers"]
         ]
         try:
-            decision = None if facts["decision"] is None else Decision.restore(facts["decision"], arrays)
-        except ValueError as error:
+            decision = _restored(facts["decision"], arrays, "decision.")
+            collection = facts.get("collection")
+            if collection is not None:
+                of_pairs = _restored(collection["decision"], arrays, "collection.")
+                collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: {error}") from error
-        return cls(*towers, distance=facts["distance"], decision=decision, provenance=facts["provenance"])
+        knobs = {"distance": facts["distance"], "provenance": facts["provenance"]}
+        return cls(*towers, decision=decision, collection=collection, **knobs)
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
@@ -113,16 +120,26 @@ class Twin(nn.Module):
             "towers": places,
             "distance": self.distance.name,
             "decision": None if self.decision is None else self.decision.metadata(),
-            "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
+            "collection": None
+            if self.collection is None
+            else {"texts": self.collection.texts, "decision": self.collection.decision.metadata()},
+            "versions": {
+                n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")
+            },
             "provenance": self.provenance,
         }
         with whole_folder(path) as folder:
             for place, tower in zip(places, self.towers, strict=True):
                 tower.save_pretrained(str(folder / place), create_model_card=False)
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            if self.decision is not None:
-                save_file(self.decision.tensors(), folder / _ARRAYS)
-            (folder / "README.md").write_text(model_card(self.provenance, self.decision, Path(path).name), encoding="utf-8")
+            arrays = _prefixed(self.decision, "decision.")
+            if self.collection is not None:
+                arrays |= _prefixed(self.collection.decision, "collection.")
+            if arrays:
+                save_file(arrays, folder / _ARRAYS)
+            (folder / "README.md").write_text(
+                model_card(self.provenance, self.decision, Path(path).name), encoding="utf-8"
+            )
         return Path(path)
 
     @property
@@ -318,8 +335,17 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
     return folder, facts, arrays
 
 
+def _prefixed(decision: Decision | None, prefix: str) -> dict[str, np.ndarray]:
+    return {} if decision is None else {prefix + name: array for name, array in decision.tensors().items()}
+
+
+def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return None if metadata is None else Decision.restore(metadata, own)
+
+
 def _minilm_decision() -> Decision | None:
-    """Return the decision of the untrained all-MiniLM-L6-v2, calibrated on the packaged sample forum."""
+    """Return the decision of the untrained all-MiniLM-L6-v2: `benchmarks/minilm_decision.py` calibrates it."""
     file = resources.files("textsiam.models") / "minilm_decision.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
     dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from textsiam.data.clusters import connected_components
-from textsiam.models.decision import Decision
+from textsiam.data.clusters import cluster_ids, connected_components
+from textsiam.data.pairs import Pairs
+from textsiam.models.decision import CollectionDecision, Decision, fit_decision
 from textsiam.models.inference import Progress
+from textsiam.models.thresholds import Rule
 from textsiam.models.twin import Twin
 
 # Blocked and rowwise similarities differ by rounding only; this is far above it.
@@ -28,7 +30,8 @@ class Duplicates:
         right: Index of the second text, `(p,)` int64.
         similarity: `(p,)` float32, best first.
         probability: P(duplicate) of each pair, `(p,)` float64; NaN where the twin has no decision.
-        clusters: Texts that are connected by such pairs, the most central one first; larger clusters first.
+        clusters: Groups in which every two texts reach the threshold (complete linkage: a chain of lookalikes is
+            not a cluster), the most central text first; larger clusters first.
         threshold: Similarity from which a pair counts.
     """
 
@@ -57,7 +60,8 @@ def find_duplicates(
         twin: A twin whose sides share one tower.
         texts: n texts; equal texts are duplicates of each other.
         threshold: Least similarity of a pair; None takes the decision's.
-        decision: Gives threshold and probabilities; None takes the twin's.
+        decision: Gives threshold and probabilities; None takes the twin's, for a collection of this size where it
+            has learned one.
         progress: Called as `progress(done, total)` while texts are encoded.
 
     Raises:
@@ -66,7 +70,8 @@ def find_duplicates(
     """
     if twin.right is not None:
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
-    decision = decision or twin.decision
+    if decision is None:
+        decision = twin.decision if twin.collection is None else twin.collection.among(len(texts))
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
     vectors = twin.encode(texts, progress=progress)
@@ -74,8 +79,41 @@ def find_duplicates(
     order = np.argsort(-similarity, kind="stable")
     left, right, similarity = left[order], right[order], similarity[order]
     probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-    clusters = _clusters(vectors, left, right)
+    clusters = _clusters(vectors, left, right, similarity)
     return Duplicates(left, right, similarity, probability, clusters, float(threshold))
+
+
+def fit_collection_decision(
+    twin: Twin, pairs: Pairs, *, rule: Rule = "f1", precision: float | None = None, limit: int = 700, seed: int = 0
+) -> CollectionDecision:
+    """Learn, from labelled pairs, when a score means "duplicate" between any two texts of a collection.
+
+    Every pair among the texts is used: members of one cluster are duplicates, all others are taken as not. Where the
+    labels are incomplete, an unknown duplicate counts as a false alarm, so the threshold errs on the strict side.
+
+    Args:
+        twin: A twin whose sides share one tower.
+        pairs: Labelled pairs kept out of training.
+        rule: What the threshold maximises.
+        precision: A precision to reach with 95 % confidence, instead of the rule.
+        limit: Texts used at most, in whole clusters: the pairs grow with the square.
+        seed: Which clusters are used when there are more texts.
+
+    Raises:
+        ValueError: Too few duplicates or others to learn from.
+    """
+    clusters = cluster_ids(pairs)
+    order = np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters]
+    kept = np.argsort(order, kind="stable")[:limit]
+    vectors = twin.encode([pairs.texts[i] for i in kept])
+    left, right = np.triu_indices(len(kept), 1)
+    points = torch.from_numpy(vectors)
+    similarity = twin.distance.similarity(twin.distance.all_pairs(points, points)).numpy()[left, right]
+    labels = (clusters[kept][left] == clusters[kept][right]).astype(np.int8)
+    decision = fit_decision(similarity, labels, rule=rule, seed=seed)
+    if precision is not None:
+        decision = decision.at_precision(precision)
+    return CollectionDecision(decision, len(kept))
 
 
 def pairs_above(
@@ -97,7 +135,7 @@ def pairs_above(
     for i in range(0, len(points), block):
         for j in range(i, len(points), block):
             similarity = twin.distance.similarity(twin.distance.all_pairs(points[i : i + block], points[j : j + block]))
-            found = (similarity >= threshold - _ROUNDING).nonzero().numpy() + (i, j)
+            found = (similarity >= threshold - _ROUNDING).nonzero().numpy() + np.array([i, j])
             left, right = found[found[:, 0] < found[:, 1]].T
             for start in range(0, len(left), _SLICE):
                 a, b = left[start : start + _SLICE], right[start : start + _SLICE]
@@ -151,15 +189,33 @@ def best_matches(
     return np.concatenate(rows), np.concatenate(values)
 
 
-def _clusters(vectors: np.ndarray, left: np.ndarray, right: np.ndarray) -> list[list[int]]:
-    """Return connected texts, those nearest to their cluster's mean first."""
+def _clusters(vectors: np.ndarray, left: np.ndarray, right: np.ndarray, similarity: np.ndarray) -> list[list[int]]:
+    """Return groups whose every pair was found, those nearest to their group's mean first."""
     members = np.unique(np.concatenate([left, right]))
-    component = connected_components(len(members), np.searchsorted(members, left), np.searchsorted(members, right))
-    groups: dict[int, list[int]] = {}
-    for member, c in zip(members.tolist(), component.tolist(), strict=True):
-        groups.setdefault(c, []).append(member)
+    at_left, at_right = np.searchsorted(members, left), np.searchsorted(members, right)
+    component = connected_components(len(members), at_left, at_right)
+    groups = []
+    for c in np.flatnonzero(np.bincount(component) > 1):
+        inside = np.flatnonzero(component == c)
+        links = component[at_left] == c
+        groups += _complete(members[inside], np.searchsorted(inside, at_left[links]),
+                            np.searchsorted(inside, at_right[links]), similarity[links])  # fmt: skip
     ordered = []
-    for group in groups.values():
+    for group in groups:
         centrality = vectors[group] @ vectors[group].mean(0)
-        ordered.append([group[i] for i in np.argsort(-centrality, kind="stable")])
+        ordered.append(group[np.argsort(-centrality, kind="stable")].tolist())
     return sorted(ordered, key=lambda g: (-len(g), g))
+
+
+def _complete(members: np.ndarray, left: np.ndarray, right: np.ndarray, similarity: np.ndarray) -> list[np.ndarray]:
+    """Merge greedily, the most similar pair first, as long as all pairs of the merged group were found."""
+    found = {(a, b) for a, b in zip(left.tolist(), right.tolist(), strict=True)}
+    found |= {(b, a) for a, b in found}
+    group = {i: [i] for i in range(len(members))}
+    for i in np.argsort(-similarity, kind="stable"):
+        a, b = group[int(left[i])], group[int(right[i])]
+        if a is not b and all((x, y) in found for x in a for y in b):
+            a.extend(b)
+            group.update(dict.fromkeys(b, a))
+    distinct = {id(g): g for g in group.values() if len(g) > 1}
+    return [members[g] for g in distinct.values()]

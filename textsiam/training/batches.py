@@ -48,9 +48,7 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
         moved = {
-            name: value.to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         sides = {
             name: None if side is None else [{k: t.to(device, non_blocking=True) for k, t in c.items()} for c in side]
@@ -95,8 +93,10 @@ class TrainingPairs:
         if (pairs.labels < 0).any():
             raise ValueError(f"{pairs.source}: training needs labelled pairs")
         self.rows = np.flatnonzero(pairs.labels == 1) if positives_only else np.arange(len(pairs))
+        if len(self.rows) == 0:
+            raise ValueError(f"{pairs.source}: no pairs to train on")
         if len(self.rows) < world:
-            raise ValueError(f"{pairs.source}: {len(self.rows) or 'no'} pairs to train on with {world} process(es)")
+            raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
         if len(self.rows) < world:
             raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
         self.pairs = pairs

@@ -10,7 +10,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from textsiam.models.saving import SaveError, whole_folder
+from textsiam.models.saving import SaveError, whole_folder, write_failure
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -48,7 +48,9 @@ class RunState:
         vars(self).update(json.loads(state["json"]))
 
 
-def save_checkpoint(accelerator: Accelerator, folder: Path, state: RunState, identity: dict[str, Any], *, keep: int) -> None:
+def save_checkpoint(
+    accelerator: Accelerator, folder: Path, state: RunState, identity: dict[str, Any], *, keep: int
+) -> None:
     """Write a checkpoint of everything that was prepared or registered; older ones go once it is whole.
 
     Args:
@@ -83,8 +85,11 @@ def _save_together(accelerator: Accelerator, target: Path, identity: dict[str, A
     accelerator.wait_for_everyone()
     try:
         accelerator.save_state(str(shared))
-    except OSError as error:
-        raise SaveError(f"cannot write {target}: {error.strerror or error}; earlier checkpoints are intact") from error
+    except Exception as error:
+        reason = write_failure(error) or (isinstance(error, OSError) and (error.strerror or str(error)))
+        if reason:
+            raise SaveError(f"cannot write {target}: {reason}; earlier checkpoints are intact") from error
+        raise
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         with whole_folder(target) as fresh:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,9 @@ class _Run:
         self.accelerator.init_trackers("logs", config={k: v for k, v in asdict(settings).items() if v is not None})
 
     def resume(self) -> None:
+        if self.accelerator.is_main_process:
+            for stale in self.output.glob(".best.*.tmp"):  # what a killed process was writing
+                shutil.rmtree(stale, ignore_errors=True)
         found = list_checkpoints(self.output / "checkpoints")
         if found:
             check_identity(found[-1], self.identity)
@@ -327,17 +331,18 @@ class _Run:
     def _save_checkpoint(self) -> None:
         self.state.window = [torch.stack(w).tolist() if w else [] for w in (self._losses, self._cosines)]
         save_checkpoint(
-            self.accelerator, self.output / "checkpoints", self.state, self.identity, keep=self.settings.keep_checkpoints
+            self.accelerator,
+            self.output / "checkpoints",
+            self.state,
+            self.identity,
+            keep=self.settings.keep_checkpoints,
         )
 
     def _serve_current_weights(self) -> None:
-        if self.average is not None:
-            with self.average.applied():
-                weights = self.accelerator.get_state_dict(self.model)
-        else:
-            weights = self.accelerator.get_state_dict(self.model)
-        if self.accelerator.is_main_process or weights:
-            self.served.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in weights.items()})
+        with nullcontext() if self.average is None else self.average.applied():
+            weights = self.accelerator.get_state_dict(self.model)  # the live tensors: copy them before they change back
+            if self.accelerator.is_main_process or weights:
+                self.served.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in weights.items()})
 
     def _record(self, record: dict[str, float]) -> None:
         self.state.history.append(record)

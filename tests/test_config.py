@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from textsiam.config import (
+    Config,
+    ConfigError,
+    ContrastiveConfig,
+    DataConfig,
+    InfoNCEConfig,
+    LossConfig,
+    ModelConfig,
+    OnlineContrastiveConfig,
+    ScratchConfig,
+    TripletConfig,
+    build_objective,
+    build_pairs,
+    build_twin,
+    read_config,
+)
+from textsiam.data.pairs import DataError
+from textsiam.training.objective import Embedded
+from textsiam.training.settings import Settings
+
+CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.yaml"))
+
+
+@pytest.fixture
+def write(tmp_path):
+    def make(text: str, name: str = "run.yaml") -> str:
+        file = tmp_path / name
+        file.write_text(text)
+        return str(file)
+
+    return make
+
+
+def test_no_argument_gives_the_defaults():
+    assert read_config([]) == Config()
+
+
+def test_a_file_and_overrides(write):
+    file = write(
+        """
+        output: runs/mine   # a comment
+        data: {train: pairs.tsv, columns: {left: a, right: b, label: c}}
+        model: {scratch: {hidden: 64}, distance: euclidean}
+        loss:
+          contrastive: {margin: 0.9, form: squared_margin}
+          info_nce: {}
+        training: {epochs: 3, learning_rate: 2e-5, patience: null}
+        """
+    )
+    got = read_config([file, "--training.epochs", "5", "--model.scratch.layers=1", "--overwrite", "--data.seed", "7"])
+    assert got == Config(
+        output="runs/mine",
+        data=DataConfig(train="pairs.tsv", columns={"left": "a", "right": "b", "label": "c"}, seed=7),
+        model=ModelConfig(scratch=ScratchConfig(hidden=64, layers=1), distance="euclidean"),
+        loss=LossConfig(
+            contrastive=ContrastiveConfig(margin=0.9, form="squared_margin"), info_nce=InfoNCEConfig()
+        ),
+        training=Settings(epochs=5, learning_rate=2e-5),
+        overwrite=True,
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("2e-5", 2e-5), ("1E-3", 1e-3), ("5e-05", 5e-5), ("1.5e-4", 1.5e-4), (".5", 0.5), ("1", 1.0)]
+)
+def test_numbers_are_numbers_in_the_file_and_on_the_command_line(write, text, value):
+    file = write(f"training:\n  learning_rate: {text}\n")
+    assert read_config([file]).training.learning_rate == value
+    assert read_config(["--training.learning_rate", text]).training.learning_rate == value
+    assert read_config([f"--training.learning_rate={text}"]).training.learning_rate == value
+
+
+def test_values_that_only_look_like_numbers_stay_text(write):
+    assert read_config([write("output: runs/2e-5\ndata: {train: 1e5.tsv}")]).data.train == "1e5.tsv"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "resume"),
+    [(["--resume"], True), (["--resume", "true"], True), (["--resume=false"], False), (["--resume", "--overwrite"], True)],
+)  # fmt: skip
+def test_flags(arguments, resume):
+    assert read_config(arguments).resume is resume
+
+
+def test_losses_are_on_when_they_are_named(write):
+    file = write("loss:\n  triplet: {margin: 0.2}\n")
+    assert read_config([file]).loss == LossConfig(triplet=TripletConfig(margin=0.2))
+    both = read_config([file, "--loss.info_nce.weight", "0.5"]).loss
+    assert both == LossConfig(triplet=TripletConfig(margin=0.2), info_nce=InfoNCEConfig(weight=0.5))
+    off = read_config([file, "--loss.triplet", "null", "--loss.contrastive.margin", "1"]).loss
+    assert off == LossConfig(contrastive=ContrastiveConfig(margin=1.0))
+
+
+def test_a_loss_on_the_command_line_joins_the_default_one():
+    got = read_config(["--loss.info_nce.weight", "0.1"]).loss
+    assert got.info_nce == InfoNCEConfig(weight=0.1)
+
+
+def test_an_empty_file_and_empty_sections_give_the_defaults(write):
+    assert read_config([write("")]) == Config()
+    assert read_config([write("training:\n  # epochs: 3\n")]) == Config()
+
+
+def message(arguments: list[str]) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read_config(arguments)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("output: a\ntraning: {epochs: 1}\n", "run.yaml:2: unknown key 'traning': did you mean 'training'?"),
+        (
+            "loss:\n  contrastive:\n    margn: 1\n",
+            "run.yaml:3: unknown key 'loss.contrastive.margn': did you mean 'margin'?",
+        ),
+        ("data:\n  xyz: 1\n", "run.yaml:2: unknown key 'data.xyz': expected one of train, validation, calibration"),
+        ("training:\n  epochs: {a: 1}\n", "run.yaml:3: 'training.epochs' is a value, nothing lies below it"),
+        ("training:\n  epochs: [1\n", "run.yaml:3: not valid YAML"),
+        ("a: b: c\n", "run.yaml:1: not valid YAML"),
+        ("- a\n- b\n", "run.yaml:1: expected keys and values, got list"),
+        ("just words\n", "run.yaml:1: expected keys and values, got str"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_named_with_its_line(write, text, expected):
+    file = write(text)
+    if "'training.epochs' is a value" in expected:
+        expected = expected.replace(":3:", ":2:")
+    assert message([file]).startswith(file.removesuffix("run.yaml") + expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "words"),
+    [
+        ("training:\n  epochs: many\n", 2, ["training.epochs", "many", "int"]),
+        ("output: x\ntraining:\n  seed: 0\n  learning_rate: fast\n", 4, ["training.learning_rate", "fast", "float"]),
+        ("model:\n  distance: cosin\n", 2, ["model.distance", "cosin", "euclidean"]),
+        ("model:\n  scratch: {hidden: wide}\n", 2, ["model.scratch", "hidden", "wide"]),
+        ("resume: perhaps\n", 1, ["resume", "perhaps", "bool"]),
+        ("data: 5\n", 1, ["data"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_its_line(write, text, line, words):
+    file = write(text)
+    said = message([file])
+    assert said.startswith(f"{file}:{line}: ")
+    assert not [word for word in words if word not in said]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--training.epocs", "3"], "--training.epocs: unknown key 'training.epocs': did you mean 'epochs'?"),
+        (["--model.left.name", "x"], "--model.left.name: 'model.left' is a value, nothing lies below it"),
+        (["-x", "3"], "'-x': expected --key value (the config file comes first)"),
+        (["--output", "a", "late.yaml"], "'late.yaml': expected --key value (the config file comes first)"),
+        (["--", "a"], "'--': expected --key value (the config file comes first)"),
+    ],
+)
+def test_a_broken_command_line_is_named(arguments, expected):
+    assert message(arguments) == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (["--training.epochs", "many"], "--training.epochs: "),
+        (["--loss.contrastive.margin", "wide"], "--loss.contrastive"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_the_option(arguments, start):
+    said = message(arguments)
+    assert said.startswith(start)
+    assert arguments[1] in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--training.epochs", "0"], "epochs must be >= 1, got 0"),
+        (["--training.batch_size", "10", "--training.accumulation", "3"], "batch_size 10 is not a multiple"),
+    ],
+)
+def test_a_value_that_makes_no_sense_is_a_config_error(arguments, expected):
+    assert expected in message(arguments)
+
+
+def test_a_missing_file_names_its_neighbour(write, tmp_path):
+    write("", "quickstart.yaml")
+    assert message([str(tmp_path / "quikstart.yaml")]) == (
+        f"{tmp_path}/quikstart.yaml: no such file; did you mean {tmp_path}/quickstart.yaml?"
+    )
+    assert message([str(tmp_path / "zzz.yaml")]) == f"{tmp_path}/zzz.yaml: no such file"
+    assert message([str(tmp_path / "none" / "a.yaml")]) == f"{tmp_path}/none/a.yaml: no such file"
+
+
+def test_a_file_that_is_not_text_is_named(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"output: \xff\xfe\n")
+    assert message([str(tmp_path / "run.yaml")]) == f"{tmp_path}/run.yaml: not UTF-8 at byte 8"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        Config(),
+        Config(
+            output="runs/ä",
+            data=DataConfig(columns={"left": "a", "right": "b"}, on_bad_row="skip"),
+            model=ModelConfig(scratch=ScratchConfig(hidden=16), pooling="cls", dim=8, max_tokens=None),
+            loss=LossConfig(triplet=TripletConfig(distance="euclidean"), online_contrastive=OnlineContrastiveConfig()),
+            training=Settings(learning_rate=2e-5, average=0.99, max_steps=3, patience=2),
+            overwrite=True,
+        ),
+        Config(loss=LossConfig(triplet=TripletConfig())),
+    ],
+    ids=["defaults", "everything", "one-loss"],
+)
+def test_a_config_written_beside_a_model_reads_again(tmp_path, config):
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
+    assert read_config([str(file)]) == config
+    assert read_config([str(file), "--resume"]) == replace(config, resume=True)
+
+
+def test_there_are_configs():
+    assert len(CONFIGS) >= 2
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_config_builds(file):
+    config = read_config([str(file)])
+    objective = build_objective(config.loss)
+    assert objective.terms
+    vectors = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    labels, clusters = torch.tensor([1, 0]), torch.tensor([0, 1])
+    batch = Embedded(vectors[:2], vectors[2:], vectors[2:].roll(1, 0), labels, clusters, torch.tensor([0, 2]))
+    assert torch.isfinite(objective(batch))
+    assert config.output.startswith("runs/")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_config_gives_data_and_a_twin(file, minilm):
+    config = read_config([str(file), "--data.train", "sample:forum"])
+    splits = build_pairs(config.data)
+    assert min(len(getattr(splits, n)) for n in ("train", "validation", "calibration", "test")) > 10
+    twin = build_twin(config.model, splits.train, device="cpu")
+    assert twin.dim == minilm.get_embedding_dimension()
+
+
+def test_the_objective_is_what_the_config_says():
+    names = LossConfig(
+        contrastive=ContrastiveConfig(weight=2.0), triplet=TripletConfig(weight=0.5, margin=0.7), info_nce=InfoNCEConfig()
+    )  # fmt: skip
+    made = build_objective(names)
+    assert {name: weight for name, (weight, _) in made.terms.items()} == {
+        "contrastive": 2.0, "triplet": 0.5, "info_nce": 1.0,
+    }  # fmt: skip
+    assert made.needs_negatives
+    assert not made.positives_only
+    alone = build_objective(LossConfig(triplet=TripletConfig()))
+    assert alone.positives_only
+    u = torch.tensor([[1.0, 0.0]])
+    batch = Embedded(u, u, torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([0]))
+    wide = build_objective(LossConfig(triplet=TripletConfig(margin=3.0)))
+    assert wide(batch).item() == pytest.approx(2.0)  # 0 - 1 + 3
+    euclidean = build_objective(LossConfig(triplet=TripletConfig(margin=3.0, distance="squared_euclidean")))
+    assert euclidean(batch).item() == pytest.approx(1.0)  # 0 - 2 + 3
+
+
+def test_an_objective_without_a_loss_is_refused():
+    with pytest.raises(ConfigError, match="loss: name at least one of contrastive, online_contrastive, triplet"):
+        build_objective(LossConfig())
+    with pytest.raises(ValueError, match="weight of triplet must be > 0, got -1"):
+        build_objective(LossConfig(triplet=TripletConfig(weight=-1.0)))
+
+
+@pytest.fixture
+def pair_file(pairs, tmp_path):
+    file = tmp_path / "pairs.tsv"
+    rows = zip(pairs.left_texts, pairs.right_texts, pairs.labels, strict=True)
+    lines = ["question1\tquestion2\tis_duplicate", *(f"{a}\t{b}\t{y}" for a, b, y in rows)]
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_splits_are_cut_or_taken_from_their_own_source(pair_file, pairs):
+    cut = build_pairs(DataConfig(train=str(pair_file), calibration_share=0.2, test_share=0.3))
+    assert 0 < len(cut.test) < len(pairs)
+    again = build_pairs(DataConfig(train=str(pair_file), calibration_share=0.2, test_share=0.3))
+    assert [again.test.fingerprint, again.train.fingerprint] == [cut.test.fingerprint, cut.train.fingerprint]
+    given = build_pairs(DataConfig(train=str(pair_file), test=str(pair_file), calibration_share=0.2))
+    assert given.test.fingerprint == pairs.fingerprint
+
+
+def test_a_split_that_would_be_empty_is_named(pair_file):
+    with pytest.raises(ConfigError, match=r"data\.test is empty: give it a source, or a larger data\.test_share"):
+        build_pairs(DataConfig(train=str(pair_file), test_share=0.0))
+    with pytest.raises(DataError, match=r"missing\.tsv"):
+        build_pairs(DataConfig(train=str(pair_file.with_name("missing.tsv"))))
+
+
+def test_a_scratch_twin_has_the_size_of_its_config(pairs):
+    config = ModelConfig(scratch=ScratchConfig(vocabulary=300, hidden=16, layers=1), dim=8, max_tokens=12)
+    twin = build_twin(replace(config, distance="euclidean"), pairs, device="cpu", seed=3)
+    assert (twin.dim, twin.left.max_seq_length, twin.distance.name) == (8, 12, "euclidean")
+    assert len(twin.left.tokenizer) <= 300
+    again = build_twin(config, pairs, device="cpu", seed=3)
+    assert all(torch.equal(a, b) for a, b in zip(twin.parameters(), again.parameters(), strict=True))
+    assert twin.left.tokenizer.get_vocab() == again.left.tokenizer.get_vocab()
+    other = build_twin(config, pairs, device="cpu", seed=4)
+    assert not all(torch.equal(a, b) for a, b in zip(twin.parameters(), other.parameters(), strict=True))

@@ -1,0 +1,102 @@
+"""What the README and the docs say is true of the code."""
+
+import re
+import shlex
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+import pytest
+from typer.main import get_command
+
+from textsiam.cli import app
+from textsiam.config import Config, read_config
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+
+
+def commands():
+    return [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
+
+
+@pytest.mark.slow
+def test_the_python_example_runs(minilm, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    for block in blocks("python"):
+        exec(compile(block, "README.md", "exec"), names)
+    assert (tmp_path / "my-twin" / "textsiam.json").exists()
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("textsiam")])
+def test_every_command_and_option_exists(line):
+    tokens = shlex.split(line)[1:]
+    command = get_command(app)
+    while tokens and tokens[0] in getattr(command, "commands", {}):
+        command = command.commands[tokens.pop(0)]
+    assert not hasattr(command, "commands"), f"{line}: no such command"
+    known = {name for parameter in command.params for name in parameter.opts}
+    if command.name == "train":
+        read_config([str(ROOT / tokens[0]), *tokens[1:]])
+    else:
+        assert {t for t in tokens if t.startswith("--")} <= known
+
+
+@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("accelerate launch")])
+def test_every_launch_names_a_config_that_reads(line):
+    tokens = shlex.split(line)
+    arguments = tokens[tokens.index("scripts/train.py") + 1 :]
+    assert read_config([str(ROOT / a) if a.endswith(".yaml") else a for a in arguments])
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {c.split()[1] for c in commands() if c.startswith("make ")}
+    assert named
+    for target in named:
+        assert re.search(rf"^{target}:", makefile, re.M), target
+
+
+def test_the_file_tree_is_the_real_one():
+    tree = re.search(r"## Files\n\n```\n(.*?)```", README, re.S)[1]
+    folder = ROOT
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = ROOT if not line.startswith(" ") else ROOT / "textsiam"
+        assert (folder / name).exists(), name
+
+
+def leaves(owner, prefix=""):
+    for field in fields(owner):
+        hint = get_type_hints(owner)[field.name]
+        below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
+        if below is None or field.name in ("loss", "scratch"):
+            yield f"{prefix}{field.name}"
+        else:
+            yield from leaves(below, f"{prefix}{field.name}.")
+
+
+def test_every_config_key_is_documented():
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/configuration.md").read_text(encoding="utf-8"), re.M)
+    documented = set()
+    for row in rows:
+        room = ""
+        for key in re.findall(r"`([\w.*]+)`", row):
+            room = key.rpartition(".")[0] if not key.startswith(".") else room
+            documented.add(f"{room}{key}" if key.startswith(".") else key)
+    expected = {"loss.*" if key == "loss" else key for key in leaves(Config)}
+    assert expected <= documented
+    assert {d for d in documented if not d.endswith(".yaml") and "/" not in d} <= expected
+
+
+def test_links_lead_somewhere():
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
+            if not target.startswith("http"):
+                assert (page.parent / target).exists() or (page.parent / f"{target}.md").exists(), f"{page.name}: {target}"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from textsiam.training.settings import Settings
+
+
+def test_defaults_are_valid_and_frozen() -> None:
+    settings = Settings()
+    assert settings.weight_decay > 0  # on by default
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings.epochs = 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "epochs", "max_steps", "batch_size", "accumulation", "token_budget", "validate_every", "patience",
+        "checkpoint_every", "keep_checkpoints", "log_every",
+    ],
+)  # fmt: skip
+def test_counts_start_at_one(name: str) -> None:
+    assert getattr(Settings(**{name: 1}), name) == 1
+    for value in (0, -1):
+        with pytest.raises(ValueError, match=f"^{name} must be >= 1, got {value}$"):
+            Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "max_gradient_norm"])
+@pytest.mark.parametrize("value", [0.0, -1e-5, float("nan")])
+def test_rates_are_positive(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be > 0, got {value}$"):
+        Settings(**{name: value})
+
+
+@pytest.mark.parametrize("name", ["warmup", "average"])
+def test_shares_are_below_one(name: str) -> None:
+    assert getattr(Settings(**{name: 0.0}), name) == 0
+    for value in (1.0, -0.1, 5):
+        with pytest.raises(ValueError, match=rf"^{name} must be in \[0, 1\), got {value}$"):
+            Settings(**{name: value})
+
+
+def test_weight_decay_is_not_negative() -> None:
+    assert Settings(weight_decay=0).weight_decay == 0
+    with pytest.raises(ValueError, match=r"^weight_decay must be >= 0, got -0\.1$"):
+        Settings(weight_decay=-0.1)
+
+
+@pytest.mark.parametrize(
+    "name", ["max_steps", "max_gradient_norm", "average", "validate_every", "patience", "checkpoint_every"]
+)
+def test_none_turns_it_off(name: str) -> None:
+    assert getattr(Settings(**{name: None}), name) is None
+
+
+def test_batch_is_a_multiple_of_the_accumulation() -> None:
+    assert Settings(batch_size=12, accumulation=3).batch_size == 12
+    with pytest.raises(ValueError, match=r"^batch_size 10 is not a multiple of accumulation 3$"):
+        Settings(batch_size=10, accumulation=3)
