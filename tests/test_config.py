@@ -61,9 +61,7 @@ def test_a_file_and_overrides(write):
         output="runs/mine",
         data=DataConfig(train="pairs.tsv", columns={"left": "a", "right": "b", "label": "c"}, seed=7),
         model=ModelConfig(scratch=ScratchConfig(hidden=64, layers=1), distance="euclidean"),
-        loss=LossConfig(
-            contrastive=ContrastiveConfig(margin=0.9, form="squared_margin"), info_nce=InfoNCEConfig()
-        ),
+        loss=LossConfig(contrastive=ContrastiveConfig(margin=0.9, form="squared_margin"), info_nce=InfoNCEConfig()),
         training=Settings(epochs=5, learning_rate=2e-5),
         overwrite=True,
     )
@@ -85,8 +83,13 @@ def test_values_that_only_look_like_numbers_stay_text(write):
 
 @pytest.mark.parametrize(
     ("arguments", "resume"),
-    [(["--resume"], True), (["--resume", "true"], True), (["--resume=false"], False), (["--resume", "--overwrite"], True)],
-)  # fmt: skip
+    [
+        (["--resume"], True),
+        (["--resume", "true"], True),
+        (["--resume=false"], False),
+        (["--resume", "--overwrite"], True),
+    ],
+)
 def test_flags(arguments, resume):
     assert read_config(arguments).resume is resume
 
@@ -142,21 +145,28 @@ def test_a_broken_file_is_named_with_its_line(write, text, expected):
 
 
 @pytest.mark.parametrize(
-    ("text", "line", "words"),
+    ("text", "line", "expected"),
     [
-        ("training:\n  epochs: many\n", 2, ["training.epochs", "many", "int"]),
-        ("output: x\ntraining:\n  seed: 0\n  learning_rate: fast\n", 4, ["training.learning_rate", "fast", "float"]),
-        ("model:\n  distance: cosin\n", 2, ["model.distance", "cosin", "euclidean"]),
-        ("model:\n  scratch: {hidden: wide}\n", 2, ["model.scratch", "hidden", "wide"]),
-        ("resume: perhaps\n", 1, ["resume", "perhaps", "bool"]),
-        ("data: 5\n", 1, ["data"]),
+        ("training:\n  epochs: many\n", 2, "'training.epochs' is 'many', expected int"),
+        (
+            "output: x\ntraining:\n  seed: 0\n  learning_rate: fast\n",
+            4,
+            "'training.learning_rate' is 'fast', expected float",
+        ),
+        (
+            "model:\n  distance: cosin\n",
+            2,
+            "'model.distance' is 'cosin', expected one of ['cosine', 'euclidean', 'squared_euclidean', 'manhattan']",
+        ),
+        ("model:\n  scratch:\n    hidden: wide\n", 3, "'model.scratch.hidden' is 'wide', expected int"),
+        ("loss:\n  triplet: {margin: wide}\n", 2, "'loss.triplet.margin' is 'wide', expected float"),
+        ("resume: perhaps\n", 1, "'resume' is 'perhaps', expected bool"),
+        ("output: x\ndata: 5\n", 2, "'data' is a section, got the value 5"),
     ],
 )
-def test_a_value_that_does_not_fit_is_named_with_its_line(write, text, line, words):
+def test_a_value_that_does_not_fit_is_named_with_its_line(write, text, line, expected):
     file = write(text)
-    said = message([file])
-    assert said.startswith(f"{file}:{line}: ")
-    assert not [word for word in words if word not in said]
+    assert message([file]) == f"{file}:{line}: {expected}"
 
 
 @pytest.mark.parametrize(
@@ -174,16 +184,18 @@ def test_a_broken_command_line_is_named(arguments, expected):
 
 
 @pytest.mark.parametrize(
-    ("arguments", "start"),
+    ("arguments", "expected"),
     [
-        (["--training.epochs", "many"], "--training.epochs: "),
-        (["--loss.contrastive.margin", "wide"], "--loss.contrastive"),
+        (["--training.epochs", "many"], "--training.epochs: 'training.epochs' is 'many', expected int"),
+        (
+            ["--loss.contrastive.margin", "wide"],
+            "--loss.contrastive.margin: 'loss.contrastive.margin' is 'wide', expected float",
+        ),
+        (["--model", "bert"], "--model: 'model' is a section, got the value 'bert'"),
     ],
 )
-def test_a_value_that_does_not_fit_names_the_option(arguments, start):
-    said = message(arguments)
-    assert said.startswith(start)
-    assert arguments[1] in said
+def test_a_value_that_does_not_fit_names_the_option(arguments, expected):
+    assert message(arguments) == expected
 
 
 @pytest.mark.parametrize(
@@ -262,8 +274,10 @@ def test_every_config_gives_data_and_a_twin(file, minilm):
 
 def test_the_objective_is_what_the_config_says():
     names = LossConfig(
-        contrastive=ContrastiveConfig(weight=2.0), triplet=TripletConfig(weight=0.5, margin=0.7), info_nce=InfoNCEConfig()
-    )  # fmt: skip
+        contrastive=ContrastiveConfig(weight=2.0),
+        triplet=TripletConfig(weight=0.5, margin=0.7),
+        info_nce=InfoNCEConfig(),
+    )
     made = build_objective(names)
     assert {name: weight for name, (weight, _) in made.terms.items()} == {
         "contrastive": 2.0, "triplet": 0.5, "info_nce": 1.0,

@@ -99,4 +99,5 @@ def test_links_lead_somewhere():
     for page in pages:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
-                assert (page.parent / target).exists() or (page.parent / f"{target}.md").exists(), f"{page.name}: {target}"
+                places = (page.parent / target, page.parent / f"{target}.md")
+                assert any(place.exists() for place in places), f"{page.name}: {target}"

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from textsiam import __version__
+from textsiam.terminal import (
+    escaped,
+    fail,
+    make_console,
+    print_json,
+    print_verdict,
+    progress_bar,
+    quieten_libraries,
+    rounded,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from textsiam.models.decision import Decision
     from textsiam.models.twin import Twin
 
@@ -78,14 +85,14 @@ def score(
         left, right = [(texts or [])[0]], [(texts or [])[1]]
     twin = _open(model)
     decision = _decision(twin, threshold, precision, prior, needed=False)
-    with _bar("encoding") as progress:
+    with progress_bar("encoding") as progress:
         similarity = (
             twin.similarity(left, right)
             if pairs is None
             else twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
         )
     rows = [
-        {"question1": a, "question2": b, "similarity": _round(s), **verdict}
+        {"question1": a, "question2": b, "similarity": rounded(s), **verdict}
         for a, b, s, verdict in zip(
             left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True
         )
@@ -94,12 +101,12 @@ def score(
         from textsiam.data.tables import write_table
 
         write_table(output, list(rows[0]), rows)
-        _say(f"{len(rows):,} scored pairs written to {output}")
+        say(f"{len(rows):,} scored pairs written to {output}")
     elif as_json:
-        _print_json(rows if pairs is not None else rows[0])
+        print_json(rows if pairs is not None else rows[0])
     else:
         for row in rows:
-            _print_verdict(row, with_texts=pairs is not None)
+            print_verdict(row, with_texts=pairs is not None)
 
 
 @app.command()
@@ -124,25 +131,25 @@ def evaluate(
         from textsiam.evaluation.retrieval import evaluate_sts
 
         result = evaluate_sts(twin, graded, name=model)
-        _print_json(result.to_dict()) if as_json else _say(str(result), stream=sys.stdout)
+        print_json(result.to_dict()) if as_json else say(str(result), stream=sys.stdout)
         return
     assert read is not None
     from textsiam.evaluation.pairs import evaluate_pairs
 
-    _warn(read.report.warnings)
+    warn(read.report.warnings)
     evaluation = evaluate_pairs(twin, read, decision=_decision(twin, threshold, precision, prior), name=model)
     if report is not None:
         from textsiam.evaluation.report import write_report
 
         write_report(report, [evaluation], facts={"model": model, "data": pairs})
     if as_json:
-        _print_json(evaluation.to_dict())
+        print_json(evaluation.to_dict())
     else:
         from textsiam.recipe import results_table
 
-        _console().print(results_table([evaluation]))
+        make_console().print(results_table([evaluation]))
         if report is not None:
-            _say(f"report written to {report}")
+            say(f"report written to {report}")
 
 
 @app.command()
@@ -162,14 +169,14 @@ def flag(
     from textsiam.data.texts import read_texts
 
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
-    _warn(read.report.warnings)
+    warn(read.report.warnings)
     twin = _open(model)
     if twin.collection is not None and prior is None:
         twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
     decision = _decision(twin, threshold, precision, prior, needed=threshold is None)
     from textsiam.search.join import find_duplicates
 
-    with _bar("encoding") as progress:
+    with progress_bar("encoding") as progress:
         found = find_duplicates(twin, read.texts, threshold=threshold, decision=decision, progress=progress)
     cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
     pairs = [
@@ -178,8 +185,8 @@ def flag(
             "id2": read.ids[b],
             "question1": read.texts[a],
             "question2": read.texts[b],
-            "similarity": _round(s),
-            "probability": None if p != p else _round(p),
+            "similarity": rounded(s),
+            "probability": None if p != p else rounded(p),
             "cluster": cluster_of[a],
         }
         for a, b, s, p in zip(
@@ -193,13 +200,13 @@ def flag(
         write_table(output, names, pairs)
     if as_json:
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
-        _print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
+        print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
         return
-    console = _console()
+    console = make_console()
     for members in found.clusters[:limit]:
-        console.print(f"[bold]{_escaped(read.texts[members[0]])}[/]  [dim]{read.ids[members[0]]}[/]", highlight=False)
+        console.print(f"[bold]{escaped(read.texts[members[0]])}[/]  [dim]{read.ids[members[0]]}[/]", highlight=False)
         for member in members[1:]:
-            console.print(f"   = {_escaped(read.texts[member])}  [dim]{read.ids[member]}[/]", highlight=False)
+            console.print(f"   = {escaped(read.texts[member])}  [dim]{read.ids[member]}[/]", highlight=False)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
     console.print(
         f"{len(read):,} questions: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
@@ -207,7 +214,7 @@ def flag(
         highlight=False,
     )
     if output is not None:
-        _say(f"{len(pairs):,} pairs written to {output}")
+        say(f"{len(pairs):,} pairs written to {output}")
 
 
 @app.command()
@@ -226,7 +233,7 @@ def match(
     twin = _open(model)
     from textsiam.search.join import best_matches
 
-    with _bar("encoding documents") as progress:
+    with progress_bar("encoding documents") as progress:
         vectors = twin.encode(library.texts, side="right", progress=progress)
     where, similarity = best_matches(twin, twin.encode(asked.texts, side="left"), vectors, top_k)
     rows = [
@@ -234,7 +241,7 @@ def match(
             "query_id": asked.ids[q],
             "rank": rank + 1,
             "document_id": library.ids[d],
-            "similarity": _round(float(similarity[q, rank])),
+            "similarity": rounded(float(similarity[q, rank])),
             "query": asked.texts[q],
             "document": library.texts[d],
         }
@@ -245,16 +252,16 @@ def match(
         from textsiam.data.tables import write_table
 
         write_table(output, list(rows[0]), rows)
-        _say(f"{len(rows):,} matches written to {output}")
+        say(f"{len(rows):,} matches written to {output}")
     elif as_json:
-        _print_json(rows)
+        print_json(rows)
     else:
-        console = _console()
+        console = make_console()
         for row in rows:
             if row["rank"] == 1:
-                console.print(f"[bold]{_escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
+                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
             text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
-            console.print(f"  {row['similarity']:.4f}  {_escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
+            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -288,9 +295,9 @@ def data_report(
     read = read_pairs(pairs, columns=_columns(column), on_bad_row=on_bad_row)
     report, split = data_report(read), split_pairs(read, seed=seed).report
     if as_json:
-        _print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})
+        print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})
     else:
-        print(read.report, report, split, sep="\n\n")
+        print(report, split, sep="\n\n")
 
 
 def run_training(arguments: list[str], *, as_json: bool = False) -> None:
@@ -298,17 +305,17 @@ def run_training(arguments: list[str], *, as_json: bool = False) -> None:
     from textsiam.config import read_config
 
     config = read_config(arguments)
-    _quieten_libraries()
+    quieten_libraries()
     from textsiam.recipe import run
 
-    outcome = run(config, console=_console(stderr=as_json))
+    outcome = run(config, console=make_console(stderr=as_json))
     if outcome is None:
         return
     if as_json:
-        _print_json(outcome.to_dict())
+        print_json(outcome.to_dict())
         return
-    _say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}")
-    _say(f"everything is in {outcome.output}")
+    say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}")
+    say(f"everything is in {outcome.output}")
 
 
 def main(command: Callable[[], Any] = app) -> None:
@@ -316,38 +323,23 @@ def main(command: Callable[[], Any] = app) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        fail("interrupted", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
         if type(error).__name__ == "Interrupted":
-            _fail(str(error), 130)
+            fail(str(error), 130)
         if isinstance(error, (ValueError, OSError)) and not os.environ.get("TEXTSIAM_TRACEBACK"):
-            _fail(f"error: {error}", 1)
+            fail(f"error: {error}", 1)
         raise
 
 
-def _fail(message: str, status: int) -> None:
-    print(message, file=sys.stderr)
-    sys.exit(status)
-
-
 def _open(model: str) -> Twin:
-    _quieten_libraries()
+    quieten_libraries()
     from textsiam.models.twin import Twin
 
     return Twin.from_pretrained(model)
-
-
-def _quieten_libraries() -> None:
-    """Keep other libraries' progress bars and chatter out of our output."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from transformers.utils import logging as chatter
-
-    chatter.disable_progress_bar()
-    chatter.set_verbosity_error()
-    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
 def _decision(
@@ -368,23 +360,12 @@ def _decision(
 def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:
     if decision is not None:
         return [
-            {"probability": _round(v.probability), "duplicate": v.duplicate, "threshold": _round(v.threshold)}
+            {"probability": rounded(v.probability), "duplicate": v.duplicate, "threshold": rounded(v.threshold)}
             for v in decision.verdicts(similarity)
         ]
     if threshold is not None:
         return [{"probability": None, "duplicate": s >= threshold, "threshold": threshold} for s in similarity.tolist()]
     return [{"probability": None, "duplicate": None, "threshold": None} for _ in similarity]
-
-
-def _print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
-    parts = [f"similarity {row['similarity']:.4f}"]
-    if row["probability"] is not None:
-        parts.append(f"probability {row['probability']:.3f}")
-    if row["duplicate"] is not None:
-        parts.append(("duplicate" if row["duplicate"] else "not a duplicate") + f" (threshold {row['threshold']:.4f})")
-    if with_texts:
-        parts.append(f"{row['question1']} | {row['question2']}")
-    print("  ".join(parts))
 
 
 def _graded(source: str) -> Any:
@@ -410,58 +391,6 @@ def _columns(options: list[str] | None) -> dict[str, str] | None:
             raise typer.BadParameter(f"--column {option!r}: expected left=NAME, right=NAME or label=NAME")
         columns[role] = name
     return columns
-
-
-@contextmanager
-def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show progress with rate and remaining time on stderr; nothing for work that ends at once."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn(what),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task = bars.add_task("", total=None, rate="")
-
-        def advance(done: int, total: int) -> None:
-            speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
-            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
-
-        yield advance
-
-
-def _console(*, stderr: bool = False) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=stderr)
-
-
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
-def _warn(warnings: tuple[str, ...]) -> None:
-    for warning in warnings:
-        _say(f"warning: {warning}")
-
-
-def _say(message: str, *, stream: Any = None) -> None:
-    print(message, file=stream or sys.stderr)
-
-
-def _print_json(value: object) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False))
-
-
-def _round(value: float) -> float:
-    return round(value, 6)
 
 
 if __name__ == "__main__":

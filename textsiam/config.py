@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-import yaml
-
 from textsiam.training.settings import Settings
+from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from textsiam.training.objective import Objective
 
 DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan"]
-
-
-class ConfigError(ValueError):
-    """A config that cannot be used; the message names file, line, key and value."""
 
 
 @dataclass(frozen=True)
@@ -196,17 +192,20 @@ def read_config(arguments: Sequence[str]) -> Config:
     file = None
     if arguments and not arguments[0].startswith("-"):
         file = Path(arguments.pop(0))
-        tree = _read_yaml(file)
-    overrides = dict(_overrides(arguments))
-    for key, value in overrides.items():
+        tree = read_yaml(file, _check_key)
+        if isinstance(named := tree.get("loss"), dict) and named:
+            tree["loss"] = {**dict.fromkeys(f.name for f in fields(LossConfig)), **named}  # no other loss is on
+    given = dict(overrides(arguments))
+    for key, value in given.items():
         _check_key(key, f"--{key}")
-        _put(tree, key, value)
+        put(tree, key, value)
+    _check_sections(tree, file, given)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     try:
         return Config(**vars(parser.instantiate(parser.parse_object(tree))))
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(_explain(error, file, overrides)) from error
+        raise ConfigError(_explain(error, file, given)) from error
 
 
 def build_pairs(config: DataConfig) -> Splits:
@@ -294,63 +293,8 @@ def build_objective(config: LossConfig) -> Objective:
     return objective.Objective(terms, needs_negatives="triplet" in terms, positives_only=set(terms) == {"triplet"})
 
 
-def _read_yaml(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        near = (
-            get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1)
-            if file.parent.is_dir()
-            else []
-        )
-        raise ConfigError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
-    try:
-        text = file.read_text(encoding="utf-8")
-        for key, line in _keys(yaml.compose(text)):
-            _check_key(key, f"{file}:{line}")
-        tree = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from error
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{file}:1: expected keys and values, got {type(tree).__name__}")
-    return tree
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: `2e-5` is a number, as everyone expects (YAML 1.1 reads a string)."""
-
-
-def _float_resolver() -> None:
-    import re
-
-    pattern = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
-    _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    for first in "-+0123456789.":
-        _Loader.yaml_implicit_resolvers.setdefault(first, []).append(("tag:yaml.org,2002:float", pattern))
-
-
-_float_resolver()
-
-
-def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, int]]:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            key = f"{prefix}{name.value}"
-            yield key, name.start_mark.line + 1
-            if not _is_free(key):
-                yield from _keys(value, f"{key}.")
-
-
-def _is_free(key: str) -> bool:
-    """Whether what lies below a key is the user's own, and not fields of ours."""
-    return key == "data.columns"
-
-
-def _check_key(key: str, where: str) -> None:
+def _check_key(key: str, where: str) -> bool:
+    """Refuse an unknown key; return whether keys of ours may lie below it."""
     owner: Any = Config
     parts = key.split(".")
     for depth, part in enumerate(parts):
@@ -359,50 +303,44 @@ def _check_key(key: str, where: str) -> None:
             near = get_close_matches(part, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
             raise ConfigError(f"{where}: unknown key {'.'.join(parts[: depth + 1])!r}: {hint}")
-        if _is_free(".".join(parts[: depth + 1])):
-            return
+        if parts[: depth + 1] == ["data", "columns"]:
+            return False  # what lies below are the user's own names
         hint = get_type_hints(owner)[part]
         below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
         if below is None and depth + 1 < len(parts):
             raise ConfigError(f"{where}: {'.'.join(parts[: depth + 1])!r} is a value, nothing lies below it")
         owner = below
+    return True
 
 
-def _overrides(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
-    rest = list(arguments)
-    while rest:
-        option = rest.pop(0)
-        if not option.startswith("--") or len(option) == 2:
-            raise ConfigError(f"{option!r}: expected --key value (the config file comes first)")
-        key, equals, value = option[2:].partition("=")
-        if equals:
-            text: str | None = value
-        elif rest and not rest[0].startswith("--"):
-            text = rest.pop(0)
-        else:
-            text = "true"  # a bare flag
-        try:
-            yield key, yaml.load(text, Loader=_Loader)
-        except yaml.YAMLError:
-            yield key, text
+def _check_sections(tree: dict[str, Any], file: Path | None, given: Mapping[str, Any]) -> None:
+    """Refuse a value where a section belongs; an empty section has its defaults."""
+    for key, hint in get_type_hints(Config).items():
+        if is_dataclass(hint) and tree.get(key, {}) is None:
+            del tree[key]
+        elif is_dataclass(hint) and not isinstance(tree.get(key, {}), dict):
+            raise ConfigError(f"{_source(key, file, given)}: {key!r} is a section, got the value {tree[key]!r}")
 
 
-def _put(tree: dict[str, Any], key: str, value: Any) -> None:
-    *path, last = key.split(".")
-    for part in path:
-        if not isinstance(tree.get(part), dict):
-            tree[part] = {}
-        tree = tree[part]
-    tree[last] = value
-
-
-def _explain(error: Exception, file: Path | None, overrides: Mapping[str, Any]) -> str:
-    import re
-
+def _explain(error: Exception, file: Path | None, given: Mapping[str, Any]) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
-    key = re.search(r'key "([\w.]+)"', text)
-    source = f"--{key[1]}" if key and key[1] in overrides else str(file or "config")
-    if key and source == str(file) and file is not None:
-        lines = dict(_keys(yaml.compose(file.read_text(encoding="utf-8"))))
-        source = f"{file}:{lines[key[1]]}" if key[1] in lines else source
-    return f"{source}: {text}"
+    # Inside an optional section, jsonargparse names the section first and the key below it later.
+    key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
+    source = _source(key, file, given) if key else str(file or "config")
+    problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
+    if not key or problem is None:
+        return f"{source}: {text}"
+    expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
+    return f"{source}: {key!r} is {problem[2]!r}, expected {expected}"
+
+
+def _source(key: str, file: Path | None, given: Mapping[str, Any]) -> str:
+    """Return the option that set a key, or its line (or that of the section around it) in the file."""
+    for option in given:
+        if f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}."):
+            return f"--{option}"
+    while file is not None and key:
+        if line := line_of(file, key):
+            return f"{file}:{line}"
+        key = key.rpartition(".")[0]
+    return str(file or "config")

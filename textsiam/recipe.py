@@ -6,7 +6,7 @@ import json
 import shutil
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,17 +18,19 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin
+from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin, read_config
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables import write_table
 from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
+from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
 from textsiam.search.join import fit_collection_decision
-from textsiam.training.checkpoints import list_checkpoints
-from textsiam.training.loop import CollapseWarning, TrainResult, train
+from textsiam.training.alarm import CollapseWarning
+from textsiam.training.checkpoints import ResumeError, list_checkpoints
+from textsiam.training.loop import TrainResult, train
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
@@ -116,20 +118,21 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     say.print(str(splits.report), highlight=False, markup=False)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
+    objective = build_objective(config.loss)
+
     evaluations = []
     if state.is_main_process:
-        _write_json(output / "splits.json", splits.report.to_dict())
-        _write_pairs(output / "test.tsv", splits.test)
         _decide(twin, splits, config.decision)
         with say.status("measuring the untrained twin"):
             evaluations.append(_evaluate(twin, splits, "zero-shot"))
+        _write_inputs(output, config, splits)
     twin.decision = None
     with warnings.catch_warnings(record=quiet):
         warnings.simplefilter("always", CollapseWarning)
         result = train(
             twin,
             splits.train,
-            build_objective(config.loss),
+            objective,
             output=output,
             settings=config.training,
             validation=splits.validation if len(splits.validation) else None,
@@ -140,8 +143,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
     if not state.is_main_process:
         return None
-    _decide(twin, splits, config.decision)
-    _decide_for_collections(twin, splits, config.decision)
+    _decide_trained(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
         evaluations.append(_evaluate(twin, splits, "trained"))
     outcome = Outcome(output, twin, evaluations, result, splits)
@@ -154,9 +156,11 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     """Return the measures of several evaluations as a table for the terminal, in percent."""
     rows = comparison_table(evaluations)
     first = evaluations[0].report
-    table = Table(title=f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals", box=SIMPLE_HEAD)
-    for name in ("", "AP %", "accuracy %", "F1 %", "calibration error %"):
-        table.add_column(name, justify="right" if name else "left", no_wrap=bool(name))
+    title = f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals"
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)  # 80 columns are enough for it
+    table.add_column("", overflow="fold", min_width=len("zero-shot"))
+    for name in ("AP %", "accuracy %", "F1 %", "calibration\nerror %"):
+        table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
         table.add_row(row.name, *("–" if e is None else _percent(e) for e in estimates))
@@ -179,22 +183,56 @@ def _prepare_folder(output: Path, config: Config) -> None:
         done = list_checkpoints(output / "checkpoints")
         hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
         raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
+    elif config.resume and list_checkpoints(output / "checkpoints"):
+        _check_same(output / "config.yaml", config)
     try:
         output.mkdir(parents=True, exist_ok=True)
-        (output / "config.yaml").write_text(yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True))
     except OSError as error:
         raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
 
 
+def _check_same(file: Path, config: Config) -> None:
+    """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
+    saved, now = read_config([str(file)]).to_dict(), config.to_dict()
+    different = [
+        f"{section}.{key} was {saved[section][key]!r} and is now {now[section][key]!r}"
+        for section in ("model", "loss")
+        for key in now[section]
+        if saved[section][key] != now[section][key]
+    ]
+    if different:
+        raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
+
+
+def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
+    """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
+    settled = replace(config, resume=False, overwrite=False)
+    try:
+        text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
+        (output / "config.yaml").write_text(text, encoding="utf-8")
+        _write_json(output / "splits.json", splits.report.to_dict())
+        _write_pairs(output / "test.tsv", splits.test)
+    except OSError as error:
+        raise SaveError(f"cannot write into {output}: {error.strerror or error}") from error
+
+
 def _decide(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
     twin.calibrate(splits.calibration, rule=config.rule, prior=config.prior)
-    if config.precision is not None:
-        twin.decision = twin.require_decision().at_precision(config.precision)
 
 
-def _decide_for_collections(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
+def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
+    """Learn the decisions that are saved. A precision out of reach must not cost the training that came before."""
+    _decide(twin, splits, config)
     if twin.right is None:
-        twin.collection = fit_collection_decision(twin, splits.calibration, precision=config.precision)
+        twin.collection = fit_collection_decision(twin, splits.calibration)
+    if config.precision is None:
+        return
+    try:
+        twin.decision = twin.require_decision().at_precision(config.precision)
+        if twin.right is None:
+            twin.collection = fit_collection_decision(twin, splits.calibration, precision=config.precision)
+    except ValueError as error:
+        warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
 
 
 def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:

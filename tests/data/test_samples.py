@@ -27,7 +27,8 @@ def topics():
 
 def test_columns_are_those_of_quora():
     with (SAMPLES / "forum_pairs.tsv").open(encoding="utf-8") as file:
-        assert file.readline().rstrip("\n").split("\t") == ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
+        header = file.readline().rstrip("\n").split("\t")
+    assert header == ["id", "qid1", "qid2", "question1", "question2", "is_duplicate"]
 
 
 def test_reading_drops_nothing(pairs):

@@ -213,3 +213,20 @@ def test_errors(twin: Twin, pairs: Pairs) -> None:
     unlabelled = Pairs.from_texts(["a", "b"], ["c", "d"], [1, -1], source="u.tsv")
     with pytest.raises(ValueError, match=r"u\.tsv: training needs labelled pairs"):
         TrainingPairs(unlabelled, twin, batch_size=2)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_a_duplicate_share_holds_in_every_batch_and_uses_every_pair(pairs, twin, label):
+    data = TrainingPairs(pairs, twin, batch_size=4, duplicate_share=0.5, seed=3)
+    epochs = 2 * len(pairs)
+    orders = [data._order(epoch).reshape(-1, 4) for epoch in range(epochs)]
+    for order in orders:
+        assert (pairs.labels[order].sum(1) == 2).all()
+    seen = np.bincount(np.concatenate(orders).ravel(), minlength=len(pairs))[pairs.labels == label]
+    assert seen.min() > 0
+    assert seen.max() - seen.min() <= 1  # lap after lap, no pair runs ahead
+
+
+def test_a_duplicate_share_needs_both_labels(pairs, twin):
+    with pytest.raises(ValueError, match="duplicate_share needs pairs of both labels"):
+        TrainingPairs(pairs.select(pairs.labels == 1), twin, batch_size=2, duplicate_share=0.5)

@@ -15,9 +15,11 @@ from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
-from textsiam.training import losses, loop
-from textsiam.training.loop import CollapseWarning, parameter_groups, train
+from textsiam.training import loop, losses
+from textsiam.training.alarm import CollapseWarning
+from textsiam.training.loop import train
 from textsiam.training.objective import Embedded, Objective, contrastive_term
+from textsiam.training.parameters import parameter_groups
 from textsiam.training.settings import Settings
 from textsiam.training.triplets import draw_negatives
 
@@ -265,7 +267,9 @@ def test_weight_decay_shrinks_the_matrices_by_its_rate(driver, task, tmp_path):
     objective = Objective({"none": (1.0, lambda b: (b.u * 0).sum())})
     train(
         twin, task[0], objective, output=tmp_path, quiet=True,
-        settings=settings(max_steps=2, warmup=0.0, schedule="constant_with_warmup", learning_rate=0.1, weight_decay=0.5),
+        settings=settings(
+            max_steps=2, warmup=0.0, schedule="constant_with_warmup", learning_rate=0.1, weight_decay=0.5
+        ),
     )  # fmt: skip
     name = "left.0.model.encoder.layer.0.intermediate.dense"
     after = weights(twin)
@@ -307,9 +311,7 @@ def test_the_average_is_what_is_validated(driver, task, tmp_path):
         quiet=True,
     )
     again = twin.pair_similarity(task[1].texts, task[1].left, task[1].right)
-    assert average_precision_score(task[1].labels, again) == pytest.approx(
-        result.best_average_precision, abs=1e-12
-    )
+    assert average_precision_score(task[1].labels, again) == pytest.approx(result.best_average_precision, abs=1e-12)
 
 
 def test_a_constant_tower_raises_the_collapse_alarm(driver, task, tmp_path):
@@ -362,8 +364,7 @@ def test_history_holds_a_line_for_each_log_and_each_validation(driver, task, tmp
     logged = [line for line in lines if "loss" in line]
     assert [line["step"] for line in logged] == [3, 6, 7]
     assert all(
-        line.keys() == {"step", "loss", "learning_rate", "random_pair_cosine", "pairs_per_second"}
-        for line in logged
+        line.keys() == {"step", "loss", "learning_rate", "random_pair_cosine", "pairs_per_second"} for line in logged
     )
     assert all(line["pairs_per_second"] > 0 and line["loss"] > 0 for line in logged)
     checked = [line for line in lines if "validation_ap" in line]
@@ -380,9 +381,7 @@ def test_the_logged_loss_is_the_mean_over_the_steps_since_the_last_line(driver, 
         return [r["loss"] for r in result.history]
 
     single, double = run(1), run(2)
-    assert double == pytest.approx(
-        [(a + b) / 2 for a, b in zip(single[::2], single[1::2], strict=True)], rel=1e-6
-    )
+    assert double == pytest.approx([(a + b) / 2 for a, b in zip(single[::2], single[1::2], strict=True)], rel=1e-6)
 
 
 def test_speed_counts_neither_validations_nor_steps_of_other_lines(driver, task, tmp_path, monkeypatch):
@@ -551,9 +550,7 @@ def test_one_step_has_the_gradient_of_the_plain_way(driver, tmp_path, gradients,
     trained = {n: p for n, p in twin.named_parameters() if p.requires_grad}
     assert trained.keys() == expected.keys()
     order = [*expected.values(), *from_head]
-    order = [g for g in order if g.ndim > 1] + [
-        g for g in order if g.ndim <= 1
-    ]  # that of the optimizer's groups
+    order = [g for g in order if g.ndim > 1] + [g for g in order if g.ndim <= 1]  # that of the optimizer's groups
     largest = max(float(g.abs().max()) for g in order)
     assert largest > 1e-2
     assert_close(gradients[0], order, atol=1e-5 * largest)
@@ -674,15 +671,11 @@ def test_data_that_cannot_be_trained_on_is_refused(driver, task, tmp_path):
         attempt(unlabelled)
     with pytest.raises(ValueError, match="keywords-0: no pairs to train on"):
         attempt(pairs.select([]))
-    with pytest.raises(
-        ValueError, match="keywords-0: 3 pairs make 1 batches of 2, fewer than accumulation 4"
-    ):
+    with pytest.raises(ValueError, match="keywords-0: 3 pairs make 1 batches of 2, fewer than accumulation 4"):
         attempt(pairs.select([0, 1, 2]), accumulation=4)
     with pytest.raises(ValueError, match=r"file\.tsv: validation needs labelled pairs"):
         attempt(validation=unlabelled)
-    with pytest.raises(
-        ValueError, match="keywords-100: validation needs labelled pairs, duplicates and others"
-    ):
+    with pytest.raises(ValueError, match="keywords-100: validation needs labelled pairs, duplicates and others"):
         attempt(validation=validation.select(validation.labels == 1))
     one = Pairs.from_texts(["a", "b"], ["b", "c"], [1, 1], source="one.tsv")
     with pytest.raises(ValueError, match=r"one\.tsv: all texts are duplicates of each other"):

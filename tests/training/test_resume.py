@@ -170,7 +170,9 @@ def test_the_steps_before_a_resume_are_not_done_again(driver, tmp_path):
     seen = []
     step = driver.train.__globals__["_Run"].step
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(driver.train.__globals__["_Run"], "step", lambda run, b: (seen.append(run.state.step), step(run, b)))
+        patch.setattr(
+            driver.train.__globals__["_Run"], "step", lambda run, b: (seen.append(run.state.step), step(run, b))
+        )
         start(driver, tmp_path, resume=True)
     assert seen == [4, 5]
 

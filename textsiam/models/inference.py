@@ -54,7 +54,9 @@ class FastTower:
         self._version = _weights_version(tower)
         backbone: nn.Module = tower[0]
         # A copy and not a cast: training goes on with the fp32 weights.
-        self.backbone = backbone if dtype == torch.float32 or not self.supported else copy.deepcopy(backbone).to(dtype).eval()
+        self.backbone = (
+            backbone if dtype == torch.float32 or not self.supported else copy.deepcopy(backbone).to(dtype).eval()
+        )
 
     @property
     def supported(self) -> bool:

@@ -68,6 +68,8 @@ class TrainingPairs:
         seed: Fixes the order of the pairs and the drawn negatives.
         negatives: Draw a text of another cluster for each pair (for triplet losses).
         positives_only: Train on duplicates only (for losses that ignore the others).
+        duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes
+            the pairs as they are.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
 
@@ -85,6 +87,7 @@ class TrainingPairs:
         seed: int = 0,
         negatives: bool = False,
         positives_only: bool = False,
+        duplicate_share: float | None = None,
         rank: int = 0,
         world: int = 1,
     ) -> None:
@@ -97,8 +100,6 @@ class TrainingPairs:
             raise ValueError(f"{pairs.source}: no pairs to train on")
         if len(self.rows) < world:
             raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
-        if len(self.rows) < world:
-            raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
         self.pairs = pairs
         self.clusters = cluster_ids(pairs)
         self.left_tokens = tokenise(twin.left, pairs.texts)
@@ -106,6 +107,9 @@ class TrainingPairs:
         self.batch_size = min(batch_size, len(self.rows) // world * world)
         self.token_budget, self.seed, self.negatives = token_budget, seed, negatives
         self.rank, self.world = rank, world
+        self.duplicate_share = None if positives_only else duplicate_share
+        if self.duplicate_share is not None and len(np.unique(pairs.labels)) < 2:
+            raise ValueError(f"{pairs.source}: duplicate_share needs pairs of both labels")
         self._shared = twin.right is None
 
     @property
@@ -115,12 +119,31 @@ class TrainingPairs:
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of an epoch, from batch `start` on; the same on every call."""
-        order = np.random.default_rng([self.seed, epoch]).permutation(self.rows)
+        order = self._order(epoch)
         negative = draw_negatives(self.pairs, self.clusters, seed=[self.seed, epoch]) if self.negatives else None
         share = self.batch_size // self.world
         for step in range(start, self.steps_per_epoch):
             first = step * self.batch_size + self.rank * share
             yield self.collate(order[first : first + share], negative)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        """Return the pairs of an epoch, batch after batch."""
+        rng = np.random.default_rng([self.seed, epoch])
+        if self.duplicate_share is None:
+            return rng.permutation(self.rows)
+        steps, duplicates = self.steps_per_epoch, round(self.duplicate_share * self.batch_size)
+        columns = [
+            self._stream(label, epoch * steps * count, steps * count).reshape(steps, count)
+            for label, count in ((1, duplicates), (0, self.batch_size - duplicates))
+        ]
+        return rng.permuted(np.concatenate(columns, axis=1), axis=1).reshape(-1)
+
+    def _stream(self, label: int, start: int, count: int) -> np.ndarray:
+        """Return a piece of an endless stream of the pairs of one label: all of them, shuffled anew in every lap."""
+        rows = np.flatnonzero(self.pairs.labels == label)
+        laps = range(start // len(rows), (start + count) // len(rows) + 1)
+        shuffled = [np.random.default_rng([self.seed, label, lap]).permutation(rows) for lap in laps]
+        return np.concatenate(shuffled)[start % len(rows) :][:count]
 
     def collate(self, rows: np.ndarray, negative: np.ndarray | None = None) -> Batch:
         """Return the batch of these pairs; `negative[i]` is the text that pair i is set against."""

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import shutil
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator, PartialState
-from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.metrics import average_precision_score
 from torch import Tensor
@@ -27,15 +23,15 @@ from transformers import get_scheduler
 from textsiam.data.pairs import Pairs
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
+from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
 from textsiam.training.batches import Batch, TrainingPairs
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
-from textsiam.training.objective import Embedded, Objective
+from textsiam.training.objective import Objective
+from textsiam.training.parameters import freeze_unused, parameter_groups
+from textsiam.training.processes import broadcast, gather_batch, make_accelerator
 from textsiam.training.settings import Settings
-
-
-class CollapseWarning(UserWarning):
-    """The vectors of different texts have become (nearly) the same."""
+from textsiam.training.stopping import graceful_stop
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def train(
     if resume:
         run.resume()
     started = time.perf_counter()
-    with run.progress(quiet) as advance, _graceful_stop() as stop_requested:
+    with run.progress(quiet) as advance, graceful_stop() as stop_requested:
         for batch in run.remaining_batches():
             run.step(batch)
             if not run.finished_step:
@@ -131,6 +127,7 @@ class _Run:
             seed=settings.seed,
             negatives=objective.needs_negatives,
             positives_only=objective.positives_only,
+            duplicate_share=settings.duplicate_share,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
         )
@@ -246,7 +243,8 @@ class _Run:
         }
         self._losses, self._cosines, self._clock, self._clock_step = [], [], now, self.state.step
         self._record(record)
-        warn_if_collapsed(record, self.accelerator)
+        if self.accelerator.is_main_process:
+            warn_if_collapsed(record)
 
     def validate(self) -> None:
         every = self.settings.validate_every or self.steps_per_epoch
@@ -317,7 +315,7 @@ class _Run:
         show = self.accelerator.is_main_process and not quiet
         columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                    TimeRemainingColumn())  # fmt: skip
-        with Progress(*columns, disable=not show) as bars:
+        with Progress(*columns, disable=not show, console=Console(stderr=True)) as bars:
             task = bars.add_task("", total=self.total_steps, completed=self.state.step, note="")
             started, first = time.perf_counter(), self.state.step
 
@@ -357,130 +355,3 @@ class _Run:
 
 # Settings that may change when a run resumes: they do not touch the weights.
 _FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
-
-
-def make_accelerator(settings: Settings, output: Path) -> Accelerator:
-    """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
-    from importlib.util import find_spec
-
-    from textsiam.models.inference import fast_dtype
-
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
-    tracker = settings.tracker
-    if tracker == "auto":
-        tracker = "tensorboard" if find_spec("tensorboard") else "none"
-    elif tracker == "tensorboard" and not find_spec("tensorboard"):
-        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
-    mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
-    if mixed == "auto":
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        native = fast_dtype(PartialState().device) == torch.bfloat16
-        mixed = launched if launched != "no" else "bf16" if native else "no"
-    AcceleratorState._reset_state()  # a run before this one may have used another number format
-    return Accelerator(
-        mixed_precision=mixed,
-        gradient_accumulation_steps=settings.accumulation,
-        log_with=None if tracker == "none" else tracker,
-        project_dir=str(output),
-        step_scheduler_with_optimizer=False,
-    )
-
-
-def parameter_groups(twin: Twin, objective: Objective, weight_decay: float) -> list[dict[str, Any]]:
-    """Return the parameters to train: matrices with weight decay, biases and norms without."""
-    trained = [p for module in (twin, objective) for p in module.parameters() if p.requires_grad]
-    return [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-
-
-def freeze_unused(twin: Twin, batch: Batch) -> None:
-    """Freeze parameters that the embeddings do not depend on (a pooler, say): distributed training stalls on them."""
-    device = next(twin.parameters()).device
-    batch = batch.to(device)
-    u, v = twin(batch.left, batch.right)
-    parameters = [p for p in twin.parameters() if p.requires_grad]
-    used = torch.autograd.grad(u.sum() + v.sum(), parameters, allow_unused=True)
-    for parameter, gradient in zip(parameters, used, strict=True):
-        if gradient is None:
-            parameter.requires_grad_(False)
-
-
-def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Tensor) -> Embedded:
-    """Return the pairs of all processes, in order of rank; gradients flow into this process's own rows.
-
-    Every process computes the loss of the whole batch, but differentiates the towers for its own rows only, and the
-    gradients are averaged: a factor on them turns that mean back into the sum. (Weights of a loss get the whole
-    gradient on every process, and their mean is right as it is.)
-    """
-    world = accelerator.num_processes
-
-    def everywhere(own: Tensor) -> Tensor:
-        if world == 1:
-            return own
-        if own.requires_grad:
-            own.register_hook(lambda gradient: gradient * world)
-        parts = list(accelerator.gather(own.detach()[None]))  # pyright: ignore[reportArgumentType]
-        parts[accelerator.process_index] = own
-        return torch.cat(parts)
-
-    return Embedded(
-        u=everywhere(left[batch.left_rows]),
-        v=everywhere(right[batch.right_rows]),
-        negative=None if batch.negative_rows is None else everywhere(right[batch.negative_rows]),
-        labels=everywhere(batch.labels),
-        left_clusters=everywhere(batch.left_clusters),
-        right_clusters=everywhere(batch.right_clusters),
-        shared=batch.right is None,
-    )
-
-
-def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
-    """Return the main process's value on every process."""
-    from accelerate.utils import broadcast as spread
-
-    return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore
-
-
-def shuffled_cosine(batch: Embedded) -> Tensor:
-    """Return the mean cosine of left texts with right texts of other pairs: near 1 when vectors collapse."""
-    with torch.no_grad():
-        return torch.nn.functional.cosine_similarity(batch.u, batch.v.roll(1, 0)).mean()
-
-
-def warn_if_collapsed(record: dict[str, float], accelerator: Accelerator, *, limit: float = 0.95) -> None:
-    """Warn when random pairs have a mean cosine above the limit: every text gets (nearly) the same vector."""
-    import warnings
-
-    if record["random_pair_cosine"] > limit and accelerator.is_main_process:
-        warnings.warn(
-            f"step {record['step']:.0f}: random pairs have a mean cosine of {record['random_pair_cosine']:.3f}; the "
-            "twin is collapsing. Lower the learning rate, or train with non-duplicates or info_nce.",
-            CollapseWarning,
-            stacklevel=2,
-        )
-
-
-@contextmanager
-def _graceful_stop() -> Iterator[Callable[[], bool]]:
-    """Turn the first Ctrl-C or SIGTERM into a wish to stop after the step; the second one is obeyed at once."""
-    received: list[int] = []
-
-    def note(number: int, _frame: object) -> None:
-        received.append(number)
-        signal.signal(number, previous[number])
-
-    try:
-        previous = {n: signal.signal(n, note) for n in (signal.SIGINT, signal.SIGTERM)}
-    except ValueError:  # not in the main thread: signals are somebody else's
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)

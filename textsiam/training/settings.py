@@ -14,6 +14,8 @@ class Settings:
         epochs: Passes over the pairs.
         max_steps: Stop after this many optimizer steps, whatever `epochs` says.
         batch_size: Pairs of one optimizer step, over all processes and accumulated batches.
+        duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes the
+            pairs as they are.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decay of matrices; biases and norms are spared.
@@ -40,6 +42,7 @@ class Settings:
     epochs: int = 1
     max_steps: int | None = None
     batch_size: int = 128
+    duplicate_share: float | None = None
     accumulation: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
@@ -75,5 +78,7 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
+        if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
+            raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")

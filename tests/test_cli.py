@@ -1,0 +1,448 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from textsiam import cli
+from textsiam.models.decision import fit_decision
+from textsiam.models.twin import Twin
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass
+class Said:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def textsiam(capsys, monkeypatch):
+    """Run a command in this process."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> Said:
+        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tower, tmp_path_factory) -> Path:
+    """A saved twin with a decision, learned from made-up scores that part the classes well but not quite."""
+    duplicate, other = np.linspace(0.8, 1.0, 200), np.linspace(0.0, 0.9, 200)
+    labels = np.repeat(np.array([1, 0], np.int8), 200)
+    decision = fit_decision(np.concatenate([duplicate, other]).astype(np.float32), labels)
+    return Twin(tower, decision=decision).save_pretrained(tmp_path_factory.mktemp("cli") / "twin")
+
+
+@pytest.fixture(scope="session")
+def undecided(tower, tmp_path_factory) -> Path:
+    return Twin(tower).save_pretrained(tmp_path_factory.mktemp("cli") / "undecided")
+
+
+@pytest.fixture(scope="session")
+def twin_saved(model) -> Twin:
+    return Twin.from_pretrained(model, device="cpu")
+
+
+@pytest.fixture(scope="session")
+def pair_file(pairs, tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("cli") / "pairs.tsv"
+    rows = zip(pairs.left_texts, pairs.right_texts, pairs.labels, strict=True)
+    file.write_text("question1\tquestion2\tis_duplicate\n" + "".join(f"{a}\t{b}\t{y}\n" for a, b, y in rows))
+    return file
+
+
+@pytest.fixture
+def question_file(sentences, tmp_path) -> Path:
+    """Nine questions, of which lines 2 and 5 and lines 3, 7 and 9 are the same."""
+    file = tmp_path / "questions.txt"
+    a, b, *rest = sentences[:6:2] + sentences[20:24]
+    file.write_text("\n".join([rest[0], a, b, rest[1], a, rest[2], b, rest[3], b]) + "\n")
+    return file
+
+
+def assert_one_line(said: Said, *words: str, status: int = 1) -> None:
+    assert said.status == status
+    assert said.out == ""
+    assert said.err.count("\n") == 1, said.err
+    assert said.err.startswith("error: ")
+    assert not [word for word in words if word not in said.err], said.err
+
+
+# score
+
+
+def test_score_two_texts(textsiam, model, twin_saved):
+    a, b = "How old are you?", "What is your age?"
+    verdict = twin_saved.compare(a, b)
+    said = textsiam("score", model, a, b, "--json")
+    assert said.status == 0
+    assert said.json == {
+        "question1": a,
+        "question2": b,
+        "similarity": pytest.approx(verdict.similarity, abs=1e-6),
+        "probability": pytest.approx(verdict.probability, abs=1e-6),
+        "duplicate": verdict.duplicate,
+        "threshold": pytest.approx(verdict.threshold, abs=1e-6),
+    }
+    plain = textsiam("score", model, a, b)
+    assert plain.status == 0
+    assert plain.err == ""
+    assert f"similarity {verdict.similarity:.4f}" in plain.out
+    assert ("not a duplicate" in plain.out) != verdict.duplicate
+    same = textsiam("score", model, a, a, "--json").json
+    assert same["similarity"] == pytest.approx(1.0, abs=1e-5)
+    assert same["duplicate"]
+
+
+@pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl"])
+def test_score_a_file_into_a_file(textsiam, model, twin_saved, pair_file, pairs, tmp_path, ending):
+    output = tmp_path / "out" / f"scored{ending}"
+    said = textsiam("score", model, "--pairs", pair_file, "--output", output)
+    assert (said.status, said.out) == (0, "")
+    assert f"96 scored pairs written to {output}" in said.err
+    with output.open(newline="") as file:
+        if ending == ".jsonl":
+            rows = [json.loads(line) for line in file]
+        else:
+            rows = list(csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ","))
+    assert [(r["question1"], r["question2"]) for r in rows] == list(
+        zip(pairs.left_texts, pairs.right_texts, strict=True)
+    )
+    expected = twin_saved.pair_similarity(pairs.texts, pairs.left, pairs.right)
+    np.testing.assert_allclose([float(r["similarity"]) for r in rows], expected, atol=2e-6)
+    threshold = twin_saved.require_decision().threshold
+    assert [str(r["duplicate"]) for r in rows] == [str(bool(s >= threshold)) for s in expected]
+
+
+def test_score_a_file_on_the_screen(textsiam, model, pair_file, pairs):
+    said = textsiam("score", model, "--pairs", pair_file)
+    assert said.status == 0
+    assert len(said.out.splitlines()) == len(pairs)
+    assert f"{pairs.left_texts[0]} | {pairs.right_texts[0]}" in said.out.splitlines()[0]
+    assert len(textsiam("score", model, "--pairs", pair_file, "--json").json) == len(pairs)
+
+
+def test_score_without_a_decision(textsiam, undecided):
+    assert textsiam("score", undecided, "a", "b", "--json").json["duplicate"] is None
+    given = textsiam("score", undecided, "dogs", "dogs", "--threshold", "0.9", "--json")
+    assert given.status == 0, given.err
+    assert given.json["duplicate"] is True
+    assert given.json["threshold"] == 0.9
+    assert_one_line(textsiam("score", undecided, "a", "b", "--precision", "0.9"), "no decision yet", "calibrate")
+
+
+def test_score_with_another_threshold_or_prior(textsiam, model):
+    strict = textsiam("score", model, "Why do cats purr?", "Is the sky blue?", "--threshold", "0.9999", "--json").json
+    assert (strict["duplicate"], strict["threshold"]) == (False, 0.9999)
+    rare = textsiam("score", model, "Why do cats purr?", "Is the sky blue?", "--prior", "0.001", "--json").json
+    assert rare["probability"] < strict["probability"]
+    precise = textsiam("score", model, "a", "b", "--precision", "0.9", "--json")
+    assert precise.status == 0, precise.err
+    both = textsiam("score", model, "a", "b", "--precision", "0.9", "--threshold", "0.5")
+    assert both.status == 2
+    assert "exclude each other" in both.err
+
+
+@pytest.mark.parametrize("texts", [[], ["one"], ["one", "two", "three"]])
+def test_score_wants_two_texts(textsiam, model, texts):
+    said = textsiam("score", model, *texts)
+    assert said.status == 2
+    assert said.out == ""
+    assert "two texts" in said.err
+    assert "Traceback" not in said.err
+
+
+# evaluate
+
+
+def test_evaluate(textsiam, model, twin_saved, pair_file, pairs, tmp_path):
+    from sklearn.metrics import average_precision_score
+
+    report = tmp_path / "report.html"
+    said = textsiam("evaluate", model, pair_file, "--json", "--report", report)
+    assert said.status == 0, said.err
+    scores = twin_saved.pair_similarity(pairs.texts, pairs.left, pairs.right)
+    measured = said.json["report"]
+    assert measured["n"] == 96
+    assert measured["average_precision"]["value"] == pytest.approx(average_precision_score(pairs.labels, scores))
+    assert report.read_text().startswith("<!DOCTYPE html>")
+    plain = textsiam("evaluate", model, pair_file)
+    assert plain.status == 0
+    assert "96 test pairs, 48 duplicates" in plain.out
+    assert f"{100 * measured['average_precision']['value']:.1f} (" in plain.out
+
+
+def test_evaluate_graded_pairs(textsiam, model, twin_saved, tmp_path):
+    from scipy.stats import spearmanr
+
+    rows = [("Why do cats purr?", "Cats purr, but why?", 4.5), ("Why is the sky blue?", "Can dogs eat apples?", 0.2),
+            ("How do I swim?", "How do I sleep?", 1.5), ("I need a visa", "Do I need a visa?", 3.9)]  # fmt: skip
+    file = tmp_path / "graded.tsv"
+    file.write_text("sentence1\tsentence2\tscore\n" + "".join(f"{a}\t{b}\t{s}\n" for a, b, s in rows))
+    said = textsiam("evaluate", model, file, "--json")
+    assert said.status == 0, said.err
+    expected = spearmanr(twin_saved.similarity([r[0] for r in rows], [r[1] for r in rows]), [r[2] for r in rows])
+    assert said.json["spearman"]["value"] == pytest.approx(expected.statistic, abs=1e-9)
+    assert "pearman" in textsiam("evaluate", model, file).out
+
+
+def test_evaluate_needs_a_decision(textsiam, undecided, pair_file):
+    assert_one_line(textsiam("evaluate", undecided, pair_file), "no decision yet", "calibrate")
+
+
+# flag
+
+
+def test_flag_finds_the_repeated_questions(textsiam, model, question_file):
+    said = textsiam("flag", model, question_file, "--threshold", "0.99999", "--json")
+    assert said.status == 0, said.err
+    found = said.json
+    assert found["questions"] == 9
+    assert found["threshold"] == 0.99999
+    assert {(p["id1"], p["id2"]) for p in found["pairs"]} == {("2", "5"), ("3", "7"), ("3", "9"), ("7", "9")}
+    assert sorted(sorted(cluster) for cluster in found["clusters"]) == [["2", "5"], ["3", "7", "9"]]
+    for pair in found["pairs"]:
+        assert pair["similarity"] == pytest.approx(1, abs=1e-5)
+        assert {pair["id1"], pair["id2"]} <= set(found["clusters"][pair["cluster"]])
+    plain = textsiam("flag", model, question_file, "--threshold", "0.99999")
+    assert "9 questions: 4 duplicate pairs in 2 clusters, similarity ≥ 1.0000" in plain.out
+    one = textsiam("flag", model, question_file, "--threshold", "0.99999", "--limit", "1")
+    assert "(1 more not shown)" in one.out
+
+
+@pytest.mark.parametrize("ending", ["tsv", "jsonl"])
+def test_flag_a_table_into_a_file(textsiam, model, tmp_path, ending):
+    questions = tmp_path / "questions.tsv"
+    questions.write_text("id\tquestion\nq7\tWhy do cats purr?\nq8\tIs tap water safe?\nq9\tWhy do cats purr?\n")
+    output = tmp_path / f"flagged.{ending}"
+    said = textsiam("flag", model, questions, "--threshold", "0.99999", "--output", output)
+    assert said.status == 0, said.err
+    assert f"1 pairs written to {output}" in said.err
+    text = output.read_text()
+    row = json.loads(text) if ending == "jsonl" else next(csv.DictReader(text.splitlines(), delimiter="\t"))
+    assert (row["id1"], row["id2"], row["question1"]) == ("q7", "q9", "Why do cats purr?")
+    assert 0 < float(row["probability"]) <= 1
+
+
+def test_flag_without_duplicates(textsiam, model, tmp_path):
+    file = tmp_path / "questions.txt"
+    file.write_text("Why do cats purr?\nIs tap water safe?\n")
+    output = tmp_path / "none.tsv"
+    said = textsiam("flag", model, file, "--threshold", "0.999999", "--output", output)
+    assert said.status == 0, said.err
+    assert "2 questions: 0 duplicate pairs in 0 clusters" in said.out
+    assert len(output.read_text().splitlines()) == 1
+    assert textsiam("flag", model, file, "--threshold", "0.999999", "--json").json["clusters"] == []
+
+
+def test_flag_with_the_learned_threshold_and_a_precision(textsiam, model, undecided, twin_saved, question_file):
+    learned = textsiam("flag", model, question_file, "--json")
+    assert learned.json["threshold"] == pytest.approx(twin_saved.require_decision().threshold)
+    precise = textsiam("flag", model, question_file, "--precision", "0.9", "--json")
+    assert precise.status == 0, precise.err
+    assert precise.json["threshold"] == pytest.approx(twin_saved.require_decision().at_precision(0.9).threshold)
+    assert_one_line(textsiam("flag", undecided, question_file), "no decision yet")
+
+
+# match
+
+
+def test_match(textsiam, model, tmp_path, sentences):
+    documents = tmp_path / "documents.tsv"
+    documents.write_text("id\ttext\n" + "".join(f"d{i}\t{text}\n" for i, text in enumerate(sentences)))
+    queries = tmp_path / "queries.txt"
+    queries.write_text(f"{sentences[4]}\n{sentences[30]}\n")
+    asked = ["match", model, "--queries", queries, "--documents", documents]
+    said = textsiam(*asked, "--top-k", "3", "--json")
+    assert said.status == 0, said.err
+    rows = said.json
+    assert [(r["query_id"], r["rank"]) for r in rows] == [("1", 1), ("1", 2), ("1", 3), ("2", 1), ("2", 2), ("2", 3)]
+    assert [r["document_id"] for r in rows if r["rank"] == 1] == ["d4", "d30"]
+    assert rows[0]["similarity"] >= rows[1]["similarity"] >= rows[2]["similarity"]
+    plain = textsiam(*asked, "--top-k", "1").out
+    assert sentences[4] in plain
+    assert "d30" in plain
+    output = tmp_path / "matches.tsv"
+    assert textsiam(*asked, "--output", output).status == 0
+    assert len(output.read_text().splitlines()) == 1 + 2 * 10
+    assert_one_line(textsiam(*asked, "--top-k", "0"), "top-k must be >= 1, got 0")
+
+
+# data
+
+
+def test_data_report(textsiam, pair_file):
+    said = textsiam("data", "report", pair_file, "--json")
+    assert said.status == 0, said.err
+    assert said.json["read"]["kept"] == 96
+    assert said.json.keys() == {"read", "data", "split"}
+    plain = textsiam("data", "report", pair_file)
+    assert plain.status == 0
+    assert "96" in plain.out
+    assert "duplicates" in plain.out
+
+
+def test_data_report_with_named_columns_and_bad_rows(textsiam, tmp_path):
+    file = tmp_path / "odd.csv"
+    rows = [f"text {i},text {i + 1},{i % 2}" for i in range(40)]
+    file.write_text("\n".join(["one,two,same", *rows[:3], "text,,1", *rows[3:]]) + "\n")
+    columns = ["--column", "left=one", "--column", "right=two", "--column", "label=same"]
+    assert_one_line(textsiam("data", "report", file, *columns), "odd.csv:5")
+    said = textsiam("data", "report", file, *columns, "--on-bad-row", "skip", "--json")
+    assert said.status == 0, said.err
+    assert sum(said.json["read"]["skipped"].values()) == 1
+    wrong = textsiam("data", "report", file, "--column", "first=one")
+    assert wrong.status == 2
+    assert "expected left=NAME" in wrong.err
+
+
+# train
+
+
+@pytest.mark.slow
+def test_train_with_overrides(textsiam, pair_file, tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text(
+        f"""
+        data: {{train: {pair_file}, validation_share: 0.15, calibration_share: 0.25, test_share: 0.2}}
+        model: {{scratch: {{hidden: 16, layers: 1, vocabulary: 200}}, max_tokens: 16}}
+        loss: {{contrastive: {{}}}}
+        training: {{batch_size: 8, tracker: none, precision: fp32}}
+        """
+    )
+    output = tmp_path / "run"
+    asked = ["train", file, "--output", output, "--training.max_steps=2", "--training.learning_rate", "1e-3"]
+    said = textsiam(*asked, "--json")
+    assert said.status == 0, said.err
+    assert said.json["steps"] == 2
+    assert said.json["model"] == str(output / "model")
+    assert_one_line(textsiam(*asked), "holds a finished run")
+    again = textsiam(*asked, "--overwrite")
+    assert again.status == 0, again.err
+    assert "trained" in again.out
+    assert f"everything is in {output}" in again.err
+    scored = textsiam("score", output / "model", "a", "b", "--json")
+    assert scored.json["probability"] is not None
+
+
+def test_train_without_a_file_takes_overrides(textsiam, tmp_path):
+    said = textsiam("train", "--output", tmp_path / "run", "--data.train", tmp_path / "missing.tsv")
+    assert_one_line(said, "missing.tsv")
+    assert_one_line(textsiam("train", "--training.epocs", "3"), "did you mean 'epochs'?")
+
+
+# errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["score", "{tmp}/nowhere", "a", "b"], ["nowhere", "no such folder"]),
+        (["score", "{tmp}/file.txt", "a", "b"], ["is a file, expected the folder"]),
+        (["score", "{model}", "--pairs", "{tmp}/missing.tsv"], ["missing.tsv"]),
+        (["score", "{model}", "--pairs", "{pairs}", "--output", "{tmp}/out.xlsx"], [".xlsx", "expected .tsv, .csv"]),
+        (["score", "{model}", "--pairs", "{pairs}", "--output", "{tmp}/file.txt/out.tsv"], ["out.tsv", "written"]),
+        (["evaluate", "{model}", "{tmp}/file.txt"], ["file.txt"]),
+        (["evaluate", "{model}", "{tmp}/missing.tsv"], ["missing.tsv"]),
+        (["flag", "{model}", "{tmp}/missing.txt"], ["missing.txt"]),
+        (["flag", "{model}", "{tmp}/empty.txt"], ["empty.txt"]),
+        (["match", "{model}", "--queries", "{tmp}/missing.txt", "--documents", "{pairs}"], ["missing.txt"]),
+        (["data", "report", "{tmp}/bad.tsv"], ["bad.tsv:3", "maybe"]),
+        (["train", "{tmp}/missing.yaml"], ["missing.yaml: no such file"]),
+        (["train", "{tmp}/broken.yaml"], ["broken.yaml:2: not valid YAML"]),
+        (["score", "{model}", "a", "b", "--prior", "1.5"], ["prior", "1.5"]),
+        (["score", "{model}", "a", "b", "--precision", "1.5"], ["precision", "1.5"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_an_error_is_one_line_on_stderr(textsiam, model, pair_file, tmp_path, arguments, words):
+    (tmp_path / "file.txt").write_text("words\n")
+    (tmp_path / "empty.txt").write_text("")
+    (tmp_path / "bad.tsv").write_text("question1\tquestion2\tis_duplicate\na\tb\t1\nc\td\tmaybe\n")
+    (tmp_path / "broken.yaml").write_text("output: [1\n")
+    places = {"tmp": tmp_path, "model": model, "pairs": pair_file}
+    assert_one_line(textsiam(*(a.format(**places) for a in arguments)), *words)
+
+
+def test_an_error_of_the_program_keeps_its_traceback():
+    def broken() -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        cli.main(broken)
+
+
+def test_an_interrupt_ends_with_status_130(textsiam, monkeypatch, model):
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_open", interrupted)
+    assert textsiam("score", model, "a", "b").status == 130
+
+
+def test_help_of_every_command(textsiam):
+    for command in (["score"], ["evaluate"], ["flag"], ["match"], ["train"], ["data", "report"]):
+        said = textsiam(*command, "--help")
+        assert (said.status, said.err) == (0, "")
+        assert f" {command[-1]} [OPTIONS]" in said.out
+
+
+# as a user runs it
+
+
+def shell(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], capture_output=True, text=True, timeout=120, env={**os.environ}
+    )
+
+
+@pytest.mark.slow
+def test_in_a_process_of_its_own(model, tmp_path):
+    said = shell("-m", "textsiam.cli", "score", model, "How old are you?", "What is your age?", "--json")
+    assert said.returncode == 0
+    assert said.stderr == ""
+    assert json.loads(said.stdout).keys() >= {"similarity", "probability", "duplicate", "threshold"}
+
+
+def test_an_error_in_a_process_of_its_own(tmp_path):
+    said = shell("-m", "textsiam.cli", "data", "report", tmp_path / "missing.tsv")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr.startswith("error: ")
+    assert said.stderr.count("\n") == 1
+    said = shell(ROOT / "scripts" / "train.py", tmp_path / "missing.yaml")
+    assert (said.returncode, said.stdout) == (1, "")
+    assert said.stderr == f"error: {tmp_path}/missing.yaml: no such file\n"
+    said = shell(ROOT / "scripts" / "train.py", "--traning.epochs", "1")  # configs/quickstart.yaml
+    assert said.stderr == "error: --traning.epochs: unknown key 'traning': did you mean 'training'?\n"
+
+
+def test_a_closed_pipe_is_no_error(pair_file):
+    command = f"'{sys.executable}' -m textsiam.cli data report '{pair_file}' | head -n 1; echo ${{PIPESTATUS[0]}}"
+    said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
+    assert "Traceback" not in said.stderr
+    assert "BrokenPipe" not in said.stderr

@@ -1,0 +1,307 @@
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from rich.console import Console
+
+from textsiam.config import (
+    Config,
+    ConfigError,
+    DataConfig,
+    DecisionConfig,
+    InfoNCEConfig,
+    LossConfig,
+    ModelConfig,
+    OnlineContrastiveConfig,
+    ScratchConfig,
+    TripletConfig,
+    read_config,
+)
+from textsiam.data.pairs import DataError, read_pairs
+from textsiam.models.encoders import ModelError
+from textsiam.models.twin import Twin
+from textsiam.recipe import Interrupted, run
+from textsiam.training.checkpoints import ResumeError, list_checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
+NOISE = ["how", "why", "please", "best", "way", "today", "old", "new", "good", "cheap", "fast", "again", "now"]
+
+
+@pytest.fixture(scope="session")
+def pair_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made-up pairs: the same two topic words make a duplicate; many small clusters, so that they can be split."""
+    rng = random.Random(5)
+
+    def question(topic: tuple[str, str]) -> str:
+        words = [*topic, *rng.sample(NOISE, 2)]
+        rng.shuffle(words)
+        return " ".join(words)
+
+    topics = [(a, b) for i, a in enumerate(TOPICS) for b in TOPICS[i + 1 :]]
+    lines = ["question1\tquestion2\tis_duplicate"]
+    for topic in topics:
+        asked = [question(topic) for _ in range(3)]
+        lines += [f"{asked[0]}\t{other}\t1" for other in asked[1:]]
+        near = next(t for t in topics if t != topic and topic[0] in t)
+        lines.append(f"{asked[0]}\t{question(near)}\t0")
+        lines.append(f"{asked[1]}\t{question(rng.choice(topics[10:]))} {rng.choice(NOISE)}\t0")
+    file = tmp_path_factory.mktemp("data") / "pairs.tsv"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+@pytest.fixture
+def config(pair_file, tmp_path) -> Config:
+    base = Config(
+        output=str(tmp_path / "run"),
+        data=DataConfig(train=str(pair_file), validation_share=0.15, calibration_share=0.2, test_share=0.2),
+        model=ModelConfig(scratch=ScratchConfig(vocabulary=300, hidden=16, layers=1), max_tokens=16),
+        loss=LossConfig(online_contrastive=OnlineContrastiveConfig(), info_nce=InfoNCEConfig(weight=0.1)),
+    )
+    settings = replace(base.training, epochs=2, batch_size=16, learning_rate=5e-3, precision="fp32", tracker="none")
+    return replace(base, training=settings)
+
+
+@pytest.fixture(scope="session")
+def finished(pair_file, tmp_path_factory):
+    """A run that has ended: its config and its outcome."""
+    base = Config(
+        output=str(tmp_path_factory.mktemp("finished") / "run"),
+        data=DataConfig(train=str(pair_file), validation_share=0.15, calibration_share=0.2, test_share=0.2),
+        model=ModelConfig(scratch=ScratchConfig(vocabulary=300, hidden=16, layers=1), max_tokens=16),
+        decision=DecisionConfig(rule="accuracy", prior=0.3),
+    )
+    settings = replace(base.training, epochs=3, batch_size=16, learning_rate=5e-3, precision="fp32", log_every=5)
+    made = replace(base, training=settings)
+    return made, run(made)
+
+
+def names(folder: str | Path) -> set[str]:
+    return {path.name for path in Path(folder).iterdir()}
+
+
+def test_a_run_leaves_everything_in_its_folder(finished):
+    config, outcome = finished
+    assert names(config.output) >= {
+        "model", "report.html", "summary.json", "config.yaml", "splits.json", "history.jsonl", "test.tsv",
+    }  # fmt: skip
+    assert not names(config.output) & {"best", "checkpoints"}
+    summary = json.loads((outcome.output / "summary.json").read_text())
+    assert summary == json.loads(json.dumps(outcome.to_dict()))
+    assert summary["steps"] == outcome.result.steps > 0
+    assert [e["name"] for e in summary["evaluations"]] == ["zero-shot", "trained"]
+    history = [json.loads(line) for line in (outcome.output / "history.jsonl").read_text().splitlines()]
+    assert history == outcome.result.history
+    assert sum("validation_ap" in record for record in history) == 3
+    splits = json.loads((outcome.output / "splits.json").read_text())
+    assert splits == json.loads(json.dumps(outcome.splits.report.to_dict()))
+    report = (outcome.output / "report.html").read_text()
+    assert "zero-shot" in report
+    assert "trained" in report
+
+
+def test_training_helps_on_questions_never_seen(finished):
+    zero_shot, trained = finished[1].evaluations
+    assert trained.report.average_precision.value > zero_shot.report.average_precision.value
+    splits = finished[1].splits
+    seen = [set(part.texts) for part in (splits.train, splits.validation, splits.calibration, splits.test)]
+    assert all(not a & b for i, a in enumerate(seen) for b in seen[i + 1 :])
+    assert read_pairs(finished[1].output / "test.tsv").fingerprint == splits.test.fingerprint
+
+
+def test_the_saved_model_gives_the_same_verdicts(finished):
+    outcome = finished[1]
+    again = Twin.from_pretrained(outcome.output / "model", device="cpu")
+    test = outcome.splits.test
+    left, right = test.left_texts, test.right_texts
+    assert again.compare(left, right) == outcome.twin.compare(left, right)
+    np.testing.assert_array_equal(again.encode(left), outcome.twin.encode(left))
+    trained = outcome.evaluations[1]
+    np.testing.assert_array_equal(trained.similarities, again.pair_similarity(test.texts, test.left, test.right))
+    decision = again.require_decision()
+    assert (decision.rule, decision.prior) == ("accuracy", 0.3)
+    assert again.provenance["fingerprints"]["train"] == outcome.splits.train.fingerprint
+
+
+def test_the_config_beside_the_model_repeats_the_run(finished):
+    config, outcome = finished
+    assert read_config([str(outcome.output / "config.yaml")]) == config
+    assert read_config(["--output", config.output]).output == config.output
+    assert outcome.twin.provenance["config"] == config.to_dict()
+
+
+def test_a_finished_run_is_not_touched_without_being_asked(finished):
+    config, outcome = finished
+    before = {p: p.stat().st_mtime_ns for p in outcome.output.rglob("*")}
+    for asked in (config, replace(config, resume=True)):
+        with pytest.raises(ConfigError, match="holds a finished run: choose another --output, or --overwrite true"):
+            run(asked)
+    assert {p: p.stat().st_mtime_ns for p in outcome.output.rglob("*")} == before
+
+
+def test_overwriting_replaces_our_files_and_keeps_those_of_the_user(config):
+    short = replace(config, training=replace(config.training, max_steps=2))
+    output = Path(config.output)
+    run(short)
+    (output / "notes.txt").write_text("mine")
+    (output / "mine").mkdir()
+    (output / "logs").mkdir(exist_ok=True)
+    (output / "logs" / "old").write_text("of the run before")
+    first = (output / "summary.json").read_text()
+    again = run(replace(short, overwrite=True, training=replace(short.training, max_steps=3)))
+    assert again.result.steps == 3
+    assert (output / "notes.txt").read_text() == "mine"
+    assert (output / "mine").is_dir()
+    assert not (output / "logs" / "old").exists()
+    assert (output / "summary.json").read_text() != first
+    assert not read_config([str(output / "config.yaml")]).overwrite  # repeating it must not overwrite unasked
+
+
+def test_the_same_seed_gives_the_same_weights(config, tmp_path):
+    def weights(seed: int, place: str) -> dict[str, torch.Tensor]:
+        settings = replace(config.training, seed=seed, max_steps=5)
+        return run(replace(config, output=str(tmp_path / place), training=settings)).twin.state_dict()
+
+    first, second, other = weights(1, "a"), weights(1, "b"), weights(2, "c")
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypatch):
+    from textsiam.training import loop
+
+    whole = run(replace(config, output=str(tmp_path / "whole")))
+    step = loop._Run.step
+
+    def interrupted(self, batch):
+        step(self, batch)
+        if self.state.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "step", interrupted)
+        with pytest.raises(Interrupted, match="stopped at step 5; go on with the same command and --resume true"):
+            run(config)
+    output = Path(config.output)
+    assert [p.name for p in list_checkpoints(output / "checkpoints")] == ["step-00000005"]
+    with pytest.raises(
+        ConfigError, match=r"holds an unfinished run: --resume true \(goes on from step-00000005\), --overwrite true"
+    ):
+        run(config)
+
+    loss = replace(config.loss, info_nce=InfoNCEConfig(weight=0.1, temperature=0.1), triplet=TripletConfig())
+    with pytest.raises(ResumeError, match=r"loss\.triplet was None and is now .*; loss\.info_nce was .*0\.05.*0\.1"):
+        run(replace(config, resume=True, loss=loss))
+    with pytest.raises(ResumeError, match=r"model\.max_tokens was 16 and is now 12"):
+        run(replace(config, resume=True, model=replace(config.model, max_tokens=12)))
+    with pytest.raises(ResumeError, match=r"learning_rate was 0\.005 and is now 0\.01"):
+        run(replace(config, resume=True, training=replace(config.training, learning_rate=0.01)))
+    with pytest.raises(ResumeError, match="data was"):
+        run(replace(config, resume=True, data=replace(config.data, seed=3)))
+
+    resumed = run(replace(config, resume=True))
+    ours, theirs = resumed.twin.state_dict(), whole.twin.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert resumed.result.best_step == whole.result.best_step
+    assert not read_config([str(output / "config.yaml")]).resume
+
+
+def test_a_mistake_leaves_nothing_behind(config, tmp_path):
+    missing = replace(config, data=replace(config.data, train=str(tmp_path / "missing.tsv")))
+    with pytest.raises(DataError, match=r"missing\.tsv"):
+        run(missing)
+    with pytest.raises(ModelError, match="no such folder"):
+        run(replace(config, model=ModelConfig(left="./nowhere")))
+    with pytest.raises(ConfigError, match="loss: name at least one"):
+        run(replace(config, loss=LossConfig()))
+    with pytest.raises(ConfigError, match=r"data\.test is empty"):
+        run(replace(config, data=replace(config.data, test_share=0.0)))
+    assert names(config.output) == set()
+    assert run(replace(config, training=replace(config.training, max_steps=1))).result.steps == 1
+
+
+def test_an_output_that_cannot_be_made_is_named(config, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"output .*file/run: cannot be written: Not a directory"):
+        run(replace(config, output=str(tmp_path / "file" / "run")))
+
+
+@pytest.mark.filterwarnings("ignore:decision.precision")
+def test_a_target_precision_is_learned(config):
+    settings = replace(config.training, max_steps=5)
+    wanted = replace(config, training=settings, decision=DecisionConfig(precision=0.35))
+    assert "precision" in run(wanted).twin.require_decision().rule
+
+
+def test_a_target_precision_out_of_reach_costs_a_warning_and_not_the_training(config):
+    settings = replace(config.training, max_steps=5)
+    wanted = replace(config, training=settings, decision=DecisionConfig(precision=0.999))
+    with pytest.warns(UserWarning, match=r"decision\.precision: no threshold shows a precision of 0\.999"):
+        outcome = run(wanted)
+    assert outcome.twin.require_decision().rule == "f1"
+    assert (outcome.output / "model").is_dir()
+
+
+def test_the_terminal_shows_the_splits_and_a_table(config):
+    console = Console(record=True, width=80, file=io.StringIO())
+    run(replace(config, training=replace(config.training, max_steps=2)), console=console)
+    said = console.export_text()
+    rows = [line for line in said.splitlines() if line.startswith(("zero-shot", "trained"))]
+    assert len(rows) == 2
+    assert all(len(re.findall(r"[\d.]+ \([\d.]+–[\d.]+\)", row)) == 4 for row in rows)  # nothing is cut off
+    assert " test pairs, " in said
+
+
+def write_config(file: Path, config: Config) -> list[str]:
+    file.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    return [str(ROOT / "scripts" / "train.py"), str(file)]
+
+
+@pytest.mark.slow
+def test_the_script_stops_on_a_signal_with_status_130_and_resumes(config, tmp_path):
+    knobs = replace(config.training, epochs=400, batch_size=8, checkpoint_every=1000, validate_every=1000, log_every=1)
+    command = [sys.executable, *write_config(tmp_path / "run.yaml", replace(config, training=knobs))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 100
+    while not (Path(config.output) / "history.jsonl").exists() and time.monotonic() < end and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "go on with the same command and --resume true" in said.splitlines()[-1]
+    assert "Traceback" not in said
+    (checkpoint,) = list_checkpoints(Path(config.output) / "checkpoints")
+    assert checkpoint.name > "step-00000000"
+
+
+@pytest.mark.slow
+def test_two_processes_by_the_launcher(config, tmp_path):
+    """What a user types: `accelerate launch --num_processes 2 --cpu scripts/train.py CONFIG`."""
+    short = replace(config, training=replace(config.training, max_steps=4))
+    launcher = ["-m", "accelerate.commands.launch", "--num_processes", "2", "--cpu"]
+    launcher += ["--num_cpu_threads_per_process", "1", "--main_process_port", "0"]
+    command = [sys.executable, *launcher, *write_config(tmp_path / "run.yaml", short)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines() if line.startswith(("zero-", "trained "))] == [
+        "zero-shot", "trained",
+    ]  # fmt: skip
+    alone = run(replace(short, output=str(tmp_path / "alone")))
+    together = Twin.from_pretrained(Path(config.output) / "model", device="cpu").state_dict()
+    assert json.loads((Path(config.output) / "summary.json").read_text())["steps"] == alone.result.steps == 4
+    assert alone.twin.state_dict().keys() == together.keys()

@@ -1,0 +1,101 @@
+"""What commands show: results on stdout, messages and progress on stderr, nothing from other libraries."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def quieten_libraries() -> None:
+    """Keep other libraries' progress bars and chatter out of our output."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    from transformers.utils import logging as chatter
+
+    chatter.disable_progress_bar()
+    chatter.set_verbosity_error()
+    logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
+
+
+def fail(message: str, status: int) -> NoReturn:
+    """Print a message on stderr and end with this status."""
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
+    """Print one scored pair on a line."""
+    parts = [f"similarity {row['similarity']:.4f}"]
+    if row["probability"] is not None:
+        parts.append(f"probability {row['probability']:.3f}")
+    if row["duplicate"] is not None:
+        parts.append(("duplicate" if row["duplicate"] else "not a duplicate") + f" (threshold {row['threshold']:.4f})")
+    if with_texts:
+        parts.append(f"{row['question1']} | {row['question2']}")
+    print("  ".join(parts))
+
+
+@contextmanager
+def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show progress with rate and remaining time on stderr; nothing for work that ends at once."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn(what),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
+        task = bars.add_task("", total=None, rate="")
+
+        def advance(done: int, total: int) -> None:
+            speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
+            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
+
+        yield advance
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """Return a rich console."""
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def escaped(text: str) -> str:
+    """Return a text so that rich takes no part of it as markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def warn(warnings: tuple[str, ...]) -> None:
+    """Print warnings on stderr, a line each."""
+    for warning in warnings:
+        say(f"warning: {warning}")
+
+
+def say(message: str, *, stream: TextIO | None = None) -> None:
+    """Print a message, on stderr unless told otherwise."""
+    print(message, file=stream or sys.stderr)
+
+
+def print_json(value: object) -> None:
+    """Print a value as JSON on stdout."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def rounded(value: float) -> float:
+    """Return a score with the six digits that mean something."""
+    return round(value, 6)

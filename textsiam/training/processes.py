@@ -1,0 +1,79 @@
+"""One process or many: the accelerator, and batches gathered so that every process sees the same loss."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import broadcast as spread
+from torch import Tensor
+
+from textsiam.models.inference import fast_dtype
+from textsiam.models.saving import SaveError
+from textsiam.training.batches import Batch
+from textsiam.training.objective import Embedded
+from textsiam.training.settings import Settings
+
+
+def make_accelerator(settings: Settings, output: Path) -> Accelerator:
+    """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
+    tracker = settings.tracker
+    if tracker == "auto":
+        tracker = "tensorboard" if find_spec("tensorboard") else "none"
+    elif tracker == "tensorboard" and not find_spec("tensorboard"):
+        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
+    mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
+    if mixed == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        native = fast_dtype(PartialState().device) == torch.bfloat16
+        mixed = launched if launched != "no" else "bf16" if native else "no"
+    AcceleratorState._reset_state()  # a run before this one may have used another number format
+    return Accelerator(
+        mixed_precision=mixed,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=str(output),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Tensor) -> Embedded:
+    """Return the pairs of all processes, in order of rank; gradients flow into this process's own rows.
+
+    Every process computes the loss of the whole batch, but differentiates the towers for its own rows only, and the
+    gradients are averaged: a factor on them turns that mean back into the sum. (Weights of a loss get the whole
+    gradient on every process, and their mean is right as it is.)
+    """
+    world = accelerator.num_processes
+
+    def everywhere(own: Tensor) -> Tensor:
+        if world == 1:
+            return own
+        if own.requires_grad:
+            own.register_hook(lambda gradient: gradient * world)
+        parts = list(accelerator.gather(own.detach()[None]))  # pyright: ignore[reportArgumentType]
+        parts[accelerator.process_index] = own
+        return torch.cat(parts)
+
+    return Embedded(
+        u=everywhere(left[batch.left_rows]),
+        v=everywhere(right[batch.right_rows]),
+        negative=None if batch.negative_rows is None else everywhere(right[batch.negative_rows]),
+        labels=everywhere(batch.labels),
+        left_clusters=everywhere(batch.left_clusters),
+        right_clusters=everywhere(batch.right_clusters),
+        shared=batch.right is None,
+    )
+
+
+def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Return the main process's value on every process."""
+    return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore

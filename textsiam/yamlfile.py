@@ -1,0 +1,118 @@
+"""Reading YAML and `--key value` so that every key is known with its place."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+class ConfigError(ValueError):
+    """A config that cannot be used; the message names file, line, key and value."""
+
+
+def read_yaml(file: Path, check_key: Callable[[str, str], bool]) -> dict[str, Any]:
+    """Read a YAML file of nested keys.
+
+    Args:
+        file: The file.
+        check_key: Called with each dotted key and its place (`file:line`); raises `ConfigError` for an unknown one,
+            and says whether what lies below it is to be checked too.
+
+    Raises:
+        ConfigError: The file is missing, not UTF-8, not valid YAML, or holds no mapping.
+    """
+    if not file.is_file():
+        near = (
+            get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1)
+            if file.parent.is_dir()
+            else []
+        )
+        raise ConfigError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
+    try:
+        text = file.read_text(encoding="utf-8")
+        _check(yaml.compose(text), file, check_key)
+        tree = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        raise ConfigError(f"{where}: not valid YAML: {getattr(error, 'problem', None) or error}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{file}: not UTF-8 at byte {error.start}") from error
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{file}:1: expected keys and values, got {type(tree).__name__}")
+    return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2 floats: `2e-5` is a number, as everyone expects (YAML 1.1 reads a string)."""
+
+
+def _float_resolver() -> None:
+    pattern = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
+    _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+    for first in "-+0123456789.":
+        _Loader.yaml_implicit_resolvers.setdefault(first, []).append(("tag:yaml.org,2002:float", pattern))
+
+
+_float_resolver()
+
+
+def _check(node: yaml.Node | None, file: Path, check_key: Callable[[str, str], bool], prefix: str = "") -> None:
+    if isinstance(node, yaml.MappingNode):
+        for name, value in node.value:
+            if check_key(f"{prefix}{name.value}", f"{file}:{name.start_mark.line + 1}"):
+                _check(value, file, check_key, f"{prefix}{name.value}.")
+
+
+def line_of(file: Path, key: str) -> int | None:
+    """Return the line of a dotted key in a YAML file, or None where it is not there."""
+    node = yaml.compose(file.read_text(encoding="utf-8"))
+    line = None
+    for part in key.split("."):
+        entries = node.value if isinstance(node, yaml.MappingNode) else []
+        found = next(((name, value) for name, value in entries if name.value == part), None)
+        if found is None:
+            return None
+        line, node = found[0].start_mark.line + 1, found[1]
+    return line
+
+
+def overrides(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Yield dotted keys and values of `--key value`, `--key=value` and `--flag`.
+
+    Raises:
+        ConfigError: An argument is none of these.
+    """
+    rest = list(arguments)
+    while rest:
+        option = rest.pop(0)
+        if not option.startswith("--") or len(option) == 2:
+            raise ConfigError(f"{option!r}: expected --key value (the config file comes first)")
+        key, equals, value = option[2:].partition("=")
+        if equals:
+            text: str | None = value
+        elif rest and not rest[0].startswith("--"):
+            text = rest.pop(0)
+        else:
+            text = "true"  # a bare flag
+        try:
+            yield key, yaml.load(text, Loader=_Loader)
+        except yaml.YAMLError:
+            yield key, text
+
+
+def put(tree: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key in nested dictionaries."""
+    *path, last = key.split(".")
+    for part in path:
+        if not isinstance(tree.get(part), dict):
+            tree[part] = {}
+        tree = tree[part]
+    tree[last] = value
