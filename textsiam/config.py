@@ -215,8 +215,6 @@ def build_pairs(config: DataConfig) -> Splits:
         DataError: A source cannot be read.
         ConfigError: The calibration or test split would be empty.
     """
-    from dataclasses import replace
-
     from textsiam.data.pairs import read_pairs
     from textsiam.data.splits import split_pairs
 
@@ -227,7 +225,7 @@ def build_pairs(config: DataConfig) -> Splits:
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     cut = split_pairs(read(config.train), **shares, seed=config.seed)
-    splits = replace(cut, **{name: read(source) for name, source in given.items()})
+    splits = cut.replacing(**{name: read(source) for name, source in given.items()}) if given else cut
     for name in ("train", "calibration", "test"):
         if len(getattr(splits, name)) == 0:
             raise ConfigError(f"data.{name} is empty: give it a source, or a larger data.{name}_share")

@@ -208,3 +208,15 @@ def test_quora_is_fast_and_balanced():
     assert sizes(splits) == {"train": 39_655, "validation": 2_478, "calibration": 2_478, "test": 4_957}
     for part in named(splits).values():
         assert part.positives / len(part) == pytest.approx(pairs.positives / len(pairs), abs=5e-4)
+
+
+def test_a_split_from_elsewhere_is_measured_for_leakage():
+    pairs = Pairs.from_texts(["a", "c", "e", "g"], ["b", "d", "f", "h"], [1, 0, 1, 0])
+    splits = split_pairs(pairs, validation=0, calibration=0, test=0.5)
+    leaky = Pairs.from_texts([splits.train.texts[0]], ["something else"], [0])
+    changed = splits.replacing(test=leaky)
+    assert changed.test is leaky
+    assert {size.name: size.pairs for size in changed.report.sizes}["test"] == 1
+    shared = {(o.first, o.second): o.shared_texts for o in changed.report.leakage.overlaps}
+    assert shared["train", "test"] == 1
+    assert {(o.first, o.second): o.shared_texts for o in splits.report.leakage.overlaps}["train", "test"] == 0

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -89,6 +89,16 @@ class Splits:
     test: Pairs
     report: SplitReport
 
+    def named(self) -> dict[str, Pairs]:
+        """Give the sets by name, in order."""
+        return {name: getattr(self, name) for name in NAMES}
+
+    def replacing(self, **parts: Pairs) -> Splits:
+        """Put other pairs in the place of some splits; sizes and leakage are measured again."""
+        changed = replace(self, **parts)
+        named = changed.named()
+        return replace(changed, report=replace(self.report, sizes=_sizes(named), leakage=leakage(named)))
+
 
 def split_pairs(
     pairs: Pairs, *, validation: float = 0.05, calibration: float = 0.05, test: float = 0.1, seed: int = 0
@@ -136,12 +146,16 @@ def split_pairs(
     report = SplitReport(
         seed=seed,
         fractions=fractions,
-        sizes=tuple(SplitSize(name, len(part), part.positives, len(part.texts)) for name, part in named.items()),
+        sizes=_sizes(named),
         dropped=dropped,
         cut=dropped > 0,
         leakage=leakage(named),
     )
     return Splits(*parts, report=report)
+
+
+def _sizes(named: Mapping[str, Pairs]) -> tuple[SplitSize, ...]:
+    return tuple(SplitSize(name, len(part), part.positives, len(part.texts)) for name, part in named.items())
 
 
 class _Graph:

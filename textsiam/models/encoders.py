@@ -10,7 +10,7 @@ from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from string import punctuation
-from typing import Literal
+from typing import Any, Literal
 from unicodedata import category
 
 import torch
@@ -122,7 +122,7 @@ def text_encoder(
         ModelError: The model cannot be found, or an option does not fit it.
     """
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-    backbone = tower[0]
+    backbone: Any = tower[0]
     modules: list[torch.nn.Module] = list(tower)
     if pooling is not None:
         modules = [backbone, Pooling(backbone.get_embedding_dimension(), pooling_mode=pooling)]

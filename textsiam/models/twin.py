@@ -237,8 +237,8 @@ class Twin(nn.Module):
     @overload
     def compare(self, left: str, right: str) -> Verdict: ...
     @overload
-    def compare(self, left: Sequence[str], right: Sequence[str]) -> list[Verdict]: ...
-    def compare(self, left: str | Sequence[str], right: str | Sequence[str]) -> Verdict | list[Verdict]:
+    def compare(self, left: list[str], right: list[str]) -> list[Verdict]: ...
+    def compare(self, left: str | list[str], right: str | list[str]) -> Verdict | list[Verdict]:
         """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
 
         Raises:
