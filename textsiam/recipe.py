@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from accelerate import PartialState
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -31,6 +30,7 @@ from textsiam.search.join import fit_collection_decision
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import TrainResult, train
+from textsiam.training.processes import process_state
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
@@ -103,7 +103,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         SaveError: The output folder cannot be written.
         Interrupted: A signal asked the run to stop.
     """
-    state = PartialState()
+    state = process_state()
     quiet = console is None or not state.is_main_process
     say = Console(quiet=True) if console is None or quiet else console
     output = Path(config.output)

@@ -267,3 +267,12 @@ def test_modules_after_the_backbone_run_in_fp32(tower: SentenceTransformer) -> N
             handle.remove()
     assert isinstance(tower[-1], Normalize)
     assert seen == [torch.float32, torch.float32]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device on this machine")
+def test_a_gpu_gives_the_vectors_of_the_cpu(tower, sentences) -> None:
+    there = copy.deepcopy(tower).to("cuda")
+    expected = encode(FastTower(tower, torch.float32), sentences)
+    assert np.abs(encode(FastTower(there, torch.float32), sentences) - expected).max() < 1e-4
+    half = encode(FastTower(there, fast_dtype(torch.device("cuda"))), sentences)
+    assert (half * expected).sum(1).min() > 0.999

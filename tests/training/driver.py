@@ -117,6 +117,8 @@ def run_job(job: dict[str, Any]) -> None:
     gradients: list[list[torch.Tensor]] = []
     if job.get("gradients"):
         record_gradients(gradients)
+    if job.get("fsdp"):
+        shard_on_cpu()
     if "file_limit" in job:
         resource.setrlimit(resource.RLIMIT_FSIZE, (job["file_limit"], resource.RLIM_INFINITY))
     if "die" in job:
@@ -152,6 +154,26 @@ def run_job(job: dict[str, Any]) -> None:
     )
     if result.interrupted:
         os._exit(130)
+
+
+def shard_on_cpu() -> None:
+    """Have Accelerate shard the model (FSDP2) on CPUs, which it would do on accelerators only; torch itself can."""
+    from accelerate.state import PartialState
+    from accelerate.utils import DistributedType
+
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true", "FSDP_STATE_DICT_TYPE": "SHARDED_STATE_DICT",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "false",
+    }  # fmt: skip
+    start = PartialState.__init__
+
+    def pretending(self: PartialState, *args: Any, **kwargs: Any) -> None:
+        start(self, *args, **kwargs)
+        if self.distributed_type == DistributedType.MULTI_CPU:
+            self.distributed_type = DistributedType.MULTI_XPU
+
+    PartialState.__init__ = pretending
 
 
 def record_gradients(into: list[list[torch.Tensor]]) -> None:

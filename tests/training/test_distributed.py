@@ -150,3 +150,47 @@ def test_a_signal_stops_both_at_the_same_step(launch, tmp_path):
     assert first["interrupted"]
     assert second["interrupted"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{first['steps']:08d}").is_dir()
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_sharded_training_gives_the_weights_of_one_process(launch, tmp_path, validate):
+    common: dict[str, Any] = {
+        "gradients": False,
+        "validate": validate,
+        "settings": {"epochs": 2, "max_gradient_norm": 1.0},
+    }
+    losses = ["online_contrastive", "info_nce", "triplet"]
+    launch(job(tmp_path / "1", losses, **common), job(tmp_path / "2", losses, world=2, fsdp=True, **common))
+    alone, first, second = outcome(tmp_path / "1"), outcome(tmp_path / "2", 0), outcome(tmp_path / "2", 1)
+    assert first["facts"]["steps"] == alone["facts"]["steps"] == 12
+    assert_same_weights(first, second)
+    for name, value in alone["twin"].items():
+        torch.testing.assert_close(first["twin"][name], value, rtol=0, atol=1e-3)
+
+
+def test_sharded_training_resumes(launch, tmp_path):
+    common: dict[str, Any] = {
+        "gradients": False,
+        "world": 2,
+        "fsdp": True,
+        "settings": {"epochs": 2, "checkpoint_every": 3},
+    }
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    statuses, said = launch(
+        job(whole, ["contrastive"], **common),
+        job(output, ["contrastive"], **common, die={"place": "after step", "count": 8}),
+        job(output, ["contrastive"], **common, resume=True),
+        clean=False,
+    )
+    assert statuses[0] == statuses[2] == [0, 0], said
+    assert statuses[1][0] == -signal.SIGKILL
+    assert_same_weights(outcome(output, 0), outcome(whole, 0))
+    assert (output / "checkpoints" / "step-00000009" / "pytorch_model_fsdp_0").is_dir()  # it was sharded indeed
+
+
+def test_an_average_of_shards_is_refused(launch, tmp_path):
+    statuses, said = launch(
+        job(tmp_path / "run", ["contrastive"], world=2, fsdp=True, settings={"average": 0.9}), clean=False
+    )
+    assert statuses == [[1, 1]]
+    assert "average keeps a mean of whole weights: it cannot be used with FSDP" in said

@@ -428,7 +428,7 @@ def test_tensorboard_gets_event_files(driver, task, tmp_path):
 
 
 def test_a_missing_tensorboard_is_named_when_it_is_asked_for(driver, task, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda *_: None)
+    monkeypatch.setattr("textsiam.training.processes.find_spec", lambda *_: None)
     ask = {
         "pairs": task[0],
         "objective": driver.build_objective(["contrastive"]),
@@ -593,7 +593,7 @@ def test_the_number_format(tmp_path, monkeypatch, precision, launched, expected)
 def test_auto_takes_bf16_where_the_hardware_has_it(tmp_path, monkeypatch, native):
     dtype = torch.bfloat16 if native else torch.float32
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr("textsiam.models.inference.fast_dtype", lambda _: dtype)
+    monkeypatch.setattr("textsiam.training.processes.fast_dtype", lambda _: dtype)
     made = loop.make_accelerator(settings(precision="auto"), tmp_path)
     assert made.mixed_precision == ("bf16" if native else "no")
 

@@ -172,6 +172,7 @@ def scratch_text_encoder(
     Raises:
         ModelError: `hidden` is not a multiple of `heads`, or the corpus is empty.
     """
+    from safetensors.torch import save_file
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
@@ -188,7 +189,9 @@ def scratch_text_encoder(
     )
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        BertModel(config).save_pretrained(folder)
+        # Not BertModel.save_pretrained: in a distributed run it writes on the first process only.
+        config.save_pretrained(folder)
+        save_file(BertModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         tokenizer = BertTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=max_tokens)
         tokenizer.save_pretrained(folder)
         backbone = Transformer(folder, max_seq_length=max_tokens)

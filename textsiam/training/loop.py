@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import DistributedType, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sklearn.metrics import average_precision_score
@@ -148,6 +148,9 @@ class _Run:
         }
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
+        self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
+        if self._sharded and settings.average is not None:
+            raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
         self._prepare(twin, objective)
         self.state = RunState()
         self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
@@ -290,14 +293,21 @@ class _Run:
         if self.validation is None and not self.interrupted:
             self._serve_current_weights()
             self.state.best_step = self.state.step
-        elif not self.interrupted:
+            if self._sharded and self.accelerator.is_main_process:  # the others have none of them
+                self.served.save_pretrained(self.output / "best")
+        if not self.interrupted and (self.validation is not None or self._sharded):
             self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
             self.served.load_state_dict(Twin.from_pretrained(self.output / "best", device="cpu").state_dict())
         self.accelerator.end_training()
         for module in (self.twin, self._owners):  # Accelerate leaves its number format in `forward`
             for name in ("forward", "_original_forward"):
                 vars(module).pop(name, None)
-        self.twin.load_state_dict(self.served.state_dict())
+        if self._sharded:  # whole weights do not fit into shards: the twin becomes what is served
+            vars(self.twin).clear()
+            self.twin.__class__ = type(self.served)
+            vars(self.twin).update(vars(self.served))
+        else:
+            self.twin.load_state_dict(self.served.state_dict())
         self.twin.to(self.accelerator.device).eval()
         state = self.state
         return TrainResult(

@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast as spread
+from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from textsiam.models.inference import fast_dtype
@@ -19,12 +20,19 @@ from textsiam.training.objective import Embedded
 from textsiam.training.settings import Settings
 
 
+def process_state() -> PartialState:
+    """Return which process this is, and of how many."""
+    # Accelerate joins processes on CPUs only when it is told that the CPU is meant; else each believes to be alone.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
 def make_accelerator(settings: Settings, output: Path) -> Accelerator:
     """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
+    state = process_state()
     tracker = settings.tracker
     if tracker == "auto":
         tracker = "tensorboard" if find_spec("tensorboard") else "none"
@@ -33,7 +41,7 @@ def make_accelerator(settings: Settings, output: Path) -> Accelerator:
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        native = fast_dtype(PartialState().device) == torch.bfloat16
+        native = fast_dtype(state.device) == torch.bfloat16
         mixed = launched if launched != "no" else "bf16" if native else "no"
     AcceleratorState._reset_state()  # a run before this one may have used another number format
     return Accelerator(
