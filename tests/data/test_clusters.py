@@ -19,9 +19,7 @@ from textsiam.data.clusters import (
 from textsiam.data.pairs import Pairs
 
 GRAPHS = st.integers(1, 9).flatmap(
-    lambda n: st.tuples(
-        st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=12)
-    )
+    lambda n: st.tuples(st.just(n), st.lists(st.tuples(st.integers(0, n - 1), st.integers(0, n - 1)), max_size=12))
 )
 
 

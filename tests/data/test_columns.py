@@ -32,9 +32,7 @@ def test_mapping():
     found = ["a", "b", "same", "question1", "question2"]
     every = {"left": "a", "right": "b", "label": "same"}
     assert find_pair_columns("f", found, columns=every) == PairColumns(("a", "b"), "same")
-    assert find_pair_columns("f", found, columns={"label": "same"}) == PairColumns(
-        ("question1", "question2"), "same"
-    )
+    assert find_pair_columns("f", found, columns={"label": "same"}) == PairColumns(("question1", "question2"), "same")
     half = {"right": "b", "label": "same"}
     assert find_pair_columns("f", found, columns=half) == PairColumns(("question1", "b"), "same")
 

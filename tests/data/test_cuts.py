@@ -34,12 +34,7 @@ def test_blocks_already_placed_and_pairs_beyond_the_need_stay():
 
 
 def test_a_cut_does_not_depend_on_the_order_of_rows():
-    grid = [
-        (f"{x} {y}", f"{x + dx} {y + dy}", 0)
-        for x in range(30)
-        for y in range(30)
-        for dx, dy in ((0, 1), (1, 0))
-    ]
+    grid = [(f"{x} {y}", f"{x + dx} {y + dy}", 0) for x in range(30) for y in range(30) for dx, dy in ((0, 1), (1, 0))]
     shuffled = [(b, a, label) for a, b, label in grid]
     random.Random(0).shuffle(shuffled)
     both = []

@@ -85,9 +85,7 @@ def test_nothing_left(write):
     with pytest.raises(DataError, match="no usable row: every pair has contradictory labels"):
         read_pairs(path)
     path = write(HEADER + "a\tb\tmaybe\n")
-    with pytest.raises(
-        DataError, match=r"no usable row: skipped .*:2: 'is_duplicate' is 'maybe', expected 0 or 1"
-    ):
+    with pytest.raises(DataError, match=r"no usable row: skipped .*:2: 'is_duplicate' is 'maybe', expected 0 or 1"):
         read_pairs(path, on_bad_row="skip")
 
 
@@ -99,8 +97,7 @@ def test_nothing_left(write):
         ("", "'is_duplicate' is empty, expected 0 or 1"),
         (
             "-1",
-            "'is_duplicate' is -1: a row without a label, as in GLUE's test split; "
-            "read it with labelled=False",
+            "'is_duplicate' is -1: a row without a label, as in GLUE's test split; read it with labelled=False",
         ),
         ("x" * 99, f"'is_duplicate' is '{'x' * 58}…, expected 0 or 1"),
     ],
@@ -121,9 +118,7 @@ def test_skip_counts_every_reason(write):
     assert pairs.report.skipped == counts
     assert pairs.report.rows == len(lines)
     assert pairs.report.warnings[0] == f"skipped {path}:3: 'question1' is empty, expected a text"
-    assert str(pairs.report).startswith(
-        f"{path}: 8 rows, 2 kept (1 empty text, 2 bad label, 1 wrong field count"
-    )
+    assert str(pairs.report).startswith(f"{path}: 8 rows, 2 kept (1 empty text, 2 bad label, 1 wrong field count")
 
 
 def test_unlabelled_rows_stay_in_their_place(write):
@@ -267,9 +262,7 @@ def test_100_000_rows_in_seconds_and_bounded_memory(tmp_path):
         file.write(HEADER)
         for i in range(100_000):
             a, b = i % 60_000, (i * 7919) % 61_001
-            file.write(
-                f'What is question number {a} about?\t"How does one ""answer"" number {b}?"\t{i % 3 == 0:d}\n'
-            )
+            file.write(f'What is question number {a} about?\t"How does one ""answer"" number {b}?"\t{i % 3 == 0:d}\n')
     code = """
         import resource, sys, time
         from textsiam.data.pairs import read_pairs

@@ -44,8 +44,7 @@ CONTENT = {
     '"Where, oh where?","He said ""no""",0\r\n',
     "pairs.jsonl": "".join(json.dumps(record) + "\n" for record in RECORDS),
     "pairs.json": "".join(json.dumps(record) + "\n\n" for record in RECORDS),
-    "semicolon.csv": "question1;question2;is_duplicate\nWho am I?;What am I?;1\n"
-    'Where, oh where?;"He said ""no""";0\n',
+    "semicolon.csv": 'question1;question2;is_duplicate\nWho am I?;What am I?;1\nWhere, oh where?;"He said ""no""";0\n',
     "tabs.csv": HEADER + 'Who am I?\tWhat am I?\t1\nWhere, oh where?\t"He said ""no"""\t0\n',
 }
 
@@ -115,8 +114,7 @@ def test_wrong_encoding(write, bom):
     start = bom + (HEADER + "a\tb\t1\n" + "caf").encode()
     path = write("pairs.tsv", start + b"\xe9\tcoffee\t1\nc\td\t0\n")
     assert message(path) == (
-        f"{path}:3: byte {len(start)} (0xe9) is not UTF-8; "
-        "convert the file, for example: iconv -f latin1 -t utf-8"
+        f"{path}:3: byte {len(start)} (0xe9) is not UTF-8; convert the file, for example: iconv -f latin1 -t utf-8"
     )
     pairs = read_pairs(path, on_bad_row="skip")
     assert rows(pairs) == [("a", "b", 1), ("c", "d", 0)]
@@ -178,9 +176,7 @@ def test_a_skipped_open_quote_costs_its_own_row_only(write, case, delimiter):
 
 def test_an_open_quote_does_not_read_the_whole_file(write):
     path = write("pairs.tsv", HEADER + '"open\tb\t1\n' + "".join(f"l{i}\tr{i}\t0\n" for i in range(20_000)))
-    assert message(path).startswith(
-        f"{path}:2: unbalanced quoting: a quote opens and 131,072 characters do not"
-    )
+    assert message(path).startswith(f"{path}:2: unbalanced quoting: a quote opens and 131,072 characters do not")
     assert len(read_pairs(path, on_bad_row="skip")) == 20_000
 
 
@@ -278,9 +274,7 @@ def test_damaged_gz(write):
 
 def test_no_such_file(write, tmp_path):
     write("pairs.tsv", HEADER)
-    assert (
-        message(tmp_path / "pears.tsv") == f"{tmp_path}/pears.tsv: no such file; close names there: pairs.tsv"
-    )
+    assert message(tmp_path / "pears.tsv") == f"{tmp_path}/pears.tsv: no such file; close names there: pairs.tsv"
     assert message("/no/such/folder/pairs") == "/no/such/folder/pairs: no such file"
 
 
@@ -367,9 +361,7 @@ class TestHub:
             return load_dataset("json", data_files=files, split=split, cache_dir=str(tmp_path / "cache"))
 
         assert rows(read_pairs("owner/questions", load=load)) == EXPECTED
-        with pytest.raises(
-            DataError, match=r"owner/questions: no such file; as a Hub dataset, split 'dev': .*dev"
-        ):
+        with pytest.raises(DataError, match=r"owner/questions: no such file; as a Hub dataset, split 'dev': .*dev"):
             read_pairs("owner/questions", split="dev", load=load)
 
     def test_class_names_decide(self):
@@ -379,9 +371,7 @@ class TestHub:
             text = Value("string")
             features = Features(question1=text, question2=text, label=ClassLabel(names=names))
             texts = [f"text {i}" for i in range(len(labels))]
-            return Dataset.from_dict(
-                {"question1": texts, "question2": ["b"] * len(labels), "label": labels}, features
-            )
+            return Dataset.from_dict({"question1": texts, "question2": ["b"] * len(labels), "label": labels}, features)
 
         glue = self.loader(dataset(["not_duplicate", "duplicate"], [1, 0]), [])
         assert read_pairs("glue:qqp", load=glue).labels.tolist() == [1, 0]
@@ -396,8 +386,7 @@ class TestHub:
         unlabelled = Dataset.from_dict({"question1": ["a"], "question2": ["b"], "label": [-1]})
         load = self.loader(unlabelled, [])
         assert message("glue:qqp", split="test", load=load) == (
-            "glue:qqp:row 1: 'label' is -1: a row without a label, as in GLUE's test split; "
-            "read it with labelled=False"
+            "glue:qqp:row 1: 'label' is -1: a row without a label, as in GLUE's test split; read it with labelled=False"
         )
         assert read_pairs("glue:qqp", labelled=False, load=load).labels.tolist() == [-1]
 

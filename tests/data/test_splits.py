@@ -16,9 +16,7 @@ from textsiam.data.clusters import cluster_ids, normalised
 from textsiam.data.pairs import Pairs, read_pairs, sample_pairs
 from textsiam.data.splits import NAMES, split_pairs
 
-WORDS = st.sampled_from(
-    [f"{word}{mark}" for word in "abcdefghijkl" for mark in ("", "?", " !")] + ["A", "B ?"]
-)
+WORDS = st.sampled_from([f"{word}{mark}" for word in "abcdefghijkl" for mark in ("", "?", " !")] + ["A", "B ?"])
 TRIPLES = st.lists(st.tuples(WORDS, WORDS, st.sampled_from([0, 0, 1, -1])), min_size=1, max_size=40)
 FRACTIONS = st.tuples(*[st.sampled_from([0, 0.05, 0.1, 0.25, 0.3])] * 3)
 
@@ -72,9 +70,7 @@ def test_splits_share_nothing_and_lose_nothing_unsaid(triples, fractions, seed):
 def test_rows_and_sides_may_come_in_any_order(triples, random):
     shuffled = [(b, a, y) if random.random() < 0.5 else (a, b, y) for a, b, y in triples]
     random.shuffle(shuffled)
-    one, two = (
-        split_pairs(pairs_of(each), validation=0.1, calibration=0.1, test=0.3) for each in (triples, shuffled)
-    )
+    one, two = (split_pairs(pairs_of(each), validation=0.1, calibration=0.1, test=0.3) for each in (triples, shuffled))
     for name in NAMES:
         assert unordered(getattr(one, name)) == unordered(getattr(two, name))
 

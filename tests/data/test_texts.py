@@ -56,10 +56,7 @@ def test_column_option(write):
         "text, question, query, sentence, document, title, body, or the columns of a pair; "
         "name others with column=…"
     )
-    assert (
-        message(path, column="fragen")
-        == f"{path}: has no column 'fragen' (for 'column'), found 'id', 'frage'"
-    )
+    assert message(path, column="fragen") == f"{path}: has no column 'fragen' (for 'column'), found 'id', 'frage'"
 
 
 def test_pairs_give_their_distinct_texts(write):
@@ -110,9 +107,7 @@ def test_missing(tmp_path):
 def test_hub():
     from datasets import Dataset
 
-    texts = read_texts(
-        "owner/questions", load=lambda name, config, split: Dataset.from_dict({"text": ["a", "b"]})
-    )
+    texts = read_texts("owner/questions", load=lambda name, config, split: Dataset.from_dict({"text": ["a", "b"]}))
     assert (texts.ids, texts.texts, texts.source) == (["1", "2"], ["a", "b"], "owner/questions")
 
 

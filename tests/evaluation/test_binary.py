@@ -49,9 +49,7 @@ def test_scikit_learn_agrees_with_ties(rows: list[tuple[int, int]], threshold: i
     rows = [*rows, (4, 0), (5, 1)]
     scores, labels = np.array(rows).T
     scores = scores / 10
-    report = binary_report(
-        scores, labels, threshold=threshold / 10, probabilities=scores / 2 + 0.2, bootstrap=0
-    )
+    report = binary_report(scores, labels, threshold=threshold / 10, probabilities=scores / 2 + 0.2, bootstrap=0)
     flagged = scores >= threshold / 10
     assert report.average_precision.value == pytest.approx(average_precision_score(labels, scores))
     assert report.roc_auc.value == pytest.approx(roc_auc_score(labels, scores))
@@ -161,9 +159,7 @@ def test_the_intervals_cover_the_truth() -> None:
     for seed in range(200):
         rng = np.random.default_rng(seed)
         labels = (rng.random(300) < 0.4).astype(int)
-        report = binary_report(
-            rng.normal(size=300) + 2 * labels, labels, threshold=1.0, bootstrap=200, seed=seed
-        )
+        report = binary_report(rng.normal(size=300) + 2 * labels, labels, threshold=1.0, bootstrap=200, seed=seed)
         covered += report.accuracy.low <= truth <= report.accuracy.high
     assert 0.90 <= covered / 200 <= 0.985
 
@@ -194,9 +190,7 @@ def test_the_saturation_alarm() -> None:
     assert report.random_median == pytest.approx(np.median(unrelated))
     assert not binary_report(healthy, labels, threshold=0.5, bootstrap=0, random_scores=healthy / 2).saturated
     # scores that are no cosines have no such limit
-    assert not binary_report(
-        healthy * 10, labels, threshold=0.5, bootstrap=0, random_scores=unrelated
-    ).saturated
+    assert not binary_report(healthy * 10, labels, threshold=0.5, bootstrap=0, random_scores=unrelated).saturated
     low, middle, high = binary_report(np.arange(101), [0] + [1] * 100, threshold=0, bootstrap=0).score_spread
     assert (low, middle, high) == pytest.approx((1, 50, 99))
 

@@ -96,8 +96,7 @@ def test_all_is_scored_in_one_call_and_unrelated_pairs_are_low(decision: Decisio
     assert 500 < left.size <= 1000
     assert not np.any(left == right)
     duplicates = {
-        frozenset(p)
-        for p in zip(*(s[pairs.labels == 1].tolist() for s in (pairs.left, pairs.right)), strict=True)
+        frozenset(p) for p in zip(*(s[pairs.labels == 1].tolist() for s in (pairs.left, pairs.right)), strict=True)
     }
     assert not duplicates & {frozenset(p) for p in zip(left.tolist(), right.tolist(), strict=True)}
     assert report.random_median == pytest.approx(np.median(twin.pair_similarity(pairs.texts, left, right)))

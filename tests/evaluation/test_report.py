@@ -50,9 +50,7 @@ class Page(HTMLParser):
         assert len(attributes) == len(attrs), f"an attribute of <{tag}> stands twice"
         assert not any(name.startswith("on") for name in attributes)
         self.ids += [attributes["id"]] if "id" in attributes else []
-        self.links += [
-            attributes[name] for name in ("src", "href", "xlink:href", "srcset") if name in attributes
-        ]
+        self.links += [attributes[name] for name in ("src", "href", "xlink:href", "srcset") if name in attributes]
 
     def text(self, tag=None):
         return " ".join(text for inside, text in self.texts if tag in (None, inside))
@@ -81,9 +79,7 @@ def make(name="trained", *, n=400, gap=0.4, left=None, right=None, saturated=Fal
 
 
 HISTORY = [{"step": step, "loss": 1 / step, "learning_rate": 1e-5 * step} for step in range(1, 60)]
-HISTORY += [
-    {"step": step, "validation_ap": 0.5 + step / 200, "pairs_per_second": 80.0} for step in (20, 40, 59)
-]
+HISTORY += [{"step": step, "validation_ap": 0.5 + step / 200, "pairs_per_second": 80.0} for step in (20, 40, 59)]
 
 
 @pytest.fixture(scope="module")

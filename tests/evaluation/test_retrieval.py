@@ -68,9 +68,7 @@ def test_hand_computed_values():
 
 
 def test_means_run_over_queries():
-    report = retrieval_report(
-        {"p": ["a", "b"], "q": ["b", "a"]}, {"p": ["a"], "q": ["a"]}, ks=(1,), bootstrap=0
-    )
+    report = retrieval_report({"p": ["a", "b"], "q": ["b", "a"]}, {"p": ["a"], "q": ["a"]}, ks=(1,), bootstrap=0)
     assert report.queries == 2
     assert report.mrr_at_10.value == pytest.approx(0.75)
     assert report.recall[1].value == pytest.approx(0.5)

@@ -95,20 +95,14 @@ def test_overlap_quintiles_are_fifths() -> None:
     left = [" ".join(rng.choice(vocabulary, 12, replace=False)) for _ in range(1000)]
     right = [" ".join(rng.choice(vocabulary, 12, replace=False)) for _ in range(1000)]
     scores, labels = rng.random(1000), rng.integers(0, 2, 1000)
-    parts = [
-        r
-        for r in slice_reports(left, right, scores, labels, threshold=0.5)
-        if r.name.startswith("word overlap")
-    ]
+    parts = [r for r in slice_reports(left, right, scores, labels, threshold=0.5) if r.name.startswith("word overlap")]
     assert 3 <= len(parts) <= 5
     assert sum(r.n for r in parts) == 1000
     assert [r.name for r in parts] == sorted(r.name for r in parts)
     overlaps = np.array([overlap(a.split(), b.split()) for a, b in zip(left, right, strict=True)])
     lowest = overlaps <= float(parts[0].name.split()[-1]) + 0.005
     assert parts[0].n == lowest.sum()
-    assert parts[0].average_precision == pytest.approx(
-        average_precision_score(labels[lowest], scores[lowest])
-    )
+    assert parts[0].average_precision == pytest.approx(average_precision_score(labels[lowest], scores[lowest]))
 
 
 def test_overlap_quintiles_by_hand() -> None:

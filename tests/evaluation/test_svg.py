@@ -12,9 +12,7 @@ from textsiam.evaluation.svg import Axis, Plot, round_step, thin, tick_labels
 
 
 def plot(x=None, y=None):
-    return Plot(
-        x or Axis.unit("across"), y or Axis.unit("up"), title="<b>", description='"quoted" & more', ident="p"
-    )
+    return Plot(x or Axis.unit("across"), y or Axis.unit("up"), title="<b>", description='"quoted" & more', ident="p")
 
 
 @pytest.mark.parametrize(("width", "step"), [(1, 1), (1.1, 2), (2.2, 2.5), (3, 5), (7, 10), (0.03, 0.05)])

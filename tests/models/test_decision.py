@@ -65,11 +65,7 @@ def test_with_prior_learns_the_threshold_again_by_its_rule() -> None:
     for rule in ("f1", "accuracy"):
         moved = decision.at(rule).with_prior(0.1)
         assert moved.rule == rule
-        assert (
-            moved.threshold
-            == best_threshold(scores, labels, rule=rule, prior=0.1)
-            > decision.at(rule).threshold
-        )
+        assert moved.threshold == best_threshold(scores, labels, rule=rule, prior=0.1) > decision.at(rule).threshold
     fixed = decision.at_threshold(1.25).with_prior(0.1)
     assert (fixed.threshold, fixed.rule) == (1.25, "fixed")
     precise = decision.at_precision(0.8, confidence=0.9)
@@ -130,9 +126,7 @@ def test_equal_scores_near_the_threshold_are_treated_alike_in_both_precisions() 
 def test_save_and_restore_is_exact(data: tuple[np.ndarray, np.ndarray], precise: bool) -> None:
     decision = fit_decision(*data, prior=0.31)
     decision = decision.with_prior(0.6).at_precision(0.7, confidence=0.9) if precise else decision
-    restored = Decision.restore(
-        json.loads(json.dumps(decision.metadata(), allow_nan=False)), decision.tensors()
-    )
+    restored = Decision.restore(json.loads(json.dumps(decision.metadata(), allow_nan=False)), decision.tensors())
     assert type(restored.calibrator) is type(decision.calibrator)
     assert restored.metadata() == decision.metadata()
     for name, array in decision.tensors().items():
@@ -141,9 +135,7 @@ def test_save_and_restore_is_exact(data: tuple[np.ndarray, np.ndarray], precise:
     queries = np.linspace(-4, 6, 1001)
     np.testing.assert_array_equal(restored.probability(queries), decision.probability(queries))
     np.testing.assert_array_equal(restored.is_duplicate(queries), decision.is_duplicate(queries))
-    assert (
-        restored.with_prior(0.5).at("accuracy").threshold == decision.with_prior(0.5).at("accuracy").threshold
-    )
+    assert restored.with_prior(0.5).at("accuracy").threshold == decision.with_prior(0.5).at("accuracy").threshold
 
 
 def test_the_two_samples_cover_both_calibrators() -> None:

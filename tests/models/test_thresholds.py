@@ -52,17 +52,13 @@ def test_a_rare_duplicate_makes_the_threshold_stricter() -> None:
     # for two unit normals 2 apart the best accuracy is at 1 + log((1 - prior) / prior) / 2
     for prior in (0.1, 0.5, 0.9):
         expected = 1 + np.log((1 - prior) / prior) / 2
-        assert best_threshold(scores, labels, rule="accuracy", prior=prior) == pytest.approx(
-            expected, abs=0.25
-        )
+        assert best_threshold(scores, labels, rule="accuracy", prior=prior) == pytest.approx(expected, abs=0.25)
 
 
 def test_accuracy_may_flag_nothing() -> None:
     scores, labels = float32(0.1, 0.2, 0.3, 0.4), int8(1, 0, 1, 0)
     assert best_threshold(scores, labels, rule="accuracy", prior=0.001) == pytest.approx(0.4, abs=1e-6)
-    assert not np.any(
-        scores.astype(np.float64) >= best_threshold(scores, labels, rule="accuracy", prior=0.001)
-    )
+    assert not np.any(scores.astype(np.float64) >= best_threshold(scores, labels, rule="accuracy", prior=0.001))
 
 
 @settings(max_examples=60, deadline=None)
@@ -95,9 +91,7 @@ def test_an_unknown_rule_is_refused() -> None:
         best_threshold(float32(0, 1), int8(0, 1), rule="F1", prior=0.5)  # pyright: ignore[reportArgumentType]
 
 
-def promised(
-    scores: np.ndarray, labels: np.ndarray, *, prior: float, target: float, confidence: float
-) -> float | None:
+def promised(scores: np.ndarray, labels: np.ndarray, *, prior: float, target: float, confidence: float) -> float | None:
     try:
         return precision_threshold(scores, labels, prior=prior, target=target, confidence=confidence)
     except ValueError:
@@ -176,9 +170,7 @@ def test_a_lump_of_equal_scores_at_the_top_does_not_stop_the_search() -> None:
     # half of the duplicates are exact copies; 10 of 500 others are too
     labels = np.repeat(int8(1, 0), 500)
     scores = np.concatenate([np.ones(250), np.linspace(0.5, 0.9, 250), np.ones(10), np.linspace(0, 0.4, 490)])
-    assert (
-        precision_threshold(scores.astype(np.float32), labels, prior=0.5, target=0.9, confidence=0.95) == 0.5
-    )
+    assert precision_threshold(scores.astype(np.float32), labels, prior=0.5, target=0.9, confidence=0.95) == 0.5
 
 
 def test_a_precision_out_of_reach_names_one_that_passes() -> None:
@@ -186,9 +178,7 @@ def test_a_precision_out_of_reach_names_one_that_passes() -> None:
     labels = (rng.random(800) < 0.5).astype(np.int8)
     scores = (rng.normal(size=800) + labels).astype(np.float32)
     arguments = {"prior": 0.3, "confidence": 0.95}
-    with pytest.raises(
-        ValueError, match=r"precision of 0\.99 with 0\.95 .*best target that passes is 0\.\d+"
-    ) as error:
+    with pytest.raises(ValueError, match=r"precision of 0\.99 with 0\.95 .*best target that passes is 0\.\d+") as error:
         precision_threshold(scores, labels, target=0.99, **arguments)
     assert f"800 calibration pairs ({labels.sum()} duplicates" in str(error.value)
     reachable = float(str(error.value).split("passes is ")[1].split(";")[0])

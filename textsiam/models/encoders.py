@@ -174,7 +174,7 @@ def scratch_text_encoder(
     """
     from safetensors.torch import save_file
     from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast
+    from transformers import BertConfig, BertModel, BertTokenizerFast  # pyright: ignore
 
     if hidden % heads:
         raise ModelError(f"hidden must be a multiple of heads, got {hidden} and {heads}")

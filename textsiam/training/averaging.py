@@ -30,7 +30,8 @@ class WeightAverage:
     def update(self) -> None:
         """Move the mean towards the present weights."""
         decay = min(self._decay, (1 + self._updates) / (10 + self._updates))
-        torch._foreach_lerp_(self._mean, [p.detach() for p in self._live], 1 - decay)
+        for mean, live in zip(self._mean, self._live, strict=True):
+            mean.lerp_(live.detach(), 1 - decay)
         self._updates += 1
 
     @contextmanager

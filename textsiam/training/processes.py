@@ -41,7 +41,7 @@ def make_accelerator(settings: Settings, output: Path) -> Accelerator:
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-        native = fast_dtype(state.device) == torch.bfloat16
+        native = fast_dtype(state.device or torch.device("cpu")) == torch.bfloat16
         mixed = launched if launched != "no" else "bf16" if native else "no"
     AcceleratorState._reset_state()  # a run before this one may have used another number format
     return Accelerator(
