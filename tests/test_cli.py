@@ -249,6 +249,23 @@ def test_flag_a_table_into_a_file(textsiam, model, tmp_path, ending):
     assert 0 < float(row["probability"]) <= 1
 
 
+def test_a_flagged_pair_may_lie_between_clusters(textsiam, model, tmp_path, sentences):
+    file = tmp_path / "questions.txt"
+    file.write_text("\n".join(sentences) + "\n")
+    everything = textsiam("flag", model, file, "--threshold", "-1", "--json").json["pairs"]
+    middle = sorted(pair["similarity"] for pair in everything)[len(everything) // 2]
+    found = textsiam("flag", model, file, "--threshold", str(middle), "--json")
+    assert found.status == 0, found.err
+    pairs, clusters = found.json["pairs"], found.json["clusters"]
+    assert any(pair["cluster"] is None for pair in pairs)
+    flagged = {frozenset((pair["id1"], pair["id2"])) for pair in pairs}
+    for pair in pairs:
+        together = [c for c, members in enumerate(clusters) if {pair["id1"], pair["id2"]} <= set(members)]
+        assert together == ([] if pair["cluster"] is None else [pair["cluster"]])
+    for members in clusters:  # complete linkage: every two members were flagged
+        assert all(frozenset((a, b)) in flagged for a in members for b in members if a != b)
+
+
 def test_flag_without_duplicates(textsiam, model, tmp_path):
     file = tmp_path / "questions.txt"
     file.write_text("Why do cats purr?\nIs tap water safe?\n")

@@ -76,21 +76,18 @@ def score(
         raise typer.BadParameter("give two texts, or --pairs FILE")
     if texts and len(texts) != 2:
         raise typer.BadParameter(f"expected two texts, got {len(texts)}")
-    from textsiam.data.pairs import read_pairs
+    from textsiam.data.pairs import Pairs, read_pairs
 
     if pairs is not None:
         read = read_pairs(pairs, columns=_columns(column), labelled=False)
-        left, right = read.left_texts, read.right_texts
     else:
-        left, right = [(texts or [])[0]], [(texts or [])[1]]
+        first, second = texts or ("", "")
+        read = Pairs.from_texts([first], [second], [-1], source="command line")
     twin = _open(model)
     decision = _decision(twin, threshold, precision, prior, needed=False)
     with progress_bar("encoding") as progress:
-        similarity = (
-            twin.similarity(left, right)
-            if pairs is None
-            else twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
-        )
+        similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
+    left, right = read.left_texts, read.right_texts
     rows = [
         {"question1": a, "question2": b, "similarity": rounded(s), **verdict}
         for a, b, s, verdict in zip(
@@ -187,7 +184,8 @@ def flag(
             "question2": read.texts[b],
             "similarity": rounded(s),
             "probability": None if p != p else rounded(p),
-            "cluster": cluster_of[a],
+            # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
+            "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
         }
         for a, b, s, p in zip(
             found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True
@@ -208,9 +206,13 @@ def flag(
         for member in members[1:]:
             console.print(f"   = {escaped(read.texts[member])}  [dim]{read.ids[member]}[/]", highlight=False)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
+    right = found.probability.sum()
+    expected = (
+        "" if not len(found) or right != right else f"; about {right / len(found):.0%} of them are expected to be right"
+    )
     console.print(
         f"{len(read):,} questions: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
-        f"similarity ≥ {found.threshold:.4f}",
+        f"similarity ≥ {found.threshold:.4f}{expected}",
         highlight=False,
     )
     if output is not None:

@@ -115,7 +115,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
-    say.print(str(splits.report), highlight=False, markup=False)
+    say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
     objective = build_objective(config.loss)

@@ -225,8 +225,8 @@ class Twin(nn.Module):
             return self.vector_similarity(vectors[left], vectors[right])
         used_left, at_left = np.unique(left, return_inverse=True)
         used_right, at_right = np.unique(right, return_inverse=True)
-        u = self.encode([texts[i] for i in used_left], side="left", precision=precision, progress=progress)
-        v = self.encode([texts[i] for i in used_right], side="right", precision=precision, progress=progress)
+        u = self.encode([texts[int(i)] for i in used_left], side="left", precision=precision, progress=progress)
+        v = self.encode([texts[int(i)] for i in used_right], side="right", precision=precision, progress=progress)
         return self.vector_similarity(u[at_left], v[at_right])
 
     def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
