@@ -156,7 +156,8 @@ def facts():
     """Return what a figure depends on: hardware, versions, commit."""
     from importlib.metadata import version
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    git = ["git", "-C", str(Path(__file__).parent), "rev-parse", "--short", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     names = ("textsiam", "sentence-transformers", "transformers", "accelerate", "torch")
     return {
         "cpu": platform.processor() or platform.machine(),
@@ -176,16 +177,19 @@ def store(change):
 
 
 def table():
-    """Print the rows as Markdown."""
+    """Print the rows as Markdown; the time is that of the pairs at the pace of the alternating rounds."""
     results = json.loads(RESULTS.read_text())
-    print("| method | epochs | pairs/s | training time | AP | accuracy | F1 | ECE |")
+    print("| method | pairs x epochs | pairs/s | time at that pace | AP | accuracy | F1 | calibration error |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in results["rows"]:
         pace_of = results["speed"].get(row["method"])
-        rate = f"{pace_of['median']:.0f}" if pace_of else "–"
-        cells = [row[name]["value"] for name in ("average_precision", "accuracy", "f1", "calibration_error")]
-        figures = " | ".join(f"{100 * c:.1f}" for c in cells)
-        print(f"| {row['method']} | {row['epochs'] or '–'} | {rate} | {row['seconds']:.0f} s | {figures} |")
+        epochs = row["epochs"] or 1
+        rate = f"{pace_of['median']:.0f} ({pace_of['low']:.0f}–{pace_of['high']:.0f})" if pace_of else "–"
+        seconds = f"{row['pairs'] * epochs / pace_of['median']:.0f} s" if pace_of else "–"
+        amount = "–" if row["method"] == "zero_shot" else f"{row['pairs']:,} x {epochs}"
+        cells = [row[name] for name in ("average_precision", "accuracy", "f1", "calibration_error")]
+        figures = " | ".join(f"{100 * c['value']:.1f} ({100 * c['low']:.1f}–{100 * c['high']:.1f})" for c in cells)
+        print(f"| {row['method']} | {amount} | {rate} | {seconds} | {figures} |")
 
 
 def main():
