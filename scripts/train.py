@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -9,6 +10,18 @@ from textsiam.cli import main, run_training
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
+
+def use_all_cores() -> None:
+    """Take this process's share of the cores: `accelerate launch` gives it one CPU thread unless told otherwise.
+
+    Torch must not be loaded yet. `--num_cpu_threads_per_process N` with N above 1 is left as it is.
+    """
+    if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        os.environ["OMP_NUM_THREADS"] = str(max(1, share))
+
+
 if __name__ == "__main__":
+    use_all_cores()
     given = sys.argv[1:]
     main(lambda: run_training(given if given and not given[0].startswith("-") else [str(QUICKSTART), *given]))
