@@ -339,6 +339,18 @@ def test_training_on_duplicates_only_collapses_and_says_so(driver, task, tmp_pat
         )  # fmt: skip
 
 
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(driver, task, tmp_path, log_every):
+    steps = iter([1.0, 1.0, float("nan"), 1.0, 1.0])
+    objective = Objective({"broken": (1.0, lambda batch: batch.u.sum() * next(steps))})
+    with pytest.raises(ValueError, match=r"the loss is no finite number at step [34] .* lower the learning rate"):
+        train(
+            driver.small_twin(), task[0], objective, output=tmp_path, quiet=True,
+            settings=settings(max_steps=5, log_every=log_every, checkpoint_every=2),
+        )  # fmt: skip
+    assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
 def test_a_healthy_run_raises_no_alarm(driver, task, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error", CollapseWarning)

@@ -236,6 +236,7 @@ class _Run:
     def log(self) -> None:
         if self.state.step % self.settings.log_every and self.state.step != self.total_steps:
             return
+        self._check_losses()
         now = time.perf_counter()
         record = {
             "step": self.state.step,
@@ -253,6 +254,7 @@ class _Run:
         every = self.settings.validate_every or self.steps_per_epoch
         if self.validation is None or (self.state.step % every and self.state.step != self.total_steps):
             return
+        self._check_losses()
         started = time.perf_counter()
         self._serve_current_weights()
         score = torch.zeros(1, dtype=torch.float64)
@@ -336,7 +338,16 @@ class _Run:
 
             yield advance
 
+    def _check_losses(self) -> None:
+        """Stop before weights that are no numbers are validated or replace a good checkpoint."""
+        if self._losses and not torch.stack(self._losses).isfinite().all():
+            raise ValueError(
+                f"the loss is no finite number at step {self.state.step} or shortly before: lower the learning "
+                "rate, or use precision bf16 or fp32; earlier checkpoints are intact"
+            )
+
     def _save_checkpoint(self) -> None:
+        self._check_losses()
         self.state.window = [torch.stack(w).tolist() if w else [] for w in (self._losses, self._cosines)]
         save_checkpoint(
             self.accelerator,
