@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -231,8 +232,10 @@ def test_flag_finds_the_repeated_questions(textsiam, model, question_file):
         assert {pair["id1"], pair["id2"]} <= set(found["clusters"][pair["cluster"]])
     plain = textsiam("flag", model, question_file, "--threshold", "0.99999")
     assert "9 questions: 4 duplicate pairs in 2 clusters, similarity ≥ 1.0000" in plain.out
+    assert plain.out.count(", probability ≥ ") == 2
     one = textsiam("flag", model, question_file, "--threshold", "0.99999", "--limit", "1")
     assert "(1 more not shown)" in one.out
+    assert one.out.count(", probability ≥ ") == 1
 
 
 @pytest.mark.parametrize("ending", ["tsv", "jsonl"])
@@ -262,6 +265,10 @@ def test_a_flagged_pair_may_lie_between_clusters(textsiam, model, tmp_path, sent
     for pair in pairs:
         together = [c for c, members in enumerate(clusters) if {pair["id1"], pair["id2"]} <= set(members)]
         assert together == ([] if pair["cluster"] is None else [pair["cluster"]])
+    shown = textsiam("flag", model, file, "--threshold", str(middle), "--limit", "1000").out
+    least = [float(x) for x in re.findall(r", probability ≥ (\d\.\d+)", shown)]
+    assert len(least) == len(clusters)
+    assert least == sorted(least, reverse=True)  # the surest clusters first
     for members in clusters:  # complete linkage: every two members were flagged
         assert all(frozenset((a, b)) in flagged for a in members for b in members if a != b)
 

@@ -15,6 +15,7 @@ from textsiam.terminal import (
     escaped,
     fail,
     make_console,
+    print_clusters,
     print_json,
     print_verdict,
     progress_bar,
@@ -201,10 +202,7 @@ def flag(
         print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
         return
     console = make_console()
-    for members in found.clusters[:limit]:
-        console.print(f"[bold]{escaped(read.texts[members[0]])}[/]  [dim]{read.ids[members[0]]}[/]", highlight=False)
-        for member in members[1:]:
-            console.print(f"   = {escaped(read.texts[member])}  [dim]{read.ids[member]}[/]", highlight=False)
+    print_clusters(console, found.clusters, pairs, read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
     right = found.probability.sum()
     expected = (

@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -40,6 +40,36 @@ def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
     if with_texts:
         parts.append(f"{row['question1']} | {row['question2']}")
     print("  ".join(parts))
+
+
+def print_clusters(
+    console: Console,
+    clusters: Sequence[Sequence[int]],
+    pairs: Sequence[Mapping[str, Any]],
+    ids: Sequence[str],
+    texts: Sequence[str],
+    *,
+    limit: int,
+) -> None:
+    """Print clusters, the surest first: those whose weakest pair is the most similar.
+
+    Args:
+        console: Where to.
+        clusters: Indices of texts, the central one first.
+        pairs: Flagged pairs, best first, with `cluster`, `similarity` and `probability`.
+        ids: Id of each text.
+        texts: The texts.
+        limit: Clusters to print at most.
+    """
+    weakest: dict[int, Mapping[str, Any]] = {
+        pair["cluster"]: pair for pair in pairs if pair["cluster"] is not None
+    }  # the last one stays
+    for c in sorted(weakest, key=lambda c: -weakest[c]["similarity"])[:limit]:
+        first, *others = clusters[c]
+        sure = "" if weakest[c]["probability"] is None else f", probability ≥ {weakest[c]['probability']:.2f}"
+        console.print(f"[bold]{escaped(texts[first])}[/]  [dim]{ids[first]}{sure}[/]", highlight=False)
+        for member in others:
+            console.print(f"   = {escaped(texts[member])}  [dim]{ids[member]}[/]", highlight=False)
 
 
 @contextmanager
