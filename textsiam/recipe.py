@@ -229,8 +229,9 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
         return
     try:
         twin.decision = twin.require_decision().at_precision(config.precision)
-        if twin.right is None:
-            twin.collection = fit_collection_decision(twin, splits.calibration, precision=config.precision)
+        if twin.collection is not None:
+            precise = twin.collection.decision.at_precision(config.precision)
+            twin.collection = replace(twin.collection, decision=precise)
     except ValueError as error:
         warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
 
