@@ -126,6 +126,7 @@ def run_job(job: dict[str, Any]) -> None:
         loop_output = job["output"]
         arm(**job["die"])
     scored = count_validations()
+    left_over = wrappers_at_the_end()
     twin = small_twin(dropout=job.get("dropout", 0.1))
     objective = build_objective(job["losses"])
     result = train(
@@ -141,6 +142,7 @@ def run_job(job: dict[str, Any]) -> None:
     rank = int(os.environ.get("RANK", "0"))
     facts = {
         "steps": result.steps, "best_step": result.best_step, "interrupted": result.interrupted, "scored": len(scored),
+        "left_over": left_over,
     }  # fmt: skip
     torch.save(
         {
@@ -185,6 +187,23 @@ def record_gradients(into: list[list[torch.Tensor]]) -> None:
         return step(self, *args, **kwargs)
 
     torch.optim.AdamW.step = noting
+
+
+def wrappers_at_the_end() -> list[str]:
+    """Note which distributed wrappers are still alive when the process group is destroyed."""
+    import gc
+
+    from torch.nn.parallel import DistributedDataParallel
+
+    seen: list[str] = []
+    destroy = torch.distributed.destroy_process_group
+
+    def noting(*args: Any, **kwargs: Any) -> Any:
+        seen.extend(type(o).__name__ for o in gc.get_objects() if isinstance(o, DistributedDataParallel))
+        return destroy(*args, **kwargs)
+
+    torch.distributed.destroy_process_group = noting
+    return seen
 
 
 def count_validations() -> list[int]:

@@ -300,6 +300,7 @@ class _Run:
         if not self.interrupted and (self.validation is not None or self._sharded):
             self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
             self.served.load_state_dict(Twin.from_pretrained(self.output / "best", device="cpu").state_dict())
+        self._let_go()
         self.accelerator.end_training()
         for module in (self.twin, self._owners):  # Accelerate leaves its number format in `forward`
             for name in ("forward", "_original_forward"):
@@ -337,6 +338,17 @@ class _Run:
                 bars.update(task, completed=self.state.step, note=f"{rate:.0f} pairs/s{best}")
 
             yield advance
+
+    def _let_go(self) -> None:
+        """Free what Accelerate wrapped while the processes are still connected.
+
+        A reducer of torch that outlives its process group takes the group's threads down with it while it holds the
+        interpreter's lock, which one of them may be waiting for: a deadlock at the end of a run. Groups that are
+        destroyed on their own give the lock up first.
+        """
+        self.model, self.objective, self.optimizer, self.scheduler = self.accelerator.free_memory(
+            self.model, self.objective, self.optimizer, self.scheduler
+        )
 
     def _check_losses(self) -> None:
         """Stop before weights that are no numbers are validated or replace a good checkpoint."""
