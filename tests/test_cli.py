@@ -293,6 +293,23 @@ def test_flag_with_the_learned_threshold_and_a_precision(textsiam, model, undeci
     assert_one_line(textsiam("flag", undecided, question_file), "no decision yet")
 
 
+# encode
+
+
+def test_encode(textsiam, model, tmp_path, sentences):
+    texts, output = tmp_path / "texts.txt", tmp_path / "vectors.npy"
+    texts.write_text("\n".join([*sentences, sentences[0]]) + "\n")
+    said = textsiam("encode", model, texts, "--output", output, "--json")
+    assert said.status == 0, said.err
+    assert said.json["vectors"] == 49
+    vectors = np.load(output, mmap_mode="r")
+    assert vectors.shape == (49, said.json["dim"])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_array_equal(vectors[0], vectors[48])
+    assert "49 vectors" in textsiam("encode", model, texts, "--output", output, "--precision", "fp32").err
+    assert_one_line(textsiam("encode", model, texts, "--output", tmp_path / "no" / "x.npy"), "cannot write")
+
+
 # match
 
 

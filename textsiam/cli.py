@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -215,6 +215,41 @@ def flag(
     )
     if output is not None:
         say(f"{len(pairs):,} pairs written to {output}")
+
+
+@app.command()
+def encode(
+    model: Model,
+    texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of a half-twin.")] = "left",
+    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
+    from textsiam.data.texts import read_texts
+
+    read = read_texts(texts, column=column)
+    warn(read.report.warnings)
+    twin = _open(model)
+    from textsiam.models.vectors import save_vectors
+
+    with progress_bar("encoding") as progress:
+        done = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal done
+            for block in twin.encode_stream(read.texts, side=side, precision=precision):
+                yield block
+                done += len(block)
+                progress(done, len(read))
+
+        rows = save_vectors(output, counted(), dim=twin.dim)
+    if as_json:
+        print_json({"vectors": rows, "dim": twin.dim, "output": str(output)})
+    else:
+        say(f"{rows:,} vectors of {twin.dim} dimensions written to {output}")
 
 
 @app.command()

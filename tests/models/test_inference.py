@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import copy
+import threading
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor
 
+from textsiam.models import inference
 from textsiam.models.encoders import scratch_text_encoder
-from textsiam.models.inference import FastTower, encode, fast_dtype
+from textsiam.models.inference import FastTower, encode, encode_stream, fast_dtype
 from textsiam.models.tokens import tokenise
 from textsiam.models.twin import Twin
 
@@ -177,6 +180,127 @@ def test_budget_is_halved_until_it_fits(
 def test_one_text_that_does_not_fit_is_an_error(tower: SentenceTransformer) -> None:
     with pytest.raises(torch.OutOfMemoryError):
         encode(Spy(tower, room=5, error=torch.OutOfMemoryError), ["why", "why is the sky blue and the sea green"])
+
+
+# --- several workers ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Three cores, whatever the machine has; small jobs are shared out too."""
+    monkeypatch.setattr(inference, "_SMALL_JOB", 16)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+def test_workers_give_the_vectors_of_one(
+    tower: SentenceTransformer, sentences: list[str], cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone: list[int] = []
+    threads: set[int] = set()
+    both = threading.Event()
+
+    class Noting(FastTower):
+        def __call__(self, features: dict[str, Tensor]) -> Tensor:
+            alone.append(torch.get_num_threads())
+            threads.add(threading.get_ident())
+            if len(threads) > 1:
+                both.set()
+            if len(threads) < 2:
+                both.wait(30)  # the first batch waits until another worker has one, even where there is one core
+            return super().__call__(features)
+
+    calls: list[tuple[int, int]] = []
+    found = encode(Noting(tower, torch.float32), sentences, token_budget=64, progress=lambda *c: calls.append(c))
+    np.testing.assert_allclose(found, tower.encode(sentences), atol=TOLERANCE)
+    assert len(threads) > 1
+    assert set(alone) == {1}
+    assert torch.get_num_threads() == cores
+    assert [d for d, _ in calls] == sorted({d for d, _ in calls})
+    assert calls[-1] == (48, 48)
+
+
+def test_workers_halve_the_budget_together(tower: SentenceTransformer, sentences: list[str], cores: int) -> None:
+    fast = Spy(tower, room=40)
+    found = encode(fast, sentences, token_budget=512)
+    np.testing.assert_allclose(found, tower.encode(sentences), atol=TOLERANCE)
+    assert sum(rows for rows, _ in fast.shapes) == 48
+    assert len(fast.refused) < 4 * cores
+
+
+def test_the_error_of_a_worker_stops_the_others(tower: SentenceTransformer, sentences: list[str], cores: int) -> None:
+    fast = Spy(tower, room=12, error=ZeroDivisionError)
+    with pytest.raises(ZeroDivisionError, match="no memory left"):
+        encode(fast, sentences * 2, token_budget=16)
+    assert torch.get_num_threads() == cores
+
+
+def test_the_best_budget_is_measured_once(
+    tower: SentenceTransformer, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fast = Spy(tower)
+    encode(fast, sentences)
+    assert sum(rows for rows, _ in fast.shapes) == 48  # no measurement for a small job
+    monkeypatch.setattr(inference, "_LARGE_JOB", 100)
+    monkeypatch.setattr(inference, "_BUDGETS", {"cpu": (64, 32)})
+    fast.shapes.clear()
+    encode(fast, sentences)
+    measured = fast.shapes[:6]
+    assert measured == [(4, 16)] * 3 + [(2, 16)] * 3
+    assert fast.best_budget in (32, 64)
+    fast.shapes.clear()
+    encode(fast, sentences)
+    assert sum(rows for rows, _ in fast.shapes) == 48
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", [1, 7, 48, 1000])
+def test_a_stream_gives_the_vectors_of_the_list(tower: SentenceTransformer, sentences: list[str], block: int) -> None:
+    texts = [*sentences, *sentences[:20]]
+    blocks = list(encode_stream(plain(tower), iter(texts), block=block))
+    assert [len(b) for b in blocks[:-1]] == [block] * (len(blocks) - 1)
+    np.testing.assert_allclose(np.concatenate(blocks), encode(plain(tower), texts), atol=TOLERANCE)
+
+
+def test_a_stream_reads_no_more_than_two_blocks_ahead(tower: SentenceTransformer) -> None:
+    read = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal read
+        while True:
+            read += 1
+            yield f"question {read}"
+
+    stream = encode_stream(plain(tower), endless(), block=5)
+    for done in range(1, 4):
+        assert next(stream).shape == (5, 32)
+        assert read <= 5 * (done + 1)
+    stream.close()
+
+
+def test_blocks_are_encoded_once_each(
+    tower: SentenceTransformer, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "BLOCK", 20)
+    fast = Spy(tower)
+    calls: list[tuple[int, int]] = []
+    found = encode(fast, sentences * 2, progress=lambda *c: calls.append(c))
+    assert sum(rows for rows, _ in fast.shapes) == 48
+    assert calls[-1] == (48, 48)
+    np.testing.assert_allclose(found, np.tile(encode(plain(tower), sentences), (2, 1)), atol=TOLERANCE)
+
+
+def test_a_stream_of_something_else_is_an_error(tower: SentenceTransformer) -> None:
+    assert list(encode_stream(plain(tower), [])) == []
+    stream = encode_stream(plain(tower), ["a", "b", "c", 4, "d"], block=2)  # pyright: ignore
+    with pytest.raises(TypeError, match=r"^input 3 is int, expected str$"):
+        list(stream)
+    with pytest.raises(ValueError, match="block must be >= 1, got 0"):
+        next(encode_stream(plain(tower), ["a"], block=0))
 
 
 # --- number formats -------------------------------------------------------------------------------

@@ -1,9 +1,17 @@
-"""The fast path from texts to vectors: distinct inputs once, token-length order, token-budget batches, bf16."""
+"""The fast path from texts to vectors.
+
+Distinct inputs once; tokenised ahead in the background; batches of similar length within a token budget; bf16 where the
+hardware has it; on a CPU one batch for each core, so that no core waits for another inside a batch.
+"""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -12,14 +20,20 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor, nn
 
-from textsiam.models.tokens import chunk_by_tokens, tokenise
+from textsiam.models.fused import FusedBert, fusable
+from textsiam.models.tokens import Tokens, chunk_by_tokens, tokenise
 
 Precision = Literal["auto", "fp32", "bf16"]
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`, in texts."""
 
-# On CPUs small batches stay in the cache; an accelerator wants to be filled.
-_CPU_TOKENS, _ACCELERATOR_TOKENS = 1024, 65_536
+# On CPUs small batches stay in the cache; an accelerator wants to be filled. The first is taken for small jobs, the
+# fastest one for large jobs.
+_BUDGETS = {"cpu": (1024, 512, 2048, 4096), "else": (65_536, 16_384, 262_144)}
+_LARGE_JOB = 400_000  # tokens from which finding the best budget (about as long as 20,000 tokens) pays
+_SMALL_JOB = 512  # tokens up to which all cores share one batch
+BLOCK = 16_384
+"""Texts that are tokenised, sorted by length and encoded together; the next block is tokenised meanwhile."""
 
 
 def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
@@ -53,10 +67,13 @@ class FastTower:
         self.dtype = dtype
         self._version = _weights_version(tower)
         backbone: nn.Module = tower[0]
-        # A copy and not a cast: training goes on with the fp32 weights.
-        self.backbone = (
-            backbone if dtype == torch.float32 or not self.supported else copy.deepcopy(backbone).to(dtype).eval()
-        )
+        # Copies and not casts: training goes on with the fp32 weights.
+        if self.supported and fusable(backbone):
+            self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
+        elif self.supported and dtype != torch.float32:
+            self.backbone = copy.deepcopy(backbone).to(dtype).eval()
+        else:
+            self.backbone = backbone
 
     @property
     def supported(self) -> bool:
@@ -67,7 +84,34 @@ class FastTower:
     @property
     def stale(self) -> bool:
         """Whether the weights of the tower have changed since this copy was made."""
-        return self.dtype != torch.float32 and self._version != _weights_version(self.tower)
+        return self.backbone is not self.tower[0] and self._version != _weights_version(self.tower)
+
+    @property
+    def workers(self) -> int:
+        """How many batches are encoded at once: one for each core of a CPU; on a GPU, one while the next is made."""
+        return torch.get_num_threads() if self.tower.device.type == "cpu" else 2
+
+    @cached_property
+    def best_budget(self) -> int:
+        """The fastest token budget, measured on made-up texts of 16 tokens the first time it is asked for."""
+        on_cpu, cores = self.tower.device.type == "cpu", torch.get_num_threads()
+        try:
+            if on_cpu:
+                torch.set_num_threads(1)  # as the workers have it
+            return min(_BUDGETS["cpu" if on_cpu else "else"], key=self._seconds_per_token)
+        finally:
+            torch.set_num_threads(cores)
+
+    def _seconds_per_token(self, budget: int) -> float:
+        longest = min(16, self.tower.max_seq_length or 16)
+        rows = budget // longest
+        ids = torch.arange(rows * longest, device=self.tower.device).view(rows, longest) % len(self.tower.tokenizer)
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            self({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).cpu()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds) / budget
 
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""
@@ -90,6 +134,35 @@ def _weights_version(tower: SentenceTransformer) -> tuple[tuple[int, int, float]
     return tuple((p.data_ptr(), p._version, value) for p, value in zip(parameters, sample, strict=True))
 
 
+class _Chunks:
+    """The batches of a block that are still to be encoded; they become smaller when memory runs out."""
+
+    def __init__(self, lengths: np.ndarray, budget: int) -> None:
+        self.lengths, self.budget = lengths, budget
+        self._lock = threading.Lock()
+        self._pending = chunk_by_tokens(lengths, budget)[::-1]
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def take(self) -> np.ndarray | None:
+        with self._lock:
+            return self._pending.pop() if self._pending else None
+
+    def give_back(self, rows: np.ndarray) -> None:
+        """Take back a batch that did not fit; whatever is left is cut anew, within half of the budget."""
+        with self._lock:
+            if len(rows) * self.lengths[rows].max() <= self.budget:  # or another worker has halved it already
+                self.budget = max(1, self.budget // 2)
+            rest = np.concatenate([rows, *self._pending[::-1]])
+            self._pending = [rest[chunk] for chunk in chunk_by_tokens(self.lengths[rest], self.budget)][::-1]
+
+    def drop(self) -> None:
+        """Leave nothing to do: a worker has failed."""
+        with self._lock:
+            self._pending = []
+
+
 def encode(
     fast: FastTower,
     texts: Sequence[str],
@@ -105,8 +178,8 @@ def encode(
     Args:
         fast: The tower to encode with.
         texts: n texts.
-        token_budget: Largest padded size of a batch, in tokens. None picks it for the device. When memory
-            runs out, the budget is halved and the batch repeated.
+        token_budget: Largest padded size of a batch, in tokens. None picks it for the device, by a short measurement
+            when there is much to do. When memory runs out, the budget is halved and the batch repeated.
         progress: Called after each batch with the number of distinct texts done and in all.
 
     Returns:
@@ -115,38 +188,178 @@ def encode(
     Raises:
         TypeError: An input is not a string; the message names its position.
     """
-    for position, text in enumerate(texts):
+    check_texts(texts)
+    index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
+    distinct = list(index)
+    vectors = np.zeros((len(distinct), fast.tower.get_embedding_dimension() or 0), dtype=np.float32)
+    blocks = (distinct[start : start + BLOCK] for start in range(0, len(distinct), BLOCK))
+    done = 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done, len(distinct))
+
+    start = 0
+    for block in _encode_blocks(fast, blocks, token_budget, advance):
+        vectors[start : start + len(block)] = block
+        start += len(block)
+    return vectors[[index[text] for text in texts]] if len(index) != len(texts) else vectors
+
+
+def encode_stream(
+    fast: FastTower, texts: Iterable[str], *, token_budget: int | None = None, block: int = BLOCK
+) -> Iterator[np.ndarray]:
+    """Encode texts from an iterator in bounded memory, block after block; the next block is tokenised meanwhile.
+
+    Args:
+        fast: The tower to encode with.
+        texts: Any number of texts; a block of them is held at a time (two, with the one tokenised ahead).
+        token_budget: As for `encode`.
+        block: Texts of a block. Repeats inside a block are encoded once.
+
+    Yields:
+        Vectors of the texts, in order, `(≤ block, dim)` float32.
+
+    Raises:
+        TypeError: An input is not a string; the message names its position.
+    """
+    if block < 1:
+        raise ValueError(f"block must be >= 1, got {block}")
+    places: list[list[int]] = []  # of the blocks that were read and not yet encoded, where each text's vector stands
+
+    def blocks() -> Iterator[list[str]]:
+        count, part = 0, []
+        for part in _parts(texts, block):
+            check_texts(part, count)
+            count += len(part)
+            index = {text: row for row, text in enumerate(dict.fromkeys(part))}
+            places.append([index[text] for text in part])
+            yield list(index)
+
+    for vectors in _encode_blocks(fast, blocks(), token_budget, lambda count: None):
+        yield vectors[places.pop(0)]
+
+
+def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    part: list[str] = []
+    for text in texts:
+        part.append(text)
+        if len(part) == size:
+            yield part
+            part = []
+    if part:
+        yield part
+
+
+def check_texts(texts: Sequence[str], first: int = 0) -> None:
+    """Raise a TypeError that names the position (counted from `first`) of an input that is no string."""
+    for position, text in enumerate(texts, first):
         if not isinstance(text, str):
             raise TypeError(f"input {position} is {type(text).__name__}, expected str")
+
+
+def _encode_blocks(
+    fast: FastTower, blocks: Iterator[list[str]], token_budget: int | None, advance: Callable[[int], None]
+) -> Iterator[np.ndarray]:
+    """Yield the vectors of each block of distinct texts."""
     tower = fast.tower
     if not fast.supported:
-        return tower.encode(list(texts), convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
-    device = tower.device
-    budget = token_budget or (_CPU_TOKENS if device.type == "cpu" else _ACCELERATOR_TOKENS)
-    index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
-    tokens = tokenise(tower, list(index))
-    vectors = np.zeros((len(index), tower.get_embedding_dimension() or 0), dtype=np.float32)
+        for block in blocks:
+            yield tower.encode(block, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
+            advance(len(block))
+        return
+    block = next(blocks, None)
+    if block is None:
+        return
+    tokens: Tokens = tokenise(tower, block)
+    with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:
+        while block is not None:
+            following = next(blocks, None)
+            later = None if following is None else ahead.submit(tokenise, tower, following)
+            yield _encode_tokens(fast, tokens, token_budget, advance)
+            block = following
+            if later is not None:
+                tokens = later.result()
+
+
+def _encode_tokens(
+    fast: FastTower, tokens: Tokens, token_budget: int | None, advance: Callable[[int], None]
+) -> np.ndarray:
+    """Return the vectors of tokenised texts, `(m, dim)` float32; the batches are shared out among the workers."""
+    tower, device = fast.tower, fast.tower.device
+    vectors = np.zeros((len(tokens), tower.get_embedding_dimension() or 0), dtype=np.float32)
+    total = int(tokens.lengths.sum())
+    workers = 1 if total <= _SMALL_JOB else fast.workers
     was_training = tower.training
-    tower.eval()
+    if was_training:
+        tower.eval()
     try:
-        pending = chunk_by_tokens(tokens.lengths, budget)[::-1]
-        done = 0
         with torch.inference_mode():
-            while pending:
-                rows = pending.pop()
+            budget = token_budget or (fast.best_budget if total >= _LARGE_JOB else _BUDGETS[
+                "cpu" if device.type == "cpu" else "else"][0])  # fmt: skip
+        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, -(-total // workers))))
+        lock = threading.Lock()
+
+        @torch.inference_mode()
+        def work() -> None:
+            while (rows := chunks.take()) is not None:
                 try:
-                    features = {k: t.to(device, non_blocking=True) for k, t in tokens.collate(rows).items()}
+                    features = {k: _moved(t, device) for k, t in tokens.collate(rows).items()}
                     vectors[rows] = fast(features).cpu().numpy()
                 except (RuntimeError, MemoryError) as error:
                     if len(rows) == 1 or not _out_of_memory(error):
                         raise
-                    budget = max(1, budget // 2)
-                    rest = np.concatenate([rows, *pending[::-1]])
-                    pending = [rest[chunk] for chunk in chunk_by_tokens(tokens.lengths[rest], budget)][::-1]
+                    chunks.give_back(rows)
                     continue
-                done += len(rows)
-                if progress is not None:
-                    progress(done, len(index))
+                with lock:
+                    advance(len(rows))
+
+        _share_out(work, min(workers, len(chunks)), chunks.drop, alone=device.type == "cpu")
     finally:
-        tower.train(was_training)
-    return vectors[[index[text] for text in texts]] if len(index) != len(texts) else vectors
+        if was_training:
+            tower.train()
+    return vectors
+
+
+def _share_out(work: Callable[[], None], workers: int, stop: Callable[[], None], *, alone: bool) -> None:
+    """Run `work` in several threads and wait for all; the first error stops the others and is raised.
+
+    Args:
+        work: Works until there is nothing left.
+        workers: How many threads; with one, this one.
+        stop: Has the others find nothing left.
+        alone: Give each worker one core: threads of their own would wait for each other after every operation.
+    """
+    if workers <= 1:
+        work()
+        return
+    cores = torch.get_num_threads()
+
+    def worker() -> None:
+        if alone:
+            torch.set_num_threads(1)
+        try:
+            work()
+        except BaseException:
+            stop()
+            raise
+
+    try:
+        with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
+            futures = [pool.submit(worker) for _ in range(workers)]
+            try:
+                for future in futures:
+                    future.result()
+            except BaseException:  # Ctrl-C too
+                stop()
+                raise
+    finally:
+        if alone:
+            torch.set_num_threads(cores)  # a part of the setting is the whole process's
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on the device; to a GPU it is copied from pinned memory while other work goes on."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)

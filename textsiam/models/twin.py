@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata as packages
 from importlib import resources
 from pathlib import Path
@@ -16,11 +16,21 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
+from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.card import model_card
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
-from textsiam.models.inference import FastTower, Precision, Progress, encode, fast_dtype
+from textsiam.models.inference import (
+    BLOCK,
+    FastTower,
+    Precision,
+    Progress,
+    check_texts,
+    encode,
+    encode_stream,
+    fast_dtype,
+)
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.thresholds import Rule
 
@@ -159,6 +169,7 @@ class Twin(nn.Module):
         side: str = "left",
         precision: Precision = "auto",
         progress: Progress | None = None,
+        cache: EmbeddingCache | None = None,
     ) -> np.ndarray:
         """Encode inputs; equal inputs are encoded once and get equal vectors.
 
@@ -167,6 +178,7 @@ class Twin(nn.Module):
             side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
             precision: "fp32", "bf16", or "auto": bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
             progress: Called as `progress(done, total)` after every batch.
+            cache: Vectors are looked up here first, and those that were not there are added.
 
         Returns:
             Vectors of length 1, `(n, dim)` float32.
@@ -176,9 +188,36 @@ class Twin(nn.Module):
         """
         if isinstance(inputs, str):
             raise TypeError("expected a list of texts, got one str: write twin.encode([text])")
-        if side not in ("left", "right"):
-            raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-        return encode(self._fast_tower(side, precision), inputs, progress=progress)
+        fast = self._fast_tower(_checked_side(side), precision)
+        if cache is None:
+            return encode(fast, inputs, progress=progress)
+        check_texts(inputs)
+        fingerprint = weights_fingerprint(fast.tower, fast.dtype)
+        known = cache.get(fingerprint, dict.fromkeys(inputs))
+        missing = [text for text in dict.fromkeys(inputs) if text not in known]
+        fresh = encode(fast, missing, progress=progress)
+        cache.put(fingerprint, missing, fresh)
+        known |= dict(zip(missing, fresh, strict=True))
+        return np.stack([known[text] for text in inputs]) if len(inputs) else fresh
+
+    def encode_stream(
+        self, inputs: Iterable[str], *, side: str = "left", precision: Precision = "auto", block: int = BLOCK
+    ) -> Iterator[np.ndarray]:
+        """Encode any number of inputs from an iterator, in bounded memory.
+
+        Args:
+            inputs: Texts; at most two blocks of them are held at a time.
+            side: As for `encode`.
+            precision: As for `encode`.
+            block: Texts of a block.
+
+        Returns:
+            An iterator over the vectors of each block, in order, `(≤ block, dim)` float32.
+
+        Raises:
+            TypeError: An input is not a string; the message names its position.
+        """
+        return encode_stream(self._fast_tower(_checked_side(side), precision), inputs, block=block)
 
     def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
         """Score `left[i]` against `right[i]`.
@@ -300,6 +339,12 @@ class Twin(nn.Module):
         if key not in self._fast or self._fast[key].stale:
             self._fast[key] = FastTower(tower, dtype)
         return self._fast[key]
+
+
+def _checked_side(side: str) -> str:
+    if side not in ("left", "right"):
+        raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+    return side
 
 
 def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:

@@ -1,0 +1,106 @@
+"""BERT-shaped backbones in fewer, larger operations: what inference runs on a CPU instead of the library's modules."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from sentence_transformers.sentence_transformer.modules import Transformer
+from torch import Tensor, nn
+from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_product_attention
+
+# Up to here two batched products beat the fused kernel, which is made for long sequences.
+_SHORT = 48
+
+
+def fusable(backbone: nn.Module) -> bool:
+    """Whether `FusedBert` computes what this backbone does: an encoder of BERT's shape on a CPU, with exact GELU."""
+    if not isinstance(backbone, Transformer):
+        return False
+    model: Any = backbone.model
+    config = getattr(model, "config", None)
+    return (
+        type(model).__name__ == "BertModel"
+        and not getattr(config, "is_decoder", False)
+        and not getattr(config, "add_cross_attention", False)
+        and getattr(config, "hidden_act", None) == "gelu"
+        and getattr(config, "position_embedding_type", "absolute") == "absolute"
+        and all(p.device.type == "cpu" for p in model.parameters())
+        and "peft" not in type(model).__module__
+        and not any(type(m).__module__.startswith("peft") for m in model.modules())
+    )
+
+
+class FusedBert:
+    """The forward pass of a BERT encoder (Devlin et al. 2019) for inference.
+
+    It computes what `transformers` computes, in other pieces: query, key and value in one product; attention of short
+    texts as two batched products; embeddings, the residual stream and layer norms in fp32 whatever the format of the
+    products, so that bf16 loses less; no mask where nothing is padded; nothing that only training needs.
+
+    Args:
+        backbone: One that is `fusable`. Its weights are copied.
+        dtype: Number format of the matrix products.
+    """
+
+    def __init__(self, backbone: Transformer, dtype: torch.dtype) -> None:
+        model: Any = backbone.model
+        first = model.embeddings
+        self.dtype, self.heads = dtype, model.config.num_attention_heads
+
+        def norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
+            return module.weight.detach().float(), module.bias.detach().float(), module.eps
+
+        def product(*modules: nn.Linear) -> tuple[Tensor, Tensor]:
+            weight, bias = (torch.cat([getattr(m, name).detach() for m in modules]) for name in ("weight", "bias"))
+            return weight.to(dtype).contiguous(), bias.to(dtype)
+
+        self.words = first.word_embeddings.weight.detach().float()
+        kind = first.token_type_embeddings.weight.detach()[0]
+        self.places = (first.position_embeddings.weight.detach() + kind).float()
+        self.norm = norm(first.LayerNorm)
+        self.layers = [
+            (
+                product(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
+                product(layer.attention.output.dense),
+                norm(layer.attention.output.LayerNorm),
+                product(layer.intermediate.dense),
+                product(layer.output.dense),
+                norm(layer.output.LayerNorm),
+            )
+            for layer in model.encoder.layer
+        ]
+
+    def __call__(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features with `token_embeddings`, `(batch, longest, hidden)` float32."""
+        ids, mask = features["input_ids"], features["attention_mask"]
+        batch, longest = ids.shape
+        hidden = self.words.shape[1]
+        # 0 where a key is a token, the least number where it is padding.
+        bias = None if bool(mask.all()) else torch.zeros(mask.shape).masked_fill_(mask == 0, -1e9)[:, None, None]
+        x = embedding(ids, self.words) + self.places[:longest]
+        x = layer_norm(x.view(-1, hidden), (hidden,), *self.norm)
+        for query_key_value, out, norm_attention, wide, narrow, norm_out in self.layers:
+            mixed = linear(x.to(self.dtype), *query_key_value).view(batch, longest, 3, self.heads, -1)
+            attended = linear(self._attend(mixed, bias).view(-1, hidden), *out)
+            x = layer_norm(x + attended, (hidden,), *norm_attention)
+            x = layer_norm(x + linear(gelu(linear(x.to(self.dtype), *wide)), *narrow), (hidden,), *norm_out)
+        return {**features, "token_embeddings": x.view(batch, longest, hidden)}
+
+    def _attend(self, mixed: Tensor, bias: Tensor | None) -> Tensor:
+        """Return softmax(QKᵀ/√d + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
+        batch, longest, _, heads, width = mixed.shape
+        if longest > _SHORT:
+            q, k, v = mixed.permute(2, 0, 3, 1, 4)
+            bias = None if bias is None else bias.to(self.dtype).expand(batch, 1, longest, longest)
+            attended = scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        else:
+            # Keys before queries: softmax over the middle axis is vectorised at any length, over the last it is not.
+            q, k, v = mixed.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, longest, width)
+            scores = torch.bmm(k, q.transpose(1, 2)).float().mul_(1 / math.sqrt(width))
+            if bias is not None:
+                scores.view(batch, heads, longest, longest).add_(bias.transpose(2, 3))
+            weights = scores.softmax(1).to(self.dtype).transpose(1, 2)
+            attended = torch.bmm(weights, v).view(batch, heads, longest, width)
+        return attended.transpose(1, 2).reshape(batch, longest, heads * width)
