@@ -38,7 +38,9 @@ lint: $(READY)
 check: lint test
 
 bench: $(READY)
-	$(BIN)/python benchmarks/quality.py speed
+	$(BIN)/python benchmarks/encode.py run
+	$(BIN)/python benchmarks/encode.py latency
+	$(BIN)/python benchmarks/train.py run
 	$(BIN)/python benchmarks/quality.py run zero_shot OnlineContrastiveLoss ContrastiveLoss CoSENTLoss MultipleNegativesRankingLoss textsiam
 	$(BIN)/python benchmarks/quality.py table
 

@@ -4,7 +4,7 @@ Both start from the same backbone and train on the same split with the same batc
 test pairs with a threshold from the same calibration pairs. Every run adds one row to the JSON file, so that a stopped
 benchmark goes on where it was.
 
-    python benchmarks/quality.py speed METHOD ...             # pairs/s, in alternating rounds
+    python benchmarks/train.py run                            # pairs/s first, in alternating rounds
     python benchmarks/quality.py run zero_shot OnlineContrastiveLoss textsiam ...
     python benchmarks/quality.py table                        # Markdown for the README
 """
@@ -15,9 +15,7 @@ import argparse
 import json
 import os
 import platform
-import statistics
 import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -29,6 +27,7 @@ METHODS = ("zero_shot", *PEERS, "textsiam")
 BATCH_SIZE = 128
 # Share of duplicates among the public Quora pairs; the calibration pairs hold twice as many.
 PRIOR = 0.369
+PACE_OF = {"OnlineContrastiveLoss": "peer bf16", "textsiam": "textsiam"}  # who of train.py runs at whose pace
 
 
 def splits():
@@ -40,8 +39,8 @@ def splits():
     return cut.train, cut.validation, cut.calibration, read_pairs(DATA / "dev.tsv.gz")
 
 
-def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE):
-    """Train with sentence-transformers' trainer in bf16; returns the model and the seconds of training."""
+def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True):
+    """Train with sentence-transformers' trainer, in bf16 where there is any; returns the model and its seconds."""
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -64,7 +63,7 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
             learning_rate=learning_rate,
             warmup_steps=0.1,
             use_cpu=model.device.type == "cpu",
-            bf16=fast_dtype(model.device) == torch.bfloat16,
+            bf16=bf16 and fast_dtype(model.device) == torch.bfloat16,
             save_strategy="no",
             report_to="none",
             logging_steps=50,
@@ -127,31 +126,6 @@ def run(method, epochs, share):
     return row | {"seconds": seconds, "cpu_seconds": cpu_seconds} | judge(tower, calibration, test)
 
 
-def speed(methods, rounds=3, steps=20):
-    """Time methods in alternating rounds, each in a process of its own; returns pairs/s per method."""
-    seen = {}
-    for _ in range(rounds):
-        for method in methods:
-            command = [sys.executable, __file__, "pace", method, "--steps", str(steps)]
-            out = subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip().splitlines()[-1]
-            seen.setdefault(method, []).append(float(out))
-            print(f"{method}: {float(out):.1f} pairs/s", flush=True)
-    return {m: {"median": statistics.median(v), "low": min(v), "high": max(v)} for m, v in seen.items()}
-
-
-def pace(method, steps):
-    """Print the pairs/s of a method over some steps, the time of a shorter run taken off (start-up)."""
-    train, *_ = splits()
-
-    def seconds(count):
-        if method == "textsiam":
-            return train_textsiam(train, None, max_steps=count)[1]
-        return train_peer(method, train, max_steps=count)[1]
-
-    short, full = seconds(3), seconds(3 + steps)
-    print(steps * BATCH_SIZE / (full - short))
-
-
 def facts():
     """Return what a figure depends on: hardware, versions, commit."""
     from importlib.metadata import version
@@ -170,7 +144,7 @@ def facts():
 def store(change):
     """Apply a change to the results file."""
     RESULTS.parent.mkdir(exist_ok=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": [], "speed": {}}
+    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
     change(results)
     results["facts"] = facts()
     RESULTS.write_text(json.dumps(results, indent=1) + "\n")
@@ -179,10 +153,12 @@ def store(change):
 def table():
     """Print the rows as Markdown; the time is that of the pairs at the pace of the alternating rounds."""
     results = json.loads(RESULTS.read_text())
+    paces = json.loads((RESULTS.parent / "train.json").read_text())["pairs_per_second"]
+    paces = {row["method"]: paces.get(PACE_OF.get(row["method"], "")) for row in results["rows"]}
     print("| method | pairs x epochs | pairs/s | time at that pace | AP | accuracy | F1 | calibration error |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in results["rows"]:
-        pace_of = results["speed"].get(row["method"])
+        pace_of = paces[row["method"]]
         epochs = row["epochs"] or 1
         rate = f"{pace_of['median']:.0f} ({pace_of['low']:.0f}–{pace_of['high']:.0f})" if pace_of else "–"
         seconds = f"{row['pairs'] * epochs / pace_of['median']:.0f} s" if pace_of else "–"
@@ -196,9 +172,6 @@ def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    racer = commands.add_parser("speed")
-    racer.add_argument("methods", nargs="*", default=METHODS[1:])
-    racer.add_argument("--rounds", type=int, default=3)
     commands.add_parser("table")
     runner = commands.add_parser("run")
     runner.add_argument("methods", nargs="+", choices=METHODS)
@@ -206,16 +179,8 @@ def main():
     runner.add_argument(
         "--share", type=float, default=1.0, help="of the training pairs (to choose among the peer's losses)"
     )
-    timer = commands.add_parser("pace")
-    timer.add_argument("method", choices=METHODS)
-    timer.add_argument("--steps", type=int, default=40)
     arguments = parser.parse_args()
-    if arguments.command == "speed":
-        measured = speed(arguments.methods, arguments.rounds)
-        store(lambda results: results["speed"].update(measured))
-    elif arguments.command == "pace":
-        pace(arguments.method, arguments.steps)
-    elif arguments.command == "table":
+    if arguments.command == "table":
         table()
     else:
         for method in arguments.methods:

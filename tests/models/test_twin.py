@@ -14,7 +14,7 @@ from textsiam.models.decision import CollectionDecision, Decision, Verdict
 from textsiam.models.distances import DISTANCES
 from textsiam.models.encoders import ModelError, scratch_text_encoder
 from textsiam.models.saving import SaveError
-from textsiam.models.tokens import tokenise
+from textsiam.models.tokens import chunk_by_tokens, tokenise
 from textsiam.models.twin import Twin
 
 
@@ -419,3 +419,32 @@ def test_any_other_tower_comes_without_a_decision(fresh_tower: SentenceTransform
     twin = Twin.from_pretrained(tmp_path / "t", device="cpu")
     assert twin.decision is None
     assert twin.provenance == {}
+
+
+@pytest.mark.parametrize("architecture", ["BertModel", "another"])
+def test_chunks_have_the_gradients_of_texts_on_their_own(twin, sentences, architecture):
+    """Whether or not the words of all chunks are looked up at once."""
+    model = twin.left[0].model
+    if architecture != "BertModel":
+        model.__class__ = type(architecture, (type(model),), {})
+    tokens = tokenise(twin.left, sentences)
+    chunks = [tokens.collate(rows) for rows in chunk_by_tokens(tokens.lengths, 128)]
+    assert len(chunks) > 3
+    looked_up = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda *_: looked_up.append(1))
+    weights = torch.randn(48, twin.dim, generator=torch.Generator().manual_seed(0))
+
+    def gradients(*encodings):
+        parameters = [p for n, p in twin.named_parameters() if "pooler" not in n]
+        return torch.autograd.grad((torch.cat(encodings) * weights).sum(), parameters)
+
+    u, v = twin(chunks)
+    assert u is v
+    together = gradients(u)
+    assert len(looked_up) == (1 if architecture == "BertModel" else len(chunks))
+    order = np.concatenate(chunk_by_tokens(tokens.lengths, 128))
+    alone = gradients(*(twin.left(tokens.collate([row]))["sentence_embedding"] for row in order))
+    handle.remove()
+    for a, b in zip(together, alone, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+    assert set(chunks[0]) == {"input_ids", "attention_mask"}  # a batch may be encoded twice
