@@ -222,6 +222,33 @@ def test_workers_give_the_vectors_of_one(
     assert calls[-1] == (48, 48)
 
 
+def test_several_devices_share_the_work(twin: Twin, sentences: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inference, "_SMALL_JOB", 16)
+    expected = twin.encode(sentences, precision="fp32")
+    both, used = threading.Event(), set()
+    call = FastTower.__call__
+
+    def noting(self: FastTower, features: dict[str, Tensor]) -> Tensor:
+        used.add(self)
+        if len(used) > 1:
+            both.set()
+        both.wait(30)  # the first device waits until the other one has work too
+        return call(self, features)
+
+    monkeypatch.setattr(FastTower, "__call__", noting)
+    found = twin.encode(sentences, precision="fp32", devices=["cpu", "cpu"])
+    np.testing.assert_allclose(found, expected, atol=TOLERANCE)
+    assert len(used) == 2
+    with torch.no_grad():
+        next(twin.parameters()).mul_(-1)
+    again = twin.encode(sentences, precision="fp32", devices=["cpu", "cpu"])
+    assert np.abs(again - found).max() > 0.01
+    with pytest.raises(RuntimeError, match="nonsense"):
+        twin.encode(sentences, devices=["nonsense"])
+    with pytest.raises(ValueError, match="devices is empty"):
+        twin.encode(sentences, devices=[])
+
+
 def test_workers_halve_the_budget_together(tower: SentenceTransformer, sentences: list[str], cores: int) -> None:
     fast = Spy(tower, room=40)
     found = encode(fast, sentences, token_budget=512)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Literal
 
 import numpy as np
@@ -60,13 +60,24 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
 
 
 class FastTower:
-    """A tower as inference sees it: the backbone in a fast number format, pooling and normalisation in fp32."""
+    """A tower as inference sees it: the backbone in a fast number format, pooling and normalisation in fp32.
 
-    def __init__(self, tower: SentenceTransformer, dtype: torch.dtype) -> None:
-        self.tower = tower
+    Args:
+        tower: Where the weights come from.
+        dtype: Number format of the backbone.
+        device: Where to encode; None stays where the tower is.
+
+    Attributes:
+        replicas: The same tower on other devices, which share its work.
+    """
+
+    def __init__(self, tower: SentenceTransformer, dtype: torch.dtype, device: torch.device | None = None) -> None:
+        self.source = tower
+        self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device)
         self.dtype = dtype
+        self.replicas: list[FastTower] = []
         self._version = _weights_version(tower)
-        backbone: nn.Module = tower[0]
+        backbone: nn.Module = self.tower[0]
         # Copies and not casts: training goes on with the fp32 weights.
         if self.supported and fusable(backbone):
             self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
@@ -84,12 +95,17 @@ class FastTower:
     @property
     def stale(self) -> bool:
         """Whether the weights of the tower have changed since this copy was made."""
-        return self.backbone is not self.tower[0] and self._version != _weights_version(self.tower)
+        return self.backbone is not self.source[0] and self._version != _weights_version(self.source)
 
     @property
     def workers(self) -> int:
         """How many batches are encoded at once: one for each core of a CPU; on a GPU, one while the next is made."""
         return torch.get_num_threads() if self.tower.device.type == "cpu" else 2
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Token budgets worth trying on the device, the one for small jobs first."""
+        return _BUDGETS["cpu" if self.tower.device.type == "cpu" else "else"]
 
     @cached_property
     def best_budget(self) -> int:
@@ -98,7 +114,7 @@ class FastTower:
         try:
             if on_cpu:
                 torch.set_num_threads(1)  # as the workers have it
-            return min(_BUDGETS["cpu" if on_cpu else "else"], key=self._seconds_per_token)
+            return min(self.budgets, key=self._seconds_per_token)
         finally:
             torch.set_num_threads(cores)
 
@@ -288,26 +304,26 @@ def _encode_tokens(
     fast: FastTower, tokens: Tokens, token_budget: int | None, advance: Callable[[int], None]
 ) -> np.ndarray:
     """Return the vectors of tokenised texts, `(m, dim)` float32; the batches are shared out among the workers."""
-    tower, device = fast.tower, fast.tower.device
+    tower = fast.tower
     vectors = np.zeros((len(tokens), tower.get_embedding_dimension() or 0), dtype=np.float32)
     total = int(tokens.lengths.sum())
-    workers = 1 if total <= _SMALL_JOB else fast.workers
+    crew = [fast] if total <= _SMALL_JOB else [one for one in (fast, *fast.replicas) for _ in range(one.workers)]
     was_training = tower.training
     if was_training:
         tower.eval()
     try:
         with torch.inference_mode():
-            budget = token_budget or (fast.best_budget if total >= _LARGE_JOB else _BUDGETS[
-                "cpu" if device.type == "cpu" else "else"][0])  # fmt: skip
-        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, -(-total // workers))))
+            first, *_ = fast.budgets
+            budget = token_budget or (fast.best_budget if total >= _LARGE_JOB else first)
+        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, -(-total // len(crew)))))
         lock = threading.Lock()
 
         @torch.inference_mode()
-        def work() -> None:
+        def work(worker: FastTower) -> None:
             while (rows := chunks.take()) is not None:
                 try:
-                    features = {k: _moved(t, device) for k, t in tokens.collate(rows).items()}
-                    vectors[rows] = fast(features).cpu().numpy()
+                    features = {k: _moved(t, worker.tower.device) for k, t in tokens.collate(rows).items()}
+                    vectors[rows] = worker(features).cpu().numpy()
                 except (RuntimeError, MemoryError) as error:
                     if len(rows) == 1 or not _out_of_memory(error):
                         raise
@@ -316,28 +332,28 @@ def _encode_tokens(
                 with lock:
                     advance(len(rows))
 
-        _share_out(work, min(workers, len(chunks)), chunks.drop, alone=device.type == "cpu")
+        works = [partial(work, one) for one in crew[: max(1, len(chunks))]]
+        _share_out(works, chunks.drop, alone=tower.device.type == "cpu")
     finally:
         if was_training:
             tower.train()
     return vectors
 
 
-def _share_out(work: Callable[[], None], workers: int, stop: Callable[[], None], *, alone: bool) -> None:
-    """Run `work` in several threads and wait for all; the first error stops the others and is raised.
+def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *, alone: bool) -> None:
+    """Run every work in a thread and wait for all; the first error stops the others and is raised.
 
     Args:
-        work: Works until there is nothing left.
-        workers: How many threads; with one, this one.
+        works: Each works until there is nothing left; one alone runs in this thread.
         stop: Has the others find nothing left.
         alone: Give each worker one core: threads of their own would wait for each other after every operation.
     """
-    if workers <= 1:
-        work()
+    if len(works) == 1:
+        works[0]()
         return
     cores = torch.get_num_threads()
 
-    def worker() -> None:
+    def worker(work: Callable[[], None]) -> None:
         if alone:
             torch.set_num_threads(1)
         try:
@@ -347,8 +363,8 @@ def _share_out(work: Callable[[], None], workers: int, stop: Callable[[], None],
             raise
 
     try:
-        with ThreadPoolExecutor(workers, thread_name_prefix="encode") as pool:
-            futures = [pool.submit(worker) for _ in range(workers)]
+        with ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
+            futures = [pool.submit(worker, work) for work in works]
             try:
                 for future in futures:
                     future.result()

@@ -170,6 +170,7 @@ class Twin(nn.Module):
         precision: Precision = "auto",
         progress: Progress | None = None,
         cache: EmbeddingCache | None = None,
+        devices: Sequence[str] | None = None,
     ) -> np.ndarray:
         """Encode inputs; equal inputs are encoded once and get equal vectors.
 
@@ -179,6 +180,7 @@ class Twin(nn.Module):
             precision: "fp32", "bf16", or "auto": bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
             progress: Called as `progress(done, total)` after every batch.
             cache: Vectors are looked up here first, and those that were not there are added.
+            devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
 
         Returns:
             Vectors of length 1, `(n, dim)` float32.
@@ -188,7 +190,7 @@ class Twin(nn.Module):
         """
         if isinstance(inputs, str):
             raise TypeError("expected a list of texts, got one str: write twin.encode([text])")
-        fast = self._fast_tower(_checked_side(side), precision)
+        fast = self._fast_tower(_checked_side(side), precision, devices)
         if cache is None:
             return encode(fast, inputs, progress=progress)
         check_texts(inputs)
@@ -201,7 +203,13 @@ class Twin(nn.Module):
         return np.stack([known[text] for text in inputs]) if len(inputs) else fresh
 
     def encode_stream(
-        self, inputs: Iterable[str], *, side: str = "left", precision: Precision = "auto", block: int = BLOCK
+        self,
+        inputs: Iterable[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        block: int = BLOCK,
+        devices: Sequence[str] | None = None,
     ) -> Iterator[np.ndarray]:
         """Encode any number of inputs from an iterator, in bounded memory.
 
@@ -210,6 +218,7 @@ class Twin(nn.Module):
             side: As for `encode`.
             precision: As for `encode`.
             block: Texts of a block.
+            devices: As for `encode`.
 
         Returns:
             An iterator over the vectors of each block, in order, `(≤ block, dim)` float32.
@@ -217,7 +226,7 @@ class Twin(nn.Module):
         Raises:
             TypeError: An input is not a string; the message names its position.
         """
-        return encode_stream(self._fast_tower(_checked_side(side), precision), inputs, block=block)
+        return encode_stream(self._fast_tower(_checked_side(side), precision, devices), inputs, block=block)
 
     def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
         """Score `left[i]` against `right[i]`.
@@ -331,12 +340,16 @@ class Twin(nn.Module):
             return u, u
         return u, _embeddings(self.left if self.right is None else self.right, right)
 
-    def _fast_tower(self, side: str, precision: Precision) -> FastTower:
+    def _fast_tower(self, side: str, precision: Precision, devices: Sequence[str] | None = None) -> FastTower:
         tower = self.right if side == "right" and self.right is not None else self.left
-        dtype = fast_dtype(tower.device, precision)
-        key = f"{'right' if tower is self.right else 'left'} {dtype}"
+        if devices is not None and not devices:
+            raise ValueError("devices is empty: name at least one, or leave it out")
+        first, *others = [tower.device] if devices is None else map(torch.device, devices)
+        dtype = fast_dtype(first, precision)
+        key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]}"
         if key not in self._fast or self._fast[key].stale:
-            self._fast[key] = FastTower(tower, dtype)
+            self._fast[key] = FastTower(tower, dtype, first)
+            self._fast[key].replicas = [FastTower(tower, dtype, device) for device in others]
         return self._fast[key]
 
 
