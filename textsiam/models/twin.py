@@ -21,6 +21,7 @@ from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.models.inference import FastTower, Precision, Progress, encode, fast_dtype
+from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.thresholds import Rule
 
@@ -68,6 +69,7 @@ class Twin(nn.Module):
         self.decision = decision
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
+        self.backend: Backend | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod
@@ -104,7 +106,10 @@ class Twin(nn.Module):
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: {error}") from error
         knobs = {"distance": facts["distance"], "provenance": facts["provenance"]}
-        return cls(*towers, decision=decision, collection=collection, **knobs)
+        twin = cls(*towers, decision=decision, collection=collection, **knobs)
+        if facts.get("backend") is not None:
+            twin.backend = open_backend(folder, facts["backend"], facts["towers"], towers)
+        return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
@@ -131,6 +136,8 @@ class Twin(nn.Module):
         with whole_folder(path) as folder:
             for place, tower in zip(places, self.towers, strict=True):
                 tower.save_pretrained(str(folder / place), create_model_card=False)
+            if self.backend is not None and not self.backend.stale:
+                facts["backend"] = self.backend.save(folder, places)
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             arrays = _prefixed(self.decision, "decision.")
             if self.collection is not None:
@@ -165,7 +172,8 @@ class Twin(nn.Module):
         Args:
             inputs: n texts.
             side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
-            precision: "fp32", "bf16", or "auto": bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
+            precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
+                weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
             progress: Called as `progress(done, total)` after every batch.
 
         Returns:
@@ -295,6 +303,10 @@ class Twin(nn.Module):
 
     def _fast_tower(self, side: str, precision: Precision) -> FastTower:
         tower = self.right if side == "right" and self.right is not None else self.left
+        if self.backend is not None and precision == "auto" and tower.device.type == "cpu":
+            graph = self.backend.towers[self.towers.index(tower)]
+            if not graph.stale:
+                return graph
         dtype = fast_dtype(tower.device, precision)
         key = f"{'right' if tower is self.right else 'left'} {dtype}"
         if key not in self._fast or self._fast[key].stale:
