@@ -92,8 +92,8 @@ def export_twin(
     Args:
         twin: The twin; it stays as it is.
         output: Folder to write, whole or not at all.
-        pairs: Labelled pairs (a `textsiam.data.pairs.Pairs`, or anything with texts, left, right, labels) that the export is judged by. OpenVINO in int8 also
-            takes the ranges of activations from some of their texts (never the labels).
+        pairs: Labelled pairs that the export is judged by: a `textsiam.data.pairs.Pairs` (anything with texts, left,
+            right, labels). OpenVINO in int8 also takes the ranges of activations from some of their texts.
         graph_format: "onnx" or "openvino".
         int8: Quantise.
         max_points_lost: Average precision, in points of 100, that the export may lose.
