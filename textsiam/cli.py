@@ -315,6 +315,33 @@ def train(
     run_training(arguments, as_json=as_json)
 
 
+@app.command()
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Folder of the exported twin.")],
+    graph_format: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="Runtime to export to.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise: faster, and checked against the original.")] = False,
+    pairs: Annotated[str, typer.Option(help="Labelled pairs that the export is judged by.")] = "sample:forum",
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
+    """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
+    from textsiam.data.pairs import read_pairs
+
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
+        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+    read = read_pairs(pairs, columns=_columns(column))
+    twin = _open(model, device="cpu")
+    from textsiam.models.export import export_twin
+
+    report = export_twin(twin, output, read, graph_format=graph_format, int8=int8)
+    if as_json:
+        print_json({"pairs_from": pairs, **report.to_dict()})
+        return
+    say(str(report), stream=sys.stdout)
+    say(f"exported twin written to {output}")
+
+
 @data_app.command("report")
 def data_report(
     pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id.")],
@@ -370,11 +397,11 @@ def main(command: Callable[[], Any] = app) -> None:
         raise
 
 
-def _open(model: str) -> Twin:
+def _open(model: str, *, device: str | None = None) -> Twin:
     quieten_libraries()
     from textsiam.models.twin import Twin
 
-    return Twin.from_pretrained(model)
+    return Twin.from_pretrained(model, device=device)
 
 
 def _decision(

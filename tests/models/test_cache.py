@@ -57,7 +57,7 @@ def test_other_weights_do_not_see_them(twin: Twin, sentences: list[str], tmp_pat
 
 def test_the_fingerprint_counts_whatever_a_vector_depends_on(fresh_tower: SentenceTransformer) -> None:
     def now(dtype: torch.dtype = torch.float32) -> str:
-        return weights_fingerprint(fresh_tower, dtype)
+        return weights_fingerprint(fresh_tower, str(dtype))
 
     seen = [now(), now(torch.bfloat16)]
     fresh_tower.encode(["calling it changes nothing"])

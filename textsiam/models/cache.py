@@ -12,13 +12,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
 
 
 class CacheError(ValueError):
     """A cache file that cannot be read or written; the message names it."""
 
 
-def weights_fingerprint(tower: SentenceTransformer, dtype: torch.dtype) -> str:
+def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
     """Return a digest of everything that a text's vector depends on, 64 hexadecimal digits.
 
     That is every weight and buffer, the tokenizer, the prompt, the length limit, the kind of every module and the
@@ -29,7 +30,7 @@ def weights_fingerprint(tower: SentenceTransformer, dtype: torch.dtype) -> str:
         "modules": [[type(m).__name__, getattr(m, "get_config_dict", dict)()] for m in tower],
         "prompt": tower.prompts.get(tower.default_prompt_name or "", ""),
         "tokens": tower.max_seq_length,
-        "format": str(dtype),
+        "format": number_format,
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
     backend = getattr(tower.tokenizer, "backend_tokenizer", None)
@@ -37,9 +38,17 @@ def weights_fingerprint(tower: SentenceTransformer, dtype: torch.dtype) -> str:
     settings = {} if backend is None else json.loads(backend.to_str())
     kept = {k: v for k, v in settings.items() if k not in ("padding", "truncation")}
     digest.update(json.dumps(kept or tower.tokenizer.get_vocab(), sort_keys=True).encode())
-    for name, weight in sorted(tower.state_dict().items()):
-        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
-        digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+    digest.update(weights_digest(tower).encode())
+    return digest.hexdigest()
+
+
+def weights_digest(module: nn.Module) -> str:
+    """Return the sha256 of a module's weights (names, types, shapes, bytes), 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        plain = tensor.detach().cpu().contiguous()
+        digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
     return digest.hexdigest()
 
 

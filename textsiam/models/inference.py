@@ -93,6 +93,11 @@ class FastTower:
         return isinstance(self.tower[0], Transformer) and pooling is not None and pooling.include_prompt
 
     @property
+    def number_format(self) -> str:
+        """What vectors of the same weights differ by, beside rounding."""
+        return str(self.dtype)
+
+    @property
     def stale(self) -> bool:
         """Whether the weights of the tower have changed since this copy was made."""
         return self.backbone is not self.source[0] and self._version != _weights_version(self.source)

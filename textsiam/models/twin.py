@@ -31,6 +31,7 @@ from textsiam.models.inference import (
     encode_stream,
     fast_dtype,
 )
+from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.thresholds import Rule
 
@@ -78,6 +79,7 @@ class Twin(nn.Module):
         self.decision = decision
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
+        self.backend: Backend | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod
@@ -114,7 +116,10 @@ class Twin(nn.Module):
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{folder}: {error}") from error
         knobs = {"distance": facts["distance"], "provenance": facts["provenance"]}
-        return cls(*towers, decision=decision, collection=collection, **knobs)
+        twin = cls(*towers, decision=decision, collection=collection, **knobs)
+        if facts.get("backend") is not None:
+            twin.backend = open_backend(folder, facts["backend"], facts["towers"], towers)
+        return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
@@ -141,6 +146,8 @@ class Twin(nn.Module):
         with whole_folder(path) as folder:
             for place, tower in zip(places, self.towers, strict=True):
                 tower.save_pretrained(str(folder / place), create_model_card=False)
+            if self.backend is not None and not self.backend.stale:
+                facts["backend"] = self.backend.save(folder, places)
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             arrays = _prefixed(self.decision, "decision.")
             if self.collection is not None:
@@ -177,7 +184,8 @@ class Twin(nn.Module):
         Args:
             inputs: n texts.
             side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
-            precision: "fp32", "bf16", or "auto": bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
+            precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
+                weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
             progress: Called as `progress(done, total)` after every batch.
             cache: Vectors are looked up here first, and those that were not there are added.
             devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
@@ -194,7 +202,7 @@ class Twin(nn.Module):
         if cache is None:
             return encode(fast, inputs, progress=progress)
         check_texts(inputs)
-        fingerprint = weights_fingerprint(fast.tower, fast.dtype)
+        fingerprint = weights_fingerprint(fast.tower, fast.number_format)
         known = cache.get(fingerprint, dict.fromkeys(inputs))
         missing = [text for text in dict.fromkeys(inputs) if text not in known]
         fresh = encode(fast, missing, progress=progress)
@@ -344,6 +352,10 @@ class Twin(nn.Module):
         tower = self.right if side == "right" and self.right is not None else self.left
         if devices is not None and not devices:
             raise ValueError("devices is empty: name at least one, or leave it out")
+        if self.backend is not None and precision == "auto" and devices is None and tower.device.type == "cpu":
+            graph = self.backend.towers[self.towers.index(tower)]
+            if not graph.stale:
+                return graph
         first, *others = [tower.device] if devices is None else map(torch.device, devices)
         dtype = fast_dtype(first, precision)
         key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]}"

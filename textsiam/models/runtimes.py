@@ -1,0 +1,211 @@
+"""Exported graphs of a twin's towers: opened by ONNX Runtime or OpenVINO, and run in place of the torch backbone."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+
+from textsiam.models.cache import weights_digest
+from textsiam.models.encoders import ModelError
+from textsiam.models.inference import FastTower, _weights_version, fast_dtype
+
+GraphFormat = Literal["onnx", "openvino"]
+Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
+"""From `input_ids` and `attention_mask`, `(batch, length)` int64, to token embeddings, `(batch, length, dim)`."""
+
+GRAPH_FILES: dict[str, str] = {"onnx": "graph/model.onnx", "openvino": "graph/model.xml"}
+"""Where a graph lies in the folder of its tower; what else is in `graph/` belongs to it."""
+
+
+def require(module: str, extra: GraphFormat) -> Any:
+    """Import a module of an optional extra.
+
+    Raises:
+        ModelError: It is not installed; the message says how to install it.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise ModelError(f"{module.split('.')[0]} is not installed: pip install 'textsiam[{extra}]'") from error
+
+
+class RuntimeTower(FastTower):
+    """A tower whose backbone is an exported graph; pooling and normalisation stay in torch.
+
+    Every worker of `encode` runs its batches on one thread: the cores never wait for one another inside a layer.
+
+    Args:
+        tower: The tower that the graph was exported from.
+        file: The graph.
+        graph_format: Which runtime opens it.
+        dtype: Number format of what is not int8. None lets the hardware decide; ONNX Runtime knows float32 only.
+
+    Raises:
+        ModelError: The runtime is not installed, or it cannot open the graph.
+    """
+
+    def __init__(
+        self, tower: SentenceTransformer, file: Path, graph_format: GraphFormat, *, dtype: torch.dtype | None = None
+    ) -> None:
+        # Not FastTower's: that one copies the torch weights, which are not needed here.
+        self.source = self.tower = tower
+        self.replicas = []
+        self.graph_format: GraphFormat = graph_format
+        self.file = file
+        self.backbone: nn.Module = tower[0]
+        self.dtype = dtype or fast_dtype(torch.device("cpu"))
+        self._version = _weights_version(tower)
+        opened = _open_onnx if graph_format == "onnx" else _open_openvino
+        self._run = opened(file, torch.get_num_threads(), self.dtype)
+
+    @property
+    def number_format(self) -> str:
+        """The graph itself, by its digest: it is quantised in a way of its own."""
+        return f"{self.graph_format} {hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+
+    @property
+    def stale(self) -> bool:
+        """Whether the torch weights have changed since the graph was opened."""
+        return self._version != _weights_version(self.tower)
+
+    def __call__(self, features: dict[str, Tensor]) -> Tensor:
+        """Return the embeddings of one padded batch, `(batch, dim)` float32."""
+        ids, mask = (features[name].cpu().numpy() for name in ("input_ids", "attention_mask"))
+        state: dict[str, Tensor] = dict(features)
+        state["token_embeddings"] = torch.from_numpy(self._run(ids, mask))
+        for module in list(self.tower)[1:]:
+            state = module(state)
+        return state["sentence_embedding"]
+
+
+@dataclass(frozen=True, eq=False)
+class Backend:
+    """The exported graphs of a twin.
+
+    Attributes:
+        graph_format: Which runtime they are for.
+        int8: Whether they are quantised.
+        fingerprints: What each graph was exported from, in the order of the twin's towers.
+        towers: The opened graphs, in the same order.
+    """
+
+    graph_format: GraphFormat
+    int8: bool
+    fingerprints: tuple[str, ...]
+    towers: tuple[RuntimeTower, ...]
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """Make None of a copy: the copy of a twin has weights of its own, which go on in torch."""
+        return type(None), ()
+
+    @property
+    def stale(self) -> bool:
+        """Whether the torch weights have changed: the graphs then show an older twin."""
+        return any(tower.stale for tower in self.towers)
+
+    def save(self, folder: Path, places: Sequence[str]) -> dict[str, Any]:
+        """Copy the graphs into the folders of their towers; returns what `open_backend` needs to know."""
+        for place, tower in zip(places, self.towers, strict=True):
+            shutil.copytree(tower.file.parent, folder / place / tower.file.parent.name)
+        return {
+            "format": self.graph_format,
+            "int8": self.int8,
+            "file": GRAPH_FILES[self.graph_format],
+            "weights_sha256": list(self.fingerprints),
+        }
+
+
+def open_graphs(
+    folder: Path, graph_format: GraphFormat, *, int8: bool, places: Sequence[str], towers: Sequence[SentenceTransformer]
+) -> Backend:
+    """Open the graphs of towers, whatever weights they were made of.
+
+    Args:
+        folder: The folder of the twin.
+        graph_format: Which runtime the graphs are for.
+        int8: Whether they are quantised.
+        places: The folder of each tower, inside `folder`.
+        towers: The towers.
+
+    Raises:
+        ModelError: The runtime is not installed, or cannot open a graph.
+    """
+    dtype = torch.float32 if int8 else None
+    return Backend(
+        graph_format,
+        int8,
+        tuple(weights_digest(tower[0]) for tower in towers),
+        tuple(
+            RuntimeTower(tower, folder / place / GRAPH_FILES[graph_format], graph_format, dtype=dtype)
+            for place, tower in zip(places, towers, strict=True)
+        ),
+    )
+
+
+def open_backend(
+    folder: Path, facts: Mapping[str, Any], places: Sequence[str], towers: Sequence[SentenceTransformer]
+) -> Backend:
+    """Open the graphs of a saved twin, as `Backend.save` described them.
+
+    Raises:
+        ModelError: They are not those of the weights, or cannot be opened; the message says what to do.
+    """
+    if {"format", "int8", "weights_sha256"} - set(facts) or facts["format"] not in GRAPH_FILES:
+        raise ModelError(f"{folder}: 'backend' in textsiam.json is damaged: export the twin again")
+    backend = open_graphs(folder, facts["format"], int8=bool(facts["int8"]), places=places, towers=towers)
+    if list(backend.fingerprints) != facts["weights_sha256"]:
+        raise ModelError(
+            f"{folder}: the weights have changed since the {facts['format']} graph was exported: export the twin "
+            "again, or take 'backend' out of textsiam.json to use the weights as they are"
+        )
+    return backend
+
+
+def _open_onnx(file: Path, threads: int, dtype: torch.dtype) -> Run:
+    runtime = require("onnxruntime", "onnx")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1  # each caller brings its own thread
+    options.log_severity_level = 3
+    try:
+        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise _unreadable(file, error) from error
+    return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
+
+
+def _open_openvino(file: Path, threads: int, dtype: torch.dtype) -> Run:
+    openvino = require("openvino", "openvino")
+    knobs = {
+        "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
+        "NUM_STREAMS": str(threads),
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    try:
+        compiled = openvino.Core().compile_model(str(file), "CPU", knobs)
+    except Exception as error:
+        raise _unreadable(file, error) from error
+    own = threading.local()
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        if not hasattr(own, "request"):
+            own.request = compiled.create_infer_request()
+        own.request.infer({"input_ids": ids, "attention_mask": mask}, share_inputs=True)
+        return own.request.get_output_tensor(0).data.copy()
+
+    return run
+
+
+def _unreadable(file: Path, error: Exception) -> ModelError:
+    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
+    return ModelError(f"{file}: cannot open the graph ({reason}): export the twin again")
