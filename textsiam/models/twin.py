@@ -280,18 +280,22 @@ class Twin(nn.Module):
         """Encode padded batches with gradients: what training calls.
 
         Args:
-            left: Features of the left inputs, in chunks.
+            left: Features of the left inputs, in chunks; none is fine.
             right: Features of the right inputs for the right tower; None when the sides share `left`.
 
         Returns:
             Embeddings of the left and of the right inputs, `(inputs, dim)` float32; the same tensor twice when
             `right` is None.
         """
-        u = torch.cat([self.left(dict(chunk))["sentence_embedding"].float() for chunk in left])
+        u = self._embed(self.left, left)
         if right is None:
             return u, u
-        tower = self.left if self.right is None else self.right
-        return u, torch.cat([tower(dict(chunk))["sentence_embedding"].float() for chunk in right])
+        return u, self._embed(self.left if self.right is None else self.right, right)
+
+    def _embed(self, tower: SentenceTransformer, chunks: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        if not chunks:
+            return torch.zeros(0, self.dim, device=tower.device)
+        return torch.cat([tower(dict(chunk))["sentence_embedding"].float() for chunk in chunks])
 
     def _fast_tower(self, side: str, precision: Precision) -> FastTower:
         tower = self.right if side == "right" and self.right is not None else self.left

@@ -27,6 +27,7 @@ from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
 from textsiam.training.batches import Batch, TrainingPairs
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
+from textsiam.training.gradient_cache import encoded
 from textsiam.training.objective import Objective
 from textsiam.training.parameters import freeze_unused, parameter_groups
 from textsiam.training.processes import broadcast, gather_batch, make_accelerator
@@ -151,6 +152,8 @@ class _Run:
         self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
+        if self._sharded and settings.gradient_cache:  # every call of a shard is a meeting of all processes
+            raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
         self._prepare(twin, objective)
         self.state = RunState()
         self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
@@ -214,11 +217,10 @@ class _Run:
         accelerator = self.accelerator
         self.model.train()
         with accelerator.accumulate(self.model, self.objective):
-            with accelerator.autocast():
-                left, right = self.model(batch.left, batch.right)
-            embedded = gather_batch(accelerator, batch, left, right)
-            loss = self.objective(embedded)
-            accelerator.backward(loss)
+            with encoded(accelerator, self.model, batch, cached=self.settings.gradient_cache) as (left, right):
+                embedded = gather_batch(accelerator, batch, left, right)
+                loss = self.objective(embedded)
+                accelerator.backward(loss)
             if accelerator.sync_gradients and self.settings.max_gradient_norm is not None:
                 trained = [*self.model.parameters(), *self.objective.parameters()]
                 accelerator.clip_grad_norm_(trained, self.settings.max_gradient_norm)
