@@ -105,6 +105,13 @@ def test_only_one_process_validates_and_all_know_the_result(launch, tmp_path):
     assert_same_weights(first, second)  # both hold the weights of the best validation
 
 
+def test_two_processes_read_the_same_tokens(launch, tmp_path):
+    output = tmp_path / "run"
+    launch(job(output, ["contrastive"], world=2, half=True, settings={"max_steps": 1}))
+    names = sorted(p.name.partition(".")[2] for p in (output / "tokens").iterdir())
+    assert names == ["ids.npy", "json", "offsets.npy"]  # both towers tokenise alike
+
+
 @pytest.mark.parametrize("pairs", [47, 13, 5, 3])
 def test_an_odd_number_of_pairs_ends_well(launch, tmp_path, pairs):
     launch(job(tmp_path / "run", ["contrastive", "triplet"], world=2, pairs=pairs, settings={"epochs": 2}))
