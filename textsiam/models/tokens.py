@@ -91,7 +91,7 @@ def token_blocks(
 
 def default_prompt(tower: SentenceTransformer) -> str:
     """Return what a tower puts before each text."""
-    return tower.prompts.get(tower.default_prompt_name or "", "")
+    return tower.prompts.get(tower.default_prompt_name or "") or ""
 
 
 def padding_of(tower: SentenceTransformer) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def _key(tower: SentenceTransformer, texts: Sequence[str]) -> str | None:
     """Return a name for everything that the tokens depend on; None where the tokenizer does not say what it does."""
     tokenizer = tower.tokenizer
     backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not hasattr(backend, "to_str"):
+    if backend is None or not hasattr(backend, "to_str"):
         return None
     rules = json.loads(backend.to_str())
     for changing in ("truncation", "padding"):  # whatever the last call left there
