@@ -101,7 +101,7 @@ def test_a_run_leaves_everything_in_its_folder(finished):
     assert names(config.output) >= {
         "model", "report.html", "summary.json", "config.yaml", "splits.json", "history.jsonl", "test.tsv",
     }  # fmt: skip
-    assert not names(config.output) & {"best", "checkpoints"}
+    assert not names(config.output) & {"best", "checkpoints", "tokens"}
     summary = json.loads((outcome.output / "summary.json").read_text())
     assert summary == json.loads(json.dumps(outcome.to_dict()))
     assert summary["steps"] == outcome.result.steps > 0

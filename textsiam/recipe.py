@@ -40,6 +40,7 @@ _OURS = (
     "model",
     "best",
     "checkpoints",
+    "tokens",
     "logs",
     "history.jsonl",
     "report.html",
@@ -267,7 +268,7 @@ def _save(outcome: Outcome, config: Config) -> None:
     twin.save_pretrained(output / "model")
     write_report(output / "report.html", outcome.evaluations, history=outcome.result.history, facts=facts)
     _write_json(output / "summary.json", outcome.to_dict())
-    for name in ("best", "checkpoints"):  # the model holds the weights now
+    for name in ("best", "checkpoints", "tokens"):  # the model holds the weights now
         shutil.rmtree(output / name, ignore_errors=True)
 
 

@@ -127,7 +127,7 @@ def run_job(job: dict[str, Any]) -> None:
         arm(**job["die"])
     scored = count_validations()
     left_over = wrappers_at_the_end()
-    twin = small_twin(dropout=job.get("dropout", 0.1))
+    twin = small_twin(dropout=job.get("dropout", 0.1), half=job.get("half", False))
     objective = build_objective(job["losses"])
     result = train(
         twin,

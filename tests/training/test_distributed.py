@@ -67,6 +67,23 @@ def test_two_processes_have_the_gradient_of_one(launch, tmp_path, losses):
         torch.testing.assert_close(outcome(tmp_path / "2")["twin"][name], value, rtol=0, atol=2e-4)
 
 
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(launch, tmp_path, half, accumulation):
+    losses = ["info_nce", "triplet", "head"]
+    knobs = {"max_steps": 3, "batch_size": 16, "token_budget": 20, "accumulation": accumulation}
+    cached = {**knobs, "gradient_cache": True}
+    common = {"half": half, "validate": False}
+    launch(
+        job(tmp_path / "1", losses, settings=knobs, **common),
+        job(tmp_path / "2", losses, world=2, settings=cached, **common),
+    )
+    alone = outcome(tmp_path / "1")
+    for rank in range(2):
+        assert_same_gradients(outcome(tmp_path / "2", rank), alone, steps=3)
+    assert_same_weights(outcome(tmp_path / "2", 0), outcome(tmp_path / "2", 1))
+
+
 def test_clipping_and_accumulation_are_those_of_one_process(launch, tmp_path):
     knobs = {"max_steps": 3, "accumulation": 2, "max_gradient_norm": 0.1}
     launch(*(job(tmp_path / str(n), ["contrastive", "head"], world=n, settings=knobs) for n in (1, 2)))
@@ -86,6 +103,13 @@ def test_only_one_process_validates_and_all_know_the_result(launch, tmp_path):
     assert first["facts"] == second["facts"]
     assert checked == [r["validation_ap"] for r in second["history"] if "validation_ap" in r]
     assert_same_weights(first, second)  # both hold the weights of the best validation
+
+
+def test_two_processes_read_the_same_tokens(launch, tmp_path):
+    output = tmp_path / "run"
+    launch(job(output, ["contrastive"], world=2, half=True, settings={"max_steps": 1}))
+    names = sorted(p.name.partition(".")[2] for p in (output / "tokens").iterdir())
+    assert names == ["ids.npy", "json", "offsets.npy"]  # both towers tokenise alike
 
 
 @pytest.mark.parametrize("pairs", [47, 13, 5, 3])
@@ -187,6 +211,14 @@ def test_sharded_training_resumes(launch, tmp_path):
     assert statuses[1][0] == -signal.SIGKILL
     assert_same_weights(outcome(output, 0), outcome(whole, 0))
     assert (output / "checkpoints" / "step-00000009" / "pytorch_model_fsdp_0").is_dir()  # it was sharded indeed
+
+
+def test_a_gradient_cache_over_shards_is_refused(launch, tmp_path):
+    statuses, said = launch(
+        job(tmp_path / "run", ["contrastive"], world=2, fsdp=True, settings={"gradient_cache": True}), clean=False
+    )
+    assert statuses == [[1, 1]]
+    assert "gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP" in said
 
 
 def test_an_average_of_shards_is_refused(launch, tmp_path):

@@ -86,7 +86,7 @@ def test_killed_and_resumed_equals_uninterrupted(launch, tmp_path, precision):
     for number in range(len(deaths)):
         assert_same_run(tmp_path / str(number), tmp_path / "whole")
         left = {p.name for folder in ("", "checkpoints") for p in (tmp_path / str(number) / folder).iterdir()}
-        assert left == {"best", "checkpoints", "history.jsonl", "step-00000012", "step-00000015"}
+        assert left == {"best", "checkpoints", "tokens", "history.jsonl", "step-00000012", "step-00000015"}
 
 
 @pytest.mark.slow

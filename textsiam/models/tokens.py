@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,13 +63,22 @@ def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 1
     Returns:
         The tokens of the m texts, in order.
     """
-    tokenizer = tower.tokenizer
-    prompt = tower.prompts.get(tower.default_prompt_name or "", "")
-    flat: list[np.ndarray] = []
-    lengths: list[int] = []
+    blocks = list(token_blocks(tower, texts, block=block))
+    return Tokens(
+        ids=np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in blocks)]),
+        offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in blocks)])),
+        **padding_of(tower),
+    )
+
+
+def token_blocks(
+    tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield the tokens of a block of texts after the other, and how many each text has: int32 and int64."""
+    prompt = default_prompt(tower)
     for start in range(0, len(texts), block):
         batch = [prompt + text for text in texts[start : start + block]] if prompt else texts[start : start + block]
-        ids = tokenizer(
+        ids = tower.tokenizer(
             list(batch),
             truncation=True,
             max_length=tower.max_seq_length,
@@ -76,14 +86,17 @@ def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 1
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
-        lengths.extend(map(len, ids))
-        flat.append(np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]))
-    return Tokens(
-        ids=np.concatenate(flat) if flat else np.zeros(0, np.int32),
-        offsets=np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64),
-        pad_id=tokenizer.pad_token_id or 0,
-        pad_left=tokenizer.padding_side == "left",
-    )
+        yield np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]), np.fromiter(map(len, ids), np.int64)
+
+
+def default_prompt(tower: SentenceTransformer) -> str:
+    """Return what a tower puts before each text."""
+    return tower.prompts.get(tower.default_prompt_name or "") or ""
+
+
+def padding_of(tower: SentenceTransformer) -> dict[str, Any]:
+    """Return how a tower fills a batch, as `Tokens` wants it."""
+    return {"pad_id": tower.tokenizer.pad_token_id or 0, "pad_left": tower.tokenizer.padding_side == "left"}
 
 
 def chunk_by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:

@@ -336,7 +336,7 @@ class Twin(nn.Module):
         """Encode padded batches with gradients: what training calls.
 
         Args:
-            left: Features of the left inputs, in chunks.
+            left: Features of the left inputs, in chunks; none is fine.
             right: Features of the right inputs for the right tower; None when the sides share `left`.
 
         Returns:
@@ -367,6 +367,8 @@ class Twin(nn.Module):
 
 def _embeddings(tower: SentenceTransformer, chunks: Sequence[Mapping[str, Tensor]]) -> Tensor:
     """Return the embeddings of all chunks, with gradients, `(inputs, dim)` float32."""
+    if not chunks:
+        return torch.zeros(0, tower.get_embedding_dimension() or 0, device=tower.device)
     return torch.cat([tower(chunk)["sentence_embedding"].float() for chunk in _with_words(tower, chunks)])
 
 

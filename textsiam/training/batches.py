@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids
@@ -16,6 +17,7 @@ from textsiam.models.twin import Twin
 from textsiam.training.triplets import draw_negatives
 
 Features = dict[str, Tensor]
+Tokenise = Callable[[SentenceTransformer, Sequence[str]], Tokens]
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class TrainingPairs:
             the pairs as they are.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
+        tokenise: How a tower's texts become tokens.
 
     Raises:
         ValueError: No pair to train on, or the batch cannot be shared equally.
@@ -90,6 +93,7 @@ class TrainingPairs:
         duplicate_share: float | None = None,
         rank: int = 0,
         world: int = 1,
+        tokenise: Tokenise = tokenise,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} processes")

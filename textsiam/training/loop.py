@@ -6,7 +6,7 @@ import copy
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,22 +16,26 @@ import torch
 from accelerate.utils import DistributedType, set_seed
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sentence_transformers import SentenceTransformer
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 from transformers import get_scheduler
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.saving import SaveError
+from textsiam.models.tokens import Tokens
 from textsiam.models.twin import Twin
 from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
 from textsiam.training.batches import Batch, TrainingPairs
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
+from textsiam.training.gradient_cache import encoded
 from textsiam.training.objective import Objective
 from textsiam.training.parameters import freeze_unused, parameter_groups
 from textsiam.training.processes import broadcast, gather_batch, make_accelerator
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
+from textsiam.training.token_store import stored_tokens
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def train(
         twin: Trained in place.
         pairs: Labelled pairs to learn from.
         objective: What is minimised.
-        output: Folder for checkpoints, history.jsonl and tracker logs.
+        output: Folder for checkpoints, tokens, history.jsonl and tracker logs.
         settings: The knobs; None takes the defaults.
         validation: Labelled pairs that share no question with `pairs`; choose the best weights and stop early.
         resume: Go on from the newest checkpoint in `output`, if there is one: the result is the same as if the
@@ -130,6 +134,7 @@ class _Run:
             duplicate_share=settings.duplicate_share,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
+            tokenise=self._tokenise,
         )
         self.steps_per_epoch = self.data.steps_per_epoch // settings.accumulation
         if self.steps_per_epoch == 0:
@@ -151,6 +156,8 @@ class _Run:
         self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
+        if self._sharded and settings.gradient_cache:  # every call of a shard is a meeting of all processes
+            raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
         self._prepare(twin, objective)
         self.state = RunState()
         self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
@@ -162,6 +169,10 @@ class _Run:
         self._losses: list[Tensor] = []
         self._cosines: list[Tensor] = []
         self._clock, self._clock_step = time.perf_counter(), 0
+
+    def _tokenise(self, tower: SentenceTransformer, texts: Sequence[str]) -> Tokens:
+        with self.accelerator.local_main_process_first():  # the others read what it wrote
+            return stored_tokens(tower, texts, self.output / "tokens")
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings
@@ -214,11 +225,10 @@ class _Run:
         accelerator = self.accelerator
         self.model.train()
         with accelerator.accumulate(self.model, self.objective):
-            with accelerator.autocast():
-                left, right = self.model(batch.left, batch.right)
-            embedded = gather_batch(accelerator, batch, left, right)
-            loss = self.objective(embedded)
-            accelerator.backward(loss)
+            with encoded(accelerator, self.model, batch, cached=self.settings.gradient_cache) as (left, right):
+                embedded = gather_batch(accelerator, batch, left, right)
+                loss = self.objective(embedded)
+                accelerator.backward(loss)
             if accelerator.sync_gradients and self.settings.max_gradient_norm is not None:
                 trained = [*self.model.parameters(), *self.objective.parameters()]
                 accelerator.clip_grad_norm_(trained, self.settings.max_gradient_norm)

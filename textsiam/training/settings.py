@@ -27,6 +27,8 @@ class Settings:
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
         token_budget: Largest padded size of a chunk, in tokens.
+        gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them keeps its activations at a
+            time, so that the batch may be as large as the embeddings allow. The gradients are the same up to rounding.
         gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
         compile: Compile the towers with `torch.compile`.
         validate_every: Steps between validations; None validates after each epoch.
@@ -52,6 +54,7 @@ class Settings:
     average: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: int = 1536
+    gradient_cache: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
     validate_every: int | None = None
