@@ -75,7 +75,7 @@ def test_a_refused_export_is_one_line(textsiam, model, pair_file, tmp_path, monk
     status, out, err = textsiam("export", model, "--format", "onnx", "--int8", "--output", output, "--pairs", pair_file)
     assert status == 1
     assert out == ""
-    assert err.splitlines()[-1].startswith("error: the export loses 10.00 points of AP on 96 pairs, more than 0.3")
+    assert err.splitlines()[-1].startswith("error: the export loses 10.000 points of AP on 96 pairs, more than 0.3")
     assert not output.exists()
 
 

@@ -121,7 +121,7 @@ def export_twin(
         report = compare_export(twin, exported, lefts, rights, np.asarray(pairs.labels)[chosen], output=str(output))
         if not report.points_lost <= max_points_lost:
             raise ExportError(
-                f"the export loses {report.points_lost:.2f} points of AP on {report.pairs:,} pairs, more than "
+                f"the export loses {report.points_lost:.3f} points of AP on {report.pairs:,} pairs, more than "
                 f"{max_points_lost:g}: nothing was written" + ("; export without int8" if int8 else "")
             )
         exported.save_pretrained(output)

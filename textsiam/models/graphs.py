@@ -120,7 +120,7 @@ def _quantise_onnx(traced: Path, file: Path) -> None:
 
 def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, np.ndarray]] | None) -> None:
     openvino = require("openvino", "openvino")
-    model = openvino.convert_model(traced)
+    model = openvino.Core().read_model(traced)
     if calibration is not None:
         nncf = require("nncf", "openvino")
         nncf.set_log_level(logging.ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -29,15 +30,21 @@ GRAPH_FILES: dict[str, str] = {"onnx": "graph/model.onnx", "openvino": "graph/mo
 
 
 def require(module: str, extra: GraphFormat) -> Any:
-    """Import a module of an optional extra.
+    """Import a module of an optional extra, without what it would tell others about it.
 
     Raises:
         ModelError: It is not installed; the message says how to install it.
     """
+    # openvino and nncf report their use to a server from their first import on, unless they believe to be in CI.
+    before = {name: os.environ.get(name) for name in ("CI", "NNCF_CI")}
+    os.environ.update(CI="true", NNCF_CI="1")
     try:
         return import_module(module)
     except ImportError as error:
         raise ModelError(f"{module.split('.')[0]} is not installed: pip install 'textsiam[{extra}]'") from error
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class RuntimeTower(FastTower):
