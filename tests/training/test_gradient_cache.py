@@ -60,9 +60,11 @@ def test_dropout_draws_other_masks_in_every_chunk(driver, tmp_path, gradients):
         assert_close(gradients[0], gradients[1], share=1e-2)
 
 
-def test_random_numbers_go_on_as_without_the_cache(driver, tmp_path, gradients):
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+def test_random_numbers_go_on_as_without_the_cache(driver, tmp_path, gradients, half):
+    knobs = {"half": half, "batch_size": 16, "max_steps": 3, "learning_rate": 1e-8}
     for cached in (True, False):
-        run(driver, tmp_path / str(cached), ["contrastive"], gradient_cache=cached, max_steps=3, learning_rate=1e-8)
+        run(driver, tmp_path / str(cached), ["contrastive"], gradient_cache=cached, **knobs)
     for ours, theirs in zip(gradients[:3], gradients[3:], strict=True):
         assert_close(ours, theirs, share=1e-5)
 

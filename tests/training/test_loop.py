@@ -539,19 +539,20 @@ def plain_loss(names: list[str], twin: Twin, pairs: Pairs, head: nn.Module | Non
     ],
     ids="+".join,
 )
-def test_one_step_has_the_gradient_of_the_plain_way(driver, tmp_path, gradients, names, half):
+def test_one_step_has_the_loss_and_the_gradient_of_the_plain_way(driver, tmp_path, gradients, names, half):
     pairs = driver.keyword_pairs(20, seed=3)
     pairs = Pairs.concat([pairs, pairs.select([0, 1])])  # a text that comes twice
     twin, twin_again = (driver.small_twin(dropout=0, half=half) for _ in range(2))
     objective = driver.build_objective(names)
     # The plain way first: training changes the head.
     head = objective.owners["head"] if "head" in names else None
-    plain_loss(names, twin_again, pairs, head).backward()
+    loss = plain_loss(names, twin_again, pairs, head)
+    loss.backward()
     expected = {n: p.grad.clone() for n, p in twin_again.named_parameters() if p.grad is not None}
     from_head = [] if head is None else [p.grad.clone() for p in head.parameters()]
     objective.zero_grad()
 
-    train(
+    result = train(
         twin,
         pairs,
         objective,
@@ -559,6 +560,7 @@ def test_one_step_has_the_gradient_of_the_plain_way(driver, tmp_path, gradients,
         settings=settings(batch_size=22, max_steps=1, max_gradient_norm=None, token_budget=40),
         quiet=True,
     )
+    assert result.history[0]["loss"] == pytest.approx(loss.item(), rel=1e-5)
     trained = {n: p for n, p in twin.named_parameters() if p.requires_grad}
     assert trained.keys() == expected.keys()
     order = [*expected.values(), *from_head]
