@@ -240,6 +240,13 @@ def test_damaged_graph_is_an_error(exported, tmp_path):
         opened(folder)
 
 
+def test_number_format_tells_graphs_apart(exported, quantised):
+    plain, small = (opened(folder).backend.towers[0].number_format for folder, _ in (exported, quantised))
+    assert plain != small
+    assert plain == opened(exported[0]).backend.towers[0].number_format
+    assert plain.startswith(exported[1].graph_format)
+
+
 def test_fingerprint_sees_every_weight(fresh_tower):
     before = fingerprint(fresh_tower[0])
     assert before == fingerprint(copy.deepcopy(fresh_tower)[0])

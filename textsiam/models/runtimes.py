@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -78,8 +79,10 @@ class RuntimeTower(FastTower):
         self, tower: SentenceTransformer, file: Path, graph_format: GraphFormat, *, dtype: torch.dtype | None = None
     ) -> None:
         # Not FastTower's: that one copies the torch weights, which are not needed here.
-        self.tower = tower
+        self.tower = self.source = tower
+        self.replicas: list[FastTower] = []
         self.file = file
+        self.graph_format = graph_format
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
         self._version = _weights_version(tower)
@@ -87,6 +90,19 @@ class RuntimeTower(FastTower):
         self._pool = ThreadPoolExecutor(self._threads, thread_name_prefix="textsiam-graph")
         opened = _open_onnx if graph_format == "onnx" else _open_openvino
         self._run = opened(file, self._threads, self.dtype)
+
+    @cached_property
+    def number_format(self) -> str:
+        """What vectors of the same weights differ by: the graph itself, since quantised ones differ in their ranges."""
+        digest = hashlib.sha256()
+        for file in sorted(self.file.parent.iterdir()):
+            digest.update(file.name.encode() + file.read_bytes())
+        return f"{self.graph_format} {digest.hexdigest()[:16]} {self.dtype}"
+
+    @property
+    def workers(self) -> int:
+        """How many batches are worth encoding at once: one for each thread."""
+        return self._threads
 
     @property
     def stale(self) -> bool:
