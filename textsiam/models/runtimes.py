@@ -91,13 +91,17 @@ class RuntimeTower(FastTower):
         opened = _open_onnx if graph_format == "onnx" else _open_openvino
         self._run = opened(file, self._threads, self.dtype)
 
-    @cached_property
+    @property
     def number_format(self) -> str:
         """What vectors of the same weights differ by: the graph itself, since quantised ones differ in their ranges."""
+        return f"{self.graph_format} {self._graph_digest[:16]} {self.dtype}"
+
+    @cached_property
+    def _graph_digest(self) -> str:
         digest = hashlib.sha256()
         for file in sorted(self.file.parent.iterdir()):
             digest.update(file.name.encode() + file.read_bytes())
-        return f"{self.graph_format} {digest.hexdigest()[:16]} {self.dtype}"
+        return digest.hexdigest()
 
     @property
     def workers(self) -> int:
