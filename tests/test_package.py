@@ -13,6 +13,7 @@ import pytest
 import textsiam
 
 HEAVY = {"torch", "transformers", "sentence_transformers", "sklearn", "datasets", "accelerate", "scipy", "evaluate"}
+HEAVY |= {"onnx", "onnxruntime", "openvino", "nncf"}
 BIN = Path(sys.executable).parent
 COMMANDS = [
     ["-c", "import textsiam"],
@@ -20,6 +21,7 @@ COMMANDS = [
     ["-m", "textsiam.cli", "--version"],
     ["-m", "textsiam.cli", "train", "--help"],
     ["-m", "textsiam.cli", "score", "--help"],
+    ["-m", "textsiam.cli", "export", "--help"],
     ["-m", "textsiam.cli", "data", "report", "--help"],
 ]
 

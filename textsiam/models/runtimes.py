@@ -8,6 +8,7 @@ import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
@@ -66,10 +67,10 @@ class RuntimeTower(FastTower):
         self, tower: SentenceTransformer, file: Path, graph_format: GraphFormat, *, dtype: torch.dtype | None = None
     ) -> None:
         # Not FastTower's: that one copies the torch weights, which are not needed here.
-        self.source = self.tower = tower
-        self.replicas = []
-        self.graph_format: GraphFormat = graph_format
+        self.tower = self.source = tower
+        self.replicas: list[FastTower] = []
         self.file = file
+        self.graph_format = graph_format
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
         self._version = _weights_version(tower)
@@ -78,8 +79,15 @@ class RuntimeTower(FastTower):
 
     @property
     def number_format(self) -> str:
-        """The graph itself, by its digest: it is quantised in a way of its own."""
-        return f"{self.graph_format} {hashlib.sha256(self.file.read_bytes()).hexdigest()}"
+        """What vectors of the same weights differ by: the graph itself, since quantised ones differ in their ranges."""
+        return f"{self.graph_format} {self._graph_digest[:16]} {self.dtype}"
+
+    @cached_property
+    def _graph_digest(self) -> str:
+        digest = hashlib.sha256()
+        for file in sorted(self.file.parent.iterdir()):
+            digest.update(file.name.encode() + file.read_bytes())
+        return digest.hexdigest()
 
     @property
     def stale(self) -> bool:
