@@ -342,3 +342,29 @@ def test_pairs_of_one_class_are_refused(exported, twin, pairs, tmp_path):
 def test_a_twin_without_graphs_cannot_be_compared(twin):
     with pytest.raises(ModelError, match="no exported graphs"):
         compare_export(twin, twin, ["a"], ["b"], np.array([1]))
+
+
+SIGNALLED = """
+import os, signal, sys
+import torch
+from pathlib import Path
+from textsiam.models.encoders import open_tower
+from textsiam.models.runtimes import RuntimeTower
+
+seen = []
+signal.signal(signal.SIGTERM, lambda *_: seen.append(1))
+tower = open_tower(sys.argv[1], device="cpu")
+graphs = [RuntimeTower(tower, Path(sys.argv[2]), "openvino") for _ in range(2)]
+while graphs:
+    del graphs[0]  # the first that was opened is the first to go
+    os.kill(os.getpid(), signal.SIGTERM)
+print(len(seen))
+"""
+
+
+def test_a_signal_after_a_graph_is_closed_ends_no_process(fresh_tower, tmp_path, sentences):
+    fresh_tower.save(str(tmp_path / "tower"))
+    file = write_graph(fresh_tower, tmp_path / "graph", "openvino", int8=False, texts=sentences)
+    command = [sys.executable, "-c", SIGNALLED, str(tmp_path / "tower"), str(file)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "2\n"), done.stderr

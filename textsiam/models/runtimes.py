@@ -7,6 +7,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
@@ -207,7 +208,10 @@ def _open_openvino(file: Path, threads: int, dtype: torch.dtype) -> Run:
         "INFERENCE_NUM_THREADS": threads,
     }
     try:
-        compiled = openvino.Core().compile_model(str(file), "CPU", knobs)
+        # In a thread of its own: OpenVINO gives the thread that compiles a stack for signals, and takes stacks back in
+        # the wrong order where several graphs are open: the next Ctrl-C would end in freed memory.
+        with ThreadPoolExecutor(1) as apart:
+            compiled = apart.submit(openvino.Core().compile_model, str(file), "CPU", knobs).result()
     except Exception as error:
         raise _unreadable(file, error) from error
     own = threading.local()
