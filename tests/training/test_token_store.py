@@ -164,7 +164,7 @@ def test_a_folder_that_cannot_be_written_is_gone_without(tower, tmp_path, monkey
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(token_store._Growing, "append", full)
+    monkeypatch.setattr(token_store._Checked, "append", full)
     assert_same(stored_tokens(tower, TEXTS, tmp_path / "tokens"), expected)
     assert list((tmp_path / "tokens").iterdir()) == []
 

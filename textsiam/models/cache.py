@@ -14,6 +14,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
+from textsiam.models.tokens import default_prompt, tokenizer_rules
+
 
 class CacheError(ValueError):
     """A cache file that cannot be read or written; the message names it."""
@@ -28,16 +30,13 @@ def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
     digest = hashlib.sha256()
     facts = {
         "modules": [[type(m).__name__, getattr(m, "get_config_dict", dict)()] for m in tower],
-        "prompt": tower.prompts.get(tower.default_prompt_name or "", ""),
+        "prompt": default_prompt(tower),
         "tokens": tower.max_seq_length,
         "format": number_format,
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
-    # Padding and truncation are what the last call left behind; the length limit is counted above.
-    settings = {} if backend is None else json.loads(backend.to_str())
-    kept = {k: v for k, v in settings.items() if k not in ("padding", "truncation")}
-    digest.update(json.dumps(kept or tower.tokenizer.get_vocab(), sort_keys=True).encode())
+    rules = tokenizer_rules(tower) or tower.tokenizer.get_vocab()
+    digest.update(json.dumps(rules, sort_keys=True).encode())
     digest.update(weights_digest(tower).encode())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,6 +93,14 @@ def token_blocks(
 def default_prompt(tower: SentenceTransformer) -> str:
     """Return what a tower puts before each text."""
     return tower.prompts.get(tower.default_prompt_name or "") or ""
+
+
+def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
+    """Return all that a fast tokenizer does, without the limits that its last call left behind; None for a slow one."""
+    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "to_str"):
+        return None
+    return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
 
 
 def padding_of(tower: SentenceTransformer) -> dict[str, Any]:

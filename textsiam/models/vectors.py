@@ -1,15 +1,59 @@
-"""Vectors in a .npy file that is written block after block, and mapped into memory instead of read."""
+"""Arrays in .npy files that are written piece by piece, and mapped into memory instead of read."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
-from numpy.lib import format as npy
 
 from textsiam.models.saving import SaveError
+
+
+class GrowingArray:
+    """A .npy file that is written piece by piece; its header is rewritten once the length is known.
+
+    Args:
+        path: The file.
+        dtype: Number format of the array.
+        shape: Of an item along the first axis, which grows.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path, dtype: np.dtype[Any], *, shape: tuple[int, ...] = ()) -> None:
+        self._file: IO[bytes] = path.open("wb")
+        self._dtype, self._shape, self._length = dtype, shape, 0
+        self._header()
+        self._start = self._file.tell()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def append(self, piece: np.ndarray) -> bytes:
+        """Write items, `(any, *shape)`; returns their bytes."""
+        data = piece.astype(self._dtype, copy=False).tobytes()
+        self._file.write(data)
+        self._length += len(piece)
+        return data
+
+    def close(self) -> None:
+        """Write the length, and see that all of it is on the disk."""
+        with self._file:
+            self._file.seek(0)
+            self._header()
+            if self._file.tell() != self._start:
+                raise OSError(f"the header of {self._file.name} grew")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def _header(self) -> None:
+        # numpy pads headers so that the length of the first axis may grow in place.
+        facts = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length, *self._shape)}
+        np.lib.format.write_array_header_1_0(self._file, facts)
 
 
 def save_vectors(path: str | Path, blocks: Iterable[np.ndarray], *, dim: int) -> int:
@@ -30,30 +74,16 @@ def save_vectors(path: str | Path, blocks: Iterable[np.ndarray], *, dim: int) ->
     """
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    rows = 0
     try:
-        with aside.open("wb") as file:
-            _write_header(file, 0, dim)
-            start = file.tell()
+        file = GrowingArray(aside, np.dtype(np.float32), shape=(dim,))
+        try:
             for block in blocks:
-                file.write(np.ascontiguousarray(block, np.float32).tobytes())
-                rows += len(block)
-            file.seek(0)
-            _write_header(file, rows, dim)  # numpy leaves room for more digits
-            if file.tell() != start:
-                raise SaveError(f"cannot write {path}: its header grew")
-            file.flush()
-            os.fsync(file.fileno())
+                file.append(block)
+        finally:
+            file.close()
         aside.replace(path)
     except OSError as error:
-        raise (
-            error if isinstance(error, SaveError) else SaveError(f"cannot write {path}: {error.strerror or error}")
-        ) from error
+        raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         aside.unlink(missing_ok=True)
-    return rows
-
-
-def _write_header(file: object, rows: int, dim: int) -> None:
-    header = {"descr": npy.dtype_to_descr(np.dtype(np.float32)), "fortran_order": False, "shape": (rows, dim)}
-    npy.write_array_header_1_0(file, header)  # pyright: ignore[reportArgumentType]
+    return len(file)

@@ -10,12 +10,12 @@ import zlib
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from textsiam.models.tokens import Tokens, default_prompt, padding_of, token_blocks, tokenise
+from textsiam.models.tokens import Tokens, default_prompt, padding_of, token_blocks, tokenise, tokenizer_rules
+from textsiam.models.vectors import GrowingArray
 
 _FORMAT = 1
 _ARRAYS = {"ids": np.dtype("<i4"), "offsets": np.dtype("<i8")}
@@ -48,13 +48,9 @@ def stored_tokens(tower: SentenceTransformer, texts: Sequence[str], folder: Path
 
 def _key(tower: SentenceTransformer, texts: Sequence[str]) -> str | None:
     """Return a name for everything that the tokens depend on; None where the tokenizer does not say what it does."""
-    tokenizer = tower.tokenizer
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None or not hasattr(backend, "to_str"):
+    tokenizer, rules = tower.tokenizer, tokenizer_rules(tower)
+    if rules is None:
         return None
-    rules = json.loads(backend.to_str())
-    for changing in ("truncation", "padding"):  # whatever the last call left there
-        rules.pop(changing, None)
     facts = {
         "format": _FORMAT,
         "rules": rules,
@@ -104,7 +100,7 @@ def _write(tower: SentenceTransformer, texts: Sequence[str], folder: Path, key: 
     Processes that do this at once write the same bytes, so that it does not matter whose remain.
     """
     with tempfile.TemporaryDirectory(prefix=".", suffix=".tmp", dir=folder) as aside:
-        files = {name: _Growing(Path(aside) / name, dtype) for name, dtype in _ARRAYS.items()}
+        files = {name: _Checked(Path(aside) / name, dtype) for name, dtype in _ARRAYS.items()}
         try:
             files["offsets"].append(np.zeros(1))
             total = 0
@@ -120,26 +116,12 @@ def _write(tower: SentenceTransformer, texts: Sequence[str], folder: Path, key: 
             os.replace(Path(aside) / name, _path(folder, key, name))
 
 
-class _Growing:
-    """A .npy file that is written piece by piece; its header is rewritten once the length is known."""
+class _Checked(GrowingArray):
+    """A growing array that keeps the checksum of what it holds."""
 
-    def __init__(self, path: Path, dtype: np.dtype[Any]) -> None:
-        self._file: IO[bytes] = path.open("wb")
-        self._dtype, self._length, self.checksum = dtype, 0, 0
-        self._header()
+    checksum = 0
 
-    def append(self, piece: np.ndarray) -> None:
-        data = piece.astype(self._dtype).tobytes()
-        self._file.write(data)
+    def append(self, piece: np.ndarray) -> bytes:
+        data = super().append(piece)
         self.checksum = zlib.crc32(data, self.checksum)
-        self._length += len(piece)
-
-    def close(self) -> None:
-        with self._file:
-            self._file.seek(0)
-            self._header()
-
-    def _header(self) -> None:
-        # numpy pads headers so that the length of the first axis may grow in place.
-        facts = {"descr": self._dtype.str, "fortran_order": False, "shape": (self._length,)}
-        np.lib.format.write_array_header_1_0(self._file, facts)
+        return data
