@@ -73,7 +73,7 @@ class FastTower:
 
     def __init__(self, tower: SentenceTransformer, dtype: torch.dtype, device: torch.device | None = None) -> None:
         self.source = tower
-        self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device)
+        self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype
         self.replicas: list[FastTower] = []
         self._version = _weights_version(tower)
