@@ -6,7 +6,8 @@ import os
 import sys
 from pathlib import Path
 
-from textsiam.cli import main, run_training
+from textsiam.cli import main
+from textsiam.commands.making import run_training
 
 QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 

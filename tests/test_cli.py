@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from textsiam import cli
+from textsiam.commands import scoring
 from textsiam.models.decision import fit_decision
 from textsiam.models.twin import Twin
 
@@ -442,7 +443,7 @@ def test_an_interrupt_ends_with_status_130(textsiam, monkeypatch, model):
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "_open", interrupted)
+    monkeypatch.setattr(scoring, "open_twin", interrupted)
     assert textsiam("score", model, "a", "b").status == 130
 
 

@@ -1,0 +1,167 @@
+"""Commands that look through many texts: encode them, flag duplicates among them, match queries to documents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from textsiam.commands.options import (
+    BadRow,
+    Json,
+    Model,
+    PrecisionOption,
+    Prior,
+    Threshold,
+    chosen_decision,
+    open_twin,
+)
+from textsiam.terminal import escaped, make_console, print_clusters, print_json, progress_bar, rounded, say, warn
+
+
+def flag(
+    model: Model,
+    questions: Annotated[str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    on_bad_row: BadRow = "error",
+    output: Annotated[Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv or .jsonl.")] = None,
+    limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
+    as_json: Json = False,
+) -> None:
+    """Find the duplicates inside a file of questions, and the clusters that they form."""
+    from textsiam.data.texts import read_texts
+
+    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    if twin.collection is not None and prior is None:
+        twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
+    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    from textsiam.search.join import find_duplicates
+
+    with progress_bar("encoding") as progress:
+        found = find_duplicates(twin, read.texts, threshold=threshold, decision=decision, progress=progress)
+    cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
+    pairs = [
+        {
+            "id1": read.ids[a],
+            "id2": read.ids[b],
+            "question1": read.texts[a],
+            "question2": read.texts[b],
+            "similarity": rounded(s),
+            "probability": None if p != p else rounded(p),
+            # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
+            "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
+        }
+        for a, b, s, p in zip(
+            found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True
+        )
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        names = ["id1", "id2", "question1", "question2", "similarity", "probability", "cluster"]
+        write_table(output, names, pairs)
+    if as_json:
+        clusters = [[read.ids[m] for m in members] for members in found.clusters]
+        print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
+        return
+    console = make_console()
+    print_clusters(console, found.clusters, pairs, read.ids, read.texts, limit=limit)
+    hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
+    right = found.probability.sum()
+    expected = (
+        "" if not len(found) or right != right else f"; about {right / len(found):.0%} of them are expected to be right"
+    )
+    console.print(
+        f"{len(read):,} questions: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
+        f"similarity ≥ {found.threshold:.4f}{expected}",
+        highlight=False,
+    )
+    if output is not None:
+        say(f"{len(pairs):,} pairs written to {output}")
+
+
+def encode(
+    model: Model,
+    texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of a half-twin.")] = "left",
+    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
+    as_json: Json = False,
+) -> None:
+    """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
+    from textsiam.data.texts import read_texts
+
+    read = read_texts(texts, column=column)
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    from textsiam.models.vectors import save_vectors
+
+    with progress_bar("encoding") as progress:
+        done = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal done
+            for block in twin.encode_stream(read.texts, side=side, precision=precision):
+                yield block
+                done += len(block)
+                progress(done, len(read))
+
+        rows = save_vectors(output, counted(), dim=twin.dim)
+    if as_json:
+        print_json({"vectors": rows, "dim": twin.dim, "output": str(output)})
+    else:
+        say(f"{rows:,} vectors of {twin.dim} dimensions written to {output}")
+
+
+def match(
+    model: Model,
+    queries: Annotated[str, typer.Option(help="File of queries.")],
+    documents: Annotated[str, typer.Option(help="File of documents.")],
+    top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most similar documents of each query."""
+    from textsiam.data.texts import read_texts
+
+    asked, library = read_texts(queries), read_texts(documents)
+    twin = open_twin(model)
+    from textsiam.search.join import best_matches
+
+    with progress_bar("encoding documents") as progress:
+        vectors = twin.encode(library.texts, side="right", progress=progress)
+    where, similarity = best_matches(twin, twin.encode(asked.texts, side="left"), vectors, top_k)
+    rows = [
+        {
+            "query_id": asked.ids[q],
+            "rank": rank + 1,
+            "document_id": library.ids[d],
+            "similarity": rounded(float(similarity[q, rank])),
+            "query": asked.texts[q],
+            "document": library.texts[d],
+        }
+        for q in range(len(asked))
+        for rank, d in enumerate(where[q].tolist())
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        write_table(output, list(rows[0]), rows)
+        say(f"{len(rows):,} matches written to {output}")
+    elif as_json:
+        print_json(rows)
+    else:
+        console = make_console()
+        for row in rows:
+            if row["rank"] == 1:
+                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
+            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
+            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)

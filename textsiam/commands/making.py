@@ -1,0 +1,97 @@
+"""Commands that make a twin: look at its data, train it, export it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from textsiam.commands.options import (
+    BadRow,
+    Column,
+    Json,
+    Model,
+    named_columns,
+    open_twin,
+)
+from textsiam.terminal import make_console, print_json, quieten_libraries, say
+
+
+def train(
+    context: typer.Context,
+    config: Annotated[
+        str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Train a twin as a config says. Any key can be set after it: --training.learning_rate 2e-5 --resume true."""
+    arguments = ([config] if config and not config.startswith("-") else []) + [
+        *([config] if config and config.startswith("-") else []),
+        *context.args,
+    ]
+    run_training(arguments, as_json=as_json)
+
+
+def export(
+    model: Model,
+    output: Annotated[Path, typer.Option(help="Folder of the exported twin.")],
+    graph_format: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="Runtime to export to.")],
+    int8: Annotated[bool, typer.Option("--int8", help="Quantise: faster, and checked against the original.")] = False,
+    pairs: Annotated[str, typer.Option(help="Labelled pairs that the export is judged by.")] = "sample:forum",
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
+    """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
+    from textsiam.data.pairs import read_pairs
+
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
+        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+    read = read_pairs(pairs, columns=named_columns(column))
+    twin = open_twin(model, device="cpu")
+    from textsiam.models.export import export_twin
+
+    report = export_twin(twin, output, read, graph_format=graph_format, int8=int8)
+    if as_json:
+        print_json({"pairs_from": pairs, **report.to_dict()})
+        return
+    say(str(report), stream=sys.stdout)
+    say(f"exported twin written to {output}")
+
+
+def report(
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id.")],
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Say what a file of pairs holds: clusters, contradictions, and what a question-disjoint split would leak."""
+    from textsiam.data.pairs import read_pairs
+    from textsiam.data.splits import data_report, split_pairs
+
+    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
+    report, split = data_report(read), split_pairs(read, seed=seed).report
+    if as_json:
+        print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})
+    else:
+        print(report, split, sep="\n\n")
+
+
+def run_training(arguments: list[str], *, as_json: bool = False) -> None:
+    """Run `textsiam train` with these arguments: what scripts/train.py calls."""
+    from textsiam.config import read_config
+
+    config = read_config(arguments)
+    quieten_libraries()
+    from textsiam.recipe import run
+
+    outcome = run(config, console=make_console(stderr=as_json))
+    if outcome is None:
+        return
+    if as_json:
+        print_json(outcome.to_dict())
+        return
+    say(f"\nmodel   {outcome.output / 'model'}\nreport  {outcome.output / 'report.html'}")
+    say(f"everything is in {outcome.output}")

@@ -1,0 +1,64 @@
+"""What commands share: the options that mean the same everywhere, and how they are understood."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from textsiam.terminal import quieten_libraries
+
+if TYPE_CHECKING:
+    from textsiam.models.decision import Decision
+    from textsiam.models.twin import Twin
+
+Model = Annotated[str, typer.Argument(help="A saved twin, any SentenceTransformer, or all-MiniLM-L6-v2.")]
+Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output.")]
+BadRow = Annotated[Literal["error", "skip"], typer.Option(help="Stop at a bad row, or count it and go on.")]
+Column = Annotated[
+    list[str] | None, typer.Option("--column", help="left=NAME, right=NAME, label=NAME: columns not recognised.")
+]
+Prior = Annotated[
+    float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
+]
+Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
+PrecisionOption = Annotated[
+    float | None, typer.Option("--precision", help="Learn the threshold for this precision, with 95 % confidence.")
+]
+
+
+def open_twin(model: str, *, device: str | None = None) -> Twin:
+    """Open a model, without the chatter of the libraries."""
+    quieten_libraries()
+    from textsiam.models.twin import Twin
+
+    return Twin.from_pretrained(model, device=device)
+
+
+def chosen_decision(
+    twin: Twin, threshold: float | None, precision: float | None, prior: float | None, *, needed: bool = True
+) -> Decision | None:
+    """Return the decision that the options ask for; None where the twin has none and nothing asks for one."""
+    if threshold is not None and precision is not None:
+        raise typer.BadParameter("--threshold and --precision exclude each other")
+    if twin.decision is None and not (needed or precision is not None or prior is not None):
+        return None
+    decision = twin.require_decision()
+    if prior is not None:
+        decision = decision.with_prior(prior)
+    if precision is not None:
+        decision = decision.at_precision(precision)
+    return decision if threshold is None else decision.at_threshold(threshold)
+
+
+def named_columns(options: list[str] | None) -> dict[str, str] | None:
+    """Return the column names given as `left=NAME`, by role."""
+    if not options:
+        return None
+    columns = {}
+    for option in options:
+        role, equals, name = option.partition("=")
+        if not equals or role not in ("left", "right", "label"):
+            raise typer.BadParameter(f"--column {option!r}: expected left=NAME, right=NAME or label=NAME")
+        columns[role] = name
+    return columns

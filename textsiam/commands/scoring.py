@@ -1,0 +1,138 @@
+"""Commands that judge pairs: score them, measure a twin on them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textsiam.commands.options import (
+    BadRow,
+    Column,
+    Json,
+    Model,
+    PrecisionOption,
+    Prior,
+    Threshold,
+    chosen_decision,
+    named_columns,
+    open_twin,
+)
+from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
+
+if TYPE_CHECKING:
+    from textsiam.models.decision import Decision
+
+
+def score(
+    model: Model,
+    texts: Annotated[list[str] | None, typer.Argument(help="Two texts.")] = None,
+    pairs: Annotated[str | None, typer.Option(help="Score every pair of this file instead.")] = None,
+    output: Annotated[Path | None, typer.Option(help="Write the scored pairs here: .tsv, .csv or .jsonl.")] = None,
+    column: Column = None,
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    as_json: Json = False,
+) -> None:
+    """Score two texts, or a file of pairs: similarity, probability, verdict."""
+    if (pairs is None) == (not texts):
+        raise typer.BadParameter("give two texts, or --pairs FILE")
+    if texts and len(texts) != 2:
+        raise typer.BadParameter(f"expected two texts, got {len(texts)}")
+    from textsiam.data.pairs import Pairs, read_pairs
+
+    if pairs is not None:
+        read = read_pairs(pairs, columns=named_columns(column), labelled=False)
+    else:
+        first, second = texts or ("", "")
+        read = Pairs.from_texts([first], [second], [-1], source="command line")
+    twin = open_twin(model)
+    decision = chosen_decision(twin, threshold, precision, prior, needed=False)
+    with progress_bar("encoding") as progress:
+        similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
+    left, right = read.left_texts, read.right_texts
+    rows = [
+        {"question1": a, "question2": b, "similarity": rounded(s), **verdict}
+        for a, b, s, verdict in zip(
+            left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True
+        )
+    ]
+    if output is not None:
+        from textsiam.data.tables import write_table
+
+        write_table(output, list(rows[0]), rows)
+        say(f"{len(rows):,} scored pairs written to {output}")
+    elif as_json:
+        print_json(rows if pairs is not None else rows[0])
+    else:
+        for row in rows:
+            print_verdict(row, with_texts=pairs is not None)
+
+
+def evaluate(
+    model: Model,
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs, or graded ones (a column `score`): file or Hub id.")],
+    report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs."""
+    from textsiam.data.pairs import read_pairs
+
+    graded = _graded(pairs) if column is None else None
+    read = None if graded else read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
+    twin = open_twin(model)
+    if graded is not None:
+        from textsiam.evaluation.retrieval import evaluate_sts
+
+        result = evaluate_sts(twin, graded, name=model)
+        print_json(result.to_dict()) if as_json else say(str(result), stream=sys.stdout)
+        return
+    assert read is not None
+    from textsiam.evaluation.pairs import evaluate_pairs
+
+    warn(read.report.warnings)
+    evaluation = evaluate_pairs(twin, read, decision=chosen_decision(twin, threshold, precision, prior), name=model)
+    if report is not None:
+        from textsiam.evaluation.report import write_report
+
+        write_report(report, [evaluation], facts={"model": model, "data": pairs})
+    if as_json:
+        print_json(evaluation.to_dict())
+    else:
+        from textsiam.recipe import results_table
+
+        make_console().print(results_table([evaluation]))
+        if report is not None:
+            say(f"report written to {report}")
+
+
+def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:
+    if decision is not None:
+        return [
+            {"probability": rounded(v.probability), "duplicate": v.duplicate, "threshold": rounded(v.threshold)}
+            for v in decision.verdicts(similarity)
+        ]
+    if threshold is not None:
+        return [{"probability": None, "duplicate": s >= threshold, "threshold": threshold} for s in similarity.tolist()]
+    return [{"probability": None, "duplicate": None, "threshold": None} for _ in similarity]
+
+
+def _graded(source: str) -> Any:
+    """Return graded pairs when that is what a file holds, else None."""
+    from textsiam.data.graded import read_graded
+    from textsiam.data.problems import DataError
+
+    if not Path(source).is_file():
+        return None
+    try:
+        return read_graded(source)
+    except DataError:
+        return None
