@@ -4,12 +4,14 @@ import copy
 
 import numpy as np
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.models.distances import DISTANCES
 from textsiam.models.encoders import ModelError
+from textsiam.models.learned import Mahalanobis
 from textsiam.models.twin import Twin
 from textsiam.search import join
 from textsiam.search.join import best_matches, find_duplicates, fit_collection_decision, pairs_above
@@ -54,6 +56,33 @@ def test_pairs_above_against_a_loop(tower: SentenceTransformer, name: str, block
     assert [x.dtype for x in found] == [np.int64, np.int64, np.float32]
     assert [pair[:2] for pair in rows(found)] == [pair[:2] for pair in expected]
     np.testing.assert_allclose(found[2], [pair[2] for pair in expected], atol=1e-6)
+
+
+@pytest.mark.parametrize("floor", [-1.0, 0.3])
+def test_a_head_scores_what_is_above_its_floor(tower: SentenceTransformer, floor: float) -> None:
+    twin, vectors = Twin(tower, head=Mahalanobis(4, diagonal=True)), unit(50)
+    assert isinstance(twin.head, Mahalanobis)
+    with torch.no_grad():
+        twin.head.factor.copy_(torch.tensor([3.0, 0.1, 2.0, 0.5]))
+    twin.head.floor.fill_(floor)
+    cosine = vectors @ vectors.T
+    expected = [pair for pair in naive_pairs(twin, vectors, 1.0) if cosine[pair[0], pair[1]] >= floor]
+    found = pairs_above(twin, vectors, 1.0, block=7)
+    assert [pair[:2] for pair in rows(found)] == [pair[:2] for pair in expected]
+    assert len(found[0]) == {-1.0: len(naive_pairs(twin, vectors, 1.0))}.get(floor, len(expected))
+    assert len(expected) > 20
+
+
+def test_a_head_chooses_among_the_nearest(tower: SentenceTransformer) -> None:
+    twin, vectors = Twin(tower, head=Mahalanobis(4, diagonal=True)), unit(50)
+    assert isinstance(twin.head, Mahalanobis)
+    with torch.no_grad():
+        twin.head.factor.copy_(torch.tensor([3.0, 0.1, 2.0, 0.5]))
+    where, score = best_matches(twin, vectors[:5], vectors, 3)  # fewer than 100 documents: all are candidates
+    for query, row, values in zip(vectors, where, score, strict=False):
+        scores = twin.vector_similarity(np.tile(query, (50, 1)), vectors)
+        assert row.tolist() == np.argsort(-scores, kind="stable")[:3].tolist()
+        np.testing.assert_array_equal(values, scores[row])
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])

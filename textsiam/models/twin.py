@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from importlib import metadata as packages
-from importlib import resources
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
-from textsiam.models.card import model_card
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance, distance_named
-from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.models.encoders import ModelError
+from textsiam.models.folder import read_twin, write_twin
 from textsiam.models.inference import (
     BLOCK,
     FastTower,
@@ -31,13 +26,12 @@ from textsiam.models.inference import (
     encode_stream,
     fast_dtype,
 )
-from textsiam.models.runtimes import Backend, open_backend
-from textsiam.models.saving import recover, whole_folder
+from textsiam.models.learned import Head
+from textsiam.models.runtimes import Backend
 from textsiam.models.thresholds import Rule
 
-_FORMAT = 1
-_FILE = "textsiam.json"
-_ARRAYS = "textsiam.safetensors"
+# Share of the calibration duplicates that reach the head's floor, so that they are found and scored.
+_FOUND = 0.99
 
 
 class Twin(nn.Module):
@@ -46,7 +40,9 @@ class Twin(nn.Module):
     Args:
         left: The tower that encodes left inputs, and right ones too unless `right` is given.
         right: A different tower for right inputs (half-twin), with vectors of the same width.
-        distance: Name of the distance that scores come from; see `textsiam.models.distances`.
+        distance: Name of the distance that candidates are found by, and that scores come from unless there is a
+            head; see `textsiam.models.distances`.
+        head: A learned metric that scores pairs; see `textsiam.models.learned`.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
         provenance: Facts saved beside the weights: data fingerprint, measurements, config.
@@ -66,6 +62,7 @@ class Twin(nn.Module):
         right: SentenceTransformer | None = None,
         *,
         distance: str = "cosine",
+        head: Head | None = None,
         decision: Decision | None = None,
         collection: CollectionDecision | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -76,6 +73,7 @@ class Twin(nn.Module):
         self.left = left
         self.right = right
         self.distance: Distance = distance_named(distance)
+        self.head = head
         self.decision = decision
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
@@ -97,28 +95,16 @@ class Twin(nn.Module):
         Raises:
             ModelError: The model cannot be found, or its textsiam files are damaged.
         """
-        recover(Path(name_or_path))
-        where = resolve(name_or_path)
-        described = _description(where)
-        if described is None:
-            tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-            return cls(tower, decision=_minilm_decision() if str(name_or_path) in MINILM_NAMES else None)
-        folder, facts, arrays = described
-        towers = [
-            open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in facts["towers"]
-        ]
-        try:
-            decision = _restored(facts["decision"], arrays, "decision.")
-            collection = facts.get("collection")
-            if collection is not None:
-                of_pairs = _restored(collection["decision"], arrays, "collection.")
-                collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ModelError(f"{folder}: {error}") from error
-        knobs = {"distance": facts["distance"], "provenance": facts["provenance"]}
-        twin = cls(*towers, decision=decision, collection=collection, **knobs)
-        if facts.get("backend") is not None:
-            twin.backend = open_backend(folder, facts["backend"], facts["towers"], towers)
+        parts = read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code)
+        twin = cls(
+            *parts.towers,
+            distance=parts.distance,
+            head=parts.head,
+            decision=parts.decision,
+            collection=parts.collection,
+            provenance=parts.provenance,
+        )
+        twin.backend = parts.backend
         return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
@@ -129,34 +115,7 @@ class Twin(nn.Module):
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
         """
-        places = ["."] if self.right is None else ["left", "right"]
-        facts = {
-            "format": _FORMAT,
-            "towers": places,
-            "distance": self.distance.name,
-            "decision": None if self.decision is None else self.decision.metadata(),
-            "collection": None
-            if self.collection is None
-            else {"texts": self.collection.texts, "decision": self.collection.decision.metadata()},
-            "versions": {
-                n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")
-            },
-            "provenance": self.provenance,
-        }
-        with whole_folder(path) as folder:
-            for place, tower in zip(places, self.towers, strict=True):
-                tower.save_pretrained(str(folder / place), create_model_card=False)
-            if self.backend is not None and not self.backend.stale:
-                facts["backend"] = self.backend.save(folder, places)
-            (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-            arrays = _prefixed(self.decision, "decision.")
-            if self.collection is not None:
-                arrays |= _prefixed(self.collection.decision, "collection.")
-            if arrays:
-                save_file(arrays, folder / _ARRAYS)
-            (folder / "README.md").write_text(
-                model_card(self.provenance, self.decision, Path(path).name), encoding="utf-8"
-            )
+        write_twin(self, path)
         return Path(path)
 
     @property
@@ -240,7 +199,8 @@ class Twin(nn.Module):
         """Score `left[i]` against `right[i]`.
 
         Returns:
-            Similarities, larger = closer (the cosine, for cosine distance), `(n,)` float32.
+            Similarities, larger = closer: the cosine, for cosine distance; log-odds, where there is a head;
+            `(n,)` float32.
 
         Raises:
             ValueError: The two sides differ in length.
@@ -276,19 +236,42 @@ class Twin(nn.Module):
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
+        return self.vector_similarity(*self.pair_vectors(texts, left, right, precision=precision, progress=progress))
+
+    def pair_vectors(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        *,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode pairs given as indices into texts, each text once; the vectors of both sides, `(n, dim)` float32."""
         if self.right is None:
             vectors = self.encode(texts, precision=precision, progress=progress)
-            return self.vector_similarity(vectors[left], vectors[right])
+            return vectors[left], vectors[right]
         used_left, at_left = np.unique(left, return_inverse=True)
         used_right, at_right = np.unique(right, return_inverse=True)
         u = self.encode([texts[int(i)] for i in used_left], side="left", precision=precision, progress=progress)
         v = self.encode([texts[int(i)] for i in used_right], side="right", precision=precision, progress=progress)
-        return self.vector_similarity(u[at_left], v[at_right])
+        return u[at_left], v[at_right]
 
     def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
-        distance = self.distance(torch.from_numpy(u), torch.from_numpy(v))
-        return self.distance.similarity(distance).numpy()
+        if self.head is None:
+            return self._distance_similarity(u, v)
+        head, device = self.head.eval(), self.left.device  # no unit is dropped when pairs are scored
+        scores = np.zeros(len(u), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(u), BLOCK):
+                part = slice(start, start + BLOCK)
+                z = head(torch.from_numpy(u[part]).to(device), torch.from_numpy(v[part]).to(device))
+                scores[part] = z.float().cpu().numpy()
+        return scores
+
+    def _distance_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return self.distance.similarity(self.distance(torch.from_numpy(u), torch.from_numpy(v))).numpy()
 
     @overload
     def compare(self, left: str, right: str) -> Verdict: ...
@@ -326,8 +309,12 @@ class Twin(nn.Module):
         Raises:
             ValueError: Too few pairs, or only one class.
         """
-        scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
-        self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        u, v = self.pair_vectors(pairs.texts, pairs.left, pairs.right)
+        self.decision = fit_decision(self.vector_similarity(u, v), pairs.labels, rule=rule, prior=prior)
+        if self.head is not None:
+            duplicates = pairs.labels == 1
+            floor = np.quantile(self._distance_similarity(u[duplicates], v[duplicates]), 1 - _FOUND)
+            self.head.floor.fill_(float(floor))
         return self
 
     def forward(
@@ -395,54 +382,3 @@ def _checked_side(side: str) -> str:
     if side not in ("left", "right"):
         raise ValueError(f"side must be 'left' or 'right', got {side!r}")
     return side
-
-
-def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
-    """Return the folder, textsiam.json and arrays of a saved twin; None for any other model."""
-    folder = Path(where)
-    if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        try:
-            listing = Path(snapshot_download(where, allow_patterns=[_FILE, _ARRAYS]))
-            if not (listing / _FILE).exists():
-                return None
-            folder = Path(snapshot_download(where))
-        except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError):
-            return None  # opening the tower reports what is wrong, with its own words
-    path = folder / _FILE
-    if not path.exists():
-        return None
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-        missing = {"format", "towers", "distance", "decision", "provenance"} - set(facts)
-    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
-        raise ModelError(f"{path}: not valid JSON: {error}") from error
-    if missing:
-        raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
-    if facts["format"] != _FORMAT:
-        raise ModelError(f"{path}: format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
-    try:
-        arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
-    except SafetensorError as error:
-        raise ModelError(f"{folder / _ARRAYS}: not valid safetensors: {error}") from error
-    return folder, facts, arrays
-
-
-def _prefixed(decision: Decision | None, prefix: str) -> dict[str, np.ndarray]:
-    return {} if decision is None else {prefix + name: array for name, array in decision.tensors().items()}
-
-
-def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return None if metadata is None else Decision.restore(metadata, own)
-
-
-def _minilm_decision() -> Decision | None:
-    """Return the decision of the untrained all-MiniLM-L6-v2: `benchmarks/minilm_decision.py` calibrates it."""
-    file = resources.files("textsiam.models") / "minilm_decision.json"
-    stored = json.loads(file.read_text(encoding="utf-8"))
-    dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}
-    arrays = {name: np.array(values, dtype=dtypes[name]) for name, values in stored["tensors"].items()}
-    return Decision.restore(stored["metadata"], arrays)

@@ -107,8 +107,8 @@ def fit_collection_decision(
     kept = np.argsort(order, kind="stable")[:limit]
     vectors = twin.encode([pairs.texts[i] for i in kept])
     left, right = np.triu_indices(len(kept), 1)
-    points = torch.from_numpy(vectors)
-    similarity = twin.distance.similarity(twin.distance.all_pairs(points, points)).numpy()[left, right]
+    slices = [slice(start, start + _SLICE) for start in range(0, len(left), _SLICE)]
+    similarity = np.concatenate([twin.vector_similarity(vectors[left[s]], vectors[right[s]]) for s in slices])
     labels = (clusters[kept][left] == clusters[kept][right]).astype(np.int8)
     decision = fit_decision(similarity, labels, rule=rule, seed=seed)
     if precision is not None:
@@ -122,20 +122,22 @@ def pairs_above(
     """Return left index, right index and similarity of every pair i < j at or above the threshold, in order of index.
 
     Candidates come from blocks of the similarity matrix (upper triangle only); each is scored again row by row, so
-    that the result does not depend on the block and equals `Twin.similarity`.
+    that the result does not depend on the block and equals `Twin.similarity`. Where the twin has a head, candidates are
+    the pairs above the head's floor.
 
     Args:
-        twin: Its distance is used.
+        twin: Its distance is used, and its head.
         vectors: `(n, dim)` float32.
         threshold: Least similarity.
         block: Rows and columns of a block; memory grows with its square.
     """
     points = torch.from_numpy(vectors)
+    floor = threshold if twin.head is None else float(twin.head.floor)
     lefts, rights, scores = [], [], []
     for i in range(0, len(points), block):
         for j in range(i, len(points), block):
             similarity = twin.distance.similarity(twin.distance.all_pairs(points[i : i + block], points[j : j + block]))
-            found = (similarity >= threshold - _ROUNDING).nonzero().numpy() + np.array([i, j])
+            found = (similarity >= floor - _ROUNDING).nonzero().numpy() + np.array([i, j])
             left, right = found[found[:, 0] < found[:, 1]].T
             for start in range(0, len(left), _SLICE):
                 a, b = left[start : start + _SLICE], right[start : start + _SLICE]
@@ -156,8 +158,10 @@ def best_matches(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k most similar documents of each query, best first, exactly.
 
+    Where the twin has a head, it chooses them among the `max(100, 4·k)` nearest by the distance.
+
     Args:
-        twin: Its distance is used.
+        twin: Its distance is used, and its head.
         queries: `(q, dim)` float32.
         documents: `(d, dim)` float32.
         k: How many; at most d.
@@ -173,20 +177,36 @@ def best_matches(
         raise ValueError(f"top-k must be >= 1, got {k}")
     k = min(k, len(documents))
     rows, values = [np.zeros((0, k), np.int64)], [np.zeros((0, k), np.float32)]
-    points = torch.from_numpy(documents)
     for i in range(0, len(queries), block):
-        query = torch.from_numpy(queries[i : i + block])
-        best = torch.zeros(len(query), 0)
-        where = torch.zeros(len(query), 0, dtype=torch.long)
-        for j in range(0, len(points), block):
-            similarity = twin.distance.similarity(twin.distance.all_pairs(query, points[j : j + block]))
-            best = torch.cat([best, similarity], 1)
-            where = torch.cat([where, torch.arange(j, j + similarity.shape[1]).expand(len(query), -1)], 1)
-            best, order = best.sort(dim=1, descending=True, stable=True)
-            best, where = best[:, :k], where.gather(1, order[:, :k])
-        rows.append(where.numpy())
-        values.append(best.numpy())
+        query = queries[i : i + block]
+        if twin.head is None:
+            where, best = _nearest(twin, query, documents, k, block)
+        else:
+            near, _ = _nearest(twin, query, documents, min(max(100, 4 * k), len(documents)), block)
+            scored = [twin.vector_similarity(np.broadcast_to(q, (near.shape[1], len(q))).copy(), documents[row])
+                      for q, row in zip(query, near, strict=True)]  # fmt: skip
+            score = np.stack(scored)
+            order = np.argsort(-score, axis=1, kind="stable")[:, :k]
+            where, best = np.take_along_axis(near, order, 1), np.take_along_axis(score, order, 1)
+        rows.append(where)
+        values.append(best)
     return np.concatenate(rows), np.concatenate(values)
+
+
+def _nearest(
+    twin: Twin, queries: np.ndarray, documents: np.ndarray, k: int, block: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the k nearest documents of each query by the distance, and their similarities."""
+    query, points = torch.from_numpy(queries), torch.from_numpy(documents)
+    best = torch.zeros(len(query), 0)
+    where = torch.zeros(len(query), 0, dtype=torch.long)
+    for j in range(0, len(points), block):
+        similarity = twin.distance.similarity(twin.distance.all_pairs(query, points[j : j + block]))
+        best = torch.cat([best, similarity], 1)
+        where = torch.cat([where, torch.arange(j, j + similarity.shape[1]).expand(len(query), -1)], 1)
+        best, order = best.sort(dim=1, descending=True, stable=True)
+        best, where = best[:, :k], where.gather(1, order[:, :k])
+    return where.numpy(), best.numpy()
 
 
 def _clusters(vectors: np.ndarray, left: np.ndarray, right: np.ndarray, similarity: np.ndarray) -> list[list[int]]:

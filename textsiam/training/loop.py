@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sentence_transformers import SentenceTransformer
 from sklearn.metrics import average_precision_score
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import get_scheduler
 
 from textsiam.data.pairs import Pairs
@@ -153,14 +153,18 @@ class _Run:
         }
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
+        self._head, twin.head = twin.head, None  # trained by the objective, whose term owns it
         self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
         if self._sharded and settings.gradient_cache:  # every call of a shard is a meeting of all processes
             raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
+        if self._sharded and self._head is not None:
+            raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
         self._prepare(twin, objective)
         self.state = RunState()
-        self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
+        trained = nn.ModuleList([self.model, self.objective])
+        self.average = None if settings.average is None else WeightAverage(trained, settings.average)
         for part in (self.state, self.scheduler, self.average):
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)
@@ -224,6 +228,7 @@ class _Run:
     def step(self, batch: Batch) -> None:
         accelerator = self.accelerator
         self.model.train()
+        self.objective.train()
         with accelerator.accumulate(self.model, self.objective):
             with encoded(accelerator, self.model, batch, cached=self.settings.gradient_cache) as (left, right):
                 embedded = gather_batch(accelerator, batch, left, right)
@@ -311,6 +316,7 @@ class _Run:
             self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
             self.served.load_state_dict(Twin.from_pretrained(self.output / "best", device="cpu").state_dict())
         self._let_go()
+        self.twin.head = self._head
         self.accelerator.end_training()
         for module in (self.twin, self._owners):  # Accelerate leaves its number format in `forward`
             for name in ("forward", "_original_forward"):
@@ -383,7 +389,10 @@ class _Run:
         with nullcontext() if self.average is None else self.average.applied():
             weights = self.accelerator.get_state_dict(self.model)  # the live tensors: copy them before they change back
             if self.accelerator.is_main_process or weights:
-                self.served.load_state_dict({k.removeprefix("_orig_mod."): v for k, v in weights.items()})
+                whole = {k.removeprefix("_orig_mod."): v for k, v in weights.items()}
+                if self._head is not None:
+                    whole |= {f"head.{k}": v for k, v in self._head.state_dict().items()}
+                self.served.load_state_dict(whole)
 
     def _record(self, record: dict[str, float]) -> None:
         self.state.history.append(record)

@@ -1,0 +1,174 @@
+"""The folder of a saved twin: what stands beside the weights of its towers, and how it is read again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import metadata as packages
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from textsiam.models.card import model_card
+from textsiam.models.decision import CollectionDecision, Decision
+from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.models.learned import Head, build_head
+from textsiam.models.runtimes import Backend, open_backend
+from textsiam.models.saving import recover, whole_folder
+
+if TYPE_CHECKING:
+    from textsiam.models.twin import Twin
+
+_FORMAT = 1
+_FILE = "textsiam.json"
+_ARRAYS = "textsiam.safetensors"
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a twin is made of; see `textsiam.models.twin.Twin`."""
+
+    towers: list[SentenceTransformer]
+    distance: str = "cosine"
+    head: Head | None = None
+    decision: Decision | None = None
+    collection: CollectionDecision | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+    backend: Backend | None = None
+
+
+def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Parts:
+    """Read a saved twin, or make the parts of one of any other model; see `Twin.from_pretrained`.
+
+    Raises:
+        ModelError: The model cannot be found, or its textsiam files are damaged.
+    """
+    recover(Path(name_or_path))
+    described = _description(resolve(name_or_path))
+    if described is None:
+        tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+        return Parts([tower], decision=_minilm_decision() if str(name_or_path) in MINILM_NAMES else None)
+    folder, facts, arrays = described
+    places = facts["towers"]
+    towers = [open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in places]
+    try:
+        decision = _restored(facts["decision"], arrays, "decision.")
+        collection = facts.get("collection")
+        if collection is not None:
+            of_pairs = _restored(collection["decision"], arrays, "collection.")
+            collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
+        head = _restored_head(facts.get("head"), arrays)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{folder}: {' '.join(str(error).split())}") from error
+    return Parts(
+        towers,
+        distance=facts["distance"],
+        head=None if head is None else head.to(towers[0].device),
+        decision=decision,
+        collection=collection,
+        provenance=facts["provenance"],
+        backend=None if facts.get("backend") is None else open_backend(folder, facts["backend"], places, towers),
+    )
+
+
+def write_twin(twin: Twin, path: str | Path) -> None:
+    """Write a twin into a folder, whole or not at all; see `Twin.save_pretrained`.
+
+    Raises:
+        SaveError: The folder cannot be written; one that was there before is intact.
+    """
+    places = ["."] if twin.right is None else ["left", "right"]
+    facts = {
+        "format": _FORMAT,
+        "towers": places,
+        "distance": twin.distance.name,
+        "head": None if twin.head is None else twin.head.knobs(),
+        "decision": None if twin.decision is None else twin.decision.metadata(),
+        "collection": None
+        if twin.collection is None
+        else {"texts": twin.collection.texts, "decision": twin.collection.decision.metadata()},
+        "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
+        "provenance": twin.provenance,
+    }
+    arrays = _prefixed(twin.decision, "decision.")
+    if twin.collection is not None:
+        arrays |= _prefixed(twin.collection.decision, "collection.")
+    if twin.head is not None:
+        arrays |= {f"head.{name}": t.detach().cpu().numpy() for name, t in twin.head.state_dict().items()}
+    with whole_folder(path) as folder:
+        for place, tower in zip(places, twin.towers, strict=True):
+            tower.save_pretrained(str(folder / place), create_model_card=False)
+        if twin.backend is not None and not twin.backend.stale:
+            facts["backend"] = twin.backend.save(folder, places)
+        (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        if arrays:
+            save_file(arrays, folder / _ARRAYS)
+        card = model_card(twin.provenance, twin.decision, Path(path).name)
+        (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:
+    """Return the folder, textsiam.json and arrays of a saved twin; None for any other model."""
+    folder = Path(where)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            listing = Path(snapshot_download(where, allow_patterns=[_FILE, _ARRAYS]))
+            if not (listing / _FILE).exists():
+                return None
+            folder = Path(snapshot_download(where))
+        except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError):
+            return None  # opening the tower reports what is wrong, with its own words
+    path = folder / _FILE
+    if not path.exists():
+        return None
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"format", "towers", "distance", "decision", "provenance"} - set(facts)
+    except (json.JSONDecodeError, UnicodeDecodeError, TypeError) as error:
+        raise ModelError(f"{path}: not valid JSON: {error}") from error
+    if missing:
+        raise ModelError(f"{path}: lacks {', '.join(sorted(missing))}")
+    if facts["format"] != _FORMAT:
+        raise ModelError(f"{path}: format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+    try:
+        arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
+    except SafetensorError as error:
+        raise ModelError(f"{folder / _ARRAYS}: not valid safetensors: {error}") from error
+    return folder, facts, arrays
+
+
+def _prefixed(decision: Decision | None, prefix: str) -> dict[str, np.ndarray]:
+    return {} if decision is None else {prefix + name: array for name, array in decision.tensors().items()}
+
+
+def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return None if metadata is None else Decision.restore(metadata, own)
+
+
+def _restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> Head | None:
+    if knobs is None:
+        return None
+    head = build_head(**knobs).eval()
+    own = {n.removeprefix("head."): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith("head.")}
+    head.load_state_dict(own)
+    return head
+
+
+def _minilm_decision() -> Decision | None:
+    """Return the decision of the untrained all-MiniLM-L6-v2: `benchmarks/minilm_decision.py` calibrates it."""
+    file = resources.files("textsiam.models") / "minilm_decision.json"
+    stored = json.loads(file.read_text(encoding="utf-8"))
+    dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}
+    arrays = {name: np.array(values, dtype=dtypes[name]) for name, values in stored["tensors"].items()}
+    return Decision.restore(stored["metadata"], arrays)
