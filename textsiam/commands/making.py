@@ -16,7 +16,7 @@ from textsiam.commands.options import (
     named_columns,
     open_twin,
 )
-from textsiam.terminal import make_console, print_json, quieten_libraries, say
+from textsiam.terminal import loading, make_console, print_json, quieten_libraries, say
 
 
 def train(
@@ -84,8 +84,9 @@ def run_training(arguments: list[str], *, as_json: bool = False) -> None:
     from textsiam.config import read_config
 
     config = read_config(arguments)
-    quieten_libraries()
-    from textsiam.recipe import run
+    with loading():
+        quieten_libraries()
+        from textsiam.recipe import run
 
     outcome = run(config, console=make_console(stderr=as_json))
     if outcome is None:

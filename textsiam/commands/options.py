@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from textsiam.terminal import quieten_libraries
+from textsiam.terminal import loading, quieten_libraries
 
 if TYPE_CHECKING:
     from textsiam.models.decision import Decision
@@ -29,10 +29,11 @@ PrecisionOption = Annotated[
 
 def open_twin(model: str, *, device: str | None = None) -> Twin:
     """Open a model, without the chatter of the libraries."""
-    quieten_libraries()
-    from textsiam.models.twin import Twin
+    with loading():
+        quieten_libraries()
+        from textsiam.models.twin import Twin
 
-    return Twin.from_pretrained(model, device=device)
+        return Twin.from_pretrained(model, device=device)
 
 
 def chosen_decision(
