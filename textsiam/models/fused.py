@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,6 +13,10 @@ from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_
 
 # Up to here two batched products beat the fused kernel, which is made for long sequences.
 _SHORT = 48
+# Softmax over the middle axis is vectorised where the last one is a multiple of this.
+_LANES = 16
+# Rows that weights are packed for: a batch of the usual budget. Any other number works too.
+_ROWS = 1024
 
 
 def fusable(backbone: nn.Module) -> bool:
@@ -52,9 +57,9 @@ class FusedBert:
         def norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
             return module.weight.detach().float(), module.bias.detach().float(), module.eps
 
-        def product(*modules: nn.Linear) -> tuple[Tensor, Tensor]:
+        def product(*modules: nn.Linear, activation: str = "none") -> Callable[[Tensor], Tensor]:
             weight, bias = (torch.cat([getattr(m, name).detach() for m in modules]) for name in ("weight", "bias"))
-            return weight.to(dtype).contiguous(), bias.to(dtype)
+            return _product(weight.to(dtype).contiguous(), bias.to(dtype), activation)
 
         self.words = first.word_embeddings.weight.detach().float()
         kind = first.token_type_embeddings.weight.detach()[0]
@@ -65,7 +70,7 @@ class FusedBert:
                 product(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
                 product(layer.attention.output.dense),
                 norm(layer.attention.output.LayerNorm),
-                product(layer.intermediate.dense),
+                product(layer.intermediate.dense, activation="gelu"),
                 product(layer.output.dense),
                 norm(layer.output.LayerNorm),
             )
@@ -82,10 +87,9 @@ class FusedBert:
         x = embedding(ids, self.words) + self.places[:longest]
         x = layer_norm(x.view(-1, hidden), (hidden,), *self.norm)
         for query_key_value, out, norm_attention, wide, narrow, norm_out in self.layers:
-            mixed = linear(x.to(self.dtype), *query_key_value).view(batch, longest, 3, self.heads, -1)
-            attended = linear(self._attend(mixed, bias).view(-1, hidden), *out)
-            x = layer_norm(x + attended, (hidden,), *norm_attention)
-            x = layer_norm(x + linear(gelu(linear(x.to(self.dtype), *wide)), *narrow), (hidden,), *norm_out)
+            mixed = query_key_value(x.to(self.dtype)).view(batch, longest, 3, self.heads, -1)
+            x = layer_norm(x + out(self._attend(mixed, bias).view(-1, hidden)), (hidden,), *norm_attention)
+            x = layer_norm(x + narrow(wide(x.to(self.dtype))), (hidden,), *norm_out)
         return {**features, "token_embeddings": x.view(batch, longest, hidden)}
 
     def _attend(self, mixed: Tensor, bias: Tensor | None) -> Tensor:
@@ -95,12 +99,26 @@ class FusedBert:
             q, k, v = mixed.permute(2, 0, 3, 1, 4)
             bias = None if bias is None else bias.to(self.dtype).expand(batch, 1, longest, longest)
             attended = scaled_dot_product_attention(q, k, v, attn_mask=bias)
-        else:
-            # Keys before queries: softmax over the middle axis is vectorised at any length, over the last it is not.
-            q, k, v = mixed.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, longest, width)
-            scores = torch.bmm(k, q.transpose(1, 2)).float().mul_(1 / math.sqrt(width))
-            if bias is not None:
-                scores.view(batch, heads, longest, longest).add_(bias.transpose(2, 3))
-            weights = scores.softmax(1).to(self.dtype).transpose(1, 2)
-            attended = torch.bmm(weights, v).view(batch, heads, longest, width)
+            return attended.transpose(1, 2).reshape(batch, longest, heads * width)
+        # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
+        queries = -(-longest // _LANES) * _LANES
+        q = mixed.new_zeros(batch, heads, queries, width)
+        q[:, :, :longest] = mixed[:, :, 0].transpose(1, 2)
+        k, v = mixed[:, :, 1:].permute(2, 0, 3, 1, 4).reshape(2, batch * heads, longest, width)
+        scores = torch.bmm(k, q.view(-1, queries, width).transpose(1, 2)).float().mul_(1 / math.sqrt(width))
+        if bias is not None:
+            scores.view(batch, heads, longest, queries).add_(bias.transpose(2, 3))
+        weights = scores.softmax(1).to(self.dtype).transpose(1, 2)
+        attended = torch.bmm(weights, v).view(batch, heads, queries, width)[:, :, :longest]
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
+
+
+def _product(weight: Tensor, bias: Tensor, activation: str) -> Callable[[Tensor], Tensor]:
+    """Return x ↦ activation(x·Wᵀ + b); in bf16 the weights are packed once, and one kernel does all of it."""
+    kernels: Any = torch.ops.mkldnn
+    if weight.dtype == torch.bfloat16 and kernels._is_mkldnn_bf16_supported():
+        packed = kernels._reorder_linear_weight(weight, _ROWS)
+        return lambda x: kernels._linear_pointwise(x, packed, bias, activation, [], "none")  # "none": exact GELU
+    if activation == "gelu":
+        return lambda x: gelu(linear(x, weight, bias))
+    return lambda x: linear(x, weight, bias)
