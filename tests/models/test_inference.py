@@ -3,13 +3,14 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
-from torch import Tensor
+from torch import Tensor, nn
 
 from textsiam.models import inference
 from textsiam.models.encoders import scratch_text_encoder
@@ -427,3 +428,35 @@ def test_a_gpu_gives_the_vectors_of_the_cpu(tower, sentences) -> None:
     assert np.abs(encode(FastTower(there, torch.float32), sentences) - expected).max() < 1e-4
     half = encode(FastTower(there, fast_dtype(torch.device("cuda"))), sentences)
     assert (half * expected).sum(1).min() > 0.999
+
+
+# --- torch.compile --------------------------------------------------------------------------------
+
+
+def test_a_compiled_backbone_gives_the_same_vectors(
+    fresh_tower: SentenceTransformer, sentences: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[nn.Module] = []
+
+    def traced(self: nn.Module, **knobs: Any) -> None:
+        compiled.append(self)
+        self._compiled_call_impl = torch.compile(self._call_impl, backend="eager", **knobs)  # no compiler is needed
+
+    monkeypatch.setattr(nn.Module, "compile", traced)
+    fresh_tower[0].model.config.hidden_act = "gelu_new"  # pyright: ignore
+    twin = Twin(fresh_tower)
+    plain = twin.encode(sentences, precision="fp32")
+    assert compiled == []
+    found = twin.encode(sentences, precision="fp32", compiled=True)
+    np.testing.assert_allclose(found, plain, atol=1e-5)
+    assert len(compiled) == 1
+    assert compiled[0] is not fresh_tower[0]  # training goes on with the backbone as it was
+    np.testing.assert_array_equal(
+        np.concatenate([*twin.encode_stream(sentences, precision="fp32", compiled=True)]), found
+    )
+    assert len(compiled) == 1
+
+
+def test_a_fused_backbone_is_not_compiled(tower: SentenceTransformer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **_: pytest.fail("compiled"))
+    Twin(tower).encode(["a text"], compiled=True)

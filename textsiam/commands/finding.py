@@ -94,6 +94,7 @@ def encode(
     column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
     side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of a half-twin.")] = "left",
     precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
     as_json: Json = False,
 ) -> None:
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
@@ -109,7 +110,7 @@ def encode(
 
         def counted() -> Iterator[Any]:
             nonlocal done
-            for block in twin.encode_stream(read.texts, side=side, precision=precision):
+            for block in twin.encode_stream(read.texts, side=side, precision=precision, compiled=compiled):
                 yield block
                 done += len(block)
                 progress(done, len(read))

@@ -66,12 +66,20 @@ class FastTower:
         tower: Where the weights come from.
         dtype: Number format of the backbone.
         device: Where to encode; None stays where the tower is.
+        compiled: Compile the backbone with `torch.compile`. One that is fused is left as it is.
 
     Attributes:
         replicas: The same tower on other devices, which share its work.
     """
 
-    def __init__(self, tower: SentenceTransformer, dtype: torch.dtype, device: torch.device | None = None) -> None:
+    def __init__(
+        self,
+        tower: SentenceTransformer,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
         self.source = tower
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype
@@ -81,8 +89,10 @@ class FastTower:
         # Copies and not casts: training goes on with the fp32 weights.
         if self.supported and fusable(backbone):
             self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
-        elif self.supported and dtype != torch.float32:
+        elif self.supported and (compiled or dtype != torch.float32):
             self.backbone = copy.deepcopy(backbone).to(dtype).eval()
+            if compiled:
+                self.backbone.compile(dynamic=True)
         else:
             self.backbone = backbone
 

@@ -137,6 +137,7 @@ class Twin(nn.Module):
         progress: Progress | None = None,
         cache: EmbeddingCache | None = None,
         devices: Sequence[str] | None = None,
+        compiled: bool = False,
     ) -> np.ndarray:
         """Encode inputs; equal inputs are encoded once and get equal vectors.
 
@@ -148,6 +149,8 @@ class Twin(nn.Module):
             progress: Called as `progress(done, total)` after every batch.
             cache: Vectors are looked up here first, and those that were not there are added.
             devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
+            compiled: Compile the backbone with `torch.compile`: slow at first, for large jobs on a GPU. The fused pass
+                that BERT-shaped backbones take on a CPU is left as it is.
 
         Returns:
             Vectors of length 1, `(n, dim)` float32.
@@ -157,7 +160,7 @@ class Twin(nn.Module):
         """
         if isinstance(inputs, str):
             raise TypeError("expected a list of texts, got one str: write twin.encode([text])")
-        fast = self._fast_tower(_checked_side(side), precision, devices)
+        fast = self._fast_tower(_checked_side(side), precision, devices, compiled=compiled)
         if cache is None:
             return encode(fast, inputs, progress=progress)
         check_texts(inputs)
@@ -177,6 +180,7 @@ class Twin(nn.Module):
         precision: Precision = "auto",
         block: int = BLOCK,
         devices: Sequence[str] | None = None,
+        compiled: bool = False,
     ) -> Iterator[np.ndarray]:
         """Encode any number of inputs from an iterator, in bounded memory.
 
@@ -186,6 +190,7 @@ class Twin(nn.Module):
             precision: As for `encode`.
             block: Texts of a block.
             devices: As for `encode`.
+            compiled: As for `encode`.
 
         Returns:
             An iterator over the vectors of each block, in order, `(≤ block, dim)` float32.
@@ -193,7 +198,9 @@ class Twin(nn.Module):
         Raises:
             TypeError: An input is not a string; the message names its position.
         """
-        return encode_stream(self._fast_tower(_checked_side(side), precision, devices), inputs, block=block)
+        return encode_stream(
+            self._fast_tower(_checked_side(side), precision, devices, compiled=compiled), inputs, block=block
+        )
 
     def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
         """Score `left[i]` against `right[i]`.
@@ -335,7 +342,9 @@ class Twin(nn.Module):
             return u, u
         return u, _embeddings(self.left if self.right is None else self.right, right)
 
-    def _fast_tower(self, side: str, precision: Precision, devices: Sequence[str] | None = None) -> FastTower:
+    def _fast_tower(
+        self, side: str, precision: Precision, devices: Sequence[str] | None = None, *, compiled: bool = False
+    ) -> FastTower:
         tower = self.right if side == "right" and self.right is not None else self.left
         if devices is not None and not devices:
             raise ValueError("devices is empty: name at least one, or leave it out")
@@ -345,10 +354,10 @@ class Twin(nn.Module):
                 return graph
         first, *others = [tower.device] if devices is None else map(torch.device, devices)
         dtype = fast_dtype(first, precision)
-        key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]}"
+        key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]} {compiled}"
         if key not in self._fast or self._fast[key].stale:
-            self._fast[key] = FastTower(tower, dtype, first)
-            self._fast[key].replicas = [FastTower(tower, dtype, device) for device in others]
+            self._fast[key], *replicas = [FastTower(tower, dtype, d, compiled=compiled) for d in (first, *others)]
+            self._fast[key].replicas = replicas
         return self._fast[key]
 
 
