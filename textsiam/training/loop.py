@@ -123,11 +123,13 @@ class _Run:
             raise ValueError(f"{validation.source}: validation needs labelled pairs, duplicates and others")
         self.accelerator = make_accelerator(settings, output)
         set_seed(settings.seed, device_specific=True)
+        self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         self.data = TrainingPairs(
             pairs,
             twin,
             batch_size=settings.batch_size // settings.accumulation,
-            token_budget=settings.token_budget,
+            # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
+            token_budget=_ONE_CHUNK if self._sharded else settings.token_budget,
             seed=settings.seed,
             negatives=objective.needs_negatives,
             positives_only=objective.positives_only,
@@ -154,7 +156,6 @@ class _Run:
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
         self._head, twin.head = twin.head, None  # trained by the objective, whose term owns it
-        self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
         if self._sharded and settings.gradient_cache:  # every call of a shard is a meeting of all processes
@@ -404,6 +405,8 @@ class _Run:
             except OSError as error:
                 raise SaveError(f"cannot write {self.output / 'history.jsonl'}: {error.strerror}") from error
 
+
+_ONE_CHUNK = 2**40  # tokens: more than any batch has
 
 # Settings that may change when a run resumes: they do not touch the weights.
 _FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}

@@ -26,7 +26,7 @@ class Settings:
             weights; None saves the last weights.
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
-        token_budget: Largest padded size of a chunk, in tokens.
+        token_budget: Largest padded size of a chunk, in tokens. With FSDP a batch is one chunk, whatever this says.
         gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them keeps its activations at a
             time, so that the batch may be as large as the embeddings allow. The gradients are the same up to rounding.
         gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
