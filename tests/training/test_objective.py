@@ -136,14 +136,6 @@ def test_terms_for_duplicates_cost_nothing_without_any_but_keep_the_graph() -> N
 
 
 def test_terms_with_weights_are_owned() -> None:
-    class Learned(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.scale = nn.Parameter(torch.tensor(2.0, dtype=torch.float64))
-
-        def forward(self, b: Embedded) -> Tensor:
-            return self.scale * (b.u - b.v).square().mean()
-
     objective = Objective({"learned": (1.0, Learned()), "plain": (1.0, contrastive_term())})
     assert [name for name, _ in objective.named_parameters()] == ["owners.learned.scale"]
     objective(embedded()).backward()
@@ -216,3 +208,32 @@ def test_terms_with_weights_have_them_for_every_width() -> None:
     }
     made.double()(embedded()).backward()
     assert all(p.grad.abs().sum() > 0 for p in made.parameters())
+
+
+class Learned(nn.Module):
+    """A term whose weight fits embeddings of 4 dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.arange(4, dtype=torch.float64))
+
+    def forward(self, b: Embedded) -> Tensor:
+        return (self.scale * (b.u - b.v)).square().mean()
+
+
+def test_terms_that_fit_one_width_see_the_whole_one() -> None:
+    fixed, cut = Learned(), contrastive_term()
+    b, widths = embedded(), {2: 1.0, 1: 3.0}
+    expected = 0.5 * fixed(b) + Objective({"cut": (1.0, cut)}, widths=widths)(b)
+    found = Objective({"fixed": (0.5, fixed), "cut": (1.0, cut)}, widths=widths)(b)
+    assert found.item() == pytest.approx(expected.item())
+    assert Objective({"fixed": (0.5, fixed)}, widths=widths)(b).item() == pytest.approx(0.5 * fixed(b).item())
+
+
+def test_losses_are_taken_in_the_precision_of_the_embeddings() -> None:
+    b = embedded(u=vectors(0).float(), v=vectors(1).float())
+    objective = Objective({"info_nce": (1.0, info_nce_term()), "softmax": (1.0, SoftmaxTerm())})
+    objective.allocate(4)
+    expected = objective(b)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert objective(b) == expected

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -100,6 +100,7 @@ class Objective(nn.Module):
         memory: Texts of earlier batches that the terms are shown beside the batch.
         widths: width → weight: the weighted mean of the sum at several leading widths of the embeddings, so that they
             can be cut later (Kusupati et al. 2022, "Matryoshka Representation Learning"); None: the whole width.
+            Terms whose weights fit one width only (`nn.Module`s that are not `Sized`) see the whole one.
 
     Attributes:
         needs_negatives: Whether a term reads `Embedded.negative`.
@@ -150,21 +151,27 @@ class Objective(nn.Module):
             self.memory.allocate(dim)
 
     def forward(self, batch: Embedded) -> Tensor:
-        """Return the weighted sum of the terms, a scalar."""
+        """Return the weighted sum of the terms, a scalar; it is taken in the precision of the embeddings."""
         if self.memory is not None:
             left, right = self.memory.recall()
             batch = replace(batch, left_memory=left, right_memory=right)
-        if self.widths is None:
-            loss = self._sum(batch)
-        else:
-            parts = [weight * self._sum(batch.narrowed(width)) for width, weight in self.widths.items()]
-            loss = torch.stack(parts).sum() / sum(self.widths.values())
+        with torch.autocast(batch.u.device.type, enabled=False):
+            loss = self._sum(batch, self.terms) if self.widths is None else self._sum_of_widths(batch, self.widths)
         if self.memory is not None:
             self.memory.push(batch.left, batch.right)
         return loss
 
-    def _sum(self, batch: Embedded) -> Tensor:
-        return torch.stack([weight * term(batch) for weight, term in self.terms.values()]).sum()
+    def _sum_of_widths(self, batch: Embedded, widths: Mapping[int, float]) -> Tensor:
+        fixed = {name for name, owner in self.owners.items() if not isinstance(owner, Sized)}
+        cut = self.terms.keys() - fixed
+        total = self._sum(batch, fixed)
+        for width, weight in widths.items():
+            total = total + weight / sum(widths.values()) * self._sum(batch.narrowed(width), cut)
+        return total
+
+    def _sum(self, batch: Embedded, names: Collection[str]) -> Tensor:
+        chosen = [weight * term(batch) for name, (weight, term) in self.terms.items() if name in names]
+        return torch.stack(chosen).sum() if chosen else batch.u.new_zeros(())
 
 
 class Sized(nn.Module):
