@@ -10,20 +10,22 @@ import yaml
 from textsiam.config import (
     Config,
     ConfigError,
-    ContrastiveConfig,
     DataConfig,
-    InfoNCEConfig,
-    LossConfig,
     ModelConfig,
-    OnlineContrastiveConfig,
     ScratchConfig,
-    TripletConfig,
     build_objective,
     build_pairs,
     build_twin,
     read_config,
 )
 from textsiam.data.pairs import DataError
+from textsiam.loss_config import (
+    ContrastiveConfig,
+    InfoNCEConfig,
+    LossConfig,
+    OnlineContrastiveConfig,
+    TripletConfig,
+)
 from textsiam.training.objective import Embedded
 from textsiam.training.settings import Settings
 
@@ -156,7 +158,8 @@ def test_a_broken_file_is_named_with_its_line(write, text, expected):
         (
             "model:\n  distance: cosin\n",
             2,
-            "'model.distance' is 'cosin', expected one of ['cosine', 'euclidean', 'squared_euclidean', 'manhattan']",
+            "'model.distance' is 'cosin', expected one of "
+            "['cosine', 'euclidean', 'squared_euclidean', 'manhattan', 'angular']",
         ),
         ("model:\n  scratch:\n    hidden: wide\n", 3, "'model.scratch.hidden' is 'wide', expected int"),
         ("loss:\n  triplet: {margin: wide}\n", 2, "'loss.triplet.margin' is 'wide', expected float"),
@@ -255,9 +258,13 @@ def test_every_config_builds(file):
     config = read_config([str(file)])
     objective = build_objective(config.loss)
     assert objective.terms
-    vectors = torch.nn.functional.normalize(torch.randn(4, 8), dim=1)
+    vectors = torch.nn.functional.normalize(torch.randn(4, 384), dim=1)
     labels, clusters = torch.tensor([1, 0]), torch.tensor([0, 1])
-    batch = Embedded(vectors[:2], vectors[2:], vectors[2:].roll(1, 0), labels, clusters, torch.tensor([0, 2]))
+    negative = vectors[2:].roll(1, 0)
+    batch = Embedded(
+        vectors[:2], vectors[2:], negative, labels, clusters, torch.tensor([0, 2]), negative_clusters=clusters + 1
+    )
+    objective.allocate(384)
     assert torch.isfinite(objective(batch))
     assert config.output.startswith("runs/")
 
@@ -287,7 +294,10 @@ def test_the_objective_is_what_the_config_says():
     alone = build_objective(LossConfig(triplet=TripletConfig()))
     assert alone.positives_only
     u = torch.tensor([[1.0, 0.0]])
-    batch = Embedded(u, u, torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([0]))
+    batch = Embedded(
+        u, u, torch.tensor([[0.0, 1.0]]), torch.tensor([1]), torch.tensor([0]), torch.tensor([0]),
+        negative_clusters=torch.tensor([1]),
+    )  # fmt: skip
     wide = build_objective(LossConfig(triplet=TripletConfig(margin=3.0)))
     assert wide(batch).item() == pytest.approx(2.0)  # 0 - 1 + 3
     euclidean = build_objective(LossConfig(triplet=TripletConfig(margin=3.0, distance="squared_euclidean")))

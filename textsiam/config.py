@@ -9,6 +9,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
+from textsiam.loss_config import DistanceName, LossConfig, OnlineContrastiveConfig
+from textsiam.loss_config import build_objective as build_objective
 from textsiam.training.settings import Settings
 from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 
@@ -16,9 +18,6 @@ if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
     from textsiam.data.splits import Splits
     from textsiam.models.twin import Twin
-    from textsiam.training.objective import Objective
-
-DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan"]
 
 
 @dataclass(frozen=True)
@@ -83,52 +82,6 @@ class ModelConfig:
     max_tokens: int | None = 128
     distance: DistanceName = "cosine"
     trust_remote_code: bool = False
-
-
-@dataclass(frozen=True)
-class ContrastiveConfig:
-    """See `textsiam.training.losses.contrastive`."""
-
-    weight: float = 1.0
-    margin: float = 0.5
-    distance: DistanceName = "cosine"
-    form: Literal["margin_minus_distance", "squared_margin"] = "margin_minus_distance"
-
-
-@dataclass(frozen=True)
-class OnlineContrastiveConfig:
-    """See `textsiam.training.losses.online_contrastive`."""
-
-    weight: float = 1.0
-    margin: float = 0.5
-    distance: DistanceName = "cosine"
-
-
-@dataclass(frozen=True)
-class TripletConfig:
-    """See `textsiam.training.losses.triplet`."""
-
-    weight: float = 1.0
-    margin: float = 0.3
-    distance: DistanceName = "cosine"
-
-
-@dataclass(frozen=True)
-class InfoNCEConfig:
-    """See `textsiam.training.losses.info_nce`."""
-
-    weight: float = 1.0
-    temperature: float = 0.05
-
-
-@dataclass(frozen=True)
-class LossConfig:
-    """The losses whose weighted sum is minimised; each is on when it is named."""
-
-    contrastive: ContrastiveConfig | None = None
-    online_contrastive: OnlineContrastiveConfig | None = None
-    triplet: TripletConfig | None = None
-    info_nce: InfoNCEConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -259,36 +212,6 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
             train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
         )
     return Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
-
-
-def build_objective(config: LossConfig) -> Objective:
-    """Build what a run minimises.
-
-    Raises:
-        ConfigError: No loss is named.
-        ValueError: A weight, margin or temperature is not positive.
-    """
-    from textsiam.models.distances import distance_named
-    from textsiam.training import objective
-
-    makers = {
-        "contrastive": objective.contrastive_term,
-        "online_contrastive": objective.online_contrastive_term,
-        "triplet": objective.triplet_term,
-        "info_nce": objective.info_nce_term,
-    }
-    terms = {}
-    for name, maker in makers.items():
-        chosen = getattr(config, name)
-        if chosen is not None:
-            knobs = asdict(chosen)
-            weight = knobs.pop("weight")
-            if "distance" in knobs:
-                knobs["distance"] = distance_named(knobs["distance"])
-            terms[name] = (weight, maker(**knobs))
-    if not terms:
-        raise ConfigError(f"loss: name at least one of {', '.join(makers)}")
-    return objective.Objective(terms, needs_negatives="triplet" in terms, positives_only=set(terms) == {"triplet"})
 
 
 def _check_key(key: str, where: str) -> bool:

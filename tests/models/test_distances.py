@@ -7,12 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial import distance as scipy_distance
 
 from textsiam.models.distances import (
+    ANGULAR,
     COSINE,
     DISTANCES,
     EUCLIDEAN,
@@ -23,7 +24,8 @@ from textsiam.models.distances import (
 )
 
 EVERY = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
-METRICS = pytest.mark.parametrize("distance", [EUCLIDEAN, MANHATTAN], ids=lambda d: d.name)
+METRICS = pytest.mark.parametrize("distance", [EUCLIDEAN, MANHATTAN, ANGULAR], ids=lambda d: d.name)
+DIRECTIONS = (COSINE, ANGULAR)  # they say nothing about length
 # Not so large or small that the square leaves float64's precise range.
 coordinates = st.floats(-100, 100).map(lambda x: 0.0 if abs(x) < 1e-3 else x)
 vectors = arrays(np.float64, (3, 4), elements=coordinates)
@@ -35,7 +37,13 @@ def points(n: int, dim: int = 5, *, seed: int = 0) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("distance", "expected"),
-    [(COSINE, 1 - 24 / 25), (EUCLIDEAN, math.sqrt(2)), (SQUARED_EUCLIDEAN, 2.0), (MANHATTAN, 2.0)],
+    [
+        (COSINE, 1 - 24 / 25),
+        (EUCLIDEAN, math.sqrt(2)),
+        (SQUARED_EUCLIDEAN, 2.0),
+        (MANHATTAN, 2.0),
+        (ANGULAR, math.acos(24 / 25) / math.pi),
+    ],
     ids=lambda x: getattr(x, "name", ""),
 )
 def test_hand_computed(distance: Distance, expected: float) -> None:
@@ -52,6 +60,7 @@ def test_hand_computed(distance: Distance, expected: float) -> None:
         (EUCLIDEAN, scipy_distance.euclidean),
         (SQUARED_EUCLIDEAN, scipy_distance.sqeuclidean),
         (MANHATTAN, scipy_distance.cityblock),
+        (ANGULAR, lambda a, b: math.acos(1 - scipy_distance.cosine(a, b)) / math.pi),
     ],
     ids=lambda x: getattr(x, "name", ""),
 )
@@ -97,18 +106,37 @@ def test_never_negative_and_symmetric(distance: Distance, x: np.ndarray) -> None
 @EVERY
 @given(x=vectors)
 @settings(max_examples=60, deadline=None)
-def test_zero_exactly_between_equals(distance: Distance, x: np.ndarray) -> None:
-    u, v = torch.from_numpy(x[:1]), torch.from_numpy(x[1:2])
-    if distance is COSINE:  # says nothing about length, and nothing about the zero vector
+def test_zero_between_equals(distance: Distance, x: np.ndarray) -> None:
+    u = torch.from_numpy(x[:1])
+    if distance in DIRECTIONS:  # the zero vector has none
         u = torch.where(u.norm() > 0, u, torch.ones_like(u))
-        assert distance(u, 3 * u).item() == pytest.approx(0, abs=1e-12)
-    else:
-        # Euclidean has a floor of 1e-6 where its gradient would be undefined.
-        assert distance(u, u).item() <= 1.001e-6
-        assert distance.all_pairs(u, u).item() <= 1.001e-6
-        if not torch.equal(u, v):
-            assert distance(u, v).item() > 1.001e-6 or distance is SQUARED_EUCLIDEAN
-            assert distance(u, v).item() > 0
+    # Euclidean has a floor of 1e-6 where its gradient would be undefined.
+    assert distance(u, u).item() <= 1.001e-6
+    assert distance.all_pairs(u, u).item() <= 1.001e-6
+
+
+@pytest.mark.parametrize("distance", [EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN], ids=lambda d: d.name)
+@given(x=vectors)
+@settings(max_examples=60, deadline=None)
+def test_more_than_zero_between_others(distance: Distance, x: np.ndarray) -> None:
+    u, v = torch.from_numpy(x[:1]), torch.from_numpy(x[1:2])
+    if not torch.equal(u, v):
+        assert distance(u, v).item() > 1.001e-6 or distance is SQUARED_EUCLIDEAN
+        assert distance(u, v).item() > 0
+
+
+@pytest.mark.parametrize("distance", DIRECTIONS, ids=lambda d: d.name)
+@given(x=vectors, length=st.floats(1e-2, 1e2))
+@settings(max_examples=60, deadline=None)
+def test_directions_have_no_length(distance: Distance, x: np.ndarray, length: float) -> None:
+    u, v = torch.from_numpy(x[:1]), torch.from_numpy(x[1:2])
+    assume(u.norm() > 0 and v.norm() > 0)
+    # So identity holds on the unit sphere only: a vector and its double are equal here.
+    assert distance(u, length * u).item() == pytest.approx(0, abs=1e-7)
+    assert distance(u, length * v).item() == pytest.approx(distance(u, v).item(), abs=1e-7)
+    apart = (torch.nn.functional.normalize(u, dim=-1) - torch.nn.functional.normalize(v, dim=-1)).norm()
+    if apart > 1e-6:
+        assert distance(u, v).item() > 0
 
 
 @METRICS
@@ -116,6 +144,7 @@ def test_zero_exactly_between_equals(distance: Distance, x: np.ndarray) -> None:
 @settings(max_examples=100, deadline=None)
 def test_triangle_inequality_of_the_metrics(distance: Distance, x: np.ndarray) -> None:
     a, b, c = (torch.from_numpy(row[None]) for row in x)
+    assume(distance is not ANGULAR or bool((torch.from_numpy(x).norm(dim=1) > 0).all()))
     direct, first, second = distance(a, c).item(), distance(a, b).item(), distance(b, c).item()
     assert direct <= first + second + 1e-9 * (1 + direct)
 
@@ -169,10 +198,30 @@ def test_found_by_name(distance: Distance) -> None:
 
 def test_unknown_name_says_which_exist() -> None:
     expected = (
-        "unknown distance 'euclidian', expected one of cosine, euclidean, squared_euclidean, manhattan; "
+        "unknown distance 'euclidian', expected one of cosine, euclidean, squared_euclidean, manhattan, angular; "
         "did you mean 'euclidean'?"
     )
     with pytest.raises(ValueError, match=f"^{re.escape(expected)}$"):
         distance_named("euclidian")
-    with pytest.raises(ValueError, match=r"manhattan$"):
+    with pytest.raises(ValueError, match=r"angular$"):
         distance_named("zzz")
+
+
+def test_angles_are_exact_where_an_arc_cosine_is_not() -> None:
+    angles = torch.tensor([1e-12, 1e-9, 1e-6, 1e-3, 1.0, math.pi - 1e-6], dtype=torch.float64)
+    u = torch.tensor([[1.0, 0.0]], dtype=torch.float64).expand(6, 2)
+    v = torch.stack([angles.cos(), angles.sin()], dim=1)
+    torch.testing.assert_close(ANGULAR(u, v), angles / math.pi, rtol=1e-6, atol=1e-16)
+    torch.testing.assert_close(ANGULAR.all_pairs(u[:1], v)[0], angles / math.pi, rtol=1e-6, atol=1e-16)
+
+
+def test_the_gradient_of_an_angle_does_not_explode_between_near_duplicates() -> None:
+    for apart in (0.0, 1e-6, 1e-3, 1.0):
+        v = torch.tensor([[math.cos(apart), math.sin(apart)]], requires_grad=True)
+        ANGULAR(torch.tensor([[1.0, 0.0]]), v).sum().backward()
+        assert v.grad.norm() <= 1.001 / math.pi
+
+
+def test_angular_and_cosine_order_pairs_alike() -> None:
+    u, v = points(40), points(40, seed=1)
+    assert torch.equal(ANGULAR(u, v).argsort(), COSINE(u, v).argsort())

@@ -77,6 +77,7 @@ def test_similarity_by_every_distance(tower: SentenceTransformer, sentences: lis
         "euclidean": -np.linalg.norm(u - v, axis=1),
         "squared_euclidean": -((u - v) ** 2).sum(1),
         "manhattan": -np.abs(u - v).sum(1),
+        "angular": -np.arccos(cosines(u, v).clip(-1, 1)) / np.pi,
     }[name]
     found = Twin(tower, distance=name).similarity(sentences[:20], sentences[20:40], precision="fp32")
     np.testing.assert_allclose(found, expected, atol=5e-5)

@@ -16,16 +16,19 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import torch
 from torch import nn
 
+from textsiam import loss_config
 from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training import objective as objectives
+from textsiam.training import terms
 from textsiam.training.loop import train
+from textsiam.training.memory import Memory
 from textsiam.training.settings import Settings
 
 TOPICS = [
@@ -99,17 +102,25 @@ class Head(nn.Module):
 
 
 def build_objective(names: list[str]) -> objectives.Objective:
-    """An objective of the named terms, of different weights."""
-    makers = {
-        "contrastive": objectives.contrastive_term,
-        "squared": lambda: objectives.contrastive_term(form="squared_margin", margin=0.9),
-        "online_contrastive": objectives.online_contrastive_term,
-        "triplet": objectives.triplet_term,
-        "info_nce": objectives.info_nce_term,
+    """An objective of the named terms, of different weights; "memory" and "matryoshka" are no terms."""
+    sections = {name: get_args(hint)[0] for name, hint in get_type_hints(loss_config.LossConfig).items()}
+    special = {
+        "squared": lambda: terms.contrastive_term(form="squared_margin", margin=0.9),
+        "info_nce_hard": lambda: terms.info_nce_term(hard_negatives=True),
         "head": Head,
     }
-    terms = {name: (1.0 / (1 + place), makers[name]()) for place, name in enumerate(names)}
-    return objectives.Objective(terms, needs_negatives="triplet" in names)
+
+    def term(name: str) -> Any:
+        if name in special:
+            return special[name]()
+        return loss_config.build_objective(loss_config.LossConfig(**{name: sections[name]()})).terms[name][1]
+
+    places = enumerate(name for name in names if name not in ("memory", "matryoshka"))
+    return objectives.Objective(
+        {name: (1.0 / (1 + place), term(name)) for place, name in places},
+        memory=Memory(12) if "memory" in names else None,
+        widths={16: 1.0, 8: 0.5} if "matryoshka" in names else None,
+    )
 
 
 def run_job(job: dict[str, Any]) -> None:

@@ -19,6 +19,11 @@ LOSSES = [
     ["info_nce"],
     ["head"],
     ["online_contrastive", "info_nce", "triplet", "head"],
+    ["cosent", "softmax", "n_pair", "angular"],
+    ["info_nce_hard", "batch_all", "batch_hard", "batch_semi_hard"],
+    ["batch_easy", "batch_random", "batch_distance_weighted", "debiased_triplet"],
+    ["batch_hard", "angular", "info_nce", "softmax", "memory", "matryoshka"],
+    ["batch_all", "memory"],
 ]
 
 

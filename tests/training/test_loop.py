@@ -18,9 +18,10 @@ from textsiam.models.twin import Twin
 from textsiam.training import loop, losses
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.loop import train
-from textsiam.training.objective import Embedded, Objective, contrastive_term
+from textsiam.training.objective import Embedded, Objective
 from textsiam.training.parameters import parameter_groups
 from textsiam.training.settings import Settings
+from textsiam.training.terms import contrastive_term
 from textsiam.training.triplets import draw_negatives
 
 

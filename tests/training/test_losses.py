@@ -14,7 +14,15 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCLIDEAN, Distance
-from textsiam.training.losses import contrastive, info_nce, online_contrastive, triplet
+from textsiam.training.losses import (
+    contrastive,
+    cosent,
+    info_nce,
+    online_contrastive,
+    pair_softmax,
+    symmetric_info_nce,
+    triplet,
+)
 
 EVERY_DISTANCE = pytest.mark.parametrize("distance", DISTANCES.values(), ids=DISTANCES)
 PAIR_LOSSES = pytest.mark.parametrize("loss", [contrastive, online_contrastive], ids=lambda f: f.__name__)
@@ -103,6 +111,45 @@ def test_info_nce_by_hand() -> None:
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
 
 
+def test_soft_triplet_by_hand() -> None:
+    expected = (math.log1p(math.exp(HALFWAY - 1 + 0.3)) + math.log1p(math.exp(1.3))) / 2
+    loss = triplet(far(2), AXES[[3, 1]], AXES[[1, 0]], margin=0.3, soft=True)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert triplet(far(1), AXES[:1], AXES[:1], margin=0.0, soft=True).item() == pytest.approx(math.log(2))
+
+
+def test_symmetric_info_nce_by_hand() -> None:
+    # Cosines of the first two axes with the first and the half-way one: 1 and r, 0 and r.
+    r = math.sqrt(0.5)
+    forth = math.log1p(math.exp(r - 1)) + math.log1p(math.exp(-r))
+    back = math.log1p(math.exp(-1)) + math.log(2)
+    loss = symmetric_info_nce(AXES[:2], AXES[[0, 3]], temperature=1.0)
+    assert loss.item() == pytest.approx((forth + back) / 4, abs=1e-6)
+    mask = torch.tensor([[True, True], [False, True]])
+    loss = symmetric_info_nce(AXES[:2], AXES[[0, 3]], temperature=1.0, mask=mask)
+    expected = (math.log1p(math.exp(-r)) + math.log1p(math.exp(-1))) / 4
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+
+
+def test_cosent_by_hand() -> None:
+    # Distances 0.29 and 1 of pairs that should be closer than those at 0 and 2.
+    v = AXES[[3, 1, 0, 2]]
+    gaps = (HALFWAY, 1, HALFWAY - 2, 1 - 2)
+    expected = math.log(1 + sum(math.exp(2 * g) for g in gaps))
+    loss = cosent(far(4), v, torch.tensor([1, 1, 0, 0]), temperature=0.5)
+    assert loss.item() == pytest.approx(expected, abs=1e-6)
+    assert cosent(far(4), v, torch.ones(4)).item() == 0
+
+
+def test_pair_softmax_by_hand() -> None:
+    # Of (1, 0), (0, 1), (1, 1), the layer takes 1 + 2·1 for a duplicate, and 0.5 for none.
+    weight = torch.tensor([[0.0] * 6, [1.0, 0, 0, 0, 0, 2.0]])
+    bias = torch.tensor([0.5, 0.0])
+    for label, logits in ((1, (0.5, 3.0)), (0, (3.0, 0.5))):
+        loss = pair_softmax(AXES[:1], AXES[1:2], torch.tensor([label]), weight=weight, bias=bias)
+        assert loss.item() == pytest.approx(math.log1p(math.exp(logits[0] - logits[1])), abs=1e-6)
+
+
 # --- naive references -----------------------------------------------------------------------------
 
 
@@ -170,6 +217,42 @@ def test_info_nce_against_a_loop() -> None:
     assert info_nce(anchor, candidates, target, temperature=0.1, mask=mask).item() == pytest.approx(total / 7)
 
 
+@EVERY_DISTANCE
+@pytest.mark.parametrize("grades", [2, 5])
+def test_cosent_against_a_loop(distance: Distance, grades: int) -> None:
+    u, v, _ = batch()
+    labels = (torch.arange(24) * 7 % grades) / grades if grades > 2 else torch.arange(24) % 2
+    d = distance(u, v).tolist()
+    total = 1.0
+    for i in range(24):
+        for j in range(24):
+            if labels[i] > labels[j]:
+                total += math.exp((d[i] - d[j]) / 0.4)
+    found = cosent(u, v, labels, temperature=0.4, distance=distance)
+    assert found.item() == pytest.approx(math.log(total))
+
+
+def test_pair_softmax_against_a_loop() -> None:
+    u, v, labels = batch()
+    weight, bias = vectors(2, 18, seed=3), vectors(1, 2, seed=4)[0]
+    total = 0.0
+    for i in range(24):
+        left, right = u[i].tolist(), v[i].tolist()
+        features = [*left, *right, *(abs(a - b) for a, b in zip(left, right, strict=True))]
+        products = [[w * x for w, x in zip(row, features, strict=True)] for row in weight.tolist()]
+        logits = [sum(row) + b for row, b in zip(products, bias.tolist(), strict=True)]
+        total += math.log(sum(math.exp(x) for x in logits)) - logits[int(labels[i])]
+    assert pair_softmax(u, v, labels, weight=weight, bias=bias).item() == pytest.approx(total / 24)
+
+
+def test_symmetric_info_nce_is_both_directions() -> None:
+    u, v, own = vectors(9), vectors(9, seed=1), torch.arange(9)
+    mask = torch.rand(9, 9, generator=torch.Generator().manual_seed(0)) < 0.3
+    expected = info_nce(u, v, own, mask=mask) + info_nce(v, u, own, mask=mask.T)
+    assert symmetric_info_nce(u, v, mask=mask).item() == pytest.approx(expected.item() / 2)
+    assert symmetric_info_nce(v, u, mask=mask.T).item() == pytest.approx(expected.item() / 2)
+
+
 # --- peers as oracles -----------------------------------------------------------------------------
 
 
@@ -213,6 +296,43 @@ def test_sentence_transformers_multiple_negatives_ranking(peer: ModuleType) -> N
     expected = loss.compute_loss_from_embeddings([a, p, n], torch.zeros(20))
     found = info_nce(a, torch.cat([p, n]), torch.arange(20), temperature=1 / 20)
     assert found.item() == pytest.approx(expected.item())
+
+
+@pytest.mark.parametrize("grades", [2, 5])
+def test_sentence_transformers_cosent(peer: ModuleType, grades: int) -> None:
+    u, v, _ = batch()
+    labels = torch.arange(24) * 7 % grades / (grades - 1)
+    expected = peer.CoSENTLoss(None, scale=20.0).compute_loss_from_embeddings([u, v], labels)
+    assert cosent(u, v, labels, temperature=1 / 20).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_sentence_transformers_softmax(peer: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    from types import SimpleNamespace
+
+    u, v, labels = batch()
+    theirs = peer.SoftmaxLoss(SimpleNamespace(device="cpu"), 6, 2).double()
+    module = sys.modules[type(theirs).__module__]
+    monkeypatch.setattr(module, "embed_columns", lambda model, columns: columns)
+    head = theirs.classifier
+    found = pair_softmax(u, v, labels, weight=head.weight, bias=head.bias)
+    assert found.item() == pytest.approx(theirs([u, v], labels).item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", ["COSINE", "EUCLIDEAN"])
+def test_pytorch_metric_learning_soft_triplet(name: str) -> None:
+    from pytorch_metric_learning import losses
+    from pytorch_metric_learning.distances import LpDistance
+    from pytorch_metric_learning.reducers import MeanReducer
+
+    a, p, n = (normalize(vectors(20, seed=seed), dim=-1) for seed in range(3))
+    rows = torch.arange(20)
+    power = 2 if name == "COSINE" else 1  # half the squared distance between unit vectors is the cosine distance
+    plain = LpDistance(normalize_embeddings=False, power=power)
+    theirs = losses.TripletMarginLoss(0.4 * power, smooth_loss=True, distance=plain, reducer=MeanReducer())
+    expected = theirs(torch.cat([a, p, n]), torch.zeros(60), indices_tuple=(rows, rows + 20, rows + 40))
+    distance = SQUARED_EUCLIDEAN if power == 2 else EUCLIDEAN
+    found = triplet(a, p, n, margin=0.4 * power, distance=distance, soft=True)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_pytorch_metric_learning() -> None:
@@ -280,6 +400,24 @@ def test_gradcheck_info_nce() -> None:
 
 
 @EVERY_DISTANCE
+def test_gradcheck_cosent_and_soft_triplet(distance: Distance) -> None:
+    u, v, _ = batch(8)
+    inputs = (u.requires_grad_(), v.requires_grad_())
+    grades = torch.arange(8) % 3
+    assert torch.autograd.gradcheck(lambda u, v: cosent(u, v, grades, temperature=0.5, distance=distance), inputs)
+    assert torch.autograd.gradcheck(lambda u, v: triplet(u, v, v.roll(1, 0), distance=distance, soft=True), inputs)
+
+
+def test_gradcheck_pair_softmax_and_symmetric_info_nce() -> None:
+    u, v, labels = batch(6)
+    inputs = [u, v, vectors(2, 18, seed=3), vectors(1, 2, seed=4)[0]]
+    inputs = tuple(t.requires_grad_() for t in inputs)
+    assert torch.autograd.gradcheck(lambda u, v, w, b: pair_softmax(u, v, labels, weight=w, bias=b), inputs)
+    mask = torch.eye(6, dtype=torch.bool).roll(1, 0)
+    assert torch.autograd.gradcheck(lambda u, v: symmetric_info_nce(u, v, temperature=0.5, mask=mask), inputs[:2])
+
+
+@EVERY_DISTANCE
 def test_gradients_between_equal_embeddings_are_finite(distance: Distance) -> None:
     for label in (0, 1):
         labels = torch.full((4,), label)
@@ -288,7 +426,12 @@ def test_gradients_between_equal_embeddings_are_finite(distance: Distance) -> No
             lambda u, v, labels=labels: contrastive(u, v, labels, distance=distance, form="squared_margin"),
             lambda u, v, labels=labels: online_contrastive(u, v, labels, distance=distance),
             lambda u, v: triplet(u, v, v, distance=distance),
+            lambda u, v: triplet(u, v, v, distance=distance, soft=True),
             lambda u, v: info_nce(u, v, torch.arange(4)),
+            lambda u, v: symmetric_info_nce(u, v),
+            lambda u, v, labels=labels: cosent(u, v, labels, distance=distance),
+            lambda u, v: cosent(u, v, torch.arange(4), distance=distance),
+            lambda u, v, labels=labels: pair_softmax(u, v, labels, weight=torch.ones(2, 9), bias=torch.ones(2)),
         ):
             u, v = torch.ones(4, 3, requires_grad=True), torch.ones(4, 3, requires_grad=True)
             value = loss(u, v)
@@ -309,6 +452,24 @@ def test_order_and_sides_of_pairs_do_not_matter(loss: Callable[..., Tensor], dis
     expected = loss(u, v, labels, margin=0.8, distance=distance).item()
     assert loss(u[order], v[order], labels[order], margin=0.8, distance=distance).item() == pytest.approx(expected)
     assert loss(v, u, labels, margin=0.8, distance=distance).item() == pytest.approx(expected)
+
+
+def test_order_of_ranked_and_classified_pairs_does_not_matter() -> None:
+    u, v, labels = batch()
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(3))
+    layer = {"weight": vectors(2, 18, seed=3), "bias": vectors(1, 2, seed=4)[0]}
+    for loss in (cosent, lambda *args: pair_softmax(*args, **layer)):
+        found = loss(u[order], v[order], labels[order]).item()
+        assert found == pytest.approx(loss(u, v, labels).item())
+    assert cosent(v, u, labels).item() == pytest.approx(cosent(u, v, labels).item())
+    found = symmetric_info_nce(u[order], v[order]).item()
+    assert found == pytest.approx(symmetric_info_nce(u, v).item())
+
+
+def test_only_the_order_of_grades_counts() -> None:
+    u, v, _ = batch()
+    grades = torch.arange(24) % 5
+    assert cosent(u, v, grades).item() == cosent(u, v, grades.exp()).item()
 
 
 def test_order_of_triplets_and_candidates_does_not_matter() -> None:
@@ -357,6 +518,39 @@ def test_margins_and_temperatures_must_be_positive(value: float) -> None:
         triplet(u, v, v, margin=value)
     with pytest.raises(ValueError, match=exactly(f"temperature must be > 0, got {value}")):
         info_nce(u, v, torch.arange(24), temperature=value)
+
+
+@pytest.mark.parametrize("value", [-0.5, math.nan])
+def test_a_soft_margin_may_be_zero_but_not_less(value: float) -> None:
+    u, v, _ = batch()
+    with pytest.raises(ValueError, match=exactly(f"margin must be >= 0, got {value}")):
+        triplet(u, v, v, margin=value, soft=True)
+    with pytest.raises(ValueError, match=exactly(f"temperature must be > 0, got {value}")):
+        cosent(u, v, torch.arange(24), temperature=value)
+    with pytest.raises(ValueError, match=exactly(f"temperature must be > 0, got {value}")):
+        symmetric_info_nce(u, v, temperature=value)
+
+
+def test_labels_that_fit_no_loss_are_refused() -> None:
+    u, v, _ = batch(2)
+    with pytest.raises(ValueError, match=exactly("labels must be finite numbers")):
+        cosent(u, v, torch.tensor([1.0, math.nan]))
+    with pytest.raises(ValueError, match=exactly("labels must be 1 (duplicate) or 0 (not a duplicate), got 2")):
+        pair_softmax(u, v, torch.tensor([1, 2]), weight=vectors(2, 18), bias=vectors(1, 2)[0])
+
+
+def test_a_mean_over_nothing_is_zero_and_keeps_the_graph() -> None:
+    nothing = torch.zeros(0, dtype=torch.long)
+    for loss in (
+        lambda e: triplet(e, e, e),
+        lambda e: symmetric_info_nce(e, e),
+        lambda e: cosent(e, e, nothing),
+    ):
+        e = vectors(3).requires_grad_()
+        value = loss(e[:0])
+        assert value.item() == 0
+        value.backward()
+        assert e.grad.abs().sum() == 0
 
 
 def test_unknown_form_is_refused() -> None:
@@ -437,3 +631,10 @@ def test_annotated_shapes_hold(checked: ModuleType) -> None:
     assert checked.info_nce(u, v, torch.arange(24), mask=mask).shape == ()
     with pytest.raises(TypeCheckError):
         checked.info_nce(u, v, torch.arange(24), mask=mask[:, :3])
+    assert checked.symmetric_info_nce(u, v, mask=mask).shape == ()
+    assert checked.cosent(u, v, labels).shape == ()
+    assert checked.pair_softmax(u, v, labels, weight=torch.zeros(2, 18), bias=torch.zeros(2)).shape == ()
+    with pytest.raises(TypeCheckError):
+        checked.cosent(u, v, labels[:5])
+    with pytest.raises(TypeCheckError):
+        checked.symmetric_info_nce(u, v[:5])

@@ -6,6 +6,7 @@ row i of `v`; `all_pairs(u, v)` compares every row of `u` with every row of `v`.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,6 +18,8 @@ from torch.nn.functional import normalize
 
 # Added under the square root: the gradient of the Euclidean norm is undefined at zero distance.
 _ROOT_FLOOR = 1e-12
+# The same for angles, where the two sides of a right triangle may not both be zero.
+_SIDE_FLOOR = 1e-30
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,22 @@ def _manhattan_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Fl
     return torch.cdist(u, v, p=1)
 
 
+def _angle(apart: Tensor, together: Tensor) -> Tensor:
+    # Half the angle between unit vectors lies opposite |u − v| and beside |u + v|: unlike the arc cosine, this is
+    # exact for small angles and its gradient is bounded.
+    return torch.atan2((apart + _SIDE_FLOOR).sqrt(), (together + _SIDE_FLOOR).sqrt()) * (2 / math.pi)
+
+
+def _angular(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
+    u, v = normalize(u, dim=-1), normalize(v, dim=-1)
+    return _angle(_squared(u, v), _squared(u, -v))
+
+
+def _angular_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Float[Tensor, "n m"]:
+    u, v = normalize(u, dim=-1), normalize(v, dim=-1)
+    return _angle(_squared_pairs(u, v), _squared_pairs(u, -v))
+
+
 COSINE = Distance("cosine", _cosine, _cosine_pairs, 2.0)
 """`1 − u·v / (‖u‖‖v‖)`, in [0, 2]. Not a metric: the triangle inequality fails."""
 
@@ -89,7 +108,10 @@ SQUARED_EUCLIDEAN = Distance("squared_euclidean", _squared, _squared_pairs, 4.0)
 MANHATTAN = Distance("manhattan", _manhattan, _manhattan_pairs, float("inf"))
 """`‖u − v‖₁`. A metric."""
 
-DISTANCES = {d.name: d for d in (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN)}
+ANGULAR = Distance("angular", _angular, _angular_pairs, 1.0)
+"""`arccos(u·v / (‖u‖‖v‖)) / π`, in [0, 1]. A metric on the unit sphere; it orders pairs as cosine distance does."""
+
+DISTANCES = {d.name: d for d in (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, ANGULAR)}
 
 
 def distance_named(name: str) -> Distance:

@@ -33,6 +33,7 @@ class Batch:
         labels: 1 = duplicate, 0 = not, `(n,)`.
         left_clusters: Cluster of each left text, `(n,)`.
         right_clusters: Cluster of each right text, `(n,)`.
+        negative_clusters: Cluster of each negative, `(n,)`, or None.
     """
 
     left: list[Features]
@@ -43,6 +44,7 @@ class Batch:
     labels: Tensor
     left_clusters: Tensor
     right_clusters: Tensor
+    negative_clusters: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -169,6 +171,7 @@ class TrainingPairs:
             labels=torch.from_numpy(self.pairs.labels[rows].astype(np.int64)),
             left_clusters=torch.from_numpy(self.clusters[left].astype(np.int64)),
             right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
+            negative_clusters=None if negative is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
         )
 
 

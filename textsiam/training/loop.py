@@ -188,6 +188,7 @@ class _Run:
         if settings.compile:
             for tower in twin.towers:
                 tower.compile(dynamic=True)
+        objective.allocate(twin.dim)
         groups = parameter_groups(twin, objective, settings.weight_decay)
         fused = all(p.device.type in ("cpu", "cuda") for p in twin.parameters())
         optimizer = torch.optim.AdamW(groups, lr=settings.learning_rate, fused=fused)
@@ -195,6 +196,8 @@ class _Run:
         self.model, self.optimizer = self.accelerator.prepare(twin, optimizer)
         if list(objective.parameters()):
             self.objective = self.accelerator.prepare(objective)
+        elif objective.state_dict():  # a memory without weights
+            self.accelerator.register_for_checkpointing(objective)
         # The scheduler is not prepared: Accelerate would step it once for each process.
         self.scheduler = get_scheduler(
             settings.schedule,

@@ -1,11 +1,14 @@
-"""Losses of a twin: pure functions, embeddings and labels in, a scalar out.
+"""Losses over given pairs, triplets and candidates: pure functions, embeddings and labels in, a scalar out.
+
+Losses that choose pairs or triplets within a batch are in `batch_losses`.
 
 Conventions, the same in every function:
 
 * label 1 = duplicate, 0 = not. Some sources write it the other way round; passing their labels trains the
   opposite of what is wanted, which no code can notice, so the convention is stated wherever labels enter.
 * distances: smaller = closer.
-* every loss is a mean, so that the learning rate does not depend on the batch size.
+* every loss is a mean (CoSENT: the logarithm of a sum), so that the learning rate does not depend on the batch size.
+* a mean over nothing is 0, with a gradient of 0: every process must take part in the backward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from typing import Literal
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import cross_entropy, normalize, relu
+from torch.nn.functional import cross_entropy, linear, normalize, relu, softplus
 
 from textsiam.models.distances import COSINE, Distance
 
@@ -32,7 +35,8 @@ def _duplicates(labels: Labels) -> Bool[Tensor, " n"]:
     return duplicate
 
 
-def _positive(name: str, value: float) -> None:
+def check_positive(name: str, value: float) -> None:
+    """Refuse a knob that is not positive."""
     if not value > 0:
         raise ValueError(f"{name} must be > 0, got {value}")
 
@@ -67,7 +71,7 @@ def contrastive(
         >>> contrastive(u, v, torch.tensor([0]), margin=0.5).item()
         0.25
     """
-    _positive("margin", margin)
+    check_positive("margin", margin)
     d = distance(u, v)
     return torch.where(_duplicates(labels), d.square(), _push(d, margin, form)).mean()
 
@@ -106,7 +110,7 @@ def online_contrastive(
     Raises:
         ValueError: A label other than 0 or 1, or a margin that is not positive.
     """
-    _positive("margin", margin)
+    check_positive("margin", margin)
     d = distance(u, v)
     duplicate = _duplicates(labels)
     pull, push = d[duplicate], d[~duplicate]
@@ -116,6 +120,84 @@ def online_contrastive(
     return (hard_pull.square().sum() + relu(margin - hard_push).square().sum()) / len(d)
 
 
+def cosent(
+    u: Float[Tensor, "n dim"],
+    v: Float[Tensor, "n dim"],
+    labels: Labels,
+    *,
+    temperature: float = 0.05,
+    distance: Distance = COSINE,
+) -> Float[Tensor, ""]:
+    """Rank all pairs: one with a higher label must be closer than one with a lower label.
+
+    `log( 1 + Σ_{i,j: y_i > y_j} exp((d_i − d_j)/τ) )` with `d_i = d(u_i, v_i)` (Huang et al. 2024, "CoSENT: Consistent
+    Sentence Embedding via Similarity Ranking"). Only the order of the labels counts. It is no mean: the value grows
+    with the logarithm of the batch, the gradient does not.
+
+    Args:
+        u: Embeddings of the left texts, `(n, dim)`.
+        v: Embeddings of the right texts, `(n, dim)`.
+        labels: 1 = duplicate, 0 = not, or any grades of similarity, larger = more similar, `(n,)`.
+        temperature: τ; smaller is sharper.
+        distance: How far apart two embeddings are.
+
+    Raises:
+        ValueError: A label that is no finite number, or a temperature that is not positive.
+
+    Example:
+        >>> u = torch.tensor([[1.0, 0.0], [1.0, 0.0]]); v = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+        >>> round(cosent(u, v, torch.tensor([1, 0])).item(), 4)  # log(1 + exp(0))
+        0.6931
+    """
+    check_positive("temperature", temperature)
+    if not labels.isfinite().all():
+        raise ValueError("labels must be finite numbers")
+    d = distance(u, v) / temperature
+    gaps = (d[:, None] - d[None, :])[labels[:, None] > labels[None, :]]
+    return log_one_plus_sum(gaps[None])[0]
+
+
+def pair_softmax(
+    u: Float[Tensor, "n dim"],
+    v: Float[Tensor, "n dim"],
+    labels: Labels,
+    *,
+    weight: Float[Tensor, "2 features"],
+    bias: Float[Tensor, 2],
+) -> Float[Tensor, ""]:
+    """Classify each pair by a linear layer over `(u, v, |u − v|)`.
+
+    `mean( −log softmax(W·[u, v, |u − v|] + b)_y )` (Reimers & Gurevych 2019). The two sides are not treated alike
+    unless the layer learns to.
+
+    Args:
+        u: Embeddings of the left texts, `(n, dim)`.
+        v: Embeddings of the right texts, `(n, dim)`.
+        labels: 1 = duplicate, 0 = not, `(n,)`.
+        weight: W, `(2, 3·dim)`; row 1 speaks for duplicates.
+        bias: b, `(2,)`.
+
+    Raises:
+        ValueError: A label other than 0 or 1.
+    """
+    logits = linear(torch.cat([u, v, (u - v).abs()], dim=-1), weight, bias)
+    return cross_entropy(logits, _duplicates(labels).long())
+
+
+def ranking_penalty(gap: Tensor, *, margin: float, soft: bool = False) -> Tensor:
+    """Return what `gap = d(a, p) − d(a, n)` costs: `max(0, gap + m)`, or `log(1 + exp(gap + m))` when it is soft.
+
+    Raises:
+        ValueError: The margin is not positive (when it is soft: negative).
+    """
+    if not soft:
+        check_positive("margin", margin)
+        return relu(gap + margin)
+    if not margin >= 0:
+        raise ValueError(f"margin must be >= 0, got {margin}")
+    return softplus(gap + margin)
+
+
 def triplet(
     anchor: Float[Tensor, "n dim"],
     positive: Float[Tensor, "n dim"],
@@ -123,10 +205,12 @@ def triplet(
     *,
     margin: float = 0.3,
     distance: Distance = COSINE,
+    soft: bool = False,
 ) -> Float[Tensor, ""]:
     """Keep the negative farther from the anchor than the positive, by the margin.
 
-    `mean( max(0, d(a, p) − d(a, n) + m) )` (Schroff, Kalenichenko & Philbin 2015).
+    `mean( max(0, d(a, p) − d(a, n) + m) )` (Schroff, Kalenichenko & Philbin 2015), or with `soft`:
+    `mean( log(1 + exp(d(a, p) − d(a, n) + m)) )`, which never stops pulling (Hermans, Beyer & Leibe 2017, with m = 0).
 
     Args:
         anchor: Embeddings, `(n, dim)`.
@@ -134,12 +218,13 @@ def triplet(
         negative: Embeddings of texts from other clusters, `(n, dim)`.
         margin: Required gap, in the unit of `distance`.
         distance: How far apart two embeddings are.
+        soft: Fade out beyond the margin instead of stopping there.
 
     Raises:
-        ValueError: The margin is not positive.
+        ValueError: The margin is not positive (when it is soft: negative).
     """
-    _positive("margin", margin)
-    return relu(distance(anchor, positive) - distance(anchor, negative) + margin).mean()
+    penalty = ranking_penalty(distance(anchor, positive) - distance(anchor, negative), margin=margin, soft=soft)
+    return penalty.sum() / max(1, len(penalty))
 
 
 def info_nce(
@@ -166,11 +251,46 @@ def info_nce(
     Raises:
         ValueError: The temperature is not positive.
     """
-    _positive("temperature", temperature)
-    if len(anchor) == 0:
-        return anchor.sum() * 0
-    logits = normalize(anchor, dim=-1) @ normalize(candidates, dim=-1).T / temperature
+    check_positive("temperature", temperature)
+    return pick_target(normalize(anchor, dim=-1) @ normalize(candidates, dim=-1).T / temperature, target, mask)
+
+
+def symmetric_info_nce(
+    u: Float[Tensor, "n dim"],
+    v: Float[Tensor, "n dim"],
+    *,
+    temperature: float = 0.05,
+    mask: Bool[Tensor, "n n"] | None = None,
+) -> Float[Tensor, ""]:
+    """Pick the right text of each left one among all right ones, and the other way round.
+
+    `( info_nce(u → v) + info_nce(v → u) ) / 2` (Radford et al. 2021).
+
+    Args:
+        u: Embeddings of the left texts of duplicates, `(n, dim)`.
+        v: Embeddings of their right texts, `(n, dim)`.
+        temperature: τ; smaller is sharper.
+        mask: True at `(i, j)` where left text i and right text j are of one cluster, `(n, n)`.
+
+    Raises:
+        ValueError: The temperature is not positive.
+    """
+    own = torch.arange(len(u), device=u.device)
+    forth = info_nce(u, v, own, temperature=temperature, mask=mask)
+    back = info_nce(v, u, own, temperature=temperature, mask=None if mask is None else mask.T)
+    return (forth + back) / 2
+
+
+def pick_target(
+    logits: Float[Tensor, "n m"], target: Int[Tensor, " n"], mask: Bool[Tensor, "n m"] | None = None
+) -> Float[Tensor, ""]:
+    """Return the mean cross entropy of the target among the candidates that are not masked, itself included."""
     if mask is not None:
         own = torch.zeros_like(mask).scatter_(1, target[:, None], True)
         logits = logits.masked_fill(mask & ~own, float("-inf"))
-    return cross_entropy(logits, target)
+    return cross_entropy(logits, target, reduction="sum") / max(1, len(logits))
+
+
+def log_one_plus_sum(exponents: Float[Tensor, "n m"]) -> Float[Tensor, " n"]:
+    """Return `log(1 + Σ_j exp(x_ij))` of each row, without overflow."""
+    return torch.logsumexp(torch.cat([exponents.new_zeros(len(exponents), 1), exponents], dim=1), dim=1)

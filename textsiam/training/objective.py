@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from textsiam.models.distances import COSINE, Distance
-from textsiam.training import losses
+if TYPE_CHECKING:
+    from textsiam.training.memory import Memory
+
+
+class Texts(NamedTuple):
+    """Embedded texts: embeddings `(n, dim)`, and the cluster of each `(n,)`."""
+
+    embeddings: Tensor
+    clusters: Tensor
 
 
 @dataclass(frozen=True)
 class Embedded:
-    """A batch after the towers: row i of every field belongs to pair i.
+    """A batch after the towers: row i of every field but the remembered ones belongs to pair i.
 
     Attributes:
         u: Embeddings of the left texts, `(n, dim)`.
@@ -24,6 +33,9 @@ class Embedded:
         left_clusters: Cluster of each left text, `(n,)`.
         right_clusters: Cluster of each right text, `(n,)`.
         shared: Whether both sides come from one tower, so that left embeddings may be compared with left ones.
+        negative_clusters: Cluster of each negative, `(n,)`, or None.
+        left_memory: Left texts of earlier batches, without gradients, or None.
+        right_memory: The same for the right side.
     """
 
     u: Tensor
@@ -33,9 +45,48 @@ class Embedded:
     left_clusters: Tensor
     right_clusters: Tensor
     shared: bool = True
+    negative_clusters: Tensor | None = None
+    left_memory: Texts | None = None
+    right_memory: Texts | None = None
+
+    @property
+    def left(self) -> Texts:
+        """The left texts."""
+        return Texts(self.u, self.left_clusters)
+
+    @property
+    def right(self) -> Texts:
+        """The right texts."""
+        return Texts(self.v, self.right_clusters)
+
+    def narrowed(self, width: int) -> Embedded:
+        """Return the batch with the leading `width` dimensions of every embedding, L2-normalised."""
+
+        def narrow(value: Any) -> Any:
+            if isinstance(value, Texts):
+                return value._replace(embeddings=narrow(value.embeddings))
+            return normalize(value[:, :width], dim=-1) if isinstance(value, Tensor) and value.ndim == 2 else value
+
+        return replace(self, **{f.name: narrow(getattr(self, f.name)) for f in fields(self)})
 
 
-Term = Callable[[Embedded], Tensor]
+@dataclass(frozen=True)
+class Term:
+    """A loss over a batch, and what it asks of the batches.
+
+    Attributes:
+        loss: Maps a batch to a scalar.
+        needs_negatives: Whether it reads `Embedded.negative`.
+        positives_only: Whether it ignores pairs that are no duplicates.
+    """
+
+    loss: Callable[[Embedded], Tensor]
+    needs_negatives: bool = False
+    positives_only: bool = False
+
+    def __call__(self, batch: Embedded) -> Tensor:
+        """Return the loss of a batch."""
+        return self.loss(batch)
 
 
 class Objective(nn.Module):
@@ -44,74 +95,88 @@ class Objective(nn.Module):
     Terms that own weights are `nn.Module`s: they are optimised and checkpointed with the twin.
 
     Args:
-        terms: name → (weight, term); a term maps an `Embedded` batch to a scalar.
+        terms: name → (weight, term); a term maps an `Embedded` batch to a scalar, and is a `Term` where it asks for
+            something.
+        memory: Texts of earlier batches that the terms are shown beside the batch.
+        widths: width → weight: the weighted mean of the sum at several leading widths of the embeddings, so that they
+            can be cut later (Kusupati et al. 2022, "Matryoshka Representation Learning"); None: the whole width.
+            Terms whose weights fit one width only (`nn.Module`s that are not `Sized`) see the whole one.
+
+    Attributes:
         needs_negatives: Whether a term reads `Embedded.negative`.
         positives_only: Whether every term ignores pairs that are no duplicates.
 
     Raises:
-        ValueError: No term, or a weight that is not positive.
+        ValueError: No term, or a weight or width that is not positive.
     """
 
     def __init__(
-        self, terms: Mapping[str, tuple[float, Term]], *, needs_negatives: bool = False, positives_only: bool = False
+        self,
+        terms: Mapping[str, tuple[float, Callable[[Embedded], Tensor]]],
+        *,
+        memory: Memory | None = None,
+        widths: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__()
         if not terms:
             raise ValueError("the objective has no loss: name at least one")
-        for name, (weight, _) in terms.items():
+        weights = {name: weight for name, (weight, _) in terms.items()}
+        for name, weight in (weights | {f"width {w}": x for w, x in (widths or {}).items()}).items():
             if not weight > 0:
                 raise ValueError(f"weight of {name} must be > 0, got {weight}")
+        if widths is not None and (not widths or min(widths) < 1):
+            raise ValueError(f"widths must be >= 1, got {list(widths)}")
         self.terms = dict(terms)
         self.owners = nn.ModuleDict({n: t for n, (_, t) in terms.items() if isinstance(t, nn.Module)})
-        self.needs_negatives = needs_negatives
-        self.positives_only = positives_only
+        self.memory = memory
+        self.widths = widths
+        functions = [term for _, term in terms.values()]
+        self.needs_negatives = any(getattr(f, "needs_negatives", False) for f in functions)
+        self.positives_only = all(getattr(f, "positives_only", False) for f in functions)
+
+    def allocate(self, dim: int) -> None:
+        """Make the weights and the memory of the objective, for embeddings of `dim` dimensions.
+
+        Raises:
+            ValueError: A width is larger than that.
+        """
+        widths = self.widths or {dim: 1.0}
+        if max(widths) > dim:
+            raise ValueError(f"width {max(widths)} is more than the {dim} dimensions of the embeddings")
+        for owner in self.owners.values():
+            for width in widths:
+                if isinstance(owner, Sized):
+                    owner.allocate(width)
+        if self.memory is not None:
+            self.memory.allocate(dim)
 
     def forward(self, batch: Embedded) -> Tensor:
-        """Return the weighted sum of the terms, a scalar."""
-        return torch.stack([weight * term(batch) for weight, term in self.terms.values()]).sum()
+        """Return the weighted sum of the terms, a scalar; it is taken in the precision of the embeddings."""
+        if self.memory is not None:
+            left, right = self.memory.recall()
+            batch = replace(batch, left_memory=left, right_memory=right)
+        with torch.autocast(batch.u.device.type, enabled=False):
+            loss = self._sum(batch, self.terms) if self.widths is None else self._sum_of_widths(batch, self.widths)
+        if self.memory is not None:
+            self.memory.push(batch.left, batch.right)
+        return loss
+
+    def _sum_of_widths(self, batch: Embedded, widths: Mapping[int, float]) -> Tensor:
+        fixed = {name for name, owner in self.owners.items() if not isinstance(owner, Sized)}
+        cut = self.terms.keys() - fixed
+        total = self._sum(batch, fixed)
+        for width, weight in widths.items():
+            total = total + weight / sum(widths.values()) * self._sum(batch.narrowed(width), cut)
+        return total
+
+    def _sum(self, batch: Embedded, names: Collection[str]) -> Tensor:
+        chosen = [weight * term(batch) for name, (weight, term) in self.terms.items() if name in names]
+        return torch.stack(chosen).sum() if chosen else batch.u.new_zeros(())
 
 
-def contrastive_term(*, margin: float = 0.5, distance: Distance = COSINE, form: str = "margin_minus_distance") -> Term:
-    """Return `losses.contrastive` as a term."""
-    return lambda b: losses.contrastive(b.u, b.v, b.labels, margin=margin, distance=distance, form=form)  # pyright: ignore[reportArgumentType]
+class Sized(nn.Module):
+    """A term whose weights depend on the width of the embeddings, which only the twin knows."""
 
-
-def online_contrastive_term(*, margin: float = 0.5, distance: Distance = COSINE) -> Term:
-    """Return `losses.online_contrastive` as a term."""
-    return lambda b: losses.online_contrastive(b.u, b.v, b.labels, margin=margin, distance=distance)
-
-
-def triplet_term(*, margin: float = 0.3, distance: Distance = COSINE) -> Term:
-    """Return `losses.triplet` as a term: duplicates are anchor and positive, set against the drawn negative."""
-
-    def term(b: Embedded) -> Tensor:
-        if b.negative is None:
-            raise ValueError("the triplet loss needs negatives, but the batch has none")
-        keep = b.labels == 1
-        if not keep.any():
-            return b.u.sum() * 0
-        return losses.triplet(b.u[keep], b.v[keep], b.negative[keep], margin=margin, distance=distance)
-
-    return term
-
-
-def info_nce_term(*, temperature: float = 0.05) -> Term:
-    """Return `losses.info_nce` as a term, in both directions, with every text of the batch as a candidate.
-
-    Anchors are the texts of the duplicates; members of the anchor's own cluster never count as negatives. Between
-    different towers the candidates are those of the other side only.
-    """
-
-    def one_way(anchor: Tensor, positive: Tensor, own: Tensor, across: Tensor, same: Tensor, b: Embedded) -> Tensor:
-        keep = torch.nonzero(b.labels == 1).flatten()
-        candidates = torch.cat([positive, anchor]) if b.shared else positive
-        clusters = torch.cat([across, same]) if b.shared else across
-        mask = own[keep, None] == clusters[None, :]
-        return losses.info_nce(anchor[keep], candidates, keep, temperature=temperature, mask=mask)
-
-    def term(b: Embedded) -> Tensor:
-        forth = one_way(b.u, b.v, b.left_clusters, b.right_clusters, b.left_clusters, b)
-        back = one_way(b.v, b.u, b.right_clusters, b.left_clusters, b.right_clusters, b)
-        return (forth + back) / 2
-
-    return term
+    def allocate(self, dim: int) -> None:
+        """Make the weights for embeddings of `dim` dimensions; those of other widths stay."""
+        raise NotImplementedError

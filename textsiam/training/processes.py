@@ -79,6 +79,7 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
         left_clusters=everywhere(batch.left_clusters),
         right_clusters=everywhere(batch.right_clusters),
         shared=batch.right is None,
+        negative_clusters=None if batch.negative_clusters is None else everywhere(batch.negative_clusters),
     )
 
 

@@ -1,0 +1,295 @@
+"""Losses that set the texts of a batch against each other: pure functions, embeddings and clusters in, a scalar out.
+
+The conventions are those of `losses`. Texts of one cluster are duplicates, whether a pair says so or not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from math import radians, tan
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from textsiam.models.distances import COSINE, Distance
+from textsiam.training import miners
+from textsiam.training.losses import check_positive, log_one_plus_sum, pick_target, ranking_penalty, triplet
+from textsiam.training.miners import Triplets
+
+Embeddings = Float[Tensor, "n dim"]
+Clusters = Int[Tensor, " n"]
+
+
+class Candidates(NamedTuple):
+    """Texts that anchors are compared with.
+
+    Attributes:
+        embeddings: `(m, dim)`.
+        clusters: Cluster of each, `(m,)`.
+        own: Whether the first ones are the anchors themselves, in their order.
+    """
+
+    embeddings: Float[Tensor, "m dim"]
+    clusters: Int[Tensor, " m"]
+    own: bool = True
+
+
+Miner = Callable[..., Triplets]
+"""Any function of `miners`, with its knobs bound."""
+
+
+def batch_triplet(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    miner: Miner,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Return the `triplet` loss of the triplets that a miner finds in the batch.
+
+    Args:
+        embeddings: Anchors, `(n, dim)`.
+        clusters: Cluster of each, `(n,)`.
+        miner: A function of `miners`.
+        margin: Required gap, in the unit of `distance`.
+        distance: How far apart two embeddings are, for the miner and the loss.
+        soft: Fade out beyond the margin instead of stopping there.
+        candidates: Where positives and negatives come from; None: the batch itself.
+
+    Raises:
+        ValueError: The margin is not positive (when it is soft: negative).
+    """
+    chosen = _mine(embeddings, clusters, miner, distance, candidates)
+    return triplet(*_rows(embeddings, chosen, candidates), margin=margin, distance=distance, soft=soft)
+
+
+def batch_hard(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Set the farthest positive of each anchor against its closest negative (Hermans, Beyer & Leibe 2017).
+
+    The mean is over the anchors that have both. Arguments and errors are those of `batch_triplet`.
+
+    Example:
+        >>> e = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])  # the stranger is closer than the duplicate
+        >>> batch_hard(e, torch.tensor([5, 5, 9]), margin=0.5).item()  # (1 − 0 + ½ + 1 − 1 + ½) / 2
+        1.0
+    """
+    knobs = {"margin": margin, "distance": distance, "soft": soft, "candidates": candidates}
+    return batch_triplet(embeddings, clusters, miners.hard, **knobs)
+
+
+def batch_semi_hard(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Set each positive against the closest negative beyond it, within the margin (Schroff et al. 2015).
+
+    The mean is over the positives that have one; see `miners.semi_hard` for what peers do with the others. Arguments
+    and errors are those of `batch_triplet`; the margin must be positive.
+    """
+    check_positive("margin", margin)
+    knobs = {"margin": margin, "distance": distance, "soft": soft, "candidates": candidates}
+    return batch_triplet(embeddings, clusters, partial(miners.semi_hard, margin=margin), **knobs)
+
+
+def batch_distance_weighted(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    cutoff: float = 0.5,
+    far: float = 1.4,
+    generator: torch.Generator | None = None,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Set each positive against a negative drawn so that all distances come up alike (Wu et al. 2017).
+
+    `cutoff`, `far` and `generator` are those of `miners.distance_weighted`, which is shown Euclidean distances between
+    L2-normalised embeddings, whatever the loss measures. Other arguments and errors are those of `batch_triplet`.
+    """
+    knobs = {"dim": embeddings.shape[1], "cutoff": cutoff, "far": far, "generator": generator}
+
+    def miner(cosine: Tensor, *relation: Tensor, own: bool) -> Triplets:
+        return miners.distance_weighted((2 * cosine).clamp(min=0).sqrt(), *relation, own=own, **knobs)
+
+    chosen = _mine(embeddings, clusters, miner, COSINE, candidates)
+    return triplet(*_rows(embeddings, chosen, candidates), margin=margin, distance=distance, soft=soft)
+
+
+def batch_all(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Set every positive of each anchor against every negative.
+
+    The mean is over the triplets that cost anything, so that the many easy ones do not drown them (Hermans, Beyer &
+    Leibe 2017, "batch all ≠ 0"). Triplets are compared by their distances alone: P positive pairs and m candidates
+    take memory of P·m numbers, whatever the dimension. Arguments and errors are those of `batch_triplet`.
+    """
+    others = candidates or Candidates(embeddings, clusters)
+    d = distance.all_pairs(embeddings, others.embeddings)
+    positive, negative = miners.relations(clusters, others.clusters, own=others.own)
+    a, p = positive.nonzero(as_tuple=True)
+    penalty = ranking_penalty(d[a, p][:, None] - d[a], margin=margin, soft=soft)[negative[a]]
+    return penalty.sum() / (penalty > 0).sum().clamp(min=1)
+
+
+def debiased_triplet(
+    embeddings: Embeddings,
+    clusters: Clusters,
+    *,
+    margin: float = 0.3,
+    distance: Distance = COSINE,
+    soft: bool = False,
+    select: Literal["hard", "semi_hard"] = "hard",
+    balance: float = 1.0,
+    candidates: Candidates | None = None,
+) -> Float[Tensor, ""]:
+    """Learn from selected triplets, but keep their embeddings distributed as those of random triplets.
+
+    `triplet(S) + λ · Σ_{r ∈ {a, p, n}} ‖ mean_S e_r − mean_R e_r ‖²`, where S are the selected triplets and R are all
+    triplets of the batch: anchors, positives and negatives of both are matched in their means (maximum mean
+    discrepancy with a linear kernel). The means over R are exact, as nothing need be drawn.
+
+    The idea is that of Yu et al. 2018 ("Correcting the Triplet Selection Bias for Triplet Loss"): selecting hard
+    triplets shifts the distribution that is learned from, and a term of domain adaptation corrects the shift. This
+    matching term is the simplest of that kind, not a transcript of theirs.
+
+    Args:
+        embeddings: Anchors, `(n, dim)`.
+        clusters: Cluster of each, `(n,)`.
+        margin: Required gap, in the unit of `distance`.
+        distance: How far apart two embeddings are.
+        soft: Fade out beyond the margin instead of stopping there.
+        select: The miner that selects.
+        balance: λ; 0 leaves the bias as it is.
+        candidates: Where positives and negatives come from; None: the batch itself.
+
+    Raises:
+        ValueError: A margin or λ out of range, or an unknown miner.
+    """
+    if select not in ("hard", "semi_hard"):
+        raise ValueError(f"select must be 'hard' or 'semi_hard', got {select!r}")
+    if not balance >= 0:
+        raise ValueError(f"balance must be >= 0, got {balance}")
+    miner = miners.hard if select == "hard" else partial(miners.semi_hard, margin=margin)
+    chosen = _mine(embeddings, clusters, miner, distance, candidates)
+    rows = _rows(embeddings, chosen, candidates)
+    loss = triplet(*rows, margin=margin, distance=distance, soft=soft)
+    if len(chosen[0]) == 0:
+        return loss
+    means = _means_of_all_triplets(embeddings, clusters, candidates or Candidates(embeddings, clusters))
+    shift = torch.stack([(mine.mean(0) - mean).square().sum() for mine, mean in zip(rows, means, strict=True)])
+    return loss + balance * shift.sum()
+
+
+def n_pair(
+    anchor: Embeddings,
+    positive: Embeddings,
+    *,
+    temperature: float = 1.0,
+    l2: float = 0.0,
+    mask: Bool[Tensor, "n n"] | None = None,
+) -> Float[Tensor, ""]:
+    """Set each anchor's positive against the positives of all other anchors.
+
+    `mean_i log( 1 + Σ_{j≠i} exp((a_i·p_j − a_i·p_i)/τ) ) + l2 · mean ‖e‖²` (Sohn 2016, with τ = 1), where the last mean
+    is over all anchors and positives. Embeddings are taken with their lengths; where the tower normalises them, this
+    is `info_nce` over the positives alone, and wants its temperature.
+
+    Args:
+        anchor: Embeddings, `(n, dim)`.
+        positive: Embeddings of duplicates of the anchors, `(n, dim)`.
+        temperature: τ; smaller is sharper.
+        l2: Keeps embeddings short.
+        mask: True at `(i, j)` where anchor i and positive j are of one cluster, `(n, n)`.
+
+    Raises:
+        ValueError: A temperature that is not positive, or a negative `l2`.
+    """
+    check_positive("temperature", temperature)
+    if not l2 >= 0:
+        raise ValueError(f"l2 must be >= 0, got {l2}")
+    own = torch.arange(len(anchor), device=anchor.device)
+    squares = torch.cat([anchor, positive]).square().sum() / max(1, 2 * len(anchor))
+    return pick_target(anchor @ positive.T / temperature, own, mask) + l2 * squares
+
+
+def angular(
+    anchor: Embeddings,
+    positive: Embeddings,
+    candidates: Float[Tensor, "m dim"],
+    *,
+    degrees: float = 45.0,
+    mask: Bool[Tensor, "n m"] | None = None,
+) -> Float[Tensor, ""]:
+    """Keep the angle at each negative, over the line from anchor to positive, below a limit.
+
+    `mean_i log( 1 + Σ_j exp(4 tan²α · (a_i + p_i)·n_j − 2 (1 + tan²α) · a_i·p_i) )` of L2-normalised embeddings
+    (Wang et al. 2017). Angles do not change when all distances are scaled, so there is no margin to fit.
+
+    Args:
+        anchor: Embeddings, `(n, dim)`.
+        positive: Embeddings of duplicates of the anchors, `(n, dim)`.
+        candidates: Embeddings of negatives, `(m, dim)`.
+        degrees: α, between 0 and 90.
+        mask: True where a candidate must not count as a negative of the pair: it is of the same cluster, `(n, m)`.
+
+    Raises:
+        ValueError: An angle that is not between 0 and 90 degrees.
+    """
+    if not 0 < degrees < 90:
+        raise ValueError(f"degrees must be between 0 and 90, got {degrees}")
+    anchor, positive, candidates = (normalize(x, dim=-1) for x in (anchor, positive, candidates))
+    square = tan(radians(degrees)) ** 2
+    exponents = 4 * square * (anchor + positive) @ candidates.T
+    exponents = exponents - 2 * (1 + square) * (anchor * positive).sum(-1, keepdim=True)
+    if mask is not None:
+        exponents = exponents.masked_fill(mask, float("-inf"))
+    return log_one_plus_sum(exponents).sum() / max(1, len(anchor))
+
+
+def _mine(e: Tensor, clusters: Tensor, miner: Miner, distance: Distance, candidates: Candidates | None) -> Triplets:
+    others = candidates or Candidates(e, clusters)
+    with torch.no_grad():
+        return miner(distance.all_pairs(e, others.embeddings), clusters, others.clusters, own=others.own)
+
+
+def _rows(e: Tensor, chosen: Triplets, candidates: Candidates | None) -> tuple[Tensor, Tensor, Tensor]:
+    a, p, n = chosen
+    others = e if candidates is None else candidates.embeddings
+    return e[a], others[p], others[n]
+
+
+def _means_of_all_triplets(e: Tensor, clusters: Tensor, others: Candidates) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the mean anchor, positive and negative of all triplets, by how often each text has that part."""
+    positive, negative = (x.to(e.dtype) for x in miners.relations(clusters, others.clusters, own=others.own))
+    positives, negatives = positive.sum(1), negative.sum(1)
+    shares = (positives * negatives, negatives @ positive, positives @ negative)
+    return tuple((s / s.sum()) @ x for s, x in zip(shares, (e, others.embeddings, others.embeddings), strict=True))  # pyright: ignore[reportReturnType]
