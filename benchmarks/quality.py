@@ -91,7 +91,14 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None):
         settings = replace(settings, epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         started, cpu = time.perf_counter(), time.process_time()
-        fit(twin, train, build_objective(config.loss), output=folder, settings=settings, validation=validation)
+        fit(
+            twin,
+            train,
+            build_objective(config.loss, twin.head),
+            output=folder,
+            settings=settings,
+            validation=validation,
+        )
         return twin.left, time.perf_counter() - started, time.process_time() - cpu
 
 

@@ -11,6 +11,7 @@ from textsiam.config import (
     Config,
     ConfigError,
     DataConfig,
+    HeadConfig,
     ModelConfig,
     ScratchConfig,
     build_objective,
@@ -26,6 +27,7 @@ from textsiam.loss_config import (
     OnlineContrastiveConfig,
     TripletConfig,
 )
+from textsiam.models.learned import Mahalanobis, PairHead
 from textsiam.training.objective import Embedded
 from textsiam.training.settings import Settings
 
@@ -346,3 +348,17 @@ def test_a_scratch_twin_has_the_size_of_its_config(pairs):
     assert twin.left.tokenizer.get_vocab() == again.left.tokenizer.get_vocab()
     other = build_twin(config, pairs, device="cpu", seed=4)
     assert not all(torch.equal(a, b) for a, b in zip(twin.parameters(), other.parameters(), strict=True))
+
+
+def test_a_head_is_built_as_the_config_says(write, minilm, pairs):
+    file = write("model:\n  head: {kind: mahalanobis, rank: 8}\nloss:\n  head: {weight: 0.1}\n")
+    config = read_config([file])
+    assert config.model.head == HeadConfig(kind="mahalanobis", rank=8)
+    heads = [build_twin(config.model, pairs, seed=seed).head for seed in (3, 3, 4)]
+    assert all(isinstance(head, Mahalanobis) and head.factor.shape == (384, 8) for head in heads)
+    assert torch.equal(heads[0].factor, heads[1].factor)
+    assert not torch.equal(heads[0].factor, heads[2].factor)
+    plain = read_config([write("model:\n  head: {}\nloss:\n  head: {}\n"), "--model.head.hidden", "7"])
+    head = build_twin(plain.model, pairs).head
+    assert isinstance(head, PairHead)
+    assert head.knobs() == {"kind": "mlp", "dim": 384, "hidden": 7, "dropout": 0.1}

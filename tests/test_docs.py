@@ -75,7 +75,7 @@ def leaves(owner, prefix=""):
     for field in fields(owner):
         hint = get_type_hints(owner)[field.name]
         below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
-        if below is None or field.name in ("loss", "scratch"):
+        if below is None or field.name in ("loss", "scratch", "head"):
             yield f"{prefix}{field.name}"
         else:
             yield from leaves(below, f"{prefix}{field.name}.")

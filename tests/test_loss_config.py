@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 
 from textsiam.config import Config, ConfigError, read_config
 from textsiam.loss_config import (
+    HeadTermConfig,
     InfoNCEConfig,
     LossConfig,
     MatryoshkaConfig,
@@ -22,11 +23,14 @@ from textsiam.loss_config import (
     build_objective,
 )
 from textsiam.models.distances import DISTANCES
+from textsiam.models.learned import PairHead
 from textsiam.training import batch_losses, losses, terms
+from textsiam.training.heads import HeadTerm
 from textsiam.training.objective import Embedded
 
 SECTIONS: dict[str, Any] = {n: get_args(hint)[0] for n, hint in get_type_hints(LossConfig).items()}
-LOSSES = [name for name, section in SECTIONS.items() if "weight" in {f.name for f in fields(section)}]
+# The head is a loss too, but its weights are the twin's: it has tests of its own.
+LOSSES = [n for n, section in SECTIONS.items() if n != "head" and "weight" in {f.name for f in fields(section)}]
 # Every knob away from its default.
 KNOBS: dict[str, Any] = {
     "margin": 0.9, "distance": "angular", "soft": True, "form": "squared_margin", "temperature": 0.4,
@@ -46,7 +50,7 @@ def batch() -> Embedded:
 
 def test_there_are_losses() -> None:
     assert len(LOSSES) == 15
-    assert set(SECTIONS) - set(LOSSES) == {"matryoshka", "memory"}
+    assert set(SECTIONS) - set(LOSSES) == {"head", "matryoshka", "memory"}
 
 
 def value(name: str, **knobs: Any) -> float:
@@ -112,6 +116,26 @@ def test_what_the_losses_need_is_what_the_batches_bring() -> None:
     assert needs(info_nce=InfoNCEConfig()) == (False, False)
     assert needs(info_nce=InfoNCEConfig(hard_negatives=True)) == (True, False)
     assert needs(softmax=SoftmaxConfig()) == (False, False)
+
+
+def test_the_head_of_the_twin_is_trained() -> None:
+    head = PairHead(8)
+    made = build_objective(LossConfig(head=HeadTermConfig(weight=0.5, frozen=True), softmax=SoftmaxConfig()), head)
+    weight, term = made.terms["head"]
+    assert weight == 0.5
+    assert isinstance(term, HeadTerm)
+    assert term.head is head
+    assert term.frozen
+    assert {id(p) for p in head.parameters()} <= {id(p) for p in made.parameters()}
+    made.allocate(8)
+    assert made(batch()).item() > 0
+
+
+def test_a_head_without_its_loss_and_a_loss_without_its_head() -> None:
+    with pytest.raises(ConfigError, match=r"model\.head is set, but loss\.head is not"):
+        build_objective(LossConfig(softmax=SoftmaxConfig()), PairHead(8))
+    with pytest.raises(ConfigError, match=r"loss\.head is set, but model\.head is not"):
+        build_objective(LossConfig(head=HeadTermConfig()))
 
 
 def test_widths_and_memory() -> None:

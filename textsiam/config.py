@@ -17,6 +17,7 @@ from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
     from textsiam.data.splits import Splits
+    from textsiam.models.learned import Head
     from textsiam.models.twin import Twin
 
 
@@ -60,6 +61,25 @@ class ScratchConfig:
 
 
 @dataclass(frozen=True)
+class HeadConfig:
+    """A learned metric that scores the pairs; `loss.head` trains it. See `textsiam.models.learned`.
+
+    Attributes:
+        kind: A perceptron on what two embeddings share and what sets them apart, or a Mahalanobis distance.
+        hidden: Hidden units of the perceptron.
+        dropout: Share of them that training leaves out.
+        rank: Rank of the Mahalanobis matrix; None is full.
+        diagonal: Keep the Mahalanobis matrix diagonal.
+    """
+
+    kind: Literal["mlp", "mahalanobis"] = "mlp"
+    hidden: int = 256
+    dropout: float = 0.1
+    rank: int | None = None
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """What the twin is made of.
 
@@ -71,6 +91,7 @@ class ModelConfig:
         dim: Project to this many dimensions; None keeps the width of the backbone.
         max_tokens: Cut texts after this many tokens; None keeps the model's limit.
         distance: What scores come from.
+        head: A learned metric that scores the pairs instead; candidates are still found by the distance.
         trust_remote_code: Run code that comes with a model.
     """
 
@@ -81,6 +102,7 @@ class ModelConfig:
     dim: int | None = None
     max_tokens: int | None = 128
     distance: DistanceName = "cosine"
+    head: HeadConfig | None = None
     trust_remote_code: bool = False
 
 
@@ -211,7 +233,22 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         left = scratch_text_encoder(
             train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
         )
-    return Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
+    twin = Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
+    if config.head is not None:
+        twin.head = _head(config.head, twin.dim, seed).to(twin.left.device)
+    return twin
+
+
+def _head(config: HeadConfig, dim: int, seed: int) -> Head:
+    import torch
+
+    from textsiam.models.learned import Mahalanobis, PairHead
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if config.kind == "mahalanobis":
+            return Mahalanobis(dim, rank=config.rank, diagonal=config.diagonal)
+        return PairHead(dim, hidden=config.hidden, dropout=config.dropout)
 
 
 def _check_key(key: str, where: str) -> bool:

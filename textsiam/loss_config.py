@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
+    from textsiam.models.learned import Head
     from textsiam.training.objective import Objective
 
 DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan", "angular"]
@@ -103,6 +104,14 @@ class AngularConfig:
 
 
 @dataclass(frozen=True)
+class HeadTermConfig:
+    """See `textsiam.training.heads.HeadTerm`; `model.head` says which head."""
+
+    weight: float = 1.0
+    frozen: bool = False
+
+
+@dataclass(frozen=True)
 class MatryoshkaConfig:
     """Leading widths at which all losses are taken.
 
@@ -145,19 +154,26 @@ class LossConfig:
     batch_random: TripletConfig | None = None
     batch_distance_weighted: DistanceWeightedConfig | None = None
     debiased_triplet: DebiasedTripletConfig | None = None
+    head: HeadTermConfig | None = None
     matryoshka: MatryoshkaConfig | None = None
     memory: MemoryConfig | None = None
 
 
-def build_objective(config: LossConfig) -> Objective:
+def build_objective(config: LossConfig, head: Head | None = None) -> Objective:
     """Build what a run minimises.
 
+    Args:
+        config: Which losses.
+        head: That of the twin, for the term that trains it.
+
     Raises:
-        ConfigError: No loss is named, or widths and their weights do not match.
+        ConfigError: No loss is named, widths and their weights do not match, or a head without its loss (or a loss
+            without its head).
         ValueError: A weight, margin or temperature is not positive.
     """
     from textsiam.models.distances import distance_named
     from textsiam.training import batch_losses, miners, terms
+    from textsiam.training.heads import HeadTerm
     from textsiam.training.memory import Memory
     from textsiam.training.objective import Objective
 
@@ -192,8 +208,13 @@ def build_objective(config: LossConfig) -> Objective:
             over_pairs[name](**knobs) if name in over_pairs else terms.in_batch_term(partial(in_batch[name], **knobs))
         )
         chosen[name] = (weight, made)
+    if (config.head is None) != (head is None):
+        there, missing = ("model.head", "loss.head") if config.head is None else ("loss.head", "model.head")
+        raise ConfigError(f"{there} is set, but {missing} is not: a head is trained by its loss")
+    if config.head is not None and head is not None:
+        chosen["head"] = (config.head.weight, HeadTerm(head, frozen=config.head.frozen))
     if not chosen:
-        raise ConfigError(f"loss: name at least one of {', '.join((*over_pairs, *in_batch))}")
+        raise ConfigError(f"loss: name at least one of {', '.join((*over_pairs, *in_batch, 'head'))}")
     memory = None if config.memory is None else Memory(config.memory.pairs)
     return Objective(chosen, memory=memory, widths=_widths(config.matryoshka))
 

@@ -119,7 +119,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
-    objective = build_objective(config.loss)
+    objective = build_objective(config.loss, twin.head)
 
     evaluations = []
     if state.is_main_process:
