@@ -24,6 +24,7 @@ from textsiam.models.encoders import ModelError, scratch_text_encoder
 from textsiam.models.export import ExportError, ExportReport, compare_export, export_twin
 from textsiam.models.graphs import write_graph
 from textsiam.models.inference import encode
+from textsiam.models.learned import PairHead
 from textsiam.models.runtimes import RuntimeTower
 from textsiam.models.twin import Twin
 
@@ -124,6 +125,15 @@ def test_the_decision_survives(exported, tower, decision, sentences):
     expected = Twin(tower, decision=decision).compare(a, b)
     assert twin.compare(a, b).similarity == pytest.approx(expected.similarity, abs=5e-3)
     assert twin.compare(a, b).threshold == expected.threshold
+
+
+def test_the_head_survives(twin, pairs, tmp_path):
+    twin.head = PairHead(twin.dim, hidden=4).eval()
+    torch.nn.init.normal_(twin.head.mlp[-1].weight)
+    export_twin(twin, tmp_path / "fast", pairs, graph_format="onnx")
+    found = Twin.from_pretrained(tmp_path / "fast").pair_similarity(pairs.texts, pairs.left, pairs.right)
+    expected = twin.pair_similarity(pairs.texts, pairs.left, pairs.right, precision="fp32")
+    np.testing.assert_allclose(found, expected, atol=1e-3)
 
 
 def test_int8_is_close(quantised, sentences):

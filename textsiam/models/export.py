@@ -184,6 +184,7 @@ def _in_torch(twin: Twin) -> Twin:
         twin.left,
         twin.right,
         distance=twin.distance.name,
+        head=twin.head,
         decision=twin.decision,
         collection=twin.collection,
         provenance=twin.provenance,
