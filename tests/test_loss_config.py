@@ -190,7 +190,7 @@ DOCS = (Path(__file__).resolve().parents[1] / "docs" / "losses.md").read_text(en
 
 @pytest.mark.parametrize("name", SECTIONS)
 def test_every_loss_is_documented(name: str) -> None:
-    if name in LOSSES:
+    if name not in ("matryoshka", "memory"):
         assert re.search(rf"^\| .*`{name}`.*\|.*\|.*\|.*\|$", DOCS, re.M)
     else:
         assert f"  {name}: {{" in DOCS
