@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -182,3 +183,30 @@ def test_mistakes_are_named_with_their_line(tmp_path: Path, line: str, expected:
     assert str(caught.value).startswith(f"{file}:3: {expected}")
     with pytest.raises(ConfigError, match="widths"):
         read_config(["--loss.matryoshka.weights", "[1]"])
+
+
+DOCS = (Path(__file__).resolve().parents[1] / "docs" / "losses.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+def test_every_loss_is_documented(name: str) -> None:
+    if name not in ("matryoshka", "memory"):
+        assert re.search(rf"^\| .*`{name}`.*\|.*\|.*\|.*\|$", DOCS, re.M)
+    else:
+        assert f"  {name}: {{" in DOCS
+
+
+def test_examples_in_the_docs_are_read(tmp_path: Path) -> None:
+    examples = re.findall(r"```yaml\n(.*?)```", DOCS, re.S)
+    assert len(examples) == 3
+    for example in examples:
+        (tmp_path / "run.yaml").write_text(example)
+        assert build_objective(read_config([str(tmp_path / "run.yaml")]).loss).terms
+
+
+def test_the_axioms_of_every_distance_are_documented() -> None:
+    """Which of them break the triangle inequality is tested beside the distances."""
+    rows = {name: re.search(rf"^\| `{name}` \|(.*)\|$", DOCS, re.M) for name in DISTANCES}
+    broken = {name for name, row in rows.items() if row is not None and row[1].strip().endswith("**no**")}
+    assert all(rows.values())
+    assert broken == {"cosine", "squared_euclidean"}

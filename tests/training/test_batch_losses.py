@@ -408,3 +408,46 @@ def test_margins_must_be_positive(loss: Callable[..., Tensor], value: float) -> 
 def test_knobs_out_of_range_are_named(call: Callable[[Tensor], Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call(vectors())
+
+
+# --- shapes ---------------------------------------------------------------------------------------
+
+
+def test_annotated_shapes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses and miners, imported once more with their annotations enforced by beartype."""
+    import importlib
+    import sys
+
+    from jaxtyping import TypeCheckError, install_import_hook
+
+    import textsiam.training
+
+    names = ("textsiam.training.miners", "textsiam.training.batch_losses")
+    for name in names:
+        monkeypatch.delattr(textsiam.training, name.rpartition(".")[2])
+        monkeypatch.delitem(sys.modules, name)
+    with install_import_hook(names, "beartype.beartype"):
+        checked = importlib.import_module(names[1])
+    e, more = vectors()[:7].float(), vectors().float()
+    candidates = checked.Candidates(more, CLUSTERS)
+    for loss in (
+        checked.batch_all,
+        checked.batch_hard,
+        checked.batch_semi_hard,
+        checked.batch_distance_weighted,
+        checked.debiased_triplet,
+        partial(checked.batch_triplet, miner=checked.miners.random_triplets),
+        partial(checked.batch_triplet, miner=checked.miners.all_triplets),
+    ):
+        assert loss(e, CLUSTERS[:7]).shape == loss(e, CLUSTERS[:7], candidates=candidates).shape == ()
+        with pytest.raises(TypeCheckError):
+            loss(e, CLUSTERS)
+    mask = torch.zeros(7, 12, dtype=torch.bool)
+    assert checked.angular(e, e, more, mask=mask).shape == checked.n_pair(e, e, mask=mask[:, :7]).shape == ()
+    for call in (
+        lambda: checked.angular(e, e, more, mask=mask[:, :7]),
+        lambda: checked.n_pair(e, e[:5]),
+        lambda: checked.miners.hard(torch.zeros(7, 12), CLUSTERS[:7], CLUSTERS[:9]),
+    ):
+        with pytest.raises(TypeCheckError):
+            call()
