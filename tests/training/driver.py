@@ -24,9 +24,11 @@ from torch import nn
 from textsiam import loss_config
 from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import scratch_text_encoder
+from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
 from textsiam.training import objective as objectives
 from textsiam.training import terms
+from textsiam.training.heads import HeadTerm
 from textsiam.training.loop import train
 from textsiam.training.memory import Memory
 from textsiam.training.settings import Settings
@@ -101,13 +103,21 @@ class Head(nn.Module):
         return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
 
 
-def build_objective(names: list[str]) -> objectives.Objective:
+def pair_head(*, dropout: float = 0.1) -> PairHead:
+    """A small head for the twin, the same each time."""
+    with torch.random.fork_rng():
+        torch.manual_seed(7)
+        return PairHead(16, hidden=8, dropout=dropout)
+
+
+def build_objective(names: list[str], head: PairHead | None = None) -> objectives.Objective:
     """An objective of the named terms, of different weights; "memory" and "matryoshka" are no terms."""
     sections = {name: get_args(hint)[0] for name, hint in get_type_hints(loss_config.LossConfig).items()}
     special = {
         "squared": lambda: terms.contrastive_term(form="squared_margin", margin=0.9),
         "info_nce_hard": lambda: terms.info_nce_term(hard_negatives=True),
         "head": Head,
+        "pair_head": lambda: HeadTerm(head or pair_head()),
     }
 
     def term(name: str) -> Any:
@@ -139,7 +149,9 @@ def run_job(job: dict[str, Any]) -> None:
     scored = count_validations()
     left_over = wrappers_at_the_end()
     twin = small_twin(dropout=job.get("dropout", 0.1), half=job.get("half", False))
-    objective = build_objective(job["losses"])
+    if "pair_head" in job["losses"]:
+        twin.head = pair_head(dropout=job.get("dropout", 0.1))
+    objective = build_objective(job["losses"], twin.head)
     result = train(
         twin,
         keyword_pairs(job.get("pairs", 48), seed=job.get("data_seed", 0)),

@@ -18,6 +18,7 @@ LOSSES = [
     ["triplet"],
     ["info_nce"],
     ["head"],
+    ["pair_head", "online_contrastive"],
     ["online_contrastive", "info_nce", "triplet", "head"],
     ["cosent", "softmax", "n_pair", "angular"],
     ["info_nce_hard", "batch_all", "batch_hard", "batch_semi_hard"],

@@ -89,6 +89,18 @@ def test_killed_and_resumed_equals_uninterrupted(launch, tmp_path, precision):
         assert left == {"best", "checkpoints", "tokens", "history.jsonl", "step-00000012", "step-00000015"}
 
 
+def test_the_head_of_a_twin_resumes_with_it(launch, tmp_path):
+    whole, output = tmp_path / "whole", tmp_path / "run"
+    common = {"losses": ["online_contrastive", "pair_head"]}
+    die = {"place": "after step", "count": 11 * STEP}
+    statuses, _ = launch(
+        job(whole, **common), job(output, **common, die=die), job(output, **common, resume=True), clean=False
+    )
+    assert statuses == [[0], [-signal.SIGKILL], [0]]
+    assert any(name.startswith("head.") for name in outcome(output)["twin"])
+    assert_same_run(output, whole)
+
+
 @pytest.mark.slow
 def test_killed_at_any_moment_from_outside(launch, tmp_path):
     """The last weights are compared here: there is no validation that could have kept earlier ones."""
