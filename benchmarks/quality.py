@@ -40,7 +40,7 @@ def splits():
 
 
 def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True):
-    """Train with sentence-transformers' trainer, in bf16 where there is any; returns the model and its seconds."""
+    """Train with sentence-transformers' trainer, in bf16 where there is any; returns a twin and its seconds."""
     import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -48,6 +48,7 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
 
     from textsiam.models.encoders import text_encoder
     from textsiam.models.inference import fast_dtype
+    from textsiam.models.twin import Twin
 
     model = text_encoder()
     rows = {"sentence1": train.left_texts, "sentence2": train.right_texts, "label": train.labels.tolist()}
@@ -74,11 +75,11 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
         trainer = SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_dict(rows), loss=loss)
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
-        return model, time.perf_counter() - started, time.process_time() - cpu
+        return Twin(model), time.perf_counter() - started, time.process_time() - cpu
 
 
 def train_textsiam(train, validation, *, epochs=None, max_steps=None):
-    """Train with the recipe of configs/qqp.yaml; returns the tower and the seconds of training, validation included."""
+    """Train with the recipe of configs/qqp.yaml; returns the twin and the seconds of training, validation included."""
     from dataclasses import replace
 
     from textsiam.config import build_objective, build_twin, read_config
@@ -99,15 +100,14 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None):
             settings=settings,
             validation=validation,
         )
-        return twin.left, time.perf_counter() - started, time.process_time() - cpu
+        return twin, time.perf_counter() - started, time.process_time() - cpu
 
 
-def judge(tower, calibration, test):
-    """Return what the README quotes of a tower: AP and accuracy on test at the calibration threshold."""
+def judge(twin, calibration, test):
+    """Return what the README quotes of a twin: AP and accuracy on test at the calibration threshold."""
     from textsiam.evaluation.pairs import evaluate_pairs
-    from textsiam.models.twin import Twin
 
-    twin = Twin(tower).calibrate(calibration, rule="accuracy", prior=PRIOR)
+    twin.calibrate(calibration, rule="accuracy", prior=PRIOR)
     report = evaluate_pairs(twin, test).report
     fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
     return {name: vars(getattr(report, name)) for name in fields}
@@ -118,19 +118,20 @@ def run(method, epochs, share):
     import numpy as np
 
     from textsiam.models.encoders import text_encoder
+    from textsiam.models.twin import Twin
 
     train, validation, calibration, test = splits()
     if share < 1:
         train = train.select(np.random.default_rng(0).permutation(len(train))[: int(share * len(train))])
     seconds = cpu_seconds = 0.0
     if method == "zero_shot":
-        tower = text_encoder()
+        twin = Twin(text_encoder())
     elif method == "textsiam":
-        tower, seconds, cpu_seconds = train_textsiam(train, validation, epochs=epochs)
+        twin, seconds, cpu_seconds = train_textsiam(train, validation, epochs=epochs)
     else:
-        tower, seconds, cpu_seconds = train_peer(method, train, epochs=epochs or 1)
+        twin, seconds, cpu_seconds = train_peer(method, train, epochs=epochs or 1)
     row = {"method": method, "epochs": epochs, "batch_size": BATCH_SIZE, "pairs": len(train)}
-    return row | {"seconds": seconds, "cpu_seconds": cpu_seconds} | judge(tower, calibration, test)
+    return row | {"seconds": seconds, "cpu_seconds": cpu_seconds} | judge(twin, calibration, test)
 
 
 def facts():

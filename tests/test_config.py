@@ -14,6 +14,7 @@ from textsiam.config import (
     HeadConfig,
     ModelConfig,
     ScratchConfig,
+    build_head,
     build_objective,
     build_pairs,
     build_twin,
@@ -252,13 +253,14 @@ def test_a_config_written_beside_a_model_reads_again(tmp_path, config):
 
 
 def test_there_are_configs():
-    assert len(CONFIGS) >= 2
+    assert len(CONFIGS) >= 8
 
 
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_config_builds(file):
     config = read_config([str(file)])
-    objective = build_objective(config.loss)
+    head = None if config.model.head is None else build_head(config.model.head, 384)
+    objective = build_objective(config.loss, head)
     assert objective.terms
     vectors = torch.nn.functional.normalize(torch.randn(4, 384), dim=1)
     labels, clusters = torch.tensor([1, 0]), torch.tensor([0, 1])

@@ -235,11 +235,16 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         )
     twin = Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
     if config.head is not None:
-        twin.head = _head(config.head, twin.dim, seed).to(twin.left.device)
+        twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     return twin
 
 
-def _head(config: HeadConfig, dim: int, seed: int) -> Head:
+def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:
+    """Build the head of a twin whose vectors have `dim` dimensions.
+
+    Raises:
+        ValueError: A rank that does not fit.
+    """
     import torch
 
     from textsiam.models.learned import Mahalanobis, PairHead
