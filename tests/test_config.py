@@ -336,3 +336,17 @@ def test_a_scratch_twin_has_the_size_of_its_config(pairs):
     assert twin.left.tokenizer.get_vocab() == again.left.tokenizer.get_vocab()
     other = build_twin(config, pairs, device="cpu", seed=4)
     assert not all(torch.equal(a, b) for a, b in zip(twin.parameters(), other.parameters(), strict=True))
+
+
+def test_a_half_twin_is_what_the_config_says(pairs):
+    from textsiam.models.halves import shared_layers
+    from textsiam.models.tokens import default_prompt
+
+    small = ["--model.scratch.hidden=16", "--model.scratch.vocabulary=200", "--model.max_tokens=32"]
+    prompts = ["--model.left_prompt='ask '", "--model.right_prompt='answer '"]
+    for more, expected in (([], "all"), (["--model.shared_layers=all"], "all"), (["--model.shared_layers=1"], 1)):
+        twin = build_twin(read_config([*small, *prompts, *more]).model, pairs, device="cpu")
+        assert shared_layers(*twin.towers) == expected
+        assert [default_prompt(tower) for tower in twin.towers] == ["ask ", "answer "]
+    with pytest.raises(ConfigError, match=r"model\.shared_layers"):
+        read_config([*small, "--model.shared_layers=most"])

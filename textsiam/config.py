@@ -67,6 +67,9 @@ class ModelConfig:
     Attributes:
         left: Backbone or saved tower, by folder or Hub id.
         right: Another one for right texts (half-twin); None shares `left`.
+        left_prompt: What stands before each left text; None keeps what the tower comes with.
+        right_prompt: The same for right texts, "" for none. If nothing else differs, the sides share all weights.
+        shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
         scratch: Build `left` from scratch instead.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
@@ -77,6 +80,9 @@ class ModelConfig:
 
     left: str = "sentence-transformers/all-MiniLM-L6-v2"
     right: str | None = None
+    left_prompt: str | None = None
+    right_prompt: str | None = None
+    shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
@@ -239,6 +245,7 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         ModelError: A model cannot be found, or an option does not fit it.
     """
     from textsiam.models.encoders import scratch_text_encoder, text_encoder
+    from textsiam.models.halves import sides
     from textsiam.models.twin import Twin
 
     def tower(name: str) -> Any:
@@ -258,7 +265,10 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         left = scratch_text_encoder(
             train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
         )
-    return Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
+    right = None if config.right is None else tower(config.right)
+    differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
+    towers = sides(left, right, shared_layers=config.shared_layers, **differences)
+    return Twin(*towers, distance=config.distance)
 
 
 def build_objective(config: LossConfig) -> Objective:

@@ -21,6 +21,7 @@ from textsiam.models.card import model_card
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.models.halves import shared_layers, tie
 from textsiam.models.inference import (
     BLOCK,
     FastTower,
@@ -108,6 +109,8 @@ class Twin(nn.Module):
             open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in facts["towers"]
         ]
         try:
+            if facts.get("shared_layers") is not None:
+                towers[1] = tie(towers[0], towers[1], facts["shared_layers"])
             decision = _restored(facts["decision"], arrays, "decision.")
             collection = facts.get("collection")
             if collection is not None:
@@ -133,6 +136,7 @@ class Twin(nn.Module):
         facts = {
             "format": _FORMAT,
             "towers": places,
+            "shared_layers": shared_layers(self.left, self.right),
             "distance": self.distance.name,
             "decision": None if self.decision is None else self.decision.metadata(),
             "collection": None

@@ -22,6 +22,7 @@ from torch import Tensor
 from transformers import get_scheduler
 
 from textsiam.data.pairs import Pairs
+from textsiam.models.halves import shared_layers
 from textsiam.models.saving import SaveError
 from textsiam.models.tokens import Tokens
 from textsiam.models.twin import Twin
@@ -158,6 +159,8 @@ class _Run:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
         if self._sharded and settings.gradient_cache:  # every call of a shard is a meeting of all processes
             raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
+        if self._sharded and shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
+            raise ValueError("the sides of this half-twin share layers, which FSDP cannot shard: use DDP")
         self._prepare(twin, objective)
         self.state = RunState()
         self.average = None if settings.average is None else WeightAverage(self.model, settings.average)
