@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata as packages
 from importlib import resources
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.card import model_card
-from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
+from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.models.halves import shared_layers, tie
@@ -34,14 +34,14 @@ from textsiam.models.inference import (
 )
 from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
-from textsiam.models.thresholds import Rule
+from textsiam.models.scorer import Scorer
 
 _FORMAT = 1
 _FILE = "textsiam.json"
 _ARRAYS = "textsiam.safetensors"
 
 
-class Twin(nn.Module):
+class Twin(Scorer, nn.Module):
     """Scores any two inputs with towers that share their weights, and says when a score means "duplicate".
 
     Args:
@@ -240,23 +240,6 @@ class Twin(nn.Module):
         """
         return encode_stream(self._fast_tower(_checked_side(side), precision, devices), inputs, block=block)
 
-    def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
-        """Score `left[i]` against `right[i]`.
-
-        Returns:
-            Similarities, larger = closer (the cosine, for cosine distance), `(n,)` float32.
-
-        Raises:
-            ValueError: The two sides differ in length.
-        """
-        if isinstance(left, str) or isinstance(right, str):
-            raise TypeError("expected lists of texts, got one str: write twin.similarity([a], [b])")
-        if len(left) != len(right):
-            raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
-        index = {text: row for row, text in enumerate(dict.fromkeys([*left, *right]))}
-        rows = np.array([index[t] for t in left], np.int64), np.array([index[t] for t in right], np.int64)
-        return self.pair_similarity(list(index), *rows, precision=precision)
-
     def pair_similarity(
         self,
         texts: Sequence[str],
@@ -293,46 +276,6 @@ class Twin(nn.Module):
         """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
         distance = self.distance(torch.from_numpy(u), torch.from_numpy(v))
         return self.distance.similarity(distance).numpy()
-
-    @overload
-    def compare(self, left: str, right: str) -> Verdict: ...
-    @overload
-    def compare(self, left: list[str], right: list[str]) -> list[Verdict]: ...
-    def compare(self, left: str | list[str], right: str | list[str]) -> Verdict | list[Verdict]:
-        """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
-
-        Raises:
-            ModelError: The twin has no decision yet.
-        """
-        decision = self.require_decision()
-        if isinstance(left, str) and isinstance(right, str):
-            return decision.verdicts(self.similarity([left], [right]))[0]
-        return decision.verdicts(self.similarity(left, right))
-
-    def require_decision(self) -> Decision:
-        """Return the decision.
-
-        Raises:
-            ModelError: The twin has none; the message says how to get one.
-        """
-        if self.decision is None:
-            raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
-        return self.decision
-
-    def calibrate(self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Twin:
-        """Learn from labelled pairs when a score means "duplicate"; returns the twin itself.
-
-        Args:
-            pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels) kept out of training.
-            rule: What the threshold maximises: "f1" or "accuracy". See `Decision.at_precision` for more.
-            prior: Share of duplicates where the twin will be used; None takes the share in `pairs`.
-
-        Raises:
-            ValueError: Too few pairs, or only one class.
-        """
-        scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
-        self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
-        return self
 
     def forward(
         self, left: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]] | None = None
