@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 import numpy as np
@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance
 from textsiam.models.encoders import ModelError
-from textsiam.models.inference import Precision, Progress
+from textsiam.models.inference import BLOCK, Precision, Progress
 from textsiam.models.thresholds import Rule
 
 Self = TypeVar("Self", bound="Scorer")
@@ -33,6 +33,11 @@ class Scorer(ABC):
     collection: CollectionDecision | None
     right: SentenceTransformer | None
 
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width of the vectors."""
+
     @abstractmethod
     def encode(
         self,
@@ -43,6 +48,12 @@ class Scorer(ABC):
         progress: Progress | None = None,
     ) -> np.ndarray:
         """Encode inputs into vectors of length 1, `(n, dim)` float32."""
+
+    @abstractmethod
+    def encode_stream(
+        self, inputs: Iterable[str], *, side: str = "left", precision: Precision = "auto", block: int = BLOCK
+    ) -> Iterator[np.ndarray]:
+        """Encode any number of inputs from an iterator: the vectors of each block, in order."""
 
     @abstractmethod
     def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
