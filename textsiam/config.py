@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
-from textsiam.training.settings import Settings
+from textsiam.training.settings import Settings, VerifierSettings
 from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 
 if TYPE_CHECKING:
@@ -162,6 +162,7 @@ class Config:
         model: What the twin is made of.
         loss: What is minimised.
         training: Knobs of the loop.
+        verifier: A cross-encoder that is asked where the trained twin is in doubt; None does without.
         decision: How the threshold is learned.
         resume: Go on from the newest checkpoint in `output`.
         overwrite: Replace a run that is already in `output`.
@@ -172,6 +173,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=lambda: LossConfig(online_contrastive=OnlineContrastiveConfig()))
     training: Settings = field(default_factory=Settings)
+    verifier: VerifierSettings | None = None
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     resume: bool = False
     overwrite: bool = False

@@ -12,6 +12,9 @@ from sklearn.metrics import average_precision_score
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import ModelError
+from textsiam.models.ensemble import Ensemble, average_twins
+from textsiam.models.halves import sides
+from textsiam.models.twin import Twin
 from textsiam.models.verifier import Combination, Verifier, cross_encoder
 
 
@@ -242,3 +245,30 @@ def test_damage_is_named(verifier, tmp_path):
 def test_a_combination_cannot_be_changed():
     combination = Combination(1.0, 0.0, -1.0, 1.0, 1.0, 1.0, 0.0)
     assert replace(combination, low=0.0).asks(np.array([-0.5, 0.0, 1.0, 1.1])).tolist() == [False, True, True, False]
+
+
+# --- in a twin ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("half", [False, True])
+def test_a_twin_asks_its_verifier_and_keeps_it(twin, fresh_tower, verifier, pairs, tmp_path, half):
+    if half:
+        twin = Twin(*sides(fresh_tower, right_prompt="sky "))
+    arguments = pairs.texts, pairs.left, pairs.right
+    alone = twin.pair_similarity(*arguments)
+    middle = float(np.median(alone))
+    verifier.symmetric = not half
+    verifier.combination = Combination(9.0, -9 * middle, middle, 2.0, 5.0, 1.0, -5 * middle)
+    twin.verifier = verifier
+    found = twin.pair_similarity(*arguments)
+    np.testing.assert_array_equal(found, verifier.rescore(*arguments, alone))
+    np.testing.assert_array_equal(found[alone < middle], alone[alone < middle])
+    assert (found != alone).any()
+    twin.calibrate(pairs).save_pretrained(tmp_path / "twin")
+    again = Twin.from_pretrained(tmp_path / "twin", device="cpu")
+    np.testing.assert_array_equal(again.pair_similarity(*arguments), found)
+    assert again.compare(pairs.left_texts, pairs.right_texts) == twin.compare(pairs.left_texts, pairs.right_texts)
+    np.testing.assert_array_equal(again.encode(pairs.texts), twin.encode(pairs.texts))
+    assert average_twins([twin]).verifier is None
+    ensemble = Ensemble([twin, twin]).pair_similarity(*arguments)
+    np.testing.assert_allclose(ensemble, found, atol=1e-6)  # a member answers with its verifier

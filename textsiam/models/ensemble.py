@@ -265,7 +265,7 @@ def average_twins(twins: Sequence[Twin]) -> Twin:
         if not (same_shapes and same_words and twin.distance.name == first.distance.name):
             raise ValueError("only twins of one architecture, tokenizer and distance have weights to average")
     mean = copy.deepcopy(first)
-    mean.decision = mean.collection = mean.backend = None
+    mean.decision = mean.collection = mean.backend = mean.verifier = None
     mean.provenance = {}
     mean.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
     return mean.eval()

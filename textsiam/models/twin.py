@@ -35,6 +35,7 @@ from textsiam.models.inference import (
 from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
+from textsiam.models.verifier import Verifier
 
 _FORMAT = 1
 _FILE = "textsiam.json"
@@ -81,6 +82,7 @@ class Twin(Scorer, nn.Module):
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.backend: Backend | None = None
+        self.verifier: Verifier | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod
@@ -120,6 +122,8 @@ class Twin(Scorer, nn.Module):
             raise ModelError(f"{folder}: {error}") from error
         knobs = {"distance": facts["distance"], "provenance": facts["provenance"]}
         twin = cls(*towers, decision=decision, collection=collection, **knobs)
+        if (folder / "verifier").is_dir():
+            twin.verifier = Verifier.from_pretrained(folder / "verifier", device=device)
         if facts.get("backend") is not None:
             twin.backend = open_backend(folder, facts["backend"], facts["towers"], towers)
         return twin
@@ -152,6 +156,8 @@ class Twin(Scorer, nn.Module):
                 tower.save_pretrained(str(folder / place), create_model_card=False)
             if self.backend is not None and not self.backend.stale:
                 facts["backend"] = self.backend.save(folder, places)
+            if self.verifier is not None:
+                self.verifier.save_pretrained(folder / "verifier")
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             arrays = _prefixed(self.decision, "decision.")
             if self.collection is not None:
@@ -259,18 +265,27 @@ class Twin(Scorer, nn.Module):
             progress: As for `encode`.
 
         Returns:
-            Similarities, larger = closer, `(n,)` float32.
+            Similarities, larger = closer, `(n,)` float32; those in doubt are what twin and verifier say together, where
+            there is a verifier.
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
         if self.right is None:
             vectors = self.encode(texts, precision=precision, progress=progress)
-            return self.vector_similarity(vectors[left], vectors[right])
+            return self._verified(texts, left, right, self.vector_similarity(vectors[left], vectors[right]), precision)
         used_left, at_left = np.unique(left, return_inverse=True)
         used_right, at_right = np.unique(right, return_inverse=True)
         u = self.encode([texts[int(i)] for i in used_left], side="left", precision=precision, progress=progress)
         v = self.encode([texts[int(i)] for i in used_right], side="right", precision=precision, progress=progress)
-        return self.vector_similarity(u[at_left], v[at_right])
+        return self._verified(texts, left, right, self.vector_similarity(u[at_left], v[at_right]), precision)
+
+    def _verified(
+        self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, similarity: np.ndarray, precision: Precision
+    ) -> np.ndarray:
+        """Return the similarities, those in doubt after the verifier was asked, where there is one."""
+        if self.verifier is None:
+            return similarity
+        return self.verifier.rescore(texts, left, right, similarity, precision=precision)
 
     def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
