@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from textsiam import recipe
 from textsiam.config import (
     Config,
     ConfigError,
@@ -352,3 +354,10 @@ def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backb
         outcome = run(replace(config, verifier=verifier))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained"]
     assert Twin.from_pretrained(outcome.output / "model", device="cpu").verifier is None
+
+
+def test_a_verifier_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
+    monkeypatch.setattr(recipe, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    with pytest.raises(ConfigError, match="verifier is trained by one process, not by 2"):
+        run(replace(config, verifier=VerifierSettings()))
+    assert not Path(config.output).exists()

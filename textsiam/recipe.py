@@ -100,13 +100,17 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         The outcome; None on processes other than the first of a distributed run.
 
     Raises:
-        ConfigError: The output folder holds a run already, or a split is empty.
+        ConfigError: The output folder holds a run already, a split is empty, or a verifier is to be trained by many.
         DataError: Pairs cannot be read.
         ModelError: The model cannot be found or built.
         SaveError: The output folder cannot be written.
         Interrupted: A signal asked the run to stop.
     """
     state = process_state()
+    if config.verifier is not None and state.num_processes > 1:
+        raise ConfigError(
+            f"verifier is trained by one process, not by {state.num_processes}: leave it out, or run alone"
+        )
     quiet = console is None or not state.is_main_process
     say = Console(quiet=True) if console is None or quiet else console
     output = Path(config.output)
