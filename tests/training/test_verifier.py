@@ -7,8 +7,9 @@ from datasets import Dataset
 from sklearn.metrics import average_precision_score
 
 from textsiam.models.encoders import ModelError
-from textsiam.models.verifier import Combination, Verifier
-from textsiam.training.settings import VerifierSettings
+from textsiam.models.verifier import Combination, Verifier, cross_encoder
+from textsiam.training.loop import train
+from textsiam.training.settings import Settings, VerifierSettings
 from textsiam.training.verifier import ByLength, label_pairs, train_verifier
 
 
@@ -101,3 +102,16 @@ def test_it_rescues_a_twin_in_doubt(driver, backbone):
     found = verifier.rescore(pairs.texts, pairs.left, pairs.right, similarity)
     before, after = (average_precision_score(pairs.labels, s) for s in (similarity, found))
     assert after > before
+
+
+def test_training_a_twin_validates_it_without_the_verifier_of_its_old_weights(driver, backbone, tmp_path):
+    twin, plain = driver.small_twin(), driver.small_twin()
+    twin.verifier = Verifier(cross_encoder(backbone, device="cpu"))  # not combined: it would fail if it were asked
+    settings = Settings(epochs=1, batch_size=8, precision="fp32", tracker="none")
+    results = [
+        train(one, driver.keyword_pairs(24), driver.build_objective(["contrastive"]), output=tmp_path / str(n),
+              settings=settings, validation=driver.keyword_pairs(24, seed=9), quiet=True)
+        for n, one in enumerate((twin, plain))
+    ]  # fmt: skip
+    assert results[0].best_average_precision == results[1].best_average_precision
+    assert not (tmp_path / "0" / "best" / "verifier").exists()

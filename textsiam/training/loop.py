@@ -154,6 +154,7 @@ class _Run:
         }
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
+        self.served.verifier = None  # combined with the weights before
         self._sharded = self.accelerator.distributed_type == DistributedType.FSDP
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
