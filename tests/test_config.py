@@ -364,3 +364,17 @@ def test_a_head_is_built_as_the_config_says(write, minilm, pairs):
     head = build_twin(plain.model, pairs).head
     assert isinstance(head, PairHead)
     assert head.knobs() == {"kind": "mlp", "dim": 384, "hidden": 7, "dropout": 0.1}
+
+
+def test_a_half_twin_is_what_the_config_says(pairs):
+    from textsiam.models.halves import shared_layers
+    from textsiam.models.tokens import default_prompt
+
+    small = ["--model.scratch.hidden=16", "--model.scratch.vocabulary=200", "--model.max_tokens=32"]
+    prompts = ["--model.left_prompt='ask '", "--model.right_prompt='answer '"]
+    for more, expected in (([], "all"), (["--model.shared_layers=all"], "all"), (["--model.shared_layers=1"], 1)):
+        twin = build_twin(read_config([*small, *prompts, *more]).model, pairs, device="cpu")
+        assert shared_layers(*twin.towers) == expected
+        assert [default_prompt(tower) for tower in twin.towers] == ["ask ", "answer "]
+    with pytest.raises(ConfigError, match=r"model\.shared_layers"):
+        read_config([*small, "--model.shared_layers=most"])

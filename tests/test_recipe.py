@@ -12,6 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ import torch
 import yaml
 from rich.console import Console
 
+from textsiam import recipe
 from textsiam.config import (
     Config,
     ConfigError,
@@ -33,10 +35,11 @@ from textsiam.config import (
     read_config,
 )
 from textsiam.data.pairs import DataError, read_pairs
-from textsiam.models.encoders import ModelError
+from textsiam.models.encoders import ModelError, scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.recipe import Interrupted, run
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
+from textsiam.training.settings import VerifierSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
@@ -319,3 +322,42 @@ def test_two_processes_by_the_launcher(config, tmp_path):
     assert spoken == ["zero-shot", "trained"]  # one process speaks
     assert json.loads((Path(config.output) / "summary.json").read_text())["steps"] == 4
     assert Twin.from_pretrained(Path(config.output) / "model", device="cpu").compare("a", "b").probability >= 0
+
+
+@pytest.fixture
+def backbone(tmp_path) -> str:
+    """The folder of a tiny tower to make a cross-encoder of."""
+    tower = scratch_text_encoder([*TOPICS, *NOISE], vocabulary=200, hidden=16, layers=1, max_tokens=32, device="cpu")
+    tower.save_pretrained(str(tmp_path / "backbone"), create_model_card=False)
+    return str(tmp_path / "backbone")
+
+
+def test_a_verifier_is_trained_saved_and_measured(config, backbone):
+    verifier = VerifierSettings(model=backbone, learning_rate=5e-3, batch_size=16, band=(0.02, 0.98))
+    outcome = run(replace(config, verifier=verifier))
+    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
+    trained, verified = (e.similarities for e in outcome.evaluations[1:])
+    assert (trained != verified).any()
+    again = Twin.from_pretrained(outcome.output / "model", device="cpu")
+    assert again.verifier is not None
+    assert again.verifier.combination == outcome.twin.verifier.combination
+    test = outcome.splits.test
+    np.testing.assert_allclose(again.pair_similarity(test.texts, test.left, test.right), verified, atol=1e-5)
+    assert again.compare(test.left_texts, test.right_texts) == outcome.twin.compare(test.left_texts, test.right_texts)
+    written = read_config([str(outcome.output / "config.yaml")])
+    assert written.verifier == verifier
+
+
+def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backbone):
+    verifier = VerifierSettings(model=backbone, batch_size=16, band=(0.499, 0.5))
+    with pytest.warns(UserWarning, match=r"verifier: .* The twin goes without it"):
+        outcome = run(replace(config, verifier=verifier))
+    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained"]
+    assert Twin.from_pretrained(outcome.output / "model", device="cpu").verifier is None
+
+
+def test_a_verifier_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
+    monkeypatch.setattr(recipe, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
+    with pytest.raises(ConfigError, match="verifier is trained by one process, not by 2"):
+        run(replace(config, verifier=VerifierSettings()))
+    assert not Path(config.output).exists()

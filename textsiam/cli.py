@@ -29,6 +29,7 @@ app.command()(finding.encode)
 app.command()(finding.match)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
 app.command()(making.export)
+app.command()(making.ensemble)
 data_app.command("report")(making.report)
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args, get_type_hints
 
 from textsiam.loss_config import DistanceName, LossConfig, OnlineContrastiveConfig
 from textsiam.loss_config import build_objective as build_objective
-from textsiam.training.settings import Settings
+from textsiam.training.settings import Settings, VerifierSettings
 from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ class ModelConfig:
     Attributes:
         left: Backbone or saved tower, by folder or Hub id.
         right: Another one for right texts (half-twin); None shares `left`.
+        left_prompt: What stands before each left text; None keeps what the tower comes with.
+        right_prompt: The same for right texts, "" for none. If nothing else differs, the sides share all weights.
+        shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
         scratch: Build `left` from scratch instead.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
@@ -97,6 +100,9 @@ class ModelConfig:
 
     left: str = "sentence-transformers/all-MiniLM-L6-v2"
     right: str | None = None
+    left_prompt: str | None = None
+    right_prompt: str | None = None
+    shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
@@ -131,6 +137,7 @@ class Config:
         model: What the twin is made of.
         loss: What is minimised.
         training: Knobs of the loop.
+        verifier: A cross-encoder that is asked where the trained twin is in doubt; None does without.
         decision: How the threshold is learned.
         resume: Go on from the newest checkpoint in `output`.
         overwrite: Replace a run that is already in `output`.
@@ -141,6 +148,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=lambda: LossConfig(online_contrastive=OnlineContrastiveConfig()))
     training: Settings = field(default_factory=Settings)
+    verifier: VerifierSettings | None = None
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     resume: bool = False
     overwrite: bool = False
@@ -214,6 +222,7 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         ModelError: A model cannot be found, or an option does not fit it.
     """
     from textsiam.models.encoders import scratch_text_encoder, text_encoder
+    from textsiam.models.halves import sides
     from textsiam.models.twin import Twin
 
     def tower(name: str) -> Any:
@@ -233,7 +242,10 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         left = scratch_text_encoder(
             train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
         )
-    twin = Twin(left, None if config.right is None else tower(config.right), distance=config.distance)
+    right = None if config.right is None else tower(config.right)
+    differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
+    towers = sides(left, right, shared_layers=config.shared_layers, **differences)
+    twin = Twin(*towers, distance=config.distance)
     if config.head is not None:
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     return twin

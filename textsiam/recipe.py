@@ -31,9 +31,11 @@ from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import TrainResult, train
 from textsiam.training.processes import process_state
+from textsiam.training.verifier import train_verifier
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
+    from textsiam.models.verifier import Verifier
 
 # What a run leaves in its folder; anything else there is the user's.
 _OURS = (
@@ -98,13 +100,17 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         The outcome; None on processes other than the first of a distributed run.
 
     Raises:
-        ConfigError: The output folder holds a run already, or a split is empty.
+        ConfigError: The output folder holds a run already, a split is empty, or a verifier is to be trained by many.
         DataError: Pairs cannot be read.
         ModelError: The model cannot be found or built.
         SaveError: The output folder cannot be written.
         Interrupted: A signal asked the run to stop.
     """
     state = process_state()
+    if config.verifier is not None and state.num_processes > 1:
+        raise ConfigError(
+            f"verifier is trained by one process, not by {state.num_processes}: leave it out, or run alone"
+        )
     quiet = console is None or not state.is_main_process
     say = Console(quiet=True) if console is None or quiet else console
     output = Path(config.output)
@@ -142,11 +148,18 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         )
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
+    verifier = None
+    if config.verifier is not None:
+        knobs = {"symmetric": twin.right is None, "seed": config.training.seed, "device": str(state.device)}
+        verifier = train_verifier(splits.train, config.verifier, **knobs, quiet=quiet)
     if not state.is_main_process:
         return None
     _decide_trained(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
         evaluations.append(_evaluate(twin, splits, "trained"))
+    if verifier is not None and _verify(twin, splits, verifier, config):
+        with say.status("measuring the trained twin with its verifier"):
+            evaluations.append(_evaluate(twin, splits, "verified"))
     outcome = Outcome(output, twin, evaluations, result, splits)
     _save(outcome, config)
     say.print(results_table(evaluations))
@@ -235,6 +248,20 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
             twin.collection = replace(twin.collection, decision=precise)
     except ValueError as error:
         warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
+
+
+def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config) -> bool:
+    """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without."""
+    assert config.verifier is not None
+    pairs = splits.calibration
+    similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
+    try:
+        twin.verifier = verifier.fit(pairs, similarity, band=config.verifier.band)
+    except ValueError as error:
+        warnings.warn(f"verifier: {error}. The twin goes without it.", stacklevel=2)
+        return False
+    _decide_trained(twin, splits, config.decision)
+    return True
 
 
 def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:

@@ -24,6 +24,7 @@ from torch import nn
 from textsiam import loss_config
 from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import scratch_text_encoder
+from textsiam.models.halves import sides
 from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
 from textsiam.training import objective as objectives
@@ -65,8 +66,10 @@ def keyword_pairs(count: int = 48, *, seed: int = 0) -> Pairs:
     return Pairs.from_texts(left, right, labels, source=f"keywords-{seed}")
 
 
-def small_twin(*, dropout: float = 0.1, half: bool = False) -> Twin:
-    """A random twin of 16 dimensions."""
+def small_twin(*, dropout: float = 0.1, half: bool = False, share: Any = None) -> Twin:
+    """A random twin of 16 dimensions; `share` gives it a right tower with another prompt and these shared layers."""
+    if share is not None:
+        return Twin(*sides(_tower(dropout, 0), right_prompt="best ", shared_layers=share)).eval()
     twin = Twin(*(_tower(dropout, seed) for seed in range(2 if half else 1)))
     return twin.eval()
 
@@ -148,7 +151,7 @@ def run_job(job: dict[str, Any]) -> None:
         arm(**job["die"])
     scored = count_validations()
     left_over = wrappers_at_the_end()
-    twin = small_twin(dropout=job.get("dropout", 0.1), half=job.get("half", False))
+    twin = small_twin(dropout=job.get("dropout", 0.1), half=job.get("half", False), share=job.get("share"))
     if "pair_head" in job["losses"]:
         twin.head = pair_head(dropout=job.get("dropout", 0.1))
     objective = build_objective(job["losses"], twin.head)

@@ -50,6 +50,10 @@ def export(
         raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
     read = read_pairs(pairs, columns=named_columns(column))
     twin = open_twin(model, device="cpu")
+    from textsiam.models.twin import Twin
+
+    if not isinstance(twin, Twin):
+        raise typer.BadParameter(f"{model} is an ensemble: export its members, one by one")
     from textsiam.models.export import export_twin
 
     report = export_twin(twin, output, read, graph_format=graph_format, int8=int8)
@@ -58,6 +62,41 @@ def export(
         return
     say(str(report), stream=sys.stdout)
     say(f"exported twin written to {output}")
+
+
+def ensemble(
+    models: Annotated[list[str], typer.Argument(help="Saved twins, or any SentenceTransformers.")],
+    output: Annotated[Path, typer.Option(help="Folder of the ensemble, or of the averaged twin.")],
+    average: Annotated[
+        Literal["scores", "weights"],
+        typer.Option(help="Scores: an ensemble that asks every twin. Weights: one twin of the cost of one."),
+    ] = "scores",
+    calibrate: Annotated[str | None, typer.Option(help="Labelled pairs to learn the decision from.")] = None,
+    column: Column = None,
+    as_json: Json = False,
+) -> None:
+    """Make one of several twins: their scores averaged, or their weights (twins of one origin, trained differently)."""
+    from textsiam.data.pairs import read_pairs
+
+    if output.exists():
+        raise typer.BadParameter(f"--output {output} is there already")
+    pairs = None if calibrate is None else read_pairs(calibrate, columns=named_columns(column))
+    twins = [open_twin(model) for model in models]
+    from textsiam.models.ensemble import Ensemble, average_twins
+    from textsiam.models.twin import Twin
+
+    members = [twin for twin in twins if isinstance(twin, Twin)]
+    if len(members) < len(twins):
+        raise typer.BadParameter("a member of an ensemble must be a twin, not another ensemble")
+    made = average_twins(members) if average == "weights" else Ensemble(members)
+    made.provenance = {"averaged": average, "members": models}
+    if pairs is not None:
+        made.calibrate(pairs)
+    made.save_pretrained(output)
+    if as_json:
+        print_json({"output": str(output), "average": average, "members": models, "calibrated": pairs is not None})
+    else:
+        say(f"{'ensemble' if average == 'scores' else 'twin'} written to {output}")
 
 
 def report(

@@ -10,9 +10,11 @@ from textsiam.terminal import loading, quieten_libraries
 
 if TYPE_CHECKING:
     from textsiam.models.decision import Decision
+    from textsiam.models.ensemble import Ensemble
+    from textsiam.models.scorer import Scorer
     from textsiam.models.twin import Twin
 
-Model = Annotated[str, typer.Argument(help="A saved twin, any SentenceTransformer, or all-MiniLM-L6-v2.")]
+Model = Annotated[str, typer.Argument(help="A saved twin or ensemble, any SentenceTransformer, or all-MiniLM-L6-v2.")]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output.")]
 BadRow = Annotated[Literal["error", "skip"], typer.Option(help="Stop at a bad row, or count it and go on.")]
 Column = Annotated[
@@ -27,17 +29,17 @@ PrecisionOption = Annotated[
 ]
 
 
-def open_twin(model: str, *, device: str | None = None) -> Twin:
+def open_twin(model: str, *, device: str | None = None) -> Twin | Ensemble:
     """Open a model, without the chatter of the libraries."""
     with loading():
         quieten_libraries()
-        from textsiam.models.twin import Twin
+        from textsiam.models.ensemble import open_scorer
 
-        return Twin.from_pretrained(model, device=device)
+        return open_scorer(model, device=device)
 
 
 def chosen_decision(
-    twin: Twin, threshold: float | None, precision: float | None, prior: float | None, *, needed: bool = True
+    twin: Scorer, threshold: float | None, precision: float | None, prior: float | None, *, needed: bool = True
 ) -> Decision | None:
     """Return the decision that the options ask for; None where the twin has none and nothing asks for one."""
     if threshold is not None and precision is not None:

@@ -19,12 +19,14 @@ from sentence_transformers import SentenceTransformer
 from textsiam.models.card import model_card
 from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.models.halves import shared_layers, tie
 from textsiam.models.learned import Head, build_head
 from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 
 if TYPE_CHECKING:
     from textsiam.models.twin import Twin
+    from textsiam.models.verifier import Verifier
 
 _FORMAT = 1
 _FILE = "textsiam.json"
@@ -42,6 +44,7 @@ class Parts:
     collection: CollectionDecision | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     backend: Backend | None = None
+    verifier: Verifier | None = None
 
 
 def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Parts:
@@ -59,6 +62,8 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
     places = facts["towers"]
     towers = [open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in places]
     try:
+        if facts.get("shared_layers") is not None:
+            towers[1] = tie(towers[0], towers[1], facts["shared_layers"])
         decision = _restored(facts["decision"], arrays, "decision.")
         collection = facts.get("collection")
         if collection is not None:
@@ -75,6 +80,7 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
         collection=collection,
         provenance=facts["provenance"],
         backend=None if facts.get("backend") is None else open_backend(folder, facts["backend"], places, towers),
+        verifier=_verifier(folder / "verifier", device),
     )
 
 
@@ -88,6 +94,7 @@ def write_twin(twin: Twin, path: str | Path) -> None:
     facts = {
         "format": _FORMAT,
         "towers": places,
+        "shared_layers": shared_layers(twin.left, twin.right),
         "distance": twin.distance.name,
         "head": None if twin.head is None else twin.head.knobs(),
         "decision": None if twin.decision is None else twin.decision.metadata(),
@@ -107,6 +114,8 @@ def write_twin(twin: Twin, path: str | Path) -> None:
             tower.save_pretrained(str(folder / place), create_model_card=False)
         if twin.backend is not None and not twin.backend.stale:
             facts["backend"] = twin.backend.save(folder, places)
+        if twin.verifier is not None:
+            twin.verifier.save_pretrained(folder / "verifier")
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
@@ -154,6 +163,14 @@ def _prefixed(decision: Decision | None, prefix: str) -> dict[str, np.ndarray]:
 def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
     own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
     return None if metadata is None else Decision.restore(metadata, own)
+
+
+def _verifier(folder: Path, device: str | None) -> Verifier | None:
+    if not folder.is_dir():
+        return None
+    from textsiam.models.verifier import Verifier  # cross-encoders are loaded where one is used
+
+    return Verifier.from_pretrained(folder, device=device)
 
 
 def _restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> Head | None:

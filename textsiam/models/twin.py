@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -12,9 +12,8 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
-from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
+from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.distances import Distance, distance_named
-from textsiam.models.encoders import ModelError
 from textsiam.models.folder import read_twin, write_twin
 from textsiam.models.inference import (
     BLOCK,
@@ -28,13 +27,17 @@ from textsiam.models.inference import (
 )
 from textsiam.models.learned import Head
 from textsiam.models.runtimes import Backend
+from textsiam.models.scorer import Scorer
 from textsiam.models.thresholds import Rule
+
+if TYPE_CHECKING:
+    from textsiam.models.verifier import Verifier
 
 # Share of the calibration duplicates that reach the head's floor, so that they are found and scored.
 _FOUND = 0.99
 
 
-class Twin(nn.Module):
+class Twin(Scorer, nn.Module):
     """Scores any two inputs with towers that share their weights, and says when a score means "duplicate".
 
     Args:
@@ -78,6 +81,7 @@ class Twin(nn.Module):
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.backend: Backend | None = None
+        self.verifier: Verifier | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod
@@ -104,7 +108,7 @@ class Twin(nn.Module):
             collection=parts.collection,
             provenance=parts.provenance,
         )
-        twin.backend = parts.backend
+        twin.backend, twin.verifier = parts.backend, parts.verifier
         return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
@@ -202,24 +206,6 @@ class Twin(nn.Module):
             self._fast_tower(_checked_side(side), precision, devices, compiled=compiled), inputs, block=block
         )
 
-    def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
-        """Score `left[i]` against `right[i]`.
-
-        Returns:
-            Similarities, larger = closer: the cosine, for cosine distance; log-odds, where there is a head;
-            `(n,)` float32.
-
-        Raises:
-            ValueError: The two sides differ in length.
-        """
-        if isinstance(left, str) or isinstance(right, str):
-            raise TypeError("expected lists of texts, got one str: write twin.similarity([a], [b])")
-        if len(left) != len(right):
-            raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
-        index = {text: row for row, text in enumerate(dict.fromkeys([*left, *right]))}
-        rows = np.array([index[t] for t in left], np.int64), np.array([index[t] for t in right], np.int64)
-        return self.pair_similarity(list(index), *rows, precision=precision)
-
     def pair_similarity(
         self,
         texts: Sequence[str],
@@ -239,11 +225,16 @@ class Twin(nn.Module):
             progress: As for `encode`.
 
         Returns:
-            Similarities, larger = closer, `(n,)` float32.
+            Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; log-odds, where there is a
+            head. Those in doubt are what twin and verifier say together, where there is a verifier.
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
-        return self.vector_similarity(*self.pair_vectors(texts, left, right, precision=precision, progress=progress))
+        vectors = self.pair_vectors(texts, left, right, precision=precision, progress=progress)
+        similarity = self.vector_similarity(*vectors)
+        if self.verifier is None:
+            return similarity
+        return self.verifier.rescore(texts, left, right, similarity, precision=precision)
 
     def pair_vectors(
         self,
@@ -280,48 +271,16 @@ class Twin(nn.Module):
     def _distance_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         return self.distance.similarity(self.distance(torch.from_numpy(u), torch.from_numpy(v))).numpy()
 
-    @overload
-    def compare(self, left: str, right: str) -> Verdict: ...
-    @overload
-    def compare(self, left: list[str], right: list[str]) -> list[Verdict]: ...
-    def compare(self, left: str | list[str], right: str | list[str]) -> Verdict | list[Verdict]:
-        """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
-
-        Raises:
-            ModelError: The twin has no decision yet.
-        """
-        decision = self.require_decision()
-        if isinstance(left, str) and isinstance(right, str):
-            return decision.verdicts(self.similarity([left], [right]))[0]
-        return decision.verdicts(self.similarity(left, right))
-
-    def require_decision(self) -> Decision:
-        """Return the decision.
-
-        Raises:
-            ModelError: The twin has none; the message says how to get one.
-        """
-        if self.decision is None:
-            raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
-        return self.decision
-
     def calibrate(self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Twin:
-        """Learn from labelled pairs when a score means "duplicate"; returns the twin itself.
+        """Learn from labelled pairs when a score means "duplicate", and how far a head looks for candidates.
 
-        Args:
-            pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels) kept out of training.
-            rule: What the threshold maximises: "f1" or "accuracy". See `Decision.at_precision` for more.
-            prior: Share of duplicates where the twin will be used; None takes the share in `pairs`.
-
-        Raises:
-            ValueError: Too few pairs, or only one class.
+        See `Scorer.calibrate`.
         """
-        u, v = self.pair_vectors(pairs.texts, pairs.left, pairs.right)
-        self.decision = fit_decision(self.vector_similarity(u, v), pairs.labels, rule=rule, prior=prior)
+        super().calibrate(pairs, rule=rule, prior=prior)
         if self.head is not None:
             duplicates = pairs.labels == 1
-            floor = np.quantile(self._distance_similarity(u[duplicates], v[duplicates]), 1 - _FOUND)
-            self.head.floor.fill_(float(floor))
+            vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])
+            self.head.floor.fill_(float(np.quantile(self._distance_similarity(*vectors), 1 - _FOUND)))
         return self
 
     def forward(

@@ -12,8 +12,8 @@ from textsiam.data.clusters import cluster_ids, connected_components
 from textsiam.data.pairs import Pairs
 from textsiam.models.decision import CollectionDecision, Decision, fit_decision
 from textsiam.models.inference import Progress
+from textsiam.models.scorer import Scorer
 from textsiam.models.thresholds import Rule
-from textsiam.models.twin import Twin
 
 # Blocked and rowwise similarities differ by rounding only; this is far above it.
 _ROUNDING = 1e-4
@@ -47,7 +47,7 @@ class Duplicates:
 
 
 def find_duplicates(
-    twin: Twin,
+    twin: Scorer,
     texts: Sequence[str],
     *,
     threshold: float | None = None,
@@ -84,7 +84,7 @@ def find_duplicates(
 
 
 def fit_collection_decision(
-    twin: Twin, pairs: Pairs, *, rule: Rule = "f1", precision: float | None = None, limit: int = 700, seed: int = 0
+    twin: Scorer, pairs: Pairs, *, rule: Rule = "f1", precision: float | None = None, limit: int = 700, seed: int = 0
 ) -> CollectionDecision:
     """Learn, from labelled pairs, when a score means "duplicate" between any two texts of a collection.
 
@@ -117,7 +117,7 @@ def fit_collection_decision(
 
 
 def pairs_above(
-    twin: Twin, vectors: np.ndarray, threshold: float, *, block: int = 2048
+    twin: Scorer, vectors: np.ndarray, threshold: float, *, block: int = 2048
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return left index, right index and similarity of every pair i < j at or above the threshold, in order of index.
 
@@ -154,7 +154,7 @@ def pairs_above(
 
 
 def best_matches(
-    twin: Twin, queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 4096
+    twin: Scorer, queries: np.ndarray, documents: np.ndarray, k: int, *, block: int = 4096
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k most similar documents of each query, best first, exactly.
 
@@ -194,7 +194,7 @@ def best_matches(
 
 
 def _nearest(
-    twin: Twin, queries: np.ndarray, documents: np.ndarray, k: int, block: int
+    twin: Scorer, queries: np.ndarray, documents: np.ndarray, k: int, block: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the k nearest documents of each query by the distance, and their similarities."""
     query, points = torch.from_numpy(queries), torch.from_numpy(documents)

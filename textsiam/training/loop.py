@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from transformers import get_scheduler
 
 from textsiam.data.pairs import Pairs
+from textsiam.models.halves import shared_layers
 from textsiam.models.saving import SaveError
 from textsiam.models.tokens import Tokens
 from textsiam.models.twin import Twin
@@ -155,6 +156,7 @@ class _Run:
         }
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped
+        self.served.verifier = None  # combined with the weights before
         self._head, twin.head = twin.head, None  # trained by the objective, whose term owns it
         if self._sharded and settings.average is not None:
             raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
@@ -162,6 +164,8 @@ class _Run:
             raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
         if self._sharded and self._head is not None:
             raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
+        if self._sharded and shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
+            raise ValueError("the sides of this half-twin share layers, which FSDP cannot shard: use DDP")
         self._prepare(twin, objective)
         self.state = RunState()
         trained = nn.ModuleList([self.model, self.objective])

@@ -85,3 +85,33 @@ class Settings:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+
+
+@dataclass(frozen=True)
+class VerifierSettings:
+    """Knobs of a verifier: a cross-encoder that is asked where the twin is in doubt.
+
+    Attributes:
+        model: A cross-encoder, or a backbone to make one of, by folder or Hub id.
+        epochs: Passes over the training pairs.
+        learning_rate: Peak learning rate of AdamW.
+        batch_size: Pairs of one step of one process.
+        max_tokens: Cut a pair after this many tokens.
+        band: Probabilities of the twin alone between which the verifier is asked.
+    """
+
+    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    epochs: int = 1
+    learning_rate: float = 5e-5
+    batch_size: int = 32
+    max_tokens: int | None = 128
+    band: tuple[float, float] = (0.1, 0.9)
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if not 0 < self.band[0] < self.band[1] < 1:
+            raise ValueError(f"band must be two probabilities that rise, got {tuple(self.band)}")

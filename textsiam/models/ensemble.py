@@ -1,0 +1,299 @@
+"""Several twins as one: their scores averaged, everywhere alike or by region of the questions; or their weights."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from textsiam.models.decision import CollectionDecision, Decision
+from textsiam.models.encoders import ModelError
+from textsiam.models.inference import BLOCK, Precision, Progress
+from textsiam.models.saving import recover, whole_folder
+from textsiam.models.scorer import Scorer
+from textsiam.models.tokens import tokenizer_rules
+from textsiam.models.twin import Twin
+
+_FORMAT = 1
+_FILE = "ensemble.json"
+_ARRAYS = "ensemble.safetensors"
+
+
+@dataclass(frozen=True, eq=False)
+class Regions:
+    """Which part of the questions a text belongs to, softly: one region for each member of an ensemble.
+
+    w_k(x) = softmax_k(-‖b(x) - c_k‖² / T), with the base twin's vector b(x), the centroids c_k and the temperature T.
+
+    Attributes:
+        base: The twin whose vectors were clustered.
+        centroids: `(regions, dim)` float32.
+        temperature: Larger is softer; > 0.
+    """
+
+    base: Twin
+    centroids: np.ndarray
+    temperature: float
+
+    def __post_init__(self) -> None:
+        if self.centroids.ndim != 2 or self.centroids.shape[1] != self.base.dim:
+            raise ValueError(f"centroids must be (regions, {self.base.dim}), got shape {self.centroids.shape}")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature must be > 0, got {self.temperature}")
+
+    def weights(self, texts: Sequence[str], *, side: str = "left", precision: Precision = "auto") -> np.ndarray:
+        """Return how much each text belongs to each region, `(n, regions)` float32; rows sum to 1."""
+        scaled = -squared_distances(self.base.encode(texts, side=side, precision=precision), self.centroids)
+        return torch.from_numpy(scaled / self.temperature).softmax(1).numpy().astype(np.float32)
+
+
+def squared_distances(vectors: np.ndarray, centroids: np.ndarray) -> np.ndarray:
+    """Return the squared distance of each vector to each centroid, `(n, regions)` float64."""
+    points = torch.from_numpy(vectors).double(), torch.from_numpy(centroids).double()
+    return torch.cdist(*points, compute_mode="donot_use_mm_for_euclid_dist").square().numpy()
+
+
+class Ensemble(Scorer):
+    """Twins whose similarities are averaged: score(x, y) = Σ_k √(w_k(x) w_k(y)) · s_k(x, y).
+
+    Without regions every weight is 1/K, and the score is the mean. With regions each text has weights of its own, and
+    texts of other regions score lower (Σ_k √(w_k(x) w_k(y)) ≤ 1, the Bhattacharyya coefficient). Where the members'
+    similarity is the cosine, the score is the cosine of vectors of length 1, `[√w_1 v_1, …, √w_K v_K]`: what `encode`
+    returns, so that searching for duplicates and matches works as with one twin.
+
+    Args:
+        twins: The members; all score by the same distance.
+        regions: How texts weigh the members; None weighs them alike.
+        decision: What turns a similarity into a verdict; learned by `calibrate`.
+        collection: The same for all pairs of a collection.
+        provenance: Facts saved beside the members.
+
+    Raises:
+        ValueError: No member, one with a head, other distances, or not as many regions as members.
+
+    Example:
+        >>> ensemble = Ensemble([first, second]).calibrate(pairs)  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        twins: Sequence[Twin],
+        *,
+        regions: Regions | None = None,
+        decision: Decision | None = None,
+        collection: CollectionDecision | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not twins:
+            raise ValueError("an ensemble needs at least one twin")
+        if len(names := sorted({twin.distance.name for twin in twins})) > 1:
+            raise ValueError(f"the twins of an ensemble must score by one distance, got {', '.join(names)}")
+        if any(twin.head is not None for twin in twins):
+            raise ValueError("the twins of an ensemble score by their distance, but one of them has a head")
+        if regions is not None and len(regions.centroids) != len(twins):
+            raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
+        self.twins = list(twins)
+        self.regions = regions
+        self.distance = twins[0].distance
+        self.right = next((twin.right for twin in twins if twin.right is not None), None)
+        self.decision, self.collection = decision, collection
+        self.provenance: dict[str, Any] = dict(provenance or {})
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors: that of all members together."""
+        return sum(twin.dim for twin in self.twins)
+
+    def encode(
+        self,
+        inputs: Sequence[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+        compiled: bool = False,
+    ) -> np.ndarray:
+        """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
+
+        Raises:
+            ModelError: The members score by another distance than the cosine: no vector stands for their mean.
+        """
+        if self.distance.name != "cosine":
+            raise ModelError(f"an ensemble has vectors for the cosine only, its twins score by {self.distance.name}")
+        roots = np.sqrt(self._weights(inputs, side, precision))
+        parts = [
+            twin.encode(
+                inputs, side=side, precision=precision, progress=_part(progress, k, len(self.twins)), compiled=compiled
+            )
+            for k, twin in enumerate(self.twins)
+        ]
+        return np.concatenate([roots[:, k, None] * part for k, part in enumerate(parts)], 1)
+
+    def encode_stream(
+        self,
+        inputs: Iterable[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        block: int = BLOCK,
+        compiled: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Encode any number of inputs from an iterator, a block of them at a time."""
+        rest = iter(inputs)
+        while texts := list(islice(rest, block)):
+            yield self.encode(texts, side=side, precision=precision, compiled=compiled)
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`, both from `encode`; `(n,)` float32."""
+        return self.twins[0].vector_similarity(u, v)
+
+    def pair_similarity(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        *,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Return the weighted mean of the members' similarities of `texts[left[i]]` and `texts[right[i]]`, `(n,)`."""
+        if len(left) == 0:
+            return np.zeros(0, np.float32)
+        weights = self._weights(texts, "left", precision)
+        others = weights if self.right is None else self._weights(texts, "right", precision)
+        joint = np.sqrt(weights[left] * others[right])
+        total = np.zeros(len(left), np.float64)
+        for k, twin in enumerate(self.twins):
+            counted = _part(progress, k, len(self.twins))
+            total += joint[:, k] * twin.pair_similarity(texts, left, right, precision=precision, progress=counted)
+        return total.astype(np.float32)
+
+    def _weights(self, texts: Sequence[str], side: str, precision: Precision) -> np.ndarray:
+        if self.regions is None:
+            return np.full((len(texts), len(self.twins)), 1 / len(self.twins), np.float32)
+        return self.regions.weights(texts, side=side, precision=precision)
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Save the ensemble into a folder, whole or not at all: a folder for each member, and for the base twin.
+
+        Raises:
+            SaveError: The folder cannot be written; one that was there before is intact.
+        """
+        places = [f"member-{k}" for k in range(len(self.twins))]
+        collection = self.collection
+        facts = {
+            "format": _FORMAT,
+            "members": places,
+            "temperature": None if self.regions is None else self.regions.temperature,
+            "decision": None if self.decision is None else self.decision.metadata(),
+            "collection": collection and {"texts": collection.texts, "decision": collection.decision.metadata()},
+            "provenance": self.provenance,
+        }
+        arrays = {} if self.regions is None else {"centroids": self.regions.centroids}
+        decisions = {"decision": self.decision, "collection": collection and collection.decision}
+        for prefix, decision in decisions.items():
+            arrays |= {} if decision is None else {f"{prefix}.{n}": a for n, a in decision.tensors().items()}
+        with whole_folder(path) as folder:
+            for place, twin in zip(places, self.twins, strict=True):
+                twin.save_pretrained(folder / place)
+            if self.regions is not None:
+                self.regions.base.save_pretrained(folder / "base")
+            (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            if arrays:
+                save_file(arrays, folder / _ARRAYS)
+        return Path(path)
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None) -> Ensemble:
+        """Open a saved ensemble.
+
+        Raises:
+            ModelError: The folder holds no ensemble, or its files are damaged.
+        """
+        recover(Path(path))
+        folder = Path(path)
+        try:
+            facts = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            if facts["format"] != _FORMAT:
+                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+            arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
+            collection = facts["collection"]
+            if collection is not None:
+                of_pairs = _restored(collection["decision"], arrays, "collection.")
+                collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
+            regions = None
+            if facts["temperature"] is not None:
+                base = Twin.from_pretrained(folder / "base", device=device)
+                regions = Regions(base, arrays["centroids"], facts["temperature"])
+            return cls(
+                [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]],
+                regions=regions,
+                decision=_restored(facts["decision"], arrays, "decision."),
+                collection=collection,
+                provenance=facts["provenance"],
+            )
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else error
+            raise ModelError(f"{folder / _FILE}: {reason}") from error
+
+
+def open_scorer(name_or_path: str | Path, *, device: str | None = None) -> Twin | Ensemble:
+    """Open whatever a name stands for: a saved ensemble, or what `Twin.from_pretrained` opens."""
+    recover(Path(name_or_path))
+    if (Path(name_or_path) / _FILE).exists():
+        return Ensemble.from_pretrained(name_or_path, device=device)
+    return Twin.from_pretrained(name_or_path, device=device)
+
+
+def average_twins(twins: Sequence[Twin]) -> Twin:
+    """Return one twin whose weights are the mean of those of several (a "model soup", Wortsman et al. 2022).
+
+    The twins come from one origin by different training: only then does a mean of weights mean something. The result
+    has no decision yet.
+
+    Args:
+        twins: Twins of one architecture; they stay as they are.
+
+    Raises:
+        ValueError: No twin, or twins that differ in their distance, tokenizer, or the names or shapes of their weights.
+    """
+    if not twins:
+        raise ValueError("averaging needs at least one twin")
+    first = twins[0]
+    states = [twin.state_dict() for twin in twins]
+    for twin, state in zip(twins, states, strict=True):
+        same_shapes = {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in states[0].items()}
+        same_words = [tokenizer_rules(t) for t in twin.towers] == [tokenizer_rules(t) for t in first.towers]
+        if not (same_shapes and same_words and twin.distance.name == first.distance.name):
+            raise ValueError("only twins of one architecture, tokenizer and distance have weights to average")
+    mean = copy.deepcopy(first)
+    mean.decision = mean.collection = mean.backend = mean.verifier = None
+    mean.provenance = {}
+    mean.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
+    return mean.eval()
+
+
+def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    first = tensors[0]
+    if not first.is_floating_point():
+        return first
+    return torch.stack([t.to(first.device, torch.float64) for t in tensors]).mean(0).to(first.dtype)
+
+
+def _part(progress: Progress | None, k: int, members: int) -> Progress | None:
+    """Return the progress of member k as a part of the whole."""
+    return None if progress is None else lambda done, total: progress(k * total + done, members * total)
+
+
+def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
+    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+    return None if metadata is None else Decision.restore(metadata, own)

@@ -1,0 +1,139 @@
+"""What everything that scores pairs can do: a twin, and an ensemble of twins."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
+from textsiam.models.distances import Distance
+from textsiam.models.encoders import ModelError
+from textsiam.models.inference import BLOCK, Precision, Progress
+from textsiam.models.learned import Head
+from textsiam.models.thresholds import Rule
+
+Self = TypeVar("Self", bound="Scorer")
+
+
+class Scorer(ABC):
+    """Scores pairs of texts, and says when a score means "duplicate".
+
+    Attributes:
+        distance: What similarities come from.
+        decision: What turns a similarity into a verdict; learned by `calibrate`.
+        collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
+        right: The tower of right inputs, where it differs from the left one.
+        head: What scores the pairs that the distance finds, where that is learned.
+    """
+
+    distance: Distance
+    decision: Decision | None
+    collection: CollectionDecision | None
+    right: SentenceTransformer | None
+    head: Head | None = None
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """Width of the vectors."""
+
+    @abstractmethod
+    def encode(
+        self,
+        inputs: Sequence[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+        compiled: bool = False,
+    ) -> np.ndarray:
+        """Encode inputs into vectors of length 1, `(n, dim)` float32."""
+
+    @abstractmethod
+    def encode_stream(
+        self,
+        inputs: Iterable[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        block: int = BLOCK,
+        compiled: bool = False,
+    ) -> Iterator[np.ndarray]:
+        """Encode any number of inputs from an iterator: the vectors of each block, in order."""
+
+    @abstractmethod
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
+
+    @abstractmethod
+    def pair_similarity(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        *,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> np.ndarray:
+        """Score pairs given as indices into texts; `(n,)` float32."""
+
+    def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
+        """Score `left[i]` against `right[i]`.
+
+        Returns:
+            Similarities, larger = closer (the cosine, for cosine distance), `(n,)` float32.
+
+        Raises:
+            ValueError: The two sides differ in length.
+        """
+        if isinstance(left, str) or isinstance(right, str):
+            raise TypeError("expected lists of texts, got one str: write twin.similarity([a], [b])")
+        if len(left) != len(right):
+            raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
+        index = {text: row for row, text in enumerate(dict.fromkeys([*left, *right]))}
+        rows = np.array([index[t] for t in left], np.int64), np.array([index[t] for t in right], np.int64)
+        return self.pair_similarity(list(index), *rows, precision=precision)
+
+    @overload
+    def compare(self, left: str, right: str) -> Verdict: ...
+    @overload
+    def compare(self, left: list[str], right: list[str]) -> list[Verdict]: ...
+    def compare(self, left: str | list[str], right: str | list[str]) -> Verdict | list[Verdict]:
+        """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
+
+        Raises:
+            ModelError: There is no decision yet.
+        """
+        decision = self.require_decision()
+        if isinstance(left, str) and isinstance(right, str):
+            return decision.verdicts(self.similarity([left], [right]))[0]
+        return decision.verdicts(self.similarity(left, right))
+
+    def require_decision(self) -> Decision:
+        """Return the decision.
+
+        Raises:
+            ModelError: There is none; the message says how to get one.
+        """
+        if self.decision is None:
+            raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
+        return self.decision
+
+    def calibrate(self: Self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Self:
+        """Learn from labelled pairs when a score means "duplicate"; returns the scorer itself.
+
+        Args:
+            pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels) kept out of training.
+            rule: What the threshold maximises: "f1" or "accuracy". See `Decision.at_precision` for more.
+            prior: Share of duplicates where the twin will be used; None takes the share in `pairs`.
+
+        Raises:
+            ValueError: Too few pairs, or only one class.
+        """
+        scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
+        self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        return self

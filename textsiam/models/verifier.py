@@ -1,0 +1,222 @@
+"""The verifier: a cross-encoder that reads both texts of a pair at once, asked where the twin's score leaves doubt."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sentence_transformers import CrossEncoder
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from textsiam.models.calibration import check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
+from textsiam.models.encoders import MINILM, ModelError, resolve
+from textsiam.models.inference import Precision, fast_dtype
+
+_FORMAT = 1
+_FILE = "verifier.json"
+_FEWEST = 5  # pairs of each label inside the band that the combination is learned from
+
+
+@dataclass(frozen=True)
+class Combination:
+    """What the twin's similarity s and the verifier's logit z say together, and where z is worth asking for.
+
+    The twin alone: logit P = slope · s + intercept. Both, where low ≤ s ≤ high: logit P = twin · s + verifier · z +
+    constant. The score that both give is the similarity at which the twin alone would be as sure,
+    (logit P - intercept) / slope: scores from inside and outside the band have one meaning and can be ranked together.
+    """
+
+    slope: float
+    intercept: float
+    low: float
+    high: float
+    twin: float
+    verifier: float
+    constant: float
+
+    def asks(self, similarity: np.ndarray) -> NDArray[np.bool_]:
+        """Return which similarities leave doubt."""
+        return (similarity >= self.low) & (similarity <= self.high)
+
+    def log_odds(self, similarity: np.ndarray, logits: np.ndarray) -> NDArray[np.float64]:
+        """Return the log odds of a duplicate, from both."""
+        return self.twin * similarity.astype(np.float64) + self.verifier * logits + self.constant
+
+    def score(self, similarity: np.ndarray, logits: np.ndarray) -> NDArray[np.float64]:
+        """Return the similarity at which the twin alone would be as sure as both are; it may lie beyond 1."""
+        return (self.log_odds(similarity, logits) - self.intercept) / self.slope
+
+
+class Verifier:
+    """A cross-encoder with one output, and how it is combined with a twin.
+
+    Args:
+        model: The cross-encoder; its logit is larger for duplicates.
+        symmetric: Ask for both orders of a pair and take the mean logit, so that the order does not matter.
+        combination: Learned by `fit`.
+
+    Raises:
+        ModelError: The cross-encoder has not one output.
+
+    Example:
+        >>> verifier = Verifier(cross_encoder(), symmetric=True)  # doctest: +SKIP
+        >>> similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)  # doctest: +SKIP
+        >>> twin.verifier = verifier.fit(pairs, similarity)  # doctest: +SKIP
+    """
+
+    def __init__(self, model: CrossEncoder, *, symmetric: bool = True, combination: Combination | None = None) -> None:
+        if model.num_labels != 1:
+            raise ModelError(f"a verifier is a cross-encoder with one output, this one has {model.num_labels}")
+        self.model = model
+        self.symmetric = symmetric
+        self.combination = combination
+
+    def logits(
+        self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"
+    ) -> np.ndarray:
+        """Return the logit of each pair `texts[left[i]], texts[right[i]]`, `(n,)`; equal pairs are read once."""
+        if len(left) == 0:
+            return np.zeros(0, np.float32)
+        rows = np.stack([left, right], 1)
+        if self.symmetric:
+            rows = np.sort(rows, axis=1)
+        distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
+        orders = [distinct, distinct[:, ::-1]] if self.symmetric else [distinct]
+        asked = [(texts[a], texts[b]) for order in orders for a, b in order.tolist()]
+        device = torch.device(self.model.device)
+        dtype = fast_dtype(device, precision)
+        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+            found = self.model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
+        return np.asarray(found, np.float32).reshape(len(orders), -1).mean(0)[inverse.reshape(-1)]
+
+    def fit(self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.1, 0.9)) -> Verifier:
+        """Learn the combination from labelled pairs that neither training saw; returns the verifier itself.
+
+        Args:
+            pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels).
+            similarity: The twin's own similarity of each pair, `(n,)`.
+            band: Probabilities of the twin alone between which the verifier is asked.
+
+        Raises:
+            ValueError: The similarities do not rise with the labels, or too few pairs lie in the band.
+        """
+        low, high = (log_odds(check_fraction(value, name="band")) for value in band)
+        if low >= high:
+            raise ValueError(f"band must rise, got {tuple(band)}")
+        scores, labels = finite_scores(similarity), np.asarray(pairs.labels)
+        alone = fit_platt(scores, labels)
+        if alone.slope <= 0:
+            raise ValueError("the twin's similarity does not rise with the labels: there is nothing to verify")
+        low, high = (float((edge - alone.intercept) / alone.slope) for edge in (low, high))
+        rows = np.flatnonzero((scores >= low) & (scores <= high))
+        if min((labels[rows] == value).sum() for value in (0, 1)) < _FEWEST:
+            raise ValueError(
+                f"{len(rows)} calibration pairs, {int((labels[rows] == 1).sum())} of them duplicates, lie where the "
+                f"twin is in doubt: the combination needs {_FEWEST} of each label; widen the band, or add pairs"
+            )
+        logits = self.logits(pairs.texts, pairs.left[rows], pairs.right[rows])
+        features = np.stack([scores[rows], logits.astype(np.float64)], 1)
+        mean, scale = features.mean(0), np.maximum(features.std(0), 1e-9)
+        fitted = LogisticRegression().fit((features - mean) / scale, labels[rows])
+        twin, verifier = (fitted.coef_[0] / scale).tolist()
+        constant = float(fitted.intercept_[0] - (fitted.coef_[0] / scale) @ mean)
+        self.combination = Combination(alone.slope, alone.intercept, low, high, twin, verifier, constant)
+        return self
+
+    def rescore(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        similarity: np.ndarray,
+        *,
+        precision: Precision = "auto",
+    ) -> np.ndarray:
+        """Return the similarities, those in the band replaced by what twin and verifier say together, `(n,)` float32.
+
+        Raises:
+            ModelError: There is no combination yet.
+        """
+        combination = self._fitted()
+        rows = np.flatnonzero(combination.asks(similarity))
+        logits = self.logits(texts, left[rows], right[rows], precision=precision)
+        scores = similarity.astype(np.float32)
+        scores[rows] = combination.score(similarity[rows], logits)
+        return scores
+
+    def probability(
+        self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, similarity: np.ndarray
+    ) -> NDArray[np.float64]:
+        """Return P(duplicate) of every pair from twin and verifier together, in the band or not, `(n,)`.
+
+        It holds for the share of duplicates of the calibration pairs.
+
+        Raises:
+            ModelError: There is no combination yet.
+        """
+        combination = self._fitted()
+        return from_log_odds(combination.log_odds(similarity, self.logits(texts, left, right)))
+
+    def _fitted(self) -> Combination:
+        if self.combination is None:
+            raise ModelError("this verifier is not combined with a twin yet: run verifier.fit(pairs, similarity)")
+        return self.combination
+
+    def save_pretrained(self, path: str | Path) -> Path:
+        """Save the cross-encoder, which plain `CrossEncoder(path)` opens, and the combination beside it."""
+        folder = Path(path)
+        self.model.save_pretrained(str(folder), create_model_card=False)
+        combination = None if self.combination is None else asdict(self.combination)
+        facts = {"format": _FORMAT, "symmetric": self.symmetric, "combination": combination}
+        (folder / _FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None) -> Verifier:
+        """Open a saved verifier.
+
+        Raises:
+            ModelError: The folder holds none, or its files are damaged.
+        """
+        file = Path(path) / _FILE
+        try:
+            facts = json.loads(file.read_text(encoding="utf-8"))
+            if facts["format"] != _FORMAT:
+                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+            combination = None if facts["combination"] is None else Combination(**facts["combination"])
+            symmetric = facts["symmetric"]
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else error
+            raise ModelError(f"{file}: {reason}") from error
+        return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination)
+
+
+def cross_encoder(
+    name_or_path: str | Path = MINILM, *, max_tokens: int | None = None, seed: int = 0, device: str | None = None
+) -> CrossEncoder:
+    """Open a cross-encoder with one output, or make one of a backbone: its output layer is new then, drawn by the seed.
+
+    Args:
+        name_or_path: A saved cross-encoder, a transformer or a `SentenceTransformer`, by folder or Hub id;
+            all-MiniLM-L6-v2 resolves to the packaged copy where the Hub cache has none.
+        max_tokens: Cut a pair after this many tokens; None keeps the model's limit.
+        seed: Of the new weights.
+        device: Where the weights go; None lets torch choose.
+
+    Raises:
+        ModelError: The model cannot be found or read.
+    """
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return CrossEncoder(resolve(name_or_path), num_labels=1, max_length=max_tokens, device=device)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        first = str(error).strip().split("\n")[0]
+        raise ModelError(f"cannot open the cross-encoder {str(name_or_path)!r}: {first}") from error

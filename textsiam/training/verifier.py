@@ -1,0 +1,114 @@
+"""Train a verifier on labelled pairs with sentence-transformers' trainer, and let it label pairs as a teacher."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+
+from textsiam.data.pairs import Pairs
+from textsiam.models.inference import fast_dtype
+from textsiam.models.verifier import Verifier, cross_encoder
+from textsiam.training.settings import VerifierSettings
+
+_POOL = 50  # batches that are sorted by length together
+
+
+def train_verifier(
+    pairs: Pairs,
+    settings: VerifierSettings | None = None,
+    *,
+    symmetric: bool = True,
+    seed: int = 0,
+    device: str | None = None,
+    quiet: bool = False,
+) -> Verifier:
+    """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
+
+    Args:
+        pairs: Labelled pairs to learn from.
+        settings: The knobs; None takes the defaults.
+        symmetric: Whether the order of a pair means nothing; half of the pairs are turned round then.
+        seed: Of the new weights, the order of the pairs and dropout.
+        device: Where to train; None lets torch choose.
+        quiet: Show no progress bar.
+
+    Returns:
+        A verifier that is not combined with a twin yet: see `Verifier.fit`.
+
+    Raises:
+        ValueError: The pairs do not hold both labels.
+        ModelError: The cross-encoder cannot be opened.
+    """
+    settings = settings or VerifierSettings()
+    if set(np.unique(pairs.labels).tolist()) != {0, 1}:
+        raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
+    model = cross_encoder(settings.model, max_tokens=settings.max_tokens, seed=seed, device=device)
+    on = torch.device(model.device)
+    turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
+    sides = np.where(turned, pairs.right, pairs.left), np.where(turned, pairs.left, pairs.right)
+    left, right = ([pairs.texts[i] for i in side] for side in sides)
+    dataset = Dataset.from_dict({"left": left, "right": right, "label": pairs.labels.astype(np.float32)})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=folder,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            bf16=fast_dtype(on) == torch.bfloat16,
+            use_cpu=on.type == "cpu",
+            batch_sampler=ByLength,
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=quiet,
+        )
+        loss = BinaryCrossEntropyLoss(model)
+        CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
+    return Verifier(model.eval(), symmetric=symmetric)
+
+
+class ByLength(DefaultBatchSampler):
+    """Batches of pairs of similar length, in an order that seed and epoch fix; every pair comes once an epoch."""
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of each batch."""
+        columns = ("left", "right")
+        lengths = np.sum([[len(text) for text in self.sampler[name]] for name in columns], axis=0)  # pyright: ignore
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, pool = rng.permutation(len(lengths)), _POOL * self.batch_size
+        pools = (order[start : start + pool] for start in range(0, len(order), pool))
+        order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        for place in rng.permutation(len(batches)):
+            yield batches[place].tolist()
+
+
+def label_pairs(verifier: Verifier, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
+    """Label pairs where twin and verifier together are sure, and leave the others out: the verifier as a teacher.
+
+    Args:
+        verifier: Combined with the twin that the similarities come from.
+        pairs: Mined pairs; labels that they have are ignored.
+        similarity: The twin's own similarity of each pair, `(n,)`.
+        confidence: Least probability of the label; in (0.5, 1).
+
+    Raises:
+        ModelError: The verifier is not combined with a twin yet.
+        ValueError: The confidence is not in (0.5, 1).
+    """
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence must be between 0.5 and 1, got {confidence}")
+    probability = verifier.probability(pairs.texts, pairs.left, pairs.right, similarity)
+    labelled = replace(pairs, labels=(probability >= 0.5).astype(np.int8), source=f"{pairs.source}, labelled")
+    return labelled.select(np.maximum(probability, 1 - probability) >= confidence)
