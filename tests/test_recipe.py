@@ -333,7 +333,7 @@ def backbone(tmp_path) -> str:
 
 
 def test_a_verifier_is_trained_saved_and_measured(config, backbone):
-    verifier = VerifierSettings(model=backbone, learning_rate=5e-3, batch_size=16, band=(0.02, 0.98))
+    verifier = VerifierSettings(model=backbone, epochs=30, learning_rate=1e-2, batch_size=16, band=(0.02, 0.98))
     outcome = run(replace(config, verifier=verifier))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
     trained, verified = (e.similarities for e in outcome.evaluations[1:])

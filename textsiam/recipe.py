@@ -151,7 +151,8 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     verifier = None
     if config.verifier is not None:
         knobs = {"symmetric": twin.right is None, "seed": config.training.seed, "device": str(state.device)}
-        verifier = train_verifier(splits.train, config.verifier, **knobs, quiet=quiet)
+        with say.status("training the verifier"):
+            verifier = train_verifier(splits.train, config.verifier, **knobs)
     if not state.is_main_process:
         return None
     _decide_trained(twin, splits, config.decision)

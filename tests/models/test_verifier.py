@@ -158,13 +158,34 @@ def test_a_verifier_that_knows_puts_the_doubtful_pairs_in_order(verifier, task):
     assert after > before + 0.05
 
 
-def test_a_verifier_that_knows_nothing_changes_little(verifier, task):
+def test_a_verifier_that_knows_next_to_nothing_changes_little(verifier, task):
     pairs, similarity = task
-    told = Told(verifier, lambda left, right: np.zeros(len(left))).fit(pairs, similarity)
-    found = told.rescore(pairs.texts, pairs.left, pairs.right, similarity)
-    inside = told.combination.asks(similarity)
-    assert (np.argsort(found[inside]) == np.argsort(similarity[inside])).all()
-    np.testing.assert_allclose(found, similarity, atol=0.1)
+    told = Told(verifier, truth(pairs))
+    right = told.say
+    rng = np.random.default_rng(0)
+    told.say = lambda left, right_: 0.02 * right(left, right_) + rng.normal(size=len(left))
+    told.fit(pairs, similarity)
+    np.testing.assert_allclose(told.combination.score(similarity, np.zeros(400)), similarity, atol=0.1)
+    assert 0 < told.combination.verifier < 0.5
+
+
+@pytest.mark.parametrize("sign", [0, -1])
+def test_a_verifier_that_knows_nothing_is_refused(verifier, task, sign):
+    pairs, similarity = task
+    told = Told(verifier, lambda left, right: sign * truth(pairs)(left, right))
+    with pytest.raises(ValueError, match="logit does not rise with the labels"):
+        told.fit(pairs, similarity)
+    assert told.combination is None
+
+
+def test_a_similarity_that_misleads_in_the_band_has_no_weight(verifier, task):
+    pairs, similarity = task
+    told = Told(verifier, truth(pairs))
+    logits = truth(pairs)(pairs.left, pairs.right) + 4 * similarity  # the verifier knows the similarity, and more
+    known = dict(zip(pairs.left.tolist(), logits.tolist(), strict=True))
+    told.say = lambda left, right: np.array([known[i] for i in left.tolist()])
+    assert told.fit(pairs, similarity).combination.twin == 0
+    assert told.combination.verifier > 0.5
 
 
 def test_the_combination_is_the_logistic_regression_of_both(verifier, task):

@@ -28,7 +28,7 @@ def test_it_learns_its_pairs(driver, backbone):
     pairs = driver.keyword_pairs(48)
     scores = [
         average_precision_score(pairs.labels, train_verifier(
-            pairs, knobs(backbone, epochs=epochs, learning_rate=rate), device="cpu", quiet=True
+            pairs, knobs(backbone, epochs=epochs, learning_rate=rate), device="cpu"
         ).logits(pairs.texts, pairs.left, pairs.right))
         for epochs, rate in ((1, 1e-9), (30, 1e-2))
     ]  # fmt: skip
@@ -36,11 +36,15 @@ def test_it_learns_its_pairs(driver, backbone):
     assert scores[1] > scores[0] + 0.15
 
 
+def test_nothing_is_printed_where_results_go(driver, backbone, capsys):
+    train_verifier(driver.keyword_pairs(24), knobs(backbone), device="cpu")
+    assert capsys.readouterr().out == ""
+
+
 def test_the_same_seed_gives_the_same_weights(driver, backbone):
     pairs = driver.keyword_pairs(24)
     first, again, other = (
-        train_verifier(pairs, knobs(backbone), seed=seed, device="cpu", quiet=True).model.state_dict()
-        for seed in (1, 1, 2)
+        train_verifier(pairs, knobs(backbone), seed=seed, device="cpu").model.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
@@ -76,7 +80,7 @@ def test_batches_hold_pairs_of_like_length_and_every_pair_once():
 
 def test_a_teacher_labels_what_it_is_sure_of(driver, backbone):
     pairs = driver.keyword_pairs(24)
-    verifier = train_verifier(pairs, knobs(backbone), device="cpu", quiet=True)
+    verifier = train_verifier(pairs, knobs(backbone), device="cpu")
     similarity = np.linspace(-1, 1, 24).astype(np.float32)
     with pytest.raises(ModelError, match=r"run verifier\.fit"):
         label_pairs(verifier, pairs, similarity)
@@ -94,7 +98,7 @@ def test_a_teacher_labels_what_it_is_sure_of(driver, backbone):
 
 def test_it_rescues_a_twin_in_doubt(driver, backbone):
     pairs = driver.keyword_pairs(48)
-    verifier = train_verifier(pairs, knobs(backbone, epochs=30), device="cpu", quiet=True)
+    verifier = train_verifier(pairs, knobs(backbone, epochs=30), device="cpu")
     assert isinstance(verifier, Verifier)
     twin = driver.small_twin(dropout=0)
     similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)

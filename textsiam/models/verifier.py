@@ -105,7 +105,8 @@ class Verifier:
             band: Probabilities of the twin alone between which the verifier is asked.
 
         Raises:
-            ValueError: The similarities do not rise with the labels, or too few pairs lie in the band.
+            ValueError: The similarities, or the logits in the band, do not rise with the labels; or too few pairs lie
+                in the band.
         """
         low, high = (log_odds(check_fraction(value, name="band")) for value in band)
         if low >= high:
@@ -123,10 +124,13 @@ class Verifier:
             )
         logits = self.logits(pairs.texts, pairs.left[rows], pairs.right[rows])
         features = np.stack([scores[rows], logits.astype(np.float64)], 1)
-        mean, scale = features.mean(0), np.maximum(features.std(0), 1e-9)
-        fitted = LogisticRegression().fit((features - mean) / scale, labels[rows])
-        twin, verifier = (fitted.coef_[0] / scale).tolist()
-        constant = float(fitted.intercept_[0] - (fitted.coef_[0] / scale) @ mean)
+        twin, verifier, constant = _logistic(features, labels[rows])
+        if twin < 0:  # a larger similarity never lowers a score
+            twin, verifier, constant = _logistic(features * [0, 1], labels[rows])
+        if verifier <= 0:
+            raise ValueError(
+                "the verifier's logit does not rise with the labels where the twin is in doubt: train it more"
+            )
         self.combination = Combination(alone.slope, alone.intercept, low, high, twin, verifier, constant)
         return self
 
@@ -196,6 +200,14 @@ class Verifier:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{file}: {reason}") from error
         return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination)
+
+
+def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
+    """Return weights and intercept of a logistic regression on two features; a constant one has weight 0."""
+    mean, scale = features.mean(0), np.maximum(features.std(0), 1e-9)
+    fitted = LogisticRegression().fit((features - mean) / scale, labels)
+    weights = fitted.coef_[0] / scale
+    return float(weights[0]), float(weights[1]), float(fitted.intercept_[0] - weights @ mean)
 
 
 def cross_encoder(

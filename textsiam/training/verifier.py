@@ -12,6 +12,7 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from transformers import PrinterCallback
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.inference import fast_dtype
@@ -28,7 +29,6 @@ def train_verifier(
     symmetric: bool = True,
     seed: int = 0,
     device: str | None = None,
-    quiet: bool = False,
 ) -> Verifier:
     """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
 
@@ -38,7 +38,6 @@ def train_verifier(
         symmetric: Whether the order of a pair means nothing; half of the pairs are turned round then.
         seed: Of the new weights, the order of the pairs and dropout.
         device: Where to train; None lets torch choose.
-        quiet: Show no progress bar.
 
     Returns:
         A verifier that is not combined with a twin yet: see `Verifier.fit`.
@@ -71,10 +70,12 @@ def train_verifier(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
-            disable_tqdm=quiet,
+            disable_tqdm=True,
         )
         loss = BinaryCrossEntropyLoss(model)
-        CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss).train()
+        trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
+        trainer.remove_callback(PrinterCallback)  # standard output is for results
+        trainer.train()
     return Verifier(model.eval(), symmetric=symmetric)
 
 
