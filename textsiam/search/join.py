@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids, connected_components
 from textsiam.data.pairs import Pairs
 from textsiam.models.decision import CollectionDecision, Decision, fit_decision
+from textsiam.models.distances import Distance
 from textsiam.models.inference import Progress
 from textsiam.models.thresholds import Rule
 from textsiam.models.twin import Twin
@@ -175,18 +177,58 @@ def best_matches(
     rows, values = [np.zeros((0, k), np.int64)], [np.zeros((0, k), np.float32)]
     points = torch.from_numpy(documents)
     for i in range(0, len(queries), block):
-        query = torch.from_numpy(queries[i : i + block])
-        best = torch.zeros(len(query), 0)
-        where = torch.zeros(len(query), 0, dtype=torch.long)
-        for j in range(0, len(points), block):
-            similarity = twin.distance.similarity(twin.distance.all_pairs(query, points[j : j + block]))
-            best = torch.cat([best, similarity], 1)
-            where = torch.cat([where, torch.arange(j, j + similarity.shape[1]).expand(len(query), -1)], 1)
-            best, order = best.sort(dim=1, descending=True, stable=True)
-            best, where = best[:, :k], where.gather(1, order[:, :k])
+        where, distance = nearest(twin.distance, torch.from_numpy(queries[i : i + block]), points, k, block=block)
         rows.append(where.numpy())
-        values.append(best.numpy())
+        values.append(twin.distance.similarity(distance).numpy())
     return np.concatenate(rows), np.concatenate(values)
+
+
+def nearest(
+    distance: Distance,
+    queries: Tensor,
+    documents: Tensor,
+    k: int,
+    *,
+    block: int = 4096,
+    hide: Callable[[Tensor, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the k nearest documents of each query, nearest first, of equally near ones the first.
+
+    Args:
+        distance: What is nearest.
+        queries: `(q, dim)`; compared all at once, so that memory grows with `q · block`.
+        documents: `(d, dim)`, on the same device.
+        k: How many; at most d.
+        block: Documents compared at once.
+        hide: Called as `hide(distances, first)` with the distances `(q, ≤ block)` to the documents from `first` on;
+            those that it sets to infinity are not found.
+
+    Returns:
+        Document indices `(q, k)` and distances `(q, k)`; where fewer than k are found, the distance is infinite.
+    """
+    best = queries.new_zeros(len(queries), 0)
+    where = torch.zeros(len(queries), 0, dtype=torch.long, device=queries.device)
+    for first in range(0, len(documents), block):
+        values = distance.all_pairs(queries, documents[first : first + block])
+        if hide is not None:
+            hide(values, first)
+        columns = _smallest(values, min(k, values.shape[1]))
+        best = torch.cat([best, values.gather(1, columns)], 1)
+        where = torch.cat([where, columns + first], 1)
+        best, order = best.sort(dim=1, stable=True)
+        best, where = best[:, :k], where.gather(1, order[:, :k])
+    return where, best
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """Return the columns of the k smallest values of each row, in order of column; of equal ones the first."""
+    found, columns = values.topk(min(k + 1, values.shape[1]), dim=1, largest=False)
+    # A full sort takes far longer, but only it says which of equal values at the end come first.
+    tied = ((found[:, k - 1] == found[:, -1]) & found[:, -1].isfinite()).nonzero()[:, 0] if k < values.shape[1] else []
+    columns = columns[:, :k]
+    if len(tied):
+        columns[tied] = values[tied].argsort(dim=1, stable=True)[:, :k]
+    return columns.sort(dim=1).values
 
 
 def _clusters(vectors: np.ndarray, left: np.ndarray, right: np.ndarray, similarity: np.ndarray) -> list[list[int]]:
