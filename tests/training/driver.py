@@ -26,7 +26,7 @@ from textsiam.models.encoders import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training import objective as objectives
 from textsiam.training.loop import train
-from textsiam.training.settings import Settings
+from textsiam.training.settings import EpochMining, Settings
 
 TOPICS = [
     "bread",
@@ -112,6 +112,12 @@ def build_objective(names: list[str]) -> objectives.Objective:
     return objectives.Objective(terms, needs_negatives="triplet" in names)
 
 
+def make_settings(*, mine: dict[str, Any] | None = None, **knobs: Any) -> Settings:
+    """Settings without a tracker, in fp32; `mine` as plain values."""
+    mining = None if mine is None else EpochMining(**mine)
+    return Settings(**{"tracker": "none", "precision": "fp32", "mine": mining, **knobs})
+
+
 def run_job(job: dict[str, Any]) -> None:
     """Train as the job says, and save what came of it."""
     gradients: list[list[torch.Tensor]] = []
@@ -134,7 +140,7 @@ def run_job(job: dict[str, Any]) -> None:
         keyword_pairs(job.get("pairs", 48), seed=job.get("data_seed", 0)),
         objective,
         output=job["output"],
-        settings=Settings(**{"tracker": "none", "precision": "fp32", **job["settings"]}),
+        settings=make_settings(**job["settings"]),
         validation=keyword_pairs(24, seed=100) if job.get("validate", True) else None,
         resume=job.get("resume", False),
         quiet=True,
