@@ -28,6 +28,7 @@ app.command()(finding.flag)
 app.command()(finding.encode)
 app.command()(finding.match)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
+app.command()(making.mine)
 app.command()(making.export)
 data_app.command("report")(making.report)
 

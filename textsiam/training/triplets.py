@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -51,6 +52,16 @@ class Triplets:
     def found(self) -> int:
         """For how many pairs there is a negative."""
         return len(np.unique(self.row))
+
+    def summary(self) -> dict[str, Any]:
+        """Return the counts as plain values."""
+        return {
+            "texts": len(self.pairs.texts),
+            "searched": self.searched,
+            "found": self.found,
+            "triplets": len(self),
+            "dropped": dict(self.dropped),
+        }
 
     def by_pair(self, count: int) -> np.ndarray:
         """Return up to `count` negatives of every pair, labelled duplicate or not, `(n, count)` int64; −1 = no more."""
