@@ -120,6 +120,17 @@ def test_a_check_is_asked_by_name(driver, tmp_path, monkeypatch):
         run(driver, tmp_path / "other", mine={**MINE, "check": str(tmp_path / "missing")})
 
 
+def test_a_tracker_gets_the_settings_and_how_much_was_found(driver, tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = run(driver, tmp_path, tracker="tensorboard")
+    events = EventAccumulator(str(tmp_path / "logs"))
+    events.Reload()
+    logged = [r["mined_share"] for r in result.history if "mined_share" in r]
+    assert [e.value for e in events.Scalars("mined_share")] == pytest.approx(logged)
+
+
 def test_a_run_in_a_used_folder_mines_anew(driver, tmp_path, minings):
     for _ in range(2):
         run(driver, tmp_path, checkpoint_every=2)

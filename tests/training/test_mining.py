@@ -85,6 +85,7 @@ def test_ranks_count_from_the_nearest_text_of_another_cluster():
         assert sorted(mined(pairs, vectors, ranks)) == sorted(order[first - 1 : last])
     of_both = Mining("semi-hard", margin=1.0, rank_from=1, rank_to=3, negatives=6)
     assert mined(pairs, vectors, of_both) == ["s1"]
+    assert mined(pairs, vectors, Mining("random", rank_from=50, rank_to=60)) == []
     one = Mining("random", rank_from=2, rank_to=4)
     assert {mined(pairs, vectors, one, seed=seed)[0] for seed in range(40)} == {"h2", "s1", "s2"}
 
