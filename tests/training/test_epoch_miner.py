@@ -120,6 +120,19 @@ def test_a_check_is_asked_by_name(driver, tmp_path, monkeypatch):
         run(driver, tmp_path / "other", mine={**MINE, "check": str(tmp_path / "missing")})
 
 
+def test_opening_the_check_leaves_the_random_state_alone(driver, monkeypatch):
+    def drawing(name, *, device):
+        torch.rand(3)
+        return lambda left, right: np.zeros(len(left))
+
+    monkeypatch.setattr(epoch_miner, "cross_encoder_check", drawing)
+    miner = epoch_miner.EpochMiner(EpochMining("hard", check="some/model"), driver.keyword_pairs(), seed=0)
+    before = torch.get_rng_state()
+    miner.mine(driver.small_twin(), 0)
+    assert miner.found > 0
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_a_tracker_gets_the_settings_and_how_much_was_found(driver, tmp_path):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

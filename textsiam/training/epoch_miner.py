@@ -57,7 +57,8 @@ class EpochMiner:
     def mine(self, twin: Twin, epoch: int) -> None:
         """Mine negatives with the weights that the twin has at the beginning of an epoch."""
         if self.mining.check is not None and self._check is None:
-            self._check = cross_encoder_check(self.mining.check, device=str(twin.left.device))
+            with torch.random.fork_rng():  # a run that resumes opens it at another step, and must draw the same
+                self._check = cross_encoder_check(self.mining.check, device=str(twin.left.device))
         triplets = mine(twin, self.pairs, self.mining, check=self._check, seed=[self.seed, epoch])
         self.negatives = torch.from_numpy(triplets.by_pair(self.mining.negatives).astype(np.int64))
 
