@@ -488,3 +488,74 @@ def test_a_closed_pipe_is_no_error(pair_file):
     said = subprocess.run(["bash", "-c", command], capture_output=True, text=True, timeout=60)
     assert "Traceback" not in said.stderr
     assert "BrokenPipe" not in said.stderr
+
+
+# mine
+
+
+def test_mine_writes_triplets_that_can_be_read(textsiam, model, twin_saved, pair_file, tmp_path):
+    from textsiam.data.pairs import read_pairs
+    from textsiam.training.mining import mine
+    from textsiam.training.settings import Mining
+
+    output = tmp_path / "out" / "triplets.tsv"
+    options = ("--category", "hard", "--negatives", "2", "--max-similarity", "0.99")
+    said = textsiam("mine", model, pair_file, *options, "--output", output)
+    assert (said.status, said.out) == (0, "")
+    expected = mine(twin_saved, read_pairs(pair_file), Mining("hard", negatives=2, max_similarity=0.99))
+    found, written = said.err.splitlines()
+    assert found.startswith(f"{expected.found} of 48 pairs of duplicates have a hard negative")
+    assert written == f"{len(expected)} triplets written to {output}"
+    assert output.read_text().startswith("anchor\tpositive\tnegative\n")
+    assert output.read_text().count("\n") == len(expected) + 1
+    made = read_pairs(output)
+    assert made.positives == len(np.unique(expected.row))
+    said = textsiam("mine", model, pair_file, *options, "--output", output, "--json")
+    assert said.json == expected.summary()
+    assert said.json["triplets"] == len(expected) > 0
+
+
+def test_mine_knows_the_duplicates_of_other_files(textsiam, model, tmp_path):
+    pairs, known = tmp_path / "pairs.tsv", tmp_path / "known.tsv"
+    pairs.write_text("question1\tquestion2\tis_duplicate\na\tp\t1\nx\ty\t0\n")
+    known.write_text("question1\tquestion2\tis_duplicate\na\tx\t1\n")
+    output = tmp_path / "triplets.jsonl"
+    options = ("--category", "random", "--negatives", "5", "--output", output)
+    for more, expected in (((), {"x", "y"}), (("--known", known), {"y"})):
+        assert textsiam("mine", model, pairs, *options, *more).status == 0
+        assert {json.loads(line)["negative"] for line in output.read_text().splitlines()} == expected
+
+
+def test_mine_asks_a_cross_encoder(textsiam, model, pair_file, tmp_path, monkeypatch):
+    from textsiam.training import mining
+
+    monkeypatch.setattr(mining, "cross_encoder_check", lambda name: lambda left, right: np.ones(len(left)))
+    output = tmp_path / "out.csv"
+    said = textsiam("mine", model, pair_file, "--category", "hard", "--check", "some/model", "--output", output)
+    assert said.status == 0
+    assert "0 of 48 pairs of duplicates have a hard negative; " in said.err
+    assert "dropped: called a duplicate by the check" in said.err
+    assert output.read_text() == "anchor,positive,negative\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--margin", "0"), ["margin must be > 0, got 0.0"]),
+        (("--rank-from", "3"), ["rank_from and rank_to go together"]),
+        (("--check", "no/such-model"), ["no/such-model: cannot be opened as a cross-encoder"]),
+    ],
+)
+def test_mine_errors_are_one_line(textsiam, model, pair_file, tmp_path, options, words):
+    said = textsiam("mine", model, pair_file, "--output", tmp_path / "triplets.tsv", *options)
+    assert_one_line(said, *words)
+    assert not (tmp_path / "triplets.tsv").exists()
+
+
+def test_mine_refuses_an_ending_and_a_file_without_duplicates(textsiam, model, pair_file, tmp_path):
+    said = textsiam("mine", "no/model", pair_file, "--output", tmp_path / "out.xlsx")  # before the model is opened
+    assert_one_line(said, "expected .tsv, .csv or .jsonl")
+    pairs = tmp_path / "others.tsv"
+    pairs.write_text("question1\tquestion2\tis_duplicate\na\tb\t0\n")
+    said = textsiam("mine", model, pairs, "--output", tmp_path / "out.tsv")
+    assert_one_line(said, "others.tsv: no pair of duplicates to mine negatives for")

@@ -378,3 +378,20 @@ def test_a_half_twin_is_what_the_config_says(pairs):
         assert [default_prompt(tower) for tower in twin.towers] == ["ask ", "answer "]
     with pytest.raises(ConfigError, match=r"model\.shared_layers"):
         read_config([*small, "--model.shared_layers=most"])
+
+
+def test_mining_is_off_unless_a_key_of_it_is_given(write):
+    from textsiam.training.settings import EpochMining
+
+    assert read_config([]).training.mine is None
+    file = write("training:\n  mine: {category: hard, every: 2, positive_share: 0.95}\n")
+    expected = EpochMining("hard", every=2, positive_share=0.95)
+    assert read_config([file]).training.mine == expected
+    assert read_config([write("training: {mine: {}}\n")]).training.mine == EpochMining()
+    assert read_config(["--training.mine.as_pairs", "0.2"]).training.mine == EpochMining(as_pairs=0.2)
+    with pytest.raises(ConfigError, match=r"unknown key 'training.mine.categry': did you mean 'category'"):
+        read_config(["--training.mine.categry", "hard"])
+    with pytest.raises(ConfigError, match=r"'training.mine.category' is 'harder', expected one of"):
+        read_config(["--training.mine.category", "harder"])
+    with pytest.raises(ConfigError, match=r"margin must be > 0, got 0.0"):
+        read_config(["--training.mine.margin", "0"])

@@ -14,7 +14,7 @@ from textsiam.models.encoders import ModelError
 from textsiam.models.learned import Mahalanobis
 from textsiam.models.twin import Twin
 from textsiam.search import join
-from textsiam.search.join import best_matches, find_duplicates, fit_collection_decision, pairs_above
+from textsiam.search.join import best_matches, find_duplicates, fit_collection_decision, nearest, pairs_above
 
 EVERY_DISTANCE = pytest.mark.parametrize("name", DISTANCES)
 # Whole numbers and their halves: every similarity is exact, so that ties are ties.
@@ -337,3 +337,24 @@ def test_no_queries_or_no_documents(twin: Twin) -> None:
 def test_k_must_be_positive(twin: Twin, k: int) -> None:
     with pytest.raises(ValueError, match=f"top-k must be >= 1, got {k}"):
         best_matches(twin, unit(2), unit(2), k)
+
+
+@pytest.mark.parametrize("block", [1, 7, 30, 200])
+@pytest.mark.parametrize("k", [1, 4, 150])
+def test_nearest_keeps_the_order_of_equal_documents_and_finds_nothing_hidden(block: int, k: int) -> None:
+    rng = np.random.default_rng(k)
+    queries, documents = (torch.from_numpy(rng.integers(0, 3, (n, 2)).astype(np.float32)) for n in (9, 150))
+    table = DISTANCES["manhattan"].all_pairs(queries, documents)
+    hidden = torch.from_numpy(rng.random(table.shape) < 0.5)
+    hidden[0] = True
+    hidden[1, 3:] = True
+
+    def hide(values: torch.Tensor, first: int) -> None:
+        values.masked_fill_(hidden[:, first : first + values.shape[1]], float("inf"))
+
+    where, distance = nearest(DISTANCES["manhattan"], queries, documents, k, block=block, hide=hide)
+    assert where.shape == distance.shape == (9, k)
+    for i in range(9):
+        seen = [n for n in table[i].argsort(stable=True).tolist() if not hidden[i, n]][:k]
+        assert where[i, : len(seen)].tolist() == seen
+        assert distance[i].tolist() == [*table[i, seen].tolist(), *[float("inf")] * (k - len(seen))]

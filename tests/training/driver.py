@@ -32,7 +32,7 @@ from textsiam.training import terms
 from textsiam.training.heads import HeadTerm
 from textsiam.training.loop import train
 from textsiam.training.memory import Memory
-from textsiam.training.settings import Settings
+from textsiam.training.settings import EpochMining, Settings
 
 TOPICS = [
     "bread",
@@ -136,6 +136,12 @@ def build_objective(names: list[str], head: PairHead | None = None) -> objective
     )
 
 
+def make_settings(*, mine: dict[str, Any] | None = None, **knobs: Any) -> Settings:
+    """Settings without a tracker, in fp32; `mine` as plain values."""
+    mining = None if mine is None else EpochMining(**mine)
+    return Settings(**{"tracker": "none", "precision": "fp32", "mine": mining, **knobs})
+
+
 def run_job(job: dict[str, Any]) -> None:
     """Train as the job says, and save what came of it."""
     gradients: list[list[torch.Tensor]] = []
@@ -160,7 +166,7 @@ def run_job(job: dict[str, Any]) -> None:
         keyword_pairs(job.get("pairs", 48), seed=job.get("data_seed", 0)),
         objective,
         output=job["output"],
-        settings=Settings(**{"tracker": "none", "precision": "fp32", **job["settings"]}),
+        settings=make_settings(**job["settings"]),
         validation=keyword_pairs(24, seed=100) if job.get("validate", True) else None,
         resume=job.get("resume", False),
         quiet=True,

@@ -230,3 +230,78 @@ def test_a_duplicate_share_holds_in_every_batch_and_uses_every_pair(pairs, twin,
 def test_a_duplicate_share_needs_both_labels(pairs, twin):
     with pytest.raises(ValueError, match="duplicate_share needs pairs of both labels"):
         TrainingPairs(pairs.select(pairs.labels == 1), twin, batch_size=2, duplicate_share=0.5)
+
+
+# --- mined negatives ------------------------------------------------------------------------------
+
+
+def mined_for(pairs: Pairs, *rows: int) -> np.ndarray:
+    """Two negatives for some pairs, texts of other clusters; one for the last of them; none for the rest."""
+    clusters = cluster_ids(pairs)
+    table = np.full((len(pairs), 2), -1)
+    for row in rows:
+        table[row] = np.flatnonzero(clusters != clusters[pairs.left[row]])[[row, row + 1]]
+    table[rows[-1], 1] = -1
+    return table
+
+
+def test_mined_negatives_come_first(twin: Twin, pairs: Pairs) -> None:
+    data = TrainingPairs(pairs, twin, batch_size=96, negatives=True)
+    data.mined = mined_for(pairs, 3, 5, 8)
+    seen = set()
+    for epoch in range(20):
+        (batch,) = data.epoch(epoch)
+        texts = decode(twin.left, batch.left)
+        assert batch.negative_rows is not None
+        against = dict(zip(data._order(epoch).tolist(), pick(texts, batch.negative_rows), strict=True))
+        seen |= {(row, against[row]) for row in (3, 5, 8)}
+    wanted = {(row, spelled(twin.left, [pairs.texts[n]])[0]) for row in (3, 5, 8) for n in data.mined[row] if n >= 0}
+    assert seen == wanted
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+@pytest.mark.parametrize("negatives", [False, True])
+def test_a_share_of_mined_pairs_in_every_batch(twin: Twin, pairs: Pairs, share: float | None, negatives: bool) -> None:
+    data = TrainingPairs(
+        pairs, twin, batch_size=12, mined_share=0.25, duplicate_share=share, negatives=negatives, seed=2
+    )
+    data.mined = mined_for(pairs, 3, 5, 8)
+    assert data.steps_per_epoch == 96 // 9
+    clusters = cluster_ids(pairs)
+    order = data._order(1).reshape(-1, 12)
+    for rows, batch in zip(order, data.epoch(1), strict=True):
+        from_mined = rows >= 96
+        assert from_mined.sum() == 3
+        assert set(rows[from_mined] - 96) <= {3, 5, 8}
+        texts = decode(twin.left, batch.left)
+        for i, row in enumerate(rows.tolist()):
+            left, right, label = texts[batch.left_rows[i]], texts[batch.right_rows[i]], int(batch.labels[i])
+            assert left == spelled(twin.left, [pairs.left_texts[row % 96]])[0]
+            if row < 96:
+                assert (right, label) == (spelled(twin.left, [pairs.right_texts[row]])[0], pairs.labels[row])
+            else:
+                assert label == 0
+                assert right in spelled(twin.left, [pairs.texts[n] for n in data.mined[row - 96] if n >= 0])
+                assert batch.right_clusters[i] in clusters[data.mined[row - 96]]
+                assert batch.left_clusters[i] != batch.right_clusters[i]
+        if share is not None:
+            assert batch.labels.sum() == 6
+    if share is None:
+        plain = order[order < 96]
+        assert len(np.unique(plain)) == len(plain) == 90
+
+
+def test_where_nothing_was_mined_pairs_are_drawn(twin: Twin, pairs: Pairs) -> None:
+    data = TrainingPairs(pairs, twin, batch_size=12, mined_share=0.5)
+    data.mined = np.full((96, 1), -1)
+    for batch in data.epoch(0):
+        assert (batch.labels == 0).sum() >= 6
+        assert (batch.left_clusters != batch.right_clusters)[batch.labels == 0].all()
+
+
+def test_mined_pairs_need_room_and_a_loss_that_reads_them(twin: Twin, pairs: Pairs) -> None:
+    with pytest.raises(ValueError, match="mined pairs need duplicates, and a loss that reads others too"):
+        TrainingPairs(pairs, twin, batch_size=8, mined_share=0.5, positives_only=True)
+    for share, mined_share in ((0.6, 0.5), (None, 0.99)):
+        with pytest.raises(ValueError, match=f"a batch of 8 has no room for a share of {mined_share} mined pairs"):
+            TrainingPairs(pairs, twin, batch_size=8, mined_share=mined_share, duplicate_share=share)

@@ -1,4 +1,4 @@
-"""Commands that make a twin: look at its data, train it, export it."""
+"""Commands that make a twin: look at its data, mine more, train it, export it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from textsiam.commands.options import (
     named_columns,
     open_twin,
 )
-from textsiam.terminal import loading, make_console, print_json, quieten_libraries, say
+from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
 
 def train(
@@ -32,6 +32,57 @@ def train(
         *context.args,
     ]
     run_training(arguments, as_json=as_json)
+
+
+def mine(
+    model: Model,
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id; all their texts are looked through.")],
+    output: Annotated[Path, typer.Option(help="Write anchor, positive, negative here: .tsv, .csv or .jsonl.")],
+    category: Annotated[
+        Literal["random", "easy", "semi-hard", "hard"], typer.Option(help="Which negatives; see docs/mining.md.")
+    ] = "semi-hard",
+    margin: Annotated[float, typer.Option(help="Of semi-hard and easy ones, in the unit of the distance.")] = 0.1,
+    negatives: Annotated[int, typer.Option(help="How many for each pair of duplicates.")] = 1,
+    rank_from: Annotated[int | None, typer.Option(help="Draw from the nearest texts, from this rank on.")] = None,
+    rank_to: Annotated[int | None, typer.Option(help="The last rank.")] = None,
+    positive_share: Annotated[
+        float | None, typer.Option(help="Leave out texts above this share of the positive's similarity.")
+    ] = None,
+    max_similarity: Annotated[float | None, typer.Option(help="Leave out texts above this similarity.")] = None,
+    check: Annotated[str | None, typer.Option(help="A cross-encoder that is asked about every negative.")] = None,
+    check_above: Annotated[float, typer.Option(help="Drop what it calls a duplicate with more than this.")] = 0.5,
+    known: Annotated[
+        list[str] | None, typer.Option(help="More labelled pairs, whose duplicates are no negatives either.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    as_json: Json = False,
+) -> None:
+    """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
+    from textsiam.data.pairs import read_pairs
+    from textsiam.data.tables import checked_ending
+    from textsiam.training.settings import Mining
+
+    checked_ending(output)
+    wanted = Mining(category, negatives, margin, rank_from, rank_to, positive_share, max_similarity, check_above)
+    read, *others = (
+        read_pairs(source, columns=named_columns(column), on_bad_row=on_bad_row) for source in (pairs, *(known or ()))
+    )
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    from textsiam.training import mining
+
+    asked = None if check is None else mining.cross_encoder_check(check)
+    with progress_bar("mining") as progress:
+        triplets = mining.mine(twin, read, wanted, known=others, check=asked, seed=seed, progress=progress)
+    triplets.write(output)
+    if as_json:
+        print_json(triplets.summary())
+        return
+    dropped = "".join(f"; {count:,} dropped: {reason}" for reason, count in triplets.dropped.items() if count)
+    say(f"{triplets.found:,} of {triplets.searched:,} pairs of duplicates have a {category} negative{dropped}")
+    say(f"{len(triplets):,} triplets written to {output}")
 
 
 def export(

@@ -26,11 +26,7 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping
     Raises:
         DataError: The ending is none of these, or the file cannot be written; an old file is intact.
     """
-    path = Path(path)
-    if path.suffix not in (*_DELIMITERS, ".jsonl"):
-        raise DataError(
-            f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv or .jsonl"
-        )
+    path = checked_ending(path)
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +40,20 @@ def write_table(path: str | Path, columns: Sequence[str], rows: Sequence[Mapping
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def checked_ending(path: str | Path) -> Path:
+    """Return the path of a table that is to be written: worth asking before hours of work are to end in it.
+
+    Raises:
+        DataError: No format has its ending.
+    """
+    path = Path(path)
+    if path.suffix not in (*_DELIMITERS, ".jsonl"):
+        raise DataError(
+            f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv or .jsonl"
+        )
     return path
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids, connected_components
 from textsiam.data.pairs import Pairs
 from textsiam.models.decision import CollectionDecision, Decision, fit_decision
+from textsiam.models.distances import Distance
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
 from textsiam.models.thresholds import Rule
@@ -177,36 +179,77 @@ def best_matches(
         raise ValueError(f"top-k must be >= 1, got {k}")
     k = min(k, len(documents))
     rows, values = [np.zeros((0, k), np.int64)], [np.zeros((0, k), np.float32)]
+    near = k if twin.head is None else min(max(100, 4 * k), len(documents))
+    points = torch.from_numpy(documents)
     for i in range(0, len(queries), block):
         query = queries[i : i + block]
-        if twin.head is None:
-            where, best = _nearest(twin, query, documents, k, block)
-        else:
-            near, _ = _nearest(twin, query, documents, min(max(100, 4 * k), len(documents)), block)
-            scored = [twin.vector_similarity(np.broadcast_to(q, (near.shape[1], len(q))).copy(), documents[row])
-                      for q, row in zip(query, near, strict=True)]  # fmt: skip
-            score = np.stack(scored)
-            order = np.argsort(-score, axis=1, kind="stable")[:, :k]
-            where, best = np.take_along_axis(near, order, 1), np.take_along_axis(score, order, 1)
+        found, distance = nearest(twin.distance, torch.from_numpy(query), points, near, block=block)
+        where, best = found.numpy(), twin.distance.similarity(distance).numpy()
+        if twin.head is not None:
+            where, best = _scored_again(twin, query, documents, where, k)
         rows.append(where)
         values.append(best)
     return np.concatenate(rows), np.concatenate(values)
 
 
-def _nearest(
-    twin: Scorer, queries: np.ndarray, documents: np.ndarray, k: int, block: int
+def _scored_again(
+    twin: Scorer, queries: np.ndarray, documents: np.ndarray, near: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the k nearest documents of each query by the distance, and their similarities."""
-    query, points = torch.from_numpy(queries), torch.from_numpy(documents)
-    best = torch.zeros(len(query), 0)
-    where = torch.zeros(len(query), 0, dtype=torch.long)
-    for j in range(0, len(points), block):
-        similarity = twin.distance.similarity(twin.distance.all_pairs(query, points[j : j + block]))
-        best = torch.cat([best, similarity], 1)
-        where = torch.cat([where, torch.arange(j, j + similarity.shape[1]).expand(len(query), -1)], 1)
-        best, order = best.sort(dim=1, descending=True, stable=True)
+    """Return the k best of the documents near each query by the score of the head, and these scores."""
+    score = np.stack([
+        twin.vector_similarity(np.tile(query, (near.shape[1], 1)), documents[row])
+        for query, row in zip(queries, near, strict=True)
+    ])  # fmt: skip
+    order = np.argsort(-score, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(near, order, 1), np.take_along_axis(score, order, 1)
+
+
+def nearest(
+    distance: Distance,
+    queries: Tensor,
+    documents: Tensor,
+    k: int,
+    *,
+    block: int = 4096,
+    hide: Callable[[Tensor, int], None] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Return the k nearest documents of each query, nearest first, of equally near ones the first.
+
+    Args:
+        distance: What is nearest.
+        queries: `(q, dim)`; compared all at once, so that memory grows with `q · block`.
+        documents: `(d, dim)`, on the same device.
+        k: How many; at most d.
+        block: Documents compared at once.
+        hide: Called as `hide(distances, first)` with the distances `(q, ≤ block)` to the documents from `first` on;
+            those that it sets to infinity are not found.
+
+    Returns:
+        Document indices `(q, k)` and distances `(q, k)`; where fewer than k are found, the distance is infinite.
+    """
+    best = queries.new_zeros(len(queries), 0)
+    where = torch.zeros(len(queries), 0, dtype=torch.long, device=queries.device)
+    for first in range(0, len(documents), block):
+        values = distance.all_pairs(queries, documents[first : first + block])
+        if hide is not None:
+            hide(values, first)
+        columns = _smallest(values, min(k, values.shape[1]))
+        best = torch.cat([best, values.gather(1, columns)], 1)
+        where = torch.cat([where, columns + first], 1)
+        best, order = best.sort(dim=1, stable=True)
         best, where = best[:, :k], where.gather(1, order[:, :k])
-    return where.numpy(), best.numpy()
+    return where, best
+
+
+def _smallest(values: Tensor, k: int) -> Tensor:
+    """Return the columns of the k smallest values of each row, in order of column; of equal ones the first."""
+    found, columns = values.topk(min(k + 1, values.shape[1]), dim=1, largest=False)
+    # A full sort takes far longer, but only it says which of equal values at the end come first.
+    tied = ((found[:, k - 1] == found[:, -1]) & found[:, -1].isfinite()).nonzero()[:, 0] if k < values.shape[1] else []
+    columns = columns[:, :k]
+    if len(tied):
+        columns[tied] = values[tied].argsort(dim=1, stable=True)[:, :k]
+    return columns.sort(dim=1).values
 
 
 def _clusters(vectors: np.ndarray, left: np.ndarray, right: np.ndarray, similarity: np.ndarray) -> list[list[int]]:

@@ -74,12 +74,17 @@ class TrainingPairs:
         positives_only: Train on duplicates only (for losses that ignore the others).
         duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes
             the pairs as they are.
+        mined_share: Share of every batch that is made of a duplicate's left text and its negative, as a pair labelled
+            "no duplicates"; see `mined`.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
         tokenise: How a tower's texts become tokens.
 
     Raises:
-        ValueError: No pair to train on, or the batch cannot be shared equally.
+        ValueError: No pair to train on, or the batch cannot be shared equally, or not divided as the shares say.
+
+    Attributes:
+        mined: Negatives that were mined for each pair, `(n, k)`, −1 = no more; None before any were.
     """
 
     def __init__(
@@ -93,6 +98,7 @@ class TrainingPairs:
         negatives: bool = False,
         positives_only: bool = False,
         duplicate_share: float | None = None,
+        mined_share: float = 0.0,
         rank: int = 0,
         world: int = 1,
         tokenise: Tokenise = tokenise,
@@ -116,33 +122,61 @@ class TrainingPairs:
         self.duplicate_share = None if positives_only else duplicate_share
         if self.duplicate_share is not None and len(np.unique(pairs.labels)) < 2:
             raise ValueError(f"{pairs.source}: duplicate_share needs pairs of both labels")
+        self.mined: np.ndarray | None = None
+        self._from_mined = round(mined_share * self.batch_size)
+        if self._from_mined and (positives_only or not pairs.positives):
+            raise ValueError(f"{pairs.source}: mined pairs need duplicates, and a loss that reads others too")
+        if self._from_mined > self.batch_size - max(1, self._duplicates):
+            raise ValueError(f"a batch of {self.batch_size} has no room for a share of {mined_share} mined pairs")
         self._shared = twin.right is None
+
+    @property
+    def _duplicates(self) -> int:
+        """Duplicates of every batch, where their share is fixed."""
+        return round((self.duplicate_share or 0) * self.batch_size)
 
     @property
     def steps_per_epoch(self) -> int:
         """Batches of one pass over the pairs; an incomplete last batch is left out."""
-        return len(self.rows) // self.batch_size
+        return len(self.rows) // (self.batch_size - self._from_mined)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of an epoch, from batch `start` on; the same on every call."""
+        negative = None
+        if self.negatives or self._from_mined:
+            negative = draw_negatives(self.pairs, self.clusters, mined=self.mined, seed=[self.seed, epoch])
         order = self._order(epoch)
-        negative = draw_negatives(self.pairs, self.clusters, seed=[self.seed, epoch]) if self.negatives else None
         share = self.batch_size // self.world
         for step in range(start, self.steps_per_epoch):
             first = step * self.batch_size + self.rank * share
             yield self.collate(order[first : first + share], negative)
 
     def _order(self, epoch: int) -> np.ndarray:
-        """Return the pairs of an epoch, batch after batch."""
+        """Return the pairs of an epoch, batch after batch; n + i is pair i with its negative on the right."""
         rng = np.random.default_rng([self.seed, epoch])
+        steps, room = self.steps_per_epoch, self.batch_size - self._from_mined
         if self.duplicate_share is None:
-            return rng.permutation(self.rows)
-        steps, duplicates = self.steps_per_epoch, round(self.duplicate_share * self.batch_size)
-        columns = [
-            self._stream(label, epoch * steps * count, steps * count).reshape(steps, count)
-            for label, count in ((1, duplicates), (0, self.batch_size - duplicates))
-        ]
-        return rng.permuted(np.concatenate(columns, axis=1), axis=1).reshape(-1)
+            columns = [rng.permutation(self.rows)[: steps * room].reshape(steps, room)]
+        else:
+            columns = [
+                self._stream(label, epoch * steps * count, steps * count).reshape(steps, count)
+                for label, count in ((1, self._duplicates), (0, room - self._duplicates))
+            ]
+        if self._from_mined:
+            columns.append(self._with_negatives(rng, steps * self._from_mined).reshape(steps, self._from_mined))
+        return (
+            rng.permuted(np.concatenate(columns, axis=1), axis=1).reshape(-1)
+            if len(columns) > 1
+            else columns[0].ravel()
+        )
+
+    def _with_negatives(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """Return so many duplicates that are to have their negative on the right: those with a mined one, if any."""
+        rows = np.flatnonzero(self.pairs.labels == 1)
+        if self.mined is not None and (self.mined[rows, 0] >= 0).any():
+            rows = rows[self.mined[rows, 0] >= 0]
+        laps = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
+        return len(self.pairs) + np.concatenate(laps)[:count]
 
     def _stream(self, label: int, start: int, count: int) -> np.ndarray:
         """Return a piece of an endless stream of the pairs of one label: all of them, shuffled anew in every lap."""
@@ -152,26 +186,35 @@ class TrainingPairs:
         return np.concatenate(shuffled)[start % len(rows) :][:count]
 
     def collate(self, rows: np.ndarray, negative: np.ndarray | None = None) -> Batch:
-        """Return the batch of these pairs; `negative[i]` is the text that pair i is set against."""
-        left, right = self.pairs.left[rows], self.pairs.right[rows]
-        against = right[:0] if negative is None else negative[rows]
+        """Return the batch of these pairs.
+
+        Args:
+            rows: Indices of pairs; n + i is pair i with its negative on the right, labelled 0.
+            negative: The text that each pair is set against, `(n,)`.
+        """
+        swapped, rows = rows >= len(self.pairs), rows % len(self.pairs)
+        left, right, labels = self.pairs.left[rows], self.pairs.right[rows], self.pairs.labels[rows].astype(np.int64)
+        if negative is not None:
+            right, labels = np.where(swapped, negative[rows], right), np.where(swapped, 0, labels)
+        against = negative[rows] if negative is not None and self.negatives else None
+        others = [right] if against is None else [right, against]
         n = len(rows)
         if self._shared:
-            chunks, places = _chunks(self.left_tokens, np.concatenate([left, right, against]), self.token_budget)
+            chunks, places = _chunks(self.left_tokens, np.concatenate([left, *others]), self.token_budget)
             left_chunks, right_chunks, at_left, at_right = chunks, None, places[:n], places[n:]
         else:
             left_chunks, at_left = _chunks(self.left_tokens, left, self.token_budget)
-            right_chunks, at_right = _chunks(self.right_tokens, np.concatenate([right, against]), self.token_budget)
+            right_chunks, at_right = _chunks(self.right_tokens, np.concatenate(others), self.token_budget)
         return Batch(
             left=left_chunks,
             right=right_chunks,
             left_rows=at_left,
             right_rows=at_right[:n],
-            negative_rows=None if negative is None else at_right[n:],
-            labels=torch.from_numpy(self.pairs.labels[rows].astype(np.int64)),
+            negative_rows=None if against is None else at_right[n:],
+            labels=torch.from_numpy(labels),
             left_clusters=torch.from_numpy(self.clusters[left].astype(np.int64)),
             right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
-            negative_clusters=None if negative is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
+            negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
         )
 
 

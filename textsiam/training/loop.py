@@ -30,6 +30,7 @@ from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
 from textsiam.training.batches import Batch, TrainingPairs
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
+from textsiam.training.epoch_miner import EpochMiner
 from textsiam.training.gradient_cache import encoded
 from textsiam.training.objective import Objective
 from textsiam.training.parameters import freeze_unused, parameter_groups
@@ -99,6 +100,7 @@ def train(
     if resume:
         run.resume()
     started = time.perf_counter()
+    run.mine()
     with run.progress(quiet) as advance, graceful_stop() as stop_requested:
         for batch in run.remaining_batches():
             run.step(batch)
@@ -107,6 +109,7 @@ def train(
             advance()
             run.log()
             run.validate()
+            run.mine()
             run.checkpoint()
             if run.stopping(stop_requested()):
                 break
@@ -135,6 +138,7 @@ class _Run:
             negatives=objective.needs_negatives,
             positives_only=objective.positives_only,
             duplicate_share=settings.duplicate_share,
+            mined_share=0.0 if settings.mine is None else settings.mine.as_pairs,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
             tokenise=self._tokenise,
@@ -170,7 +174,10 @@ class _Run:
         self.state = RunState()
         trained = nn.ModuleList([self.model, self.objective])
         self.average = None if settings.average is None else WeightAverage(trained, settings.average)
-        for part in (self.state, self.scheduler, self.average):
+        self.miner = None if settings.mine is None else EpochMiner(settings.mine, pairs, settings.seed)
+        if settings.mine is not None and not (objective.needs_negatives or settings.mine.as_pairs):
+            raise ValueError("mine: no loss of this run reads negatives; set as_pairs, or name a loss of triplets")
+        for part in (self.state, self.scheduler, self.average, self.miner):
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)
         self.finished_step = False
@@ -209,7 +216,8 @@ class _Run:
             num_warmup_steps=round(settings.warmup * self.total_steps),
             num_training_steps=self.total_steps,
         )
-        self.accelerator.init_trackers("logs", config={k: v for k, v in asdict(settings).items() if v is not None})
+        flat = {k: str(v) if isinstance(v, dict) else v for k, v in asdict(settings).items() if v is not None}
+        self.accelerator.init_trackers("logs", config=flat)
 
     def resume(self) -> None:
         if self.accelerator.is_main_process:
@@ -294,6 +302,21 @@ class _Run:
         else:
             self.state.stale += 1
         self._clock += time.perf_counter() - started  # validations are not training time
+
+    def mine(self) -> None:
+        """Mine negatives when an epoch that is due begins: before its first checkpoint, which holds them."""
+        epoch = self.state.step // self.steps_per_epoch
+        if self.miner is None or self.state.step >= self.total_steps:
+            return
+        if self.miner.due(epoch):
+            started = time.perf_counter()
+            self._serve_current_weights()
+            if self.accelerator.is_main_process:
+                self.miner.mine(self.served, epoch)
+            self.miner.share(self.accelerator, epoch)
+            self._record({"step": self.state.step, "mined_share": self.miner.found})
+            self._clock += time.perf_counter() - started
+        self.data.mined = self.miner.negatives.numpy()
 
     def checkpoint(self) -> None:
         every = self.settings.checkpoint_every or self.settings.validate_every or self.steps_per_epoch

@@ -1,9 +1,78 @@
-"""The knobs of a training run."""
+"""The knobs of a training run, and of mining."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
+
+Category = Literal["random", "easy", "semi-hard", "hard"]
+
+
+@dataclass(frozen=True)
+class Mining:
+    """Which negatives are mined: texts n for a pair of duplicates, anchor a and positive p, by their distances d.
+
+    Attributes:
+        category: "hard": `d(a,n) < d(a,p)`; "semi-hard": `d(a,p) < d(a,n) < d(a,p) + margin`; "easy":
+            `d(a,n) > d(a,p) + margin`; "random": any.
+        negatives: How many for each pair.
+        margin: In the unit of the distance.
+        rank_from: Draw from the anchor's nearest texts, this one to that of `rank_to` (1 = the nearest outside its
+            cluster), those of the category. None takes the nearest of the category.
+        rank_to: The last rank; both or none are given.
+        positive_share: A text is too similar where its similarity is above this share of the positive's (so many
+            are duplicates that nobody has labelled). None lets all pass.
+        max_similarity: A text is too similar above this similarity.
+        check_above: A text is dropped where a check holds it for a duplicate with a greater probability than this.
+    """
+
+    category: Category = "semi-hard"
+    negatives: int = 1
+    margin: float = 0.1
+    rank_from: int | None = None
+    rank_to: int | None = None
+    positive_share: float | None = None
+    max_similarity: float | None = None
+    check_above: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.category not in get_args(Category):
+            raise ValueError(f"category must be one of {', '.join(get_args(Category))}, got {self.category!r}")
+        if self.negatives < 1:
+            raise ValueError(f"negatives must be >= 1, got {self.negatives}")
+        if not self.margin > 0:
+            raise ValueError(f"margin must be > 0, got {self.margin}")
+        if (self.rank_from is None) != (self.rank_to is None):
+            raise ValueError("rank_from and rank_to go together: give both or none")
+        if self.rank_from is not None and self.rank_to is not None and not 1 <= self.rank_from <= self.rank_to:
+            raise ValueError(f"ranks must satisfy 1 <= rank_from <= rank_to, got {self.rank_from} to {self.rank_to}")
+        if self.positive_share is not None and not 0 < self.positive_share <= 1:
+            raise ValueError(f"positive_share must be in (0, 1], got {self.positive_share}")
+        if not 0 <= self.check_above <= 1:
+            raise ValueError(f"check_above must be in [0, 1], got {self.check_above}")
+
+
+@dataclass(frozen=True)
+class EpochMining(Mining):
+    """What is mined before the first epoch, and again every few epochs with the weights of then.
+
+    Attributes:
+        every: Epochs until negatives are mined again.
+        as_pairs: Share of every batch that is made of mined pairs, labelled "no duplicates": for losses that read
+            pairs. (Losses that read triplets get the mined negatives anyway.)
+        check: Folder or Hub id of a cross-encoder that is asked about candidates; None asks none.
+    """
+
+    every: int = 1
+    as_pairs: float = 0.0
+    check: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.every < 1:
+            raise ValueError(f"every must be >= 1, got {self.every}")
+        if not 0 <= self.as_pairs < 1:
+            raise ValueError(f"as_pairs must be in [0, 1), got {self.as_pairs}")
 
 
 @dataclass(frozen=True)
@@ -16,6 +85,7 @@ class Settings:
         batch_size: Pairs of one optimizer step, over all processes and accumulated batches.
         duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes the
             pairs as they are.
+        mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decay of matrices; biases and norms are spared.
@@ -45,6 +115,7 @@ class Settings:
     max_steps: int | None = None
     batch_size: int = 128
     duplicate_share: float | None = None
+    mine: EpochMining | None = None
     accumulation: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
