@@ -1,8 +1,11 @@
-"""Every loss on the same pairs, backbone and steps: AP on Quora dev, and what that does to other data.
+"""Every loss on the same pairs, backbone and steps, and the recipe with each of its parts changed.
 
-    python benchmarks/losses.py run                              # every loss, one seed
-    python benchmarks/losses.py run online_contrastive --seeds 0 1 2
-    python benchmarks/losses.py table                            # Markdown for the docs
+Measured are AP and accuracy on Quora dev, and what that does to other data.
+
+    python benchmarks/losses.py run losses                       # every loss, 80 steps
+    python benchmarks/losses.py run parts                        # the recipe, one epoch, without or with a part
+    python benchmarks/losses.py run losses --only cosent --seeds 0 1 2
+    python benchmarks/losses.py table losses                     # Markdown for the docs
 
 Each run adds a row to the JSON file; rows that are there already are not run again.
 """
@@ -21,7 +24,8 @@ from elsewhere import elsewhere
 from quality import DATA, facts, judge, splits
 
 RESULTS = Path(__file__).parent / "results" / "losses.json"
-# What is told to `textsiam train` beside the settings that all share.
+EPOCH = 348  # steps
+# What is told to `textsiam train` instead of the losses of the recipe.
 LOSSES = {
     "contrastive": ["--loss.contrastive.margin", "0.5"],
     "contrastive, squared margin": ["--loss.contrastive.form", "squared_margin", "--loss.contrastive.margin", "0.5"],
@@ -40,46 +44,59 @@ LOSSES = {
     "batch_semi_hard": ["--loss.batch_semi_hard.margin", "0.3"],
     "batch_distance_weighted": ["--loss.batch_distance_weighted.margin", "0.3"],
     "debiased_triplet": ["--loss.debiased_triplet.margin", "0.3"],
-    "online_contrastive + info_nce": [
-        "--loss.online_contrastive.margin", "0.5", "--loss.info_nce.weight", "0.005"],
-    "online_contrastive + info_nce + head": [
-        "--loss.online_contrastive.margin", "0.5", "--loss.info_nce.weight", "0.005",
-        "--model.head.kind", "mlp", "--loss.head.weight", "0.3"],
+}  # fmt: skip
+# What is told to it beside the recipe.
+PARTS = {
+    "recipe, one epoch": [],
+    "without info_nce": ["--loss.info_nce", "null"],
+    "ten times the info_nce": ["--loss.info_nce.weight", "0.05"],
+    "pairs as they come (75 % duplicates)": ["--training.duplicate_share", "null"],
+    "without the head": ["--model.head", "null", "--loss.head", "null"],
+    "a head that the towers do not feel": ["--loss.head.frozen", "true"],
+    "a Mahalanobis head": ["--model.head.kind", "mahalanobis"],
+    "mean of the weights (0.99)": ["--training.average", "0.99"],
+    "semi-hard negatives mined, a quarter of the batch": [
+        "--training.mine.category", "semi-hard", "--training.mine.as_pairs", "0.25"],
+    "hard negatives mined, a quarter of the batch": [
+        "--training.mine.category", "hard", "--training.mine.as_pairs", "0.25"],
+    "cosent beside": ["--loss.cosent.weight", "0.1"],
 }  # fmt: skip
 
 
-def run(name: str, seed: int, steps: int) -> dict:
-    """Train with one loss and judge it; returns its row."""
+def run(kind: str, name: str, seed: int, steps: int) -> dict:
+    """Train one variant and judge it; returns its row."""
     from textsiam.config import build_objective, build_twin, read_config
     from textsiam.training.loop import train
 
-    base = str(Path(__file__).parents[1] / "configs/qqp.yaml")
+    recipe = str(Path(__file__).parents[1] / "configs/qqp.yaml")
     off = [
-        "--loss.online_contrastive",
-        "null",
-        "--loss.info_nce",
-        "null",
-        "--loss.head",
-        "null",
-        "--model.head",
-        "null",
+        x
+        for key in ("loss.online_contrastive", "loss.info_nce", "loss.head", "model.head")
+        for x in (f"--{key}", "null")
     ]
-    config = read_config([base, *off, *LOSSES[name], "--training.seed", str(seed)])
+    changed = [*off, *LOSSES[name]] if kind == "losses" else PARTS[name]
+    config = read_config([recipe, *changed, "--training.seed", str(seed)])
     pairs, _, calibration, test = splits()
     twin = build_twin(config.model, pairs, seed=seed)
-    objective = build_objective(config.loss, twin.head)
-    settings = replace(config.training, max_steps=steps, tracker="none", average=None)
+    settings = replace(config.training, max_steps=steps, tracker="none")
     with tempfile.TemporaryDirectory() as folder:
-        result = train(twin, pairs, objective, output=folder, settings=settings)
-    row = {"loss": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size, "seconds": result.seconds}
+        result = train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings)
+    row = {"kind": kind, "name": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size}
+    row["seconds"] = result.seconds
     return row | judge(twin, calibration, test) | elsewhere(twin, DATA.parent)
 
 
-def table() -> None:
+def stored() -> dict:
+    """Return the results so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+
+
+def table(kind: str) -> None:
     """Print the rows as Markdown, best first; the mean over seeds, with the range where there are several."""
     rows = defaultdict(list)
-    for row in json.loads(RESULTS.read_text())["rows"]:
-        rows[row["loss"]].append(row)
+    for row in stored()["rows"]:
+        if row["kind"] == kind:
+            rows[row["name"]].append(row)
 
     def cell(name: str, key: str) -> str:
         values = [100 * (row[key]["value"] if isinstance(row[key], dict) else row[key]) for row in rows[name]]
@@ -87,7 +104,7 @@ def table() -> None:
         return f"{statistics.mean(values):.1f}{spread}"
 
     keys = ("average_precision", "accuracy", "yahoo_ap", "sts_spearman", "cranfield_ndcg_at_10")
-    print("| loss | seeds | Quora AP % | accuracy % | Yahoo AP % | STS-B Spearman % | Cranfield nDCG@10 % |")
+    print(f"| {kind} | seeds | Quora AP % | accuracy % | Yahoo AP % | STS-B Spearman % | Cranfield nDCG@10 % |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name in sorted(rows, key=lambda n: -statistics.mean(r["average_precision"]["value"] for r in rows[n])):
         print(f"| {name} | {len(rows[name])} | {' | '.join(cell(name, key) for key in keys)} |")
@@ -97,24 +114,29 @@ def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("table")
-    runner = commands.add_parser("run")
-    runner.add_argument("losses", nargs="*", help=f"of {', '.join(LOSSES)}; all when none is named")
-    runner.add_argument("--seeds", nargs="+", type=int, default=[0])
-    runner.add_argument("--steps", type=int, default=80)
+    for command in ("table", "run"):
+        sub = commands.add_parser(command)
+        sub.add_argument("kind", choices=("losses", "parts"))
+    sub.add_argument("--only", nargs="+", help="names of some")
+    sub.add_argument("--seeds", nargs="+", type=int, default=[0])
+    sub.add_argument("--steps", type=int, help="80 for losses, an epoch for parts")
     arguments = parser.parse_args()
     if arguments.command == "table":
-        table()
+        table(arguments.kind)
         return
-    for name in arguments.losses or LOSSES:
+    kind = arguments.kind
+    steps = arguments.steps or (80 if kind == "losses" else EPOCH)
+    for name in arguments.only or (LOSSES if kind == "losses" else PARTS):
         for seed in arguments.seeds:
-            results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-            if any((r["loss"], r["seed"], r["steps"]) == (name, seed, arguments.steps) for r in results["rows"]):
+            key = (kind, name, seed, steps)
+            if key in {(r["kind"], r["name"], r["seed"], r["steps"]) for r in stored()["rows"]}:
                 continue
-            results["rows"].append(run(name, seed, arguments.steps))
+            row = run(*key)
+            results = stored()  # again: another process may have added rows meanwhile
+            results["rows"].append(row)
             results["facts"] = facts()
             RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(name, seed, results["rows"][-1]["average_precision"], flush=True)
+            print(name, seed, row["average_precision"], flush=True)
 
 
 if __name__ == "__main__":

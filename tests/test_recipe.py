@@ -26,15 +26,12 @@ from textsiam.config import (
     ConfigError,
     DataConfig,
     DecisionConfig,
-    InfoNCEConfig,
-    LossConfig,
     ModelConfig,
-    OnlineContrastiveConfig,
     ScratchConfig,
-    TripletConfig,
     read_config,
 )
 from textsiam.data.pairs import DataError, read_pairs
+from textsiam.loss_config import InfoNCEConfig, LossConfig, OnlineContrastiveConfig, TripletConfig
 from textsiam.models.encoders import ModelError, scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.recipe import Interrupted, run
