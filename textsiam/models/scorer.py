@@ -30,11 +30,14 @@ class Scorer(ABC):
         head: What scores the pairs that the distance finds, where that is learned.
     """
 
+    # FSDP gives a twin another class, which is taken back: both must be laid out as a plain module is.
+    __slots__ = ()
+
     distance: Distance
     decision: Decision | None
     collection: CollectionDecision | None
     right: SentenceTransformer | None
-    head: Head | None = None
+    head: Head | None
 
     @property
     @abstractmethod

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 _FOUND = 0.99
 
 
-class Twin(Scorer, nn.Module):
+class Twin(nn.Module, Scorer):
     """Scores any two inputs with towers that share their weights, and says when a score means "duplicate".
 
     Args:
