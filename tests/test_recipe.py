@@ -184,10 +184,10 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path):
 
 
 def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypatch):
-    from textsiam.training import loop
+    from textsiam.training.run import Run
 
     whole = run(replace(config, output=str(tmp_path / "whole")))
-    step = loop._Run.step
+    step = Run.step
 
     def interrupted(self, batch):
         step(self, batch)
@@ -195,7 +195,7 @@ def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypat
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "step", interrupted)
+        patch.setattr(Run, "step", interrupted)
         with pytest.raises(Interrupted, match="stopped at step 5; go on with the same command and --resume true"):
             run(config)
     output = Path(config.output)

@@ -240,16 +240,16 @@ def wrappers_at_the_end() -> list[str]:
 
 def count_validations() -> list[int]:
     """Note every time that this process scores the validation pairs."""
-    from textsiam.training import loop
+    from textsiam.training import run
 
     seen: list[int] = []
-    score = loop.average_precision_score
+    score = run.average_precision_score
 
     def noting(*args: Any, **kwargs: Any) -> Any:
         seen.append(1)
         return score(*args, **kwargs)
 
-    loop.average_precision_score = noting
+    run.average_precision_score = noting
     return seen
 
 
@@ -257,11 +257,11 @@ def arm(*, place: str, count: int, fill: bool = False) -> None:
     """Have this process kill itself the `count`th time that it comes to a place (or fill the disk there)."""
     from accelerate import Accelerator
 
-    from textsiam.training import loop
+    from textsiam.training import run
 
     owner, name, after = {
-        "after step": (loop._Run, "step", True),
-        "during validation": (loop, "average_precision_score", False),
+        "after step": (run.Run, "step", True),
+        "during validation": (run, "average_precision_score", False),
         "inside checkpoint": (torch, "save", False),  # some files are written, others not
         "before rename": (Accelerator, "save_state", True),  # all are written, the folder has not its name yet
         "between renames": (Path, "rename", False),  # the old best twin is set aside, the new one is still hidden

@@ -15,7 +15,7 @@ from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
-from textsiam.training import loop, losses
+from textsiam.training import losses, run
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.loop import train
 from textsiam.training.objective import Embedded, Objective
@@ -53,14 +53,14 @@ def task(driver: ModuleType) -> tuple[Pairs, Pairs]:
 def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """The weights of the twin after each optimizer step."""
     seen: list[dict[str, torch.Tensor]] = []
-    step = loop._Run.step
+    step = run.Run.step
 
     def noting(self, batch):
         step(self, batch)
         if self.finished_step:
             seen.append(weights(self.twin))
 
-    monkeypatch.setattr(loop._Run, "step", noting)
+    monkeypatch.setattr(run.Run, "step", noting)
     return seen
 
 
@@ -70,7 +70,7 @@ def scripted(monkeypatch: pytest.MonkeyPatch):
 
     def script(*scores: float) -> None:
         left = list(scores)
-        monkeypatch.setattr(loop, "average_precision_score", lambda *_: left.pop(0))
+        monkeypatch.setattr(run, "average_precision_score", lambda *_: left.pop(0))
 
     return script
 
@@ -399,8 +399,8 @@ def test_the_logged_loss_is_the_mean_over_the_steps_since_the_last_line(driver, 
 
 def test_speed_counts_neither_validations_nor_steps_of_other_lines(driver, task, tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: clock[0])
-    step = loop._Run.step
+    monkeypatch.setattr(run.time, "perf_counter", lambda: clock[0])
+    step = run.Run.step
 
     def slow_step(self, batch):
         step(self, batch)
@@ -410,8 +410,8 @@ def test_speed_counts_neither_validations_nor_steps_of_other_lines(driver, task,
         clock[0] += 1000.0
         return 0.5
 
-    monkeypatch.setattr(loop._Run, "step", slow_step)
-    monkeypatch.setattr(loop, "average_precision_score", slow_score)
+    monkeypatch.setattr(run.Run, "step", slow_step)
+    monkeypatch.setattr(run, "average_precision_score", slow_score)
     result = train(
         driver.small_twin(), task[0], driver.build_objective(["contrastive"]), output=tmp_path, validation=task[1],
         settings=settings(max_steps=6, log_every=4, validate_every=3), quiet=True,
@@ -600,7 +600,7 @@ def plain_features(twin: Twin) -> dict[str, torch.Tensor]:
 ])  # fmt: skip
 def test_the_number_format(tmp_path, monkeypatch, precision, launched, expected):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launched)
-    made = loop.make_accelerator(settings(precision=precision), tmp_path)
+    made = run.make_accelerator(settings(precision=precision), tmp_path)
     assert made.mixed_precision == expected
 
 
@@ -609,7 +609,7 @@ def test_auto_takes_bf16_where_the_hardware_has_it(tmp_path, monkeypatch, native
     dtype = torch.bfloat16 if native else torch.float32
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
     monkeypatch.setattr("textsiam.training.processes.fast_dtype", lambda _: dtype)
-    made = loop.make_accelerator(settings(precision="auto"), tmp_path)
+    made = run.make_accelerator(settings(precision="auto"), tmp_path)
     assert made.mixed_precision == ("bf16" if native else "no")
 
 

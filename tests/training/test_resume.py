@@ -180,10 +180,10 @@ def test_the_steps_before_a_resume_are_not_done_again(driver, tmp_path):
     start(driver, tmp_path)
     assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000002", "step-00000004"]
     seen = []
-    step = driver.train.__globals__["_Run"].step
+    step = driver.train.__globals__["Run"].step
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            driver.train.__globals__["_Run"], "step", lambda run, b: (seen.append(run.state.step), step(run, b))
+            driver.train.__globals__["Run"], "step", lambda run, b: (seen.append(run.state.step), step(run, b))
         )
         start(driver, tmp_path, resume=True)
     assert seen == [4, 5]
