@@ -78,7 +78,7 @@ def run(kind: str, name: str, seed: int, steps: int) -> dict:
     config = read_config([recipe, *changed, "--training.seed", str(seed)])
     pairs, _, calibration, test = splits()
     twin = build_twin(config.model, pairs, seed=seed)
-    settings = replace(config.training, max_steps=steps, tracker="none")
+    settings = replace(config.training, max_steps=steps, tracker="none", runs=1)
     with tempfile.TemporaryDirectory() as folder:
         result = train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings)
     row = {"kind": kind, "name": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size}

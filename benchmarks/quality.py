@@ -79,7 +79,7 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
 
 
 def train_textsiam(train, validation, *, epochs=None, max_steps=None):
-    """Train with the recipe of configs/qqp.yaml; returns the twin and the seconds of training, validation included."""
+    """Train with configs/qqp.yaml; returns the twin, seconds (validation included), seconds of all cores, and passes."""
     from dataclasses import replace
 
     from textsiam.config import build_objective, build_twin, read_config
@@ -88,6 +88,8 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None):
     config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml")])
     twin = build_twin(config.model, train)
     settings = replace(config.training, tracker="none", max_steps=max_steps or config.training.max_steps)
+    if max_steps:
+        settings = replace(settings, runs=1)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
@@ -100,7 +102,8 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None):
             settings=settings,
             validation=validation,
         )
-        return twin, time.perf_counter() - started, time.process_time() - cpu
+        passes = settings.epochs * settings.runs
+        return twin, time.perf_counter() - started, time.process_time() - cpu, passes
 
 
 def judge(twin, calibration, test):
@@ -127,7 +130,7 @@ def run(method, epochs, share):
     if method == "zero_shot":
         twin = Twin(text_encoder())
     elif method == "textsiam":
-        twin, seconds, cpu_seconds = train_textsiam(train, validation, epochs=epochs)
+        twin, seconds, cpu_seconds, epochs = train_textsiam(train, validation, epochs=epochs)
     else:
         twin, seconds, cpu_seconds = train_peer(method, train, epochs=epochs or 1)
     row = {"method": method, "epochs": epochs, "batch_size": BATCH_SIZE, "pairs": len(train)}

@@ -42,6 +42,7 @@ _OURS = (
     "model",
     "best",
     "checkpoints",
+    "run-*",
     "tokens",
     "logs",
     "history.jsonl",
@@ -187,7 +188,7 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _prepare_folder(output: Path, config: Config) -> None:
-    found = [name for name in _OURS if (output / name).exists()]
+    found = [path.name for name in _OURS for path in output.glob(name)]
     if config.overwrite and not config.resume:
         for name in found:
             path = output / name
@@ -195,15 +196,22 @@ def _prepare_folder(output: Path, config: Config) -> None:
     elif (output / "summary.json").exists():
         raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
     elif found and not config.resume:
-        done = list_checkpoints(output / "checkpoints")
+        done = _checkpoints(output)
         hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
         raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
-    elif config.resume and list_checkpoints(output / "checkpoints"):
+    elif config.resume and _checkpoints(output):
         _check_same(output / "config.yaml", config)
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
+
+
+def _checkpoints(output: Path) -> list[Path]:
+    """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
+    places = [output, *sorted(output.glob("run-*"))]
+    finished = [place / "finished" for place in places if (place / "finished").is_dir()]
+    return [*finished, *(checkpoint for place in places for checkpoint in list_checkpoints(place / "checkpoints"))]
 
 
 def _check_same(file: Path, config: Config) -> None:
@@ -296,8 +304,9 @@ def _save(outcome: Outcome, config: Config) -> None:
     twin.save_pretrained(output / "model")
     write_report(output / "report.html", outcome.evaluations, history=outcome.result.history, facts=facts)
     _write_json(output / "summary.json", outcome.to_dict())
-    for name in ("best", "checkpoints", "tokens"):  # the model holds the weights now
-        shutil.rmtree(output / name, ignore_errors=True)
+    for name in ("best", "checkpoints", "tokens", "run-*"):  # the model holds the weights now
+        for path in output.glob(name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _write_pairs(path: Path, pairs: Pairs) -> None:

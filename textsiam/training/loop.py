@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
+
+from sklearn.metrics import average_precision_score
 
 from textsiam.data.pairs import Pairs
+from textsiam.models.ensemble import average_twins
+from textsiam.models.folder import write_twin
+from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
+from textsiam.training.checkpoints import check_identity
 from textsiam.training.objective import Objective
+from textsiam.training.processes import process_state
 from textsiam.training.run import Run, TrainResult
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
@@ -26,7 +37,8 @@ def train(
 ) -> TrainResult:
     """Train a twin on labelled pairs; the twin ends with the weights of the best validation.
 
-    Without validation pairs, the last weights are kept.
+    Without validation pairs, the last weights are kept. With `settings.runs` above 1, copies of the twin are trained
+    one after the other, each with a seed of its own, and the twin ends with the mean of what they kept.
 
     Args:
         twin: Trained in place.
@@ -46,7 +58,10 @@ def train(
         ResumeError: The checkpoint in `output` belongs to another run.
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
-    run = Run(twin, pairs, objective, Path(output), settings or Settings(), validation)
+    settings = settings or Settings()
+    if settings.runs > 1:
+        return _train_several(twin, pairs, objective, Path(output), settings, validation, resume, quiet)
+    run = Run(twin, pairs, objective, Path(output), settings, validation)
     if resume:
         run.resume()
     started = time.perf_counter()
@@ -64,3 +79,78 @@ def train(
             if run.stopping(stop_requested()):
                 break
     return run.finish(time.perf_counter() - started)
+
+
+def _train_several(
+    twin: Twin,
+    pairs: Pairs,
+    objective: Objective,
+    output: Path,
+    settings: Settings,
+    validation: Pairs | None,
+    resume: bool,
+    quiet: bool,
+) -> TrainResult:
+    """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022).
+
+    Each run has a folder of its own in `output`. A resume opens those that were finished.
+    """
+    origin = copy.deepcopy((twin, objective))  # together: a head belongs to both
+    members, results, started = [], [], time.perf_counter()
+    for k in range(settings.runs):
+        folder, own = output / f"run-{k}", replace(settings, runs=1, seed=settings.seed + k)
+        identity = {
+            "data": pairs.fingerprint,
+            "validation": None if validation is None else validation.fingerprint,
+            "losses": {name: weight for name, (weight, _) in objective.terms.items()},
+            **asdict(own),
+        }
+        member, minimised = copy.deepcopy(origin)
+        if resume and (folder / "finished").is_dir():
+            check_identity(folder / "finished", identity)
+            member.load_state_dict(Twin.from_pretrained(folder / "finished" / "twin").state_dict())
+            result = TrainResult(**json.loads((folder / "finished" / "result.json").read_text()))
+        else:
+            result = train(member, pairs, minimised, output=folder, settings=own, validation=validation, resume=resume,
+                           quiet=quiet)  # fmt: skip
+            if not result.interrupted and process_state().is_main_process:
+                _keep(member, folder / "finished", identity, result)
+        results.append(result)
+        if result.interrupted:
+            return _together(results, None, time.perf_counter() - started)
+        members.append(member)
+    twin.load_state_dict(average_twins(members).state_dict())
+    score = None
+    if validation is not None:
+        similarity = twin.pair_similarity(validation.texts, validation.left, validation.right)
+        score = float(average_precision_score(validation.labels, similarity))
+    whole = _together(results, score, time.perf_counter() - started)
+    if process_state().is_main_process:
+        (output / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in whole.history))
+    return whole
+
+
+def _keep(member: Twin, folder: Path, identity: dict[str, Any], result: TrainResult) -> None:
+    with whole_folder(folder) as fresh:
+        write_twin(member, fresh / "twin")
+        (fresh / "run.json").write_text(json.dumps(identity, indent=2, default=str))
+        (fresh / "result.json").write_text(json.dumps(asdict(result)))
+
+
+def _together(results: list[TrainResult], score: float | None, seconds: float) -> TrainResult:
+    """Return what several runs did as one run, their steps counted on; the last record is that of the mean."""
+    history, steps = [], 0
+    for result in results:
+        history += [{**record, "step": record["step"] + steps} for record in result.history]
+        steps += result.steps
+    if score is not None:
+        history.append({"step": steps, "validation_ap": score})
+    return TrainResult(
+        steps=steps,
+        best_step=steps,
+        best_average_precision=score,
+        history=history,
+        stopped_early=any(result.stopped_early for result in results),
+        interrupted=any(result.interrupted for result in results),
+        seconds=seconds,
+    )

@@ -94,6 +94,7 @@ class Settings:
         max_gradient_norm: Gradients longer than this are scaled down; None leaves them.
         average: Decay per step of a running mean of the weights that is validated and saved instead of the last
             weights; None saves the last weights.
+        runs: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
         token_budget: Largest padded size of a chunk, in tokens. With FSDP a batch is one chunk, whatever this says.
@@ -123,6 +124,7 @@ class Settings:
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_gradient_norm: float | None = 1.0
     average: float | None = None
+    runs: int = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: int = 1536
     gradient_cache: bool = False
@@ -137,8 +139,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "batch_size", "accumulation", "token_budget", "validate_every", "patience",
-                     "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
+        for name in ("epochs", "max_steps", "runs", "batch_size", "accumulation", "token_budget", "validate_every",
+                     "patience", "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")

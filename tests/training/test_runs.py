@@ -1,0 +1,90 @@
+"""Several runs whose weights are averaged."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sklearn.metrics import average_precision_score
+
+from textsiam.training.checkpoints import ResumeError
+from textsiam.training.loop import train
+from textsiam.training.settings import Settings
+
+KNOBS: dict[str, Any] = {"batch_size": 8, "epochs": 2, "learning_rate": 2e-3, "tracker": "none", "precision": "fp32"}
+
+
+def trained(driver: Any, output: Path, *, seed: int = 0, validate: bool = True, **knobs: Any) -> Any:
+    twin = driver.small_twin()
+    twin.head = driver.pair_head()
+    objective = driver.build_objective(["online_contrastive", "pair_head"], twin.head)
+    validation = driver.keyword_pairs(24, seed=100) if validate else None
+    settings = Settings(**{**KNOBS, "seed": seed, **knobs})
+    result = train(
+        twin, driver.keyword_pairs(48), objective, output=output, settings=settings, validation=validation, quiet=True
+    )
+    return twin, result
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_the_twin_has_the_mean_of_the_weights(driver, tmp_path: Path, validate: bool) -> None:
+    twin, result = trained(driver, tmp_path / "both", seed=3, runs=2, validate=validate)
+    alone = [trained(driver, tmp_path / str(seed), seed=seed, validate=validate) for seed in (3, 4)]
+    states = [member.state_dict() for member, _ in alone]
+    for name, weight in twin.state_dict().items():
+        torch.testing.assert_close(weight, (states[0][name] + states[1][name]) / 2)
+    assert sum(not torch.equal(weight, states[1][name]) for name, weight in states[0].items()) > 10
+    assert result.steps == sum(one.steps for _, one in alone)
+    steps = [record["step"] for record in result.history if "loss" in record]
+    assert steps == sorted(steps)
+    pairs = driver.keyword_pairs(24, seed=100)
+    if validate:
+        scores = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
+        assert result.best_average_precision == pytest.approx(average_precision_score(pairs.labels, scores))
+        assert result.history[-1] == {"step": result.steps, "validation_ap": result.best_average_precision}
+    lines = (tmp_path / "both" / "history.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in lines] == result.history
+
+
+def test_killed_in_any_run_and_resumed_it_is_the_same(launch, tmp_path: Path) -> None:
+    common: dict[str, Any] = {
+        "losses": ["online_contrastive", "pair_head"],
+        "settings": {**{k: v for k, v in KNOBS.items() if k not in ("tracker", "precision")}, "runs": 2,
+                     "checkpoint_every": 2},
+    }  # fmt: skip
+
+    def job(name: str, **more: Any) -> dict[str, Any]:
+        return {**common, "output": str(tmp_path / name), "save": str(tmp_path / f"{name}.pt"), **more}
+
+    jobs, expected = [job("whole")], [[0]]
+    for count in (5, 15):  # of twelve steps in each run
+        die = {"place": "after step", "count": count}
+        jobs += [job(f"at {count}", die=die), job(f"at {count}", resume=True)]
+        expected += [[-signal.SIGKILL], [0]]
+    statuses, said = launch(*jobs, clean=False)
+    assert statuses == expected, said
+    whole = torch.load(tmp_path / "whole.pt.0")
+    for count in (5, 15):
+        found = torch.load(tmp_path / f"at {count}.pt.0")
+        assert not [name for name, value in whole["twin"].items() if not torch.equal(value, found["twin"][name])]
+        assert found["facts"]["steps"] == whole["facts"]["steps"] == 24
+
+
+def test_finished_runs_of_other_settings_are_refused(driver, tmp_path: Path) -> None:
+    trained(driver, tmp_path, runs=2, epochs=1)
+    twin = driver.small_twin()
+    settings = Settings(**{**KNOBS, "runs": 2, "epochs": 1, "learning_rate": 1e-3})
+    with pytest.raises(ResumeError, match=r"run-0/finished: .*learning_rate was 0\.002 and is now 0\.001"):
+        train(
+            twin, driver.keyword_pairs(48), driver.build_objective(["online_contrastive"]), output=tmp_path,
+            settings=settings, resume=True, quiet=True,
+        )  # fmt: skip
+
+
+def test_there_is_at_least_one_run() -> None:
+    with pytest.raises(ValueError, match="runs must be >= 1, got 0"):
+        Settings(runs=0)
