@@ -79,7 +79,7 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
 
 
 def train_textsiam(train, validation, *, epochs=None, max_steps=None):
-    """Train with configs/qqp.yaml; returns the twin, seconds (validation included), seconds of all cores, and passes."""
+    """Train with configs/qqp.yaml; returns the twin, seconds (validation included) and those of all cores, passes."""
     from dataclasses import replace
 
     from textsiam.config import build_objective, build_twin, read_config
