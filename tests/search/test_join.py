@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -83,6 +84,36 @@ def test_a_head_chooses_among_the_nearest(tower: SentenceTransformer) -> None:
         scores = twin.vector_similarity(np.tile(query, (50, 1)), vectors)
         assert row.tolist() == np.argsort(-scores, kind="stable")[:3].tolist()
         np.testing.assert_array_equal(values, scores[row])
+
+
+class Opinion:
+    """A verifier that is in doubt from 0.2 to 0.7, and then goes by the sum of the rows."""
+
+    combination = SimpleNamespace(low=0.2)
+
+    def rescore(self, texts, left, right, similarity):
+        asked = (similarity >= 0.2) & (similarity <= 0.7)
+        return np.where(asked, np.where((left + right) % 2, 0.9, 0.1), similarity).astype(np.float32)
+
+
+@pytest.mark.parametrize("threshold", [0.1, 0.6, 0.95])
+def test_a_verifier_has_the_last_word_in_its_band(tower: SentenceTransformer, threshold: float) -> None:
+    twin, vectors = Twin(tower), unit(40)
+    twin.encode = lambda texts, **_: vectors
+    texts = [f"text {i}" for i in range(40)]
+    plain = naive_pairs(twin, vectors, -2)
+    twin.verifier = Opinion()  # pyright: ignore[reportAttributeAccessIssue]
+    found = find_duplicates(twin, texts, threshold=threshold)
+    expected = {}
+    for a, b, similarity in plain:
+        if similarity < min(threshold, 0.2):
+            continue
+        score = similarity if not 0.2 <= similarity <= 0.7 else 0.9 if (a + b) % 2 else 0.1
+        if np.float32(score).astype(np.float64) >= threshold:
+            expected[a, b] = score
+    assert {(a, b) for a, b in zip(found.left.tolist(), found.right.tolist(), strict=True)} == set(expected)
+    for a, b, similarity in zip(found.left.tolist(), found.right.tolist(), found.similarity.tolist(), strict=True):
+        assert similarity == pytest.approx(expected[a, b], abs=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 3, 100])

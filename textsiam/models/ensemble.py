@@ -103,7 +103,7 @@ class Ensemble(Scorer):
             raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
         self.twins = list(twins)
         self.regions = regions
-        self.distance, self.head = twins[0].distance, None
+        self.distance, self.head, self.verifier = twins[0].distance, None, None
         self.right = next((twin.right for twin in twins if twin.right is not None), None)
         self.decision, self.collection = decision, collection
         self.provenance: dict[str, Any] = dict(provenance or {})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
@@ -15,6 +15,9 @@ from textsiam.models.encoders import ModelError
 from textsiam.models.inference import BLOCK, Precision, Progress
 from textsiam.models.learned import Head
 from textsiam.models.thresholds import Rule
+
+if TYPE_CHECKING:
+    from textsiam.models.verifier import Verifier
 
 Self = TypeVar("Self", bound="Scorer")
 
@@ -27,6 +30,7 @@ class Scorer(ABC):
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
         right: The tower of right inputs, where it differs from the left one.
+        verifier: What is asked about pairs in doubt, where there is one.
         head: What scores the pairs that the distance finds, where that is learned.
     """
 
@@ -38,6 +42,7 @@ class Scorer(ABC):
     collection: CollectionDecision | None
     right: SentenceTransformer | None
     head: Head | None
+    verifier: Verifier | None
 
     @property
     @abstractmethod

@@ -58,6 +58,9 @@ def find_duplicates(
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
+    Where the twin has a verifier, it is asked about every pair in its band, and what both say together must reach the
+    threshold.
+
     Args:
         twin: A twin whose sides share one tower.
         texts: n texts; equal texts are duplicates of each other.
@@ -77,12 +80,25 @@ def find_duplicates(
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
     vectors = twin.encode(texts, progress=progress)
-    left, right, similarity = pairs_above(twin, vectors, threshold)
+    left, right, similarity = _verified(twin, texts, vectors, threshold)
     order = np.argsort(-similarity, kind="stable")
     left, right, similarity = left[order], right[order], similarity[order]
     probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
     clusters = _clusters(vectors, left, right, similarity)
     return Duplicates(left, right, similarity, probability, clusters, float(threshold))
+
+
+def _verified(
+    twin: Scorer, texts: Sequence[str], vectors: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return left index, right index and similarity of every pair that reaches the threshold once it is verified."""
+    verifier = twin.verifier
+    if verifier is None or verifier.combination is None:
+        return pairs_above(twin, vectors, threshold)
+    left, right, similarity = pairs_above(twin, vectors, min(threshold, verifier.combination.low))
+    similarity = verifier.rescore(texts, left, right, similarity)
+    keep = similarity.astype(np.float64) >= threshold
+    return left[keep], right[keep], similarity[keep]
 
 
 def fit_collection_decision(
