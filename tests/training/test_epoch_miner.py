@@ -63,7 +63,7 @@ def test_negatives_are_mined_before_the_first_epoch_and_every_few_epochs(driver,
 
 def test_batches_hold_what_the_weights_of_the_epoch_found(driver, tmp_path, minings, monkeypatch):
     seen: list[list[tuple[int, int]]] = []
-    run_type = driver.train.__globals__["_Run"]
+    run_type = driver.train.__globals__["Run"]
     step = run_type.step
 
     def noting(self, batch):
