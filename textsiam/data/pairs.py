@@ -151,6 +151,11 @@ class Pairs:
         return [self.texts[i] for i in self.right]
 
     @property
+    def both_labels(self) -> bool:
+        """Whether every pair is labelled, some as duplicates and some as not."""
+        return set(np.unique(self.labels).tolist()) == {0, 1}
+
+    @property
     def positives(self) -> int:
         """The number of pairs labelled 1."""
         return int((self.labels == 1).sum())

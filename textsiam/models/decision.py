@@ -212,6 +212,38 @@ class CollectionDecision:
         return self.decision.with_prior(min(self.decision.base_rate * self.texts / max(texts, 2), 0.5))
 
 
+def store_decisions(
+    decision: Decision | None, collection: CollectionDecision | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what is saved of both decisions: facts for JSON under "decision" and "collection", and arrays."""
+    both = {"decision": decision, "collection": None if collection is None else collection.decision}
+    facts: dict[str, Any] = {name: None if one is None else one.metadata() for name, one in both.items()}
+    if collection is not None:
+        facts["collection"] = {"texts": collection.texts, "decision": facts["collection"]}
+    arrays = {f"{n}.{part}": a for n, one in both.items() if one is not None for part, a in one.tensors().items()}
+    return facts, arrays
+
+
+def restore_decisions(
+    facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[Decision | None, CollectionDecision | None]:
+    """Return the decisions that `store_decisions` made these facts and arrays of.
+
+    Raises:
+        KeyError: The facts lack a part.
+        ValueError: As for `Decision.restore`.
+    """
+
+    def restored(metadata: Mapping[str, Any] | None, prefix: str) -> Decision | None:
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        return None if metadata is None else Decision.restore(metadata, own)
+
+    decision, collection = restored(facts["decision"], "decision."), facts.get("collection")
+    if collection is None or (of_pairs := restored(collection["decision"], "collection.")) is None:
+        return decision, None
+    return decision, CollectionDecision(of_pairs, collection["texts"])
+
+
 def fit_decision(
     scores: ArrayLike, labels: ArrayLike, *, rule: Rule = "f1", prior: float | None = None, seed: int = 0
 ) -> Decision:

@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from textsiam.models.decision import CollectionDecision, Decision
+from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.models.encoders import ModelError
 from textsiam.models.inference import BLOCK, Precision, Progress
 from textsiam.models.saving import recover, whole_folder
@@ -109,6 +109,11 @@ class Ensemble(Scorer):
         self.provenance: dict[str, Any] = dict(provenance or {})
 
     @property
+    def device(self) -> torch.device:
+        """Where the first member encodes."""
+        return self.twins[0].device
+
+    @property
     def dim(self) -> int:
         """Width of the vectors: that of all members together."""
         return sum(twin.dim for twin in self.twins)
@@ -189,19 +194,16 @@ class Ensemble(Scorer):
             SaveError: The folder cannot be written; one that was there before is intact.
         """
         places = [f"member-{k}" for k in range(len(self.twins))]
-        collection = self.collection
+        decisions, arrays = store_decisions(self.decision, self.collection)
         facts = {
             "format": _FORMAT,
             "members": places,
             "temperature": None if self.regions is None else self.regions.temperature,
-            "decision": None if self.decision is None else self.decision.metadata(),
-            "collection": collection and {"texts": collection.texts, "decision": collection.decision.metadata()},
+            **decisions,
             "provenance": self.provenance,
         }
-        arrays = {} if self.regions is None else {"centroids": self.regions.centroids}
-        decisions = {"decision": self.decision, "collection": collection and collection.decision}
-        for prefix, decision in decisions.items():
-            arrays |= {} if decision is None else {f"{prefix}.{n}": a for n, a in decision.tensors().items()}
+        if self.regions is not None:
+            arrays["centroids"] = self.regions.centroids
         with whole_folder(path) as folder:
             for place, twin in zip(places, self.twins, strict=True):
                 twin.save_pretrained(folder / place)
@@ -226,10 +228,7 @@ class Ensemble(Scorer):
             if facts["format"] != _FORMAT:
                 raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
             arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
-            collection = facts["collection"]
-            if collection is not None:
-                of_pairs = _restored(collection["decision"], arrays, "collection.")
-                collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
+            decision, collection = restore_decisions(facts, arrays)
             regions = None
             if facts["temperature"] is not None:
                 base = Twin.from_pretrained(folder / "base", device=device)
@@ -237,7 +236,7 @@ class Ensemble(Scorer):
             return cls(
                 [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]],
                 regions=regions,
-                decision=_restored(facts["decision"], arrays, "decision."),
+                decision=decision,
                 collection=collection,
                 provenance=facts["provenance"],
             )
@@ -292,8 +291,3 @@ def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 def _part(progress: Progress | None, k: int, members: int) -> Progress | None:
     """Return the progress of member k as a part of the whole."""
     return None if progress is None else lambda done, total: progress(k * total + done, members * total)
-
-
-def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return None if metadata is None else Decision.restore(metadata, own)

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from textsiam.models.card import model_card
-from textsiam.models.decision import CollectionDecision, Decision
+from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.models.halves import shared_layers, tie
 from textsiam.models.learned import Head, build_head
@@ -64,11 +64,7 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
     try:
         if facts.get("shared_layers") is not None:
             towers[1] = tie(towers[0], towers[1], facts["shared_layers"])
-        decision = _restored(facts["decision"], arrays, "decision.")
-        collection = facts.get("collection")
-        if collection is not None:
-            of_pairs = _restored(collection["decision"], arrays, "collection.")
-            collection = None if of_pairs is None else CollectionDecision(of_pairs, collection["texts"])
+        decision, collection = restore_decisions(facts, arrays)
         head = _restored_head(facts.get("head"), arrays)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder}: {' '.join(str(error).split())}") from error
@@ -91,22 +87,17 @@ def write_twin(twin: Twin, path: str | Path) -> None:
         SaveError: The folder cannot be written; one that was there before is intact.
     """
     places = ["."] if twin.right is None else ["left", "right"]
+    decisions, arrays = store_decisions(twin.decision, twin.collection)
     facts = {
         "format": _FORMAT,
         "towers": places,
         "shared_layers": shared_layers(twin.left, twin.right),
         "distance": twin.distance.name,
         "head": None if twin.head is None else twin.head.knobs(),
-        "decision": None if twin.decision is None else twin.decision.metadata(),
-        "collection": None
-        if twin.collection is None
-        else {"texts": twin.collection.texts, "decision": twin.collection.decision.metadata()},
+        **decisions,
         "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
         "provenance": twin.provenance,
     }
-    arrays = _prefixed(twin.decision, "decision.")
-    if twin.collection is not None:
-        arrays |= _prefixed(twin.collection.decision, "collection.")
     if twin.head is not None:
         arrays |= {f"head.{name}": t.detach().cpu().numpy() for name, t in twin.head.state_dict().items()}
     with whole_folder(path) as folder:
@@ -154,15 +145,6 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
     except SafetensorError as error:
         raise ModelError(f"{folder / _ARRAYS}: not valid safetensors: {error}") from error
     return folder, facts, arrays
-
-
-def _prefixed(decision: Decision | None, prefix: str) -> dict[str, np.ndarray]:
-    return {} if decision is None else {prefix + name: array for name, array in decision.tensors().items()}
-
-
-def _restored(metadata: dict[str, Any] | None, arrays: Mapping[str, np.ndarray], prefix: str) -> Decision | None:
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return None if metadata is None else Decision.restore(metadata, own)
 
 
 def _verifier(folder: Path, device: str | None) -> Verifier | None:

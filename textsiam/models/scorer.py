@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
+import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
@@ -43,6 +44,11 @@ class Scorer(ABC):
     right: SentenceTransformer | None
     head: Head | None
     verifier: Verifier | None
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where texts are encoded."""
 
     @property
     @abstractmethod

@@ -128,6 +128,11 @@ class Twin(nn.Module, Scorer):
         return [self.left] if self.right is None else [self.left, self.right]
 
     @property
+    def device(self) -> torch.device:
+        """Where the weights of the left tower are."""
+        return self.left.device
+
+    @property
     def dim(self) -> int:
         """Width of the vectors."""
         return self.left.get_embedding_dimension() or 0
@@ -259,7 +264,7 @@ class Twin(nn.Module, Scorer):
         """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
         if self.head is None:
             return self._distance_similarity(u, v)
-        head, device = self.head.eval(), self.left.device  # no unit is dropped when pairs are scored
+        head, device = self.head.eval(), self.device  # no unit is dropped when pairs are scored
         scores = np.zeros(len(u), np.float32)
         with torch.inference_mode():
             for start in range(0, len(u), BLOCK):

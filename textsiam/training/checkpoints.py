@@ -10,7 +10,9 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from textsiam.data.pairs import Pairs
 from textsiam.models.saving import SaveError, whole_folder, write_failure
+from textsiam.training.objective import Objective
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -105,6 +107,15 @@ def list_checkpoints(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / "run.json").exists())
+
+
+def run_identity(pairs: Pairs, validation: Pairs | None, objective: Objective) -> dict[str, Any]:
+    """Return what a run learns from: data and losses, as `check_identity` compares them."""
+    return {
+        "data": pairs.fingerprint,
+        "validation": None if validation is None else validation.fingerprint,
+        "losses": {name: weight for name, (weight, _) in objective.terms.items()},
+    }
 
 
 def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:

@@ -17,7 +17,7 @@ from textsiam.models.cache import weights_digest
 from textsiam.models.ensemble import Ensemble, Regions, squared_distances
 from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
-from textsiam.training.checkpoints import check_identity
+from textsiam.training.checkpoints import check_identity, run_identity
 from textsiam.training.loop import TrainResult, train
 from textsiam.training.objective import Objective
 from textsiam.training.processes import process_state
@@ -71,10 +71,8 @@ def train_cluster_ensemble(
     """
     settings, output = settings or Settings(), Path(output)
     identity = {
-        "data": pairs.fingerprint,
-        "validation": None if validation is None else validation.fingerprint,
+        **run_identity(pairs, validation, objective),
         "base": weights_digest(base),
-        "losses": {name: weight for name, (weight, _) in objective.terms.items()},
         "clusters": clusters,
         "temperature": temperature,
         **asdict(settings),
@@ -82,7 +80,7 @@ def train_cluster_ensemble(
     regions = _stored_regions(base, pairs, output / "regions", identity, resume=resume)
     parts = split_by_region(regions, pairs)
     for part in parts:
-        if set(np.unique(part.labels).tolist()) != {0, 1}:
+        if not part.both_labels:
             raise ValueError(
                 f"{part.source}: {len(part)} pairs of one label or none: use fewer clusters than {clusters}"
             )

@@ -16,7 +16,7 @@ from textsiam.models.ensemble import average_twins
 from textsiam.models.folder import write_twin
 from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
-from textsiam.training.checkpoints import check_identity
+from textsiam.training.checkpoints import check_identity, run_identity
 from textsiam.training.objective import Objective
 from textsiam.training.processes import process_state
 from textsiam.training.run import Run, TrainResult
@@ -100,9 +100,7 @@ def _train_several(
     for k in range(settings.runs):
         folder, own = output / f"run-{k}", replace(settings, runs=1, seed=settings.seed + k)
         identity = {
-            "data": pairs.fingerprint,
-            "validation": None if validation is None else validation.fingerprint,
-            "losses": {name: weight for name, (weight, _) in objective.terms.items()},
+            **run_identity(pairs, validation, objective),
             **asdict(own),
         }
         member, minimised = copy.deepcopy(origin)

@@ -14,7 +14,6 @@ from textsiam.models.distances import Distance
 from textsiam.models.encoders import ModelError
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
-from textsiam.models.twin import Twin
 from textsiam.training.candidates import Candidates
 from textsiam.training.settings import Mining
 from textsiam.training.triplets import Triplets, check_apart
@@ -71,7 +70,7 @@ def mine(
         check=check,
         seed=seed,
         progress=progress,
-        device=twin.left.device if isinstance(twin, Twin) else "cpu",
+        device=twin.device,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -174,9 +175,9 @@ class Objective(nn.Module):
         return torch.stack(chosen).sum() if chosen else batch.u.new_zeros(())
 
 
-class Sized(nn.Module):
+class Sized(nn.Module, ABC):
     """A term whose weights depend on the width of the embeddings, which only the twin knows."""
 
+    @abstractmethod
     def allocate(self, dim: int) -> None:
         """Make the weights for embeddings of `dim` dimensions; those of other widths stay."""
-        raise NotImplementedError

@@ -11,7 +11,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate.utils import DistributedType, set_seed
 from rich.console import Console
@@ -29,7 +28,7 @@ from textsiam.models.twin import Twin
 from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
 from textsiam.training.batches import Batch, TrainingPairs
-from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, save_checkpoint
+from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
 from textsiam.training.epoch_miner import EpochMiner
 from textsiam.training.gradient_cache import encoded
 from textsiam.training.objective import Objective
@@ -74,7 +73,7 @@ class Run:
         self, twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None
     ) -> None:
         self.settings, self.output, self.validation = settings, output, validation
-        if validation is not None and set(np.unique(validation.labels).tolist()) != {0, 1}:
+        if validation is not None and not validation.both_labels:
             raise ValueError(f"{validation.source}: validation needs labelled pairs, duplicates and others")
         self.accelerator = make_accelerator(settings, output)
         set_seed(settings.seed, device_specific=True)
@@ -102,10 +101,8 @@ class Run:
             )
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.identity = {
-            "data": pairs.fingerprint,
-            "validation": None if validation is None else validation.fingerprint,
+            **run_identity(pairs, validation, objective),
             "parameters": sum(p.numel() for p in twin.parameters()),
-            "losses": {name: weight for name, (weight, _) in objective.terms.items()},
             "processes": self.accelerator.num_processes,
             **{k: v for k, v in asdict(settings).items() if k not in _FREE_ON_RESUME},
         }

@@ -47,7 +47,7 @@ def train_verifier(
         ModelError: The cross-encoder cannot be opened.
     """
     settings = settings or VerifierSettings()
-    if set(np.unique(pairs.labels).tolist()) != {0, 1}:
+    if not pairs.both_labels:
         raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
     model = cross_encoder(settings.model, max_tokens=settings.max_tokens, seed=seed, device=device)
     on = torch.device(model.device)
