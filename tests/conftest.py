@@ -124,7 +124,7 @@ def pairs() -> Pairs:
 @pytest.fixture(scope="session")
 def tower(sentences: list[str]) -> SentenceTransformer:
     """A random tower of 32 dimensions on the CPU, built once: do not change it, see `fresh_tower`."""
-    from textsiam.models.encoders import scratch_text_encoder
+    from textsiam.models.scratch import scratch_text_encoder
 
     return scratch_text_encoder(sentences, vocabulary=400, hidden=32, max_tokens=32, device="cpu").eval()
 

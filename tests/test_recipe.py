@@ -32,7 +32,8 @@ from textsiam.config import (
 )
 from textsiam.data.pairs import DataError, read_pairs
 from textsiam.loss_config import InfoNCEConfig, LossConfig, OnlineContrastiveConfig, TripletConfig
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.recipe import Interrupted, run
 from textsiam.training.checkpoints import ResumeError, list_checkpoints

@@ -61,6 +61,23 @@ class ScratchConfig:
 
 
 @dataclass(frozen=True)
+class ScratchImageConfig:
+    """A small CNN without pretrained weights; see `textsiam.models.scratch.scratch_image_encoder`.
+
+    Attributes:
+        size: Side of the square that images are resized to, in pixels.
+        channels: 1 for grey, 3 for colour.
+        widths: Channels of each stage; each stage halves the side.
+        depths: Blocks of each stage.
+    """
+
+    size: int = 28
+    channels: int = 1
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])
+    depths: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """A learned metric that scores the pairs; `loss.head` trains it. See `textsiam.models.learned`.
 
@@ -89,10 +106,12 @@ class ModelConfig:
         left_prompt: What stands before each left text; None keeps what the tower comes with.
         right_prompt: The same for right texts, "" for none. If nothing else differs, the sides share all weights.
         shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
-        scratch: Build `left` from scratch instead.
+        scratch: Build `left` from scratch instead: a transformer for texts.
+        scratch_image: The same for images: a CNN.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
         max_tokens: Cut texts after this many tokens; None keeps the model's limit.
+        image_size: Resize images to a square of this side, in pixels; None keeps what the model comes with.
         distance: What scores come from.
         head: A learned metric that scores the pairs instead; candidates are still found by the distance.
         trust_remote_code: Run code that comes with a model.
@@ -104,9 +123,11 @@ class ModelConfig:
     right_prompt: str | None = None
     shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
+    scratch_image: ScratchImageConfig | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
     max_tokens: int | None = 128
+    image_size: int | None = None
     distance: DistanceName = "cosine"
     head: HeadConfig | None = None
     trust_remote_code: bool = False
@@ -221,21 +242,27 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     Raises:
         ModelError: A model cannot be found, or an option does not fit it.
     """
-    from textsiam.models.encoders import scratch_text_encoder, text_encoder
+    from textsiam.models.encoders import encoder
     from textsiam.models.halves import sides
+    from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
 
     def tower(name: str) -> Any:
-        return text_encoder(
+        return encoder(
             name,
             pooling=config.pooling,
             dim=config.dim,
             max_tokens=config.max_tokens,
+            size=config.image_size,
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
 
-    if config.scratch is None:
+    if config.scratch is not None and config.scratch_image is not None:
+        raise ConfigError("model.scratch is for texts and model.scratch_image for images: give one of them")
+    if config.scratch_image is not None:
+        left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
+    elif config.scratch is None:
         left = tower(config.left)
     else:
         size = asdict(config.scratch)

@@ -13,15 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import BertConfig, BertModel
 
 from textsiam.models import encoders
-from textsiam.models.encoders import (
-    MINILM,
-    ModelError,
-    open_tower,
-    packaged_minilm,
-    resolve,
-    scratch_text_encoder,
-    text_encoder,
-)
+from textsiam.models.encoders import MINILM, ModelError, open_tower, packaged_minilm, resolve, text_encoder
+from textsiam.models.scratch import scratch_text_encoder
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from textsiam.evaluation.pairs import evaluate_pairs
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scorer, squared_distances
 from textsiam.models.halves import shared_layers, sides
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.search.join import best_matches, find_duplicates, fit_collection_decision
 

@@ -20,12 +20,13 @@ from sentence_transformers import SentenceTransformer
 from textsiam.models import export
 from textsiam.models.cache import weights_digest
 from textsiam.models.decision import fit_decision
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
 from textsiam.models.export import ExportError, ExportReport, compare_export, export_twin
 from textsiam.models.graphs import write_graph
 from textsiam.models.inference import encode
 from textsiam.models.learned import PairHead
 from textsiam.models.runtimes import RuntimeTower
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 
 FORMATS = ["onnx", "openvino"]

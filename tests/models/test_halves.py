@@ -11,8 +11,9 @@ from sentence_transformers import SentenceTransformer
 from transformers import DistilBertConfig, DistilBertModel, ModernBertConfig, ModernBertModel
 
 from textsiam.models.cache import weights_fingerprint
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
 from textsiam.models.halves import set_prompt, share, shared_layers, sides, tie
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.tokens import default_prompt, tokenise
 from textsiam.models.twin import Twin
 

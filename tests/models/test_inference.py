@@ -13,8 +13,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from textsiam.models import inference
-from textsiam.models.encoders import scratch_text_encoder
 from textsiam.models.inference import FastTower, encode, encode_stream, fast_dtype
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.tokens import tokenise
 from textsiam.models.twin import Twin
 
@@ -100,7 +100,7 @@ def test_distinct_texts_are_tokenised_and_encoded_once(
         tokenised.extend(texts)
         return tokenise(tower, texts)
 
-    monkeypatch.setattr("textsiam.models.inference.tokenise", spy)
+    monkeypatch.setattr("textsiam.models.inputs.tokenise", spy)
     fast = Spy(tower)
     texts = sentences * 4
     found = encode(fast, texts)

@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.pairs import Pairs
 from textsiam.models.decision import CollectionDecision, Decision, Verdict
 from textsiam.models.distances import DISTANCES
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
 from textsiam.models.saving import SaveError
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.tokens import chunk_by_tokens, tokenise
 from textsiam.models.twin import Twin
 
@@ -117,12 +118,12 @@ def test_nothing_to_score(twin: Twin) -> None:
 
 
 def test_one_str_instead_of_a_list(decided: Twin) -> None:
-    with pytest.raises(TypeError, match=r"expected a list of texts, got one str: write twin.encode\(\[text\]\)"):
+    with pytest.raises(TypeError, match=r"expected a list of inputs, got one str: write twin.encode\(\[text\]\)"):
         decided.encode("why")
     for left, right in (("why", "how"), (["why"], "how"), ("why", ["how"])):
-        with pytest.raises(TypeError, match=r"expected lists of texts, got one str: write twin.similarity"):
+        with pytest.raises(TypeError, match=r"expected lists of inputs, got one str: write twin.similarity"):
             decided.similarity(left, right)
-    with pytest.raises(TypeError, match="expected lists of texts, got one str"):
+    with pytest.raises(TypeError, match="expected two inputs or two lists of them"):
         decided.compare("why", ["how"])
 
 

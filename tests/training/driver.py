@@ -23,9 +23,9 @@ from torch import nn
 
 from textsiam import loss_config
 from textsiam.data.pairs import Pairs
-from textsiam.models.encoders import scratch_text_encoder
 from textsiam.models.halves import sides
 from textsiam.models.learned import PairHead
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training import objective as objectives
 from textsiam.training import terms

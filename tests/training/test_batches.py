@@ -11,7 +11,7 @@ from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.encoders import scratch_text_encoder
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training.batches import Batch, Features, TrainingPairs
 
@@ -126,7 +126,7 @@ def test_half_twin_batches(fresh_tower: SentenceTransformer, other: SentenceTran
 def rows_of(data: TrainingPairs, epoch: int, monkeypatch: pytest.MonkeyPatch, start: int = 0) -> list[list[int]]:
     """Which pairs each batch of an epoch is made of."""
     with monkeypatch.context() as patch:
-        patch.setattr(data, "collate", lambda rows, negative: rows.tolist())
+        patch.setattr(data, "collate", lambda rows, negative, seed: rows.tolist())
         return list(data.epoch(epoch, start=start))
 
 

@@ -48,9 +48,9 @@ def test_a_half_twin_learns_to_match_queries_to_documents(driver, tmp_path, laye
 def test_training_reads_the_prompt_of_each_side(driver):
     twin, pairs = driver.small_twin(share=1), driver.keyword_pairs(8)
     data = TrainingPairs(pairs, twin, batch_size=8)
-    np.testing.assert_array_equal(data.left_tokens.ids, tokenise(twin.left, pairs.texts).ids)
+    np.testing.assert_array_equal(data.left_inputs.ids, tokenise(twin.left, pairs.texts).ids)
     spelled = tokenise(twin.left, [f"best {text}" for text in pairs.texts])
-    np.testing.assert_array_equal(data.right_tokens.ids, spelled.ids)
+    np.testing.assert_array_equal(data.right_inputs.ids, spelled.ids)
 
 
 @pytest.mark.parametrize("layers", [0, 1, "all"])

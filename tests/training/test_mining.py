@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs, ReadReport, read_pairs
 from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCLIDEAN, Distance
-from textsiam.models.encoders import ModelError, scratch_text_encoder
+from textsiam.models.encoders import ModelError
+from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training.mining import cross_encoder_check, mine, mine_vectors
 from textsiam.training.settings import Mining

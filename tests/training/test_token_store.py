@@ -171,8 +171,7 @@ def test_a_folder_that_cannot_be_written_is_gone_without(tower, tmp_path, monkey
 
 def test_a_tokenizer_that_does_not_describe_itself_is_not_stored(tower, tmp_path, monkeypatch):
     monkeypatch.setattr(type(tower.tokenizer), "backend_tokenizer", None)
-    monkeypatch.setattr(token_store, "tokenise", lambda *_: "in memory")
-    assert stored_tokens(tower, TEXTS, tmp_path / "tokens") == "in memory"
+    assert_same(stored_tokens(tower, TEXTS, tmp_path / "tokens"), tokenise(tower, TEXTS))
     assert not (tmp_path / "tokens").exists()
 
 
@@ -185,7 +184,7 @@ def test_batches_are_those_of_tokens_in_memory(driver, tmp_path, half):
         return stored_tokens(tower, texts, tmp_path)
 
     plain = TrainingPairs(pairs, twin, batch_size=12, token_budget=40, negatives=True)
-    stored = TrainingPairs(pairs, twin, batch_size=12, token_budget=40, negatives=True, tokenise=on_disk)
+    stored = TrainingPairs(pairs, twin, batch_size=12, token_budget=40, negatives=True, prepare=on_disk)
     batches = list(zip(plain.epoch(0), stored.epoch(0), strict=True))
     assert len(batches) == 4
     for a, b in batches:

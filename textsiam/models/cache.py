@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,8 +25,8 @@ class CacheError(ValueError):
 def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
     """Return a digest of everything that a text's vector depends on, 64 hexadecimal digits.
 
-    That is every weight and buffer, the tokenizer, the prompt, the length limit, the kind of every module and the
-    number format: two towers of one fingerprint encode alike, up to rounding.
+    That is every weight and buffer, the tokenizer or image processor, the prompt, the length limit, the kind of every
+    module and the number format: two towers of one fingerprint encode alike, up to rounding.
     """
     digest = hashlib.sha256()
     facts = {
@@ -35,10 +36,16 @@ def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
         "format": number_format,
     }
     digest.update(json.dumps(facts, sort_keys=True, default=str).encode())
-    rules = tokenizer_rules(tower) or tower.tokenizer.get_vocab()
-    digest.update(json.dumps(rules, sort_keys=True).encode())
+    digest.update(json.dumps(_reading(tower), sort_keys=True, default=str).encode())
     digest.update(weights_digest(tower).encode())
     return digest.hexdigest()
+
+
+def _reading(tower: SentenceTransformer) -> Any:
+    """Return how a tower reads its inputs: what its tokenizer or its image processor does."""
+    if tower.tokenizer is None:
+        return getattr(tower[0], "processor").to_dict()  # noqa: B009 (not every first module has one)
+    return tokenizer_rules(tower) or tower.tokenizer.get_vocab()
 
 
 def weights_digest(module: nn.Module) -> str:

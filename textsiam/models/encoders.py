@@ -1,32 +1,41 @@
-"""Towers: each function builds a `SentenceTransformer` (backbone, pooling, projection, L2 normalisation)."""
+"""Towers: each function builds a `SentenceTransformer` (backbone, pooling, projection, L2 normalisation).
+
+Towers without pretrained weights are built in `textsiam.models.scratch`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import tempfile
-from collections import Counter
-from collections.abc import Iterable
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
-from string import punctuation
-from typing import Any, Literal
-from unicodedata import category
+from typing import Any, Literal, cast
 
 import torch
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+
+from textsiam.models.inputs import IMAGES, TEXTS, Inputs
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_NAMES = (MINILM, MINILM.split("/")[1])
 _MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SMALLEST_SIDE = 16
+"""Least side of an image, in pixels: after four halvings one is left."""
 
 PoolingMode = Literal["mean", "cls", "max", "weightedmean", "lasttoken"]
 
 
 class ModelError(ValueError):
     """A model that cannot be found, read or built; the message names it and says what to do."""
+
+
+def inputs_of(tower: SentenceTransformer) -> Inputs:
+    """Return what kind of inputs a tower takes."""
+    modalities = getattr(tower[0], "modalities", ["text"])
+    return IMAGES if "image" in modalities and "text" not in modalities else TEXTS
 
 
 @lru_cache(maxsize=1)
@@ -122,6 +131,67 @@ def text_encoder(
         ModelError: The model cannot be found, or an option does not fit it.
     """
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    return _limited(_rebuilt(tower, pooling, dim, device), max_tokens)
+
+
+def image_encoder(
+    name_or_path: str | Path,
+    *,
+    pooling: PoolingMode | None = None,
+    dim: int | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """Build an image tower: a CNN (ResNet, ConvNeXt, RegNet, MobileNet …), pooling, optional projection, L2 norm.
+
+    Args:
+        name_or_path: A saved tower, or a CNN of transformers with its image processor, by folder or Hub id.
+        pooling: How the positions of the feature map become one vector. None keeps what a saved tower has, and is mean
+            otherwise: global average pooling.
+        dim: Project to this many dimensions, the embedding layer. None keeps the width of the backbone.
+        size: Side of the square that images are resized to, in pixels. None keeps that of the processor.
+        device: Where the weights go; None lets torch choose.
+        trust_remote_code: Run code that comes with the model. Off unless asked.
+
+    Returns:
+        A tower whose vectors have length 1; its processor is saved with it and used in training and serving alike.
+
+    Raises:
+        ModelError: The model cannot be found or takes no images, or an option does not fit it.
+    """
+    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    if inputs_of(tower) is not IMAGES:
+        raise ModelError(f"{name_or_path}: takes no images alone; image_encoder wants a CNN with its image processor")
+    return _resizing(_rebuilt(tower, pooling, dim, device), size)
+
+
+def encoder(
+    name_or_path: str | Path,
+    *,
+    pooling: PoolingMode | None = None,
+    dim: int | None = None,
+    max_tokens: int | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """Build a tower for whatever inputs a model takes: `text_encoder` or `image_encoder`.
+
+    `max_tokens` is for texts and `size` for images; the other kind leaves them aside.
+
+    Raises:
+        ModelError: The model cannot be found, or an option does not fit it.
+    """
+    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    built = _rebuilt(tower, pooling, dim, device)
+    return _resizing(built, size) if inputs_of(tower) is IMAGES else _limited(built, max_tokens)
+
+
+def _rebuilt(
+    tower: SentenceTransformer, pooling: PoolingMode | None, dim: int | None, device: str | None
+) -> SentenceTransformer:
+    """Return a tower on the same backbone with another pooling or projection, as `text_encoder` takes them."""
     backbone: Any = tower[0]
     modules: list[torch.nn.Module] = list(tower)
     if pooling is not None:
@@ -134,104 +204,34 @@ def text_encoder(
         modules.append(Dense(width, dim, bias=False, activation_function=torch.nn.Identity()))
     built = SentenceTransformer(modules=[*modules, Normalize()], device=device)
     built.prompts, built.default_prompt_name = tower.prompts, tower.default_prompt_name
-    if max_tokens is not None:
-        if max_tokens < 3:
-            raise ModelError(f"max_tokens must be >= 3 (two are special), got {max_tokens}")
-        limit = getattr(backbone.config, "max_position_embeddings", max_tokens)
-        if max_tokens > limit:
-            raise ModelError(f"max_tokens is {max_tokens}, but the model has {limit} positions")
-        built.max_seq_length = max_tokens
     return built
 
 
-def scratch_text_encoder(
-    corpus: Iterable[str],
-    *,
-    vocabulary: int = 8192,
-    hidden: int = 128,
-    layers: int = 2,
-    heads: int = 2,
-    dim: int | None = None,
-    max_tokens: int = 128,
-    seed: int = 0,
-    device: str | None = None,
-) -> SentenceTransformer:
-    """Build a text tower without pretrained weights: WordPiece learned from `corpus`, a small random BERT.
+def _limited(tower: SentenceTransformer, max_tokens: int | None) -> SentenceTransformer:
+    """Return the tower, which cuts texts after so many tokens from now on."""
+    if max_tokens is not None:
+        if max_tokens < 3:
+            raise ModelError(f"max_tokens must be >= 3 (two are special), got {max_tokens}")
+        limit = getattr(cast(Any, tower[0]).config, "max_position_embeddings", max_tokens)
+        if max_tokens > limit:
+            raise ModelError(f"max_tokens is {max_tokens}, but the model has {limit} positions")
+        tower.max_seq_length = max_tokens
+    return tower
 
-    Args:
-        corpus: Texts that the vocabulary is learned from.
-        vocabulary: Largest number of word pieces.
-        hidden: Width of the transformer; a multiple of `heads`.
-        layers: Number of transformer layers.
-        heads: Number of attention heads.
-        dim: Project to this many dimensions. None keeps `hidden`.
-        max_tokens: Longest text, in tokens.
-        seed: Seed of the initial weights.
-        device: Where the weights go; None lets torch choose.
 
-    Raises:
-        ModelError: `hidden` is not a multiple of `heads`, or the corpus is empty.
-    """
-    from safetensors.torch import save_file
-    from tokenizers import BertWordPieceTokenizer
-    from transformers import BertConfig, BertModel, BertTokenizerFast  # pyright: ignore
-
-    if hidden % heads:
-        raise ModelError(f"hidden must be a multiple of heads, got {hidden} and {heads}")
-    pieces = BertWordPieceTokenizer(_learn_vocabulary(list(corpus), vocabulary), lowercase=True)
-    config = BertConfig(
-        vocab_size=pieces.get_vocab_size(),
-        hidden_size=hidden,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * hidden,
-        max_position_embeddings=max_tokens,
-    )
-    with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
-        torch.manual_seed(seed)
-        # Not BertModel.save_pretrained: in a distributed run it writes on the first process only.
-        config.save_pretrained(folder)
-        save_file(BertModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
-        tokenizer = BertTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=max_tokens)
-        tokenizer.save_pretrained(folder)
-        backbone = Transformer(folder, max_seq_length=max_tokens)
-        plain = SentenceTransformer(modules=[backbone, Pooling(hidden, pooling_mode="mean")], device="cpu")
-        torch.manual_seed(seed + 1)
-        modules: list[torch.nn.Module] = list(plain)
-        if dim is not None and dim != hidden:
-            modules.append(Dense(hidden, dim, bias=False, activation_function=torch.nn.Identity()))
-        return SentenceTransformer(modules=[*modules, Normalize()], device=device)
+def _resizing(tower: SentenceTransformer, size: int | None) -> SentenceTransformer:
+    """Return the tower, which resizes images to a square of so many pixels from now on."""
+    if size is not None:
+        if size < SMALLEST_SIDE:
+            raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
+        processor = cast(Any, tower[0]).processor
+        # A processor that resizes the shortest edge and crops would otherwise crop to its old size.
+        processor.size = {"height": size, "width": size}
+        processor.do_resize, processor.do_center_crop = True, False
+    return tower
 
 
 def _width(module: torch.nn.Module) -> int | None:
     """Return the width of the embeddings that a module puts out, or None where it does not change it."""
     width = getattr(module, "get_embedding_dimension", None)
     return None if width is None else width()
-
-
-def _learn_vocabulary(corpus: list[str], size: int) -> dict[str, int]:
-    """Learn word pieces, the same ones in the same order on every call: runs on other processes depend on it.
-
-    The trainer numbers letters inside words in the order of a randomly seeded hash table, and breaks ties by number.
-    So it is told all letters beforehand: as its alphabet, and as tokens that come first.
-    """
-    from tokenizers import BertWordPieceTokenizer
-
-    pieces = BertWordPieceTokenizer(lowercase=True)
-    normalise = pieces.normalizer.normalize_str
-    counts = Counter(letter for text in corpus for letter in normalise(text) if not letter.isspace())
-    letters = sorted(sorted(counts, key=lambda letter: (-counts[letter], letter))[:1000])
-    if not letters:
-        raise ModelError("the corpus for the vocabulary is empty")
-    inside = [f"##{letter}" for letter in letters if letter not in punctuation and category(letter)[0] != "P"]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces.train_from_iterator(
-        corpus,
-        vocab_size=size,
-        min_frequency=1,
-        limit_alphabet=len(letters),
-        initial_alphabet=letters,
-        special_tokens=special + inside,
-        show_progress=False,
-    )
-    return pieces.get_vocab()

@@ -118,9 +118,13 @@ class Ensemble(Scorer):
         """Width of the vectors: that of all members together."""
         return sum(twin.dim for twin in self.twins)
 
+    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+        """Return the strings that stand for inputs; see `Twin.named`."""
+        return self.twins[0].named(inputs, side=side)
+
     def encode(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",
@@ -134,6 +138,7 @@ class Ensemble(Scorer):
         """
         if self.distance.name != "cosine":
             raise ModelError(f"an ensemble has vectors for the cosine only, its twins score by {self.distance.name}")
+        inputs = self.named(inputs, side=side)
         roots = np.sqrt(self._weights(inputs, side, precision))
         parts = [
             twin.encode(
@@ -145,7 +150,7 @@ class Ensemble(Scorer):
 
     def encode_stream(
         self,
-        inputs: Iterable[str],
+        inputs: Iterable[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, partial
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,8 +20,10 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor, nn
 
+from textsiam.models.encoders import inputs_of
 from textsiam.models.fused import FusedBert, fusable
-from textsiam.models.tokens import Tokens, chunk_by_tokens, tokenise
+from textsiam.models.inputs import Prepared
+from textsiam.models.tokens import chunk_by_tokens
 
 Precision = Literal["auto", "fp32", "bf16"]
 Progress = Callable[[int, int], None]
@@ -32,6 +34,7 @@ Progress = Callable[[int, int], None]
 _BUDGETS = {"cpu": (1024, 512, 2048, 4096), "else": (65_536, 16_384, 262_144)}
 _LARGE_JOB = 400_000  # tokens from which finding the best budget (about as long as 20,000 tokens) pays
 _SMALL_JOB = 512  # tokens up to which all cores share one batch
+_AS_IT_IS = (torch.float32, torch.preserve_format)
 BLOCK = 16_384
 """Texts that are tokenised, sorted by length and encoded together; the next block is tokenised meanwhile."""
 
@@ -81,6 +84,7 @@ class FastTower:
         compiled: bool = False,
     ) -> None:
         self.source = tower
+        self.inputs = inputs_of(tower)
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype
         self.replicas: list[FastTower] = []
@@ -89,8 +93,9 @@ class FastTower:
         # Copies and not casts: training goes on with the fp32 weights.
         if self.supported and fusable(backbone):
             self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
-        elif self.supported and (compiled or dtype != torch.float32):
+        elif self.supported and (compiled or (dtype, self.inputs.memory_format) != _AS_IT_IS):
             self.backbone = copy.deepcopy(backbone).to(dtype).eval()
+            _lay_out(self.backbone, self.inputs.memory_format)
             if compiled:
                 self.backbone.compile(dynamic=True)
         else:
@@ -124,7 +129,7 @@ class FastTower:
 
     @cached_property
     def best_budget(self) -> int:
-        """The fastest token budget, measured on made-up texts of 16 tokens the first time it is asked for."""
+        """The fastest token budget, measured on made-up inputs the first time it is asked for."""
         on_cpu, cores = self.tower.device.type == "cpu", torch.get_num_threads()
         try:
             if on_cpu:
@@ -134,23 +139,33 @@ class FastTower:
             torch.set_num_threads(cores)
 
     def _seconds_per_token(self, budget: int) -> float:
-        longest = min(16, self.tower.max_seq_length or 16)
-        rows = budget // longest
-        ids = torch.arange(rows * longest, device=self.tower.device).view(rows, longest) % len(self.tower.tokenizer)
+        device = self.tower.device
+        features = {k: _moved(t, device) for k, t in self.inputs.made_up(self.tower, budget).items()}
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
-            self({"input_ids": ids, "attention_mask": torch.ones_like(ids)}).cpu()
+            self(dict(features)).cpu()
             seconds.append(time.perf_counter() - started)
         return min(seconds) / budget
 
-    def __call__(self, features: dict[str, Tensor]) -> Tensor:
+    def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""
-        state = self.backbone(features)
+        state = self.backbone({k: _cast(v, self.dtype) for k, v in features.items()})
         state["token_embeddings"] = state["token_embeddings"].float()
         for module in list(self.tower)[1:]:
             state = module(state)
         return state["sentence_embedding"]
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() == 4:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
+def _cast(feature: Any, dtype: torch.dtype) -> Any:
+    """Return a feature in the number format of the weights; ids and masks stay integers."""
+    return feature.to(dtype) if isinstance(feature, Tensor) and feature.is_floating_point() else feature
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -160,7 +175,7 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _weights_version(tower: SentenceTransformer) -> tuple[tuple[int, int, float], ...]:
     # Fused optimizers leave no trace in `_version`, so a few values of every parameter are looked at too.
-    parameters = [p.detach() for p in tower.parameters()]
+    parameters = [p.detach() for p in (*tower.parameters(), *tower.buffers())]
     sample = torch.stack([p.reshape(-1)[:64].float().sum() for p in parameters]).tolist()
     return tuple((p.data_ptr(), p._version, value) for p, value in zip(parameters, sample, strict=True))
 
@@ -196,7 +211,7 @@ class _Chunks:
 
 def encode(
     fast: FastTower,
-    texts: Sequence[str],
+    texts: Sequence[Any],
     *,
     token_budget: int | None = None,
     progress: Progress | None = None,
@@ -208,7 +223,7 @@ def encode(
 
     Args:
         fast: The tower to encode with.
-        texts: n texts.
+        texts: n inputs of the tower's kind.
         token_budget: Largest padded size of a batch, in tokens. None picks it for the device, by a short measurement
             when there is much to do. When memory runs out, the budget is halved and the batch repeated.
         progress: Called after each batch with the number of distinct texts done and in all.
@@ -217,9 +232,10 @@ def encode(
         Vectors of length 1, `(n, dim)` float32.
 
     Raises:
-        TypeError: An input is not a string; the message names its position.
+        TypeError: An input is none of the tower's kind; the message names its position.
+        DataError: An image cannot be opened.
     """
-    check_texts(texts)
+    texts = fast.inputs.named(texts)
     index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     distinct = list(index)
     vectors = np.zeros((len(distinct), fast.tower.get_embedding_dimension() or 0), dtype=np.float32)
@@ -240,7 +256,7 @@ def encode(
 
 
 def encode_stream(
-    fast: FastTower, texts: Iterable[str], *, token_budget: int | None = None, block: int = BLOCK
+    fast: FastTower, texts: Iterable[Any], *, token_budget: int | None = None, block: int = BLOCK
 ) -> Iterator[np.ndarray]:
     """Encode texts from an iterator in bounded memory, block after block; the next block is tokenised meanwhile.
 
@@ -263,18 +279,18 @@ def encode_stream(
     def blocks() -> Iterator[list[str]]:
         count, part = 0, []
         for part in _parts(texts, block):
-            check_texts(part, count)
+            names = fast.inputs.named(part, count)
             count += len(part)
-            index = {text: row for row, text in enumerate(dict.fromkeys(part))}
-            places.append([index[text] for text in part])
+            index = {text: row for row, text in enumerate(dict.fromkeys(names))}
+            places.append([index[text] for text in names])
             yield list(index)
 
     for vectors in _encode_blocks(fast, blocks(), token_budget, lambda count: None):
         yield vectors[places.pop(0)]
 
 
-def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
-    part: list[str] = []
+def _parts(texts: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    part: list[Any] = []
     for text in texts:
         part.append(text)
         if len(part) == size:
@@ -282,13 +298,6 @@ def _parts(texts: Iterable[str], size: int) -> Iterator[list[str]]:
             part = []
     if part:
         yield part
-
-
-def check_texts(texts: Sequence[str], first: int = 0) -> None:
-    """Raise a TypeError that names the position (counted from `first`) of an input that is no string."""
-    for position, text in enumerate(texts, first):
-        if not isinstance(text, str):
-            raise TypeError(f"input {position} is {type(text).__name__}, expected str")
 
 
 def _encode_blocks(
@@ -304,11 +313,12 @@ def _encode_blocks(
     block = next(blocks, None)
     if block is None:
         return
-    tokens: Tokens = tokenise(tower, block)
+    prepare = fast.inputs.prepare
+    tokens = prepare(tower, block)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:
         while block is not None:
             following = next(blocks, None)
-            later = None if following is None else ahead.submit(tokenise, tower, following)
+            later = None if following is None else ahead.submit(prepare, tower, following)
             yield _encode_tokens(fast, tokens, token_budget, advance)
             block = following
             if later is not None:
@@ -316,7 +326,7 @@ def _encode_blocks(
 
 
 def _encode_tokens(
-    fast: FastTower, tokens: Tokens, token_budget: int | None, advance: Callable[[int], None]
+    fast: FastTower, tokens: Prepared, token_budget: int | None, advance: Callable[[int], None]
 ) -> np.ndarray:
     """Return the vectors of tokenised texts, `(m, dim)` float32; the batches are shared out among the workers."""
     tower = fast.tower
@@ -391,6 +401,8 @@ def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *,
             torch.set_num_threads(cores)  # a part of the setting is the whole process's
 
 
-def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+def _moved(feature: Any, device: torch.device) -> Any:
     """Return a tensor on the device; to a GPU it is copied from pinned memory while other work goes on."""
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    if not isinstance(feature, Tensor):
+        return feature
+    return feature.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else feature.to(device)

@@ -20,7 +20,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.cache import weights_digest
-from textsiam.models.encoders import ModelError
+from textsiam.models.encoders import ModelError, inputs_of
 from textsiam.models.inference import FastTower, _weights_version, fast_dtype
 
 GraphFormat = Literal["onnx", "openvino"]
@@ -69,6 +69,7 @@ class RuntimeTower(FastTower):
     ) -> None:
         # Not FastTower's: that one copies the torch weights, which are not needed here.
         self.tower = self.source = tower
+        self.inputs = inputs_of(tower)
         self.replicas: list[FastTower] = []
         self.file = file
         self.graph_format = graph_format

@@ -24,7 +24,7 @@ Self = TypeVar("Self", bound="Scorer")
 
 
 class Scorer(ABC):
-    """Scores pairs of texts, and says when a score means "duplicate".
+    """Scores pairs of inputs, and says when a score means "duplicate".
 
     Attributes:
         distance: What similarities come from.
@@ -56,9 +56,17 @@ class Scorer(ABC):
         """Width of the vectors."""
 
     @abstractmethod
+    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+        """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
+
+        Raises:
+            TypeError: An input is none of the kind that is scored; the message names its position.
+        """
+
+    @abstractmethod
     def encode(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",
@@ -70,7 +78,7 @@ class Scorer(ABC):
     @abstractmethod
     def encode_stream(
         self,
-        inputs: Iterable[str],
+        inputs: Iterable[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",
@@ -95,7 +103,7 @@ class Scorer(ABC):
     ) -> np.ndarray:
         """Score pairs given as indices into texts; `(n,)` float32."""
 
-    def similarity(self, left: Sequence[str], right: Sequence[str], *, precision: Precision = "auto") -> np.ndarray:
+    def similarity(self, left: Sequence[Any], right: Sequence[Any], *, precision: Precision = "auto") -> np.ndarray:
         """Score `left[i]` against `right[i]`.
 
         Returns:
@@ -103,29 +111,37 @@ class Scorer(ABC):
 
         Raises:
             ValueError: The two sides differ in length.
+            TypeError: One input stands where a list belongs, or is none of the kind that is scored.
         """
         if isinstance(left, str) or isinstance(right, str):
-            raise TypeError("expected lists of texts, got one str: write twin.similarity([a], [b])")
+            raise TypeError("expected lists of inputs, got one str: write twin.similarity([a], [b])")
         if len(left) != len(right):
             raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
-        index = {text: row for row, text in enumerate(dict.fromkeys([*left, *right]))}
-        rows = np.array([index[t] for t in left], np.int64), np.array([index[t] for t in right], np.int64)
+        lefts, rights = self.named(left, side="left"), self.named(right, side="right")
+        index = {name: row for row, name in enumerate(dict.fromkeys([*lefts, *rights]))}
+        rows = np.array([index[t] for t in lefts], np.int64), np.array([index[t] for t in rights], np.int64)
         return self.pair_similarity(list(index), *rows, precision=precision)
 
     @overload
     def compare(self, left: str, right: str) -> Verdict: ...
     @overload
-    def compare(self, left: list[str], right: list[str]) -> list[Verdict]: ...
-    def compare(self, left: str | list[str], right: str | list[str]) -> Verdict | list[Verdict]:
-        """Say whether two texts are duplicates, and how probable that is; two lists give a verdict a pair.
+    def compare(self, left: list[Any], right: list[Any]) -> list[Verdict]: ...
+    @overload
+    def compare(self, left: Any, right: Any) -> Any: ...
+    def compare(self, left: Any, right: Any) -> Verdict | list[Verdict]:
+        """Say whether two inputs are duplicates, and how probable that is; two lists give a verdict a pair.
 
         Raises:
             ModelError: There is no decision yet.
+            TypeError: An input stands against a list.
         """
         decision = self.require_decision()
-        if isinstance(left, str) and isinstance(right, str):
-            return decision.verdicts(self.similarity([left], [right]))[0]
-        return decision.verdicts(self.similarity(left, right))
+        many = {isinstance(side, (list, tuple)) for side in (left, right)}
+        if len(many) == 2:
+            raise TypeError("expected two inputs or two lists of them, got one of each")
+        if many == {True}:
+            return decision.verdicts(self.similarity(left, right))
+        return decision.verdicts(self.similarity([left], [right]))[0]
 
     def require_decision(self) -> Decision:
         """Return the decision.

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,13 @@ class Tokens:
         rows = np.asarray(rows)
         return self.offsets[rows + 1] - self.offsets[rows]
 
-    def collate(self, rows: np.ndarray | Sequence[int]) -> dict[str, Tensor]:
-        """Return the padded features `input_ids` and `attention_mask`, `(len(rows), longest)` int64."""
+    def collate(self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None) -> dict[str, Any]:
+        """Return the padded features `input_ids` and `attention_mask`, `(len(rows), longest)` int64.
+
+        Args:
+            rows: Which texts.
+            seed: Of what changes inputs for training; nothing changes texts.
+        """
         lengths = self.lengths_of(rows)
         longest = max(1, int(lengths.max()))  # some tokenizers make nothing of an empty text
         positions = np.arange(longest)
@@ -51,6 +55,10 @@ class Tokens:
         ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
         ids[mask] = np.concatenate([self.ids[self.offsets[r] : self.offsets[r + 1]] for r in rows])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+    def augmented(self, augmentation: Any) -> Tokens:
+        """Raise a ValueError: no augmentation changes texts."""
+        raise ValueError("augment changes images: these inputs are texts, leave it out")
 
 
 def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000) -> Tokens:
@@ -106,6 +114,14 @@ def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
 def padding_of(tower: SentenceTransformer) -> dict[str, Any]:
     """Return how a tower fills a batch, as `Tokens` wants it."""
     return {"pad_id": tower.tokenizer.pad_token_id or 0, "pad_left": tower.tokenizer.padding_side == "left"}
+
+
+def made_up_tokens(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+    """Return the features of made-up texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
+    longest = min(16, tower.max_seq_length or 16)
+    count = max(1, tokens // longest)
+    ids = torch.arange(count * longest).view(count, longest) % len(tower.tokenizer)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
 def chunk_by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:

@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.distances import Distance, distance_named
+from textsiam.models.encoders import inputs_of
 from textsiam.models.folder import read_twin, write_twin
 from textsiam.models.inference import (
     BLOCK,
     FastTower,
     Precision,
     Progress,
-    check_texts,
     encode,
     encode_stream,
     fast_dtype,
@@ -137,9 +137,17 @@ class Twin(nn.Module, Scorer):
         """Width of the vectors."""
         return self.left.get_embedding_dimension() or 0
 
+    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+        """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
+
+        Raises:
+            TypeError: An input is none of the tower's kind; the message names its position.
+        """
+        return inputs_of(self._tower(side)).named(inputs)
+
     def encode(
         self,
-        inputs: Sequence[str],
+        inputs: Sequence[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",
@@ -151,10 +159,12 @@ class Twin(nn.Module, Scorer):
         """Encode inputs; equal inputs are encoded once and get equal vectors.
 
         Args:
-            inputs: n texts.
+            inputs: n texts; for an image tower n images: paths, bytes, Pillow images, arrays `(height, width[, 3])`
+                or tensors `([3,] height, width)`.
             side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
             precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
-                weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999).
+                weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999; not for
+                images, whose batch norms lose more).
             progress: Called as `progress(done, total)` after every batch.
             cache: Vectors are looked up here first, and those that were not there are added.
             devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
@@ -165,25 +175,28 @@ class Twin(nn.Module, Scorer):
             Vectors of length 1, `(n, dim)` float32.
 
         Raises:
-            TypeError: An input is not a string, or a single string stands where a list belongs.
+            TypeError: An input is none of the tower's kind, or a single string stands where a list belongs.
+            DataError: An image cannot be opened; the message names it.
         """
         if isinstance(inputs, str):
-            raise TypeError("expected a list of texts, got one str: write twin.encode([text])")
-        fast = self._fast_tower(_checked_side(side), precision, devices, compiled=compiled)
+            raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
+        fast = self._fast_tower(side, precision, devices, compiled=compiled)
         if cache is None:
             return encode(fast, inputs, progress=progress)
-        check_texts(inputs)
+        names = fast.inputs.named(inputs)
+        contents = {name: fast.inputs.content(name) for name in dict.fromkeys(names)}
         fingerprint = weights_fingerprint(fast.tower, fast.number_format)
-        known = cache.get(fingerprint, dict.fromkeys(inputs))
-        missing = [text for text in dict.fromkeys(inputs) if text not in known]
+        known = cache.get(fingerprint, contents.values())
+        missing = [name for name, content in contents.items() if content not in known]
         fresh = encode(fast, missing, progress=progress)
-        cache.put(fingerprint, missing, fresh)
-        known |= dict(zip(missing, fresh, strict=True))
-        return np.stack([known[text] for text in inputs]) if len(inputs) else fresh
+        added = [contents[name] for name in missing]
+        cache.put(fingerprint, added, fresh)
+        known |= dict(zip(added, fresh, strict=True))
+        return np.stack([known[contents[name]] for name in names]) if names else fresh
 
     def encode_stream(
         self,
-        inputs: Iterable[str],
+        inputs: Iterable[Any],
         *,
         side: str = "left",
         precision: Precision = "auto",
@@ -194,7 +207,7 @@ class Twin(nn.Module, Scorer):
         """Encode any number of inputs from an iterator, in bounded memory.
 
         Args:
-            inputs: Texts; at most two blocks of them are held at a time.
+            inputs: Texts or images; at most two blocks of them are held at a time.
             side: As for `encode`.
             precision: As for `encode`.
             block: Texts of a block.
@@ -205,11 +218,9 @@ class Twin(nn.Module, Scorer):
             An iterator over the vectors of each block, in order, `(≤ block, dim)` float32.
 
         Raises:
-            TypeError: An input is not a string; the message names its position.
+            TypeError: An input is none of the tower's kind; the message names its position.
         """
-        return encode_stream(
-            self._fast_tower(_checked_side(side), precision, devices, compiled=compiled), inputs, block=block
-        )
+        return encode_stream(self._fast_tower(side, precision, devices, compiled=compiled), inputs, block=block)
 
     def pair_similarity(
         self,
@@ -306,10 +317,15 @@ class Twin(nn.Module, Scorer):
             return u, u
         return u, _embeddings(self.left if self.right is None else self.right, right)
 
+    def _tower(self, side: str) -> SentenceTransformer:
+        if side not in ("left", "right"):
+            raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+        return self.right if side == "right" and self.right is not None else self.left
+
     def _fast_tower(
         self, side: str, precision: Precision, devices: Sequence[str] | None = None, *, compiled: bool = False
     ) -> FastTower:
-        tower = self.right if side == "right" and self.right is not None else self.left
+        tower = self._tower(side)
         if devices is not None and not devices:
             raise ValueError("devices is empty: name at least one, or leave it out")
         if self.backend is not None and precision == "auto" and devices is None and tower.device.type == "cpu":
@@ -317,7 +333,7 @@ class Twin(nn.Module, Scorer):
             if not graph.stale:
                 return graph
         first, *others = [tower.device] if devices is None else map(torch.device, devices)
-        dtype = fast_dtype(first, precision)
+        dtype = fast_dtype(first, "fp32" if precision == "auto" and not inputs_of(tower).bf16 else precision)
         key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]} {compiled}"
         if key not in self._fast or self._fast[key].stale:
             self._fast[key], *replicas = [FastTower(tower, dtype, d, compiled=compiled) for d in (first, *others)]
@@ -349,9 +365,3 @@ def _with_words(tower: SentenceTransformer, chunks: Sequence[Mapping[str, Tensor
         | {k: v for k, v in chunk.items() if k != "input_ids"}
         for chunk, part in zip(chunks, parts, strict=True)
     ]
-
-
-def _checked_side(side: str) -> str:
-    if side not in ("left", "right"):
-        raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-    return side

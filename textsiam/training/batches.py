@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,12 +13,15 @@ from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.tokens import Tokens, chunk_by_tokens, tokenise
+from textsiam.models.encoders import inputs_of
+from textsiam.models.inputs import Prepared
+from textsiam.models.tokens import chunk_by_tokens
 from textsiam.models.twin import Twin
+from textsiam.training.cluster_blocks import ClusterBlocks
 from textsiam.training.triplets import draw_negatives
 
-Features = dict[str, Tensor]
-Tokenise = Callable[[SentenceTransformer, Sequence[str]], Tokens]
+Features = dict[str, Any]
+Prepare = Callable[[SentenceTransformer, Sequence[str]], Prepared]
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,19 @@ class Batch:
             name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
         sides = {
-            name: None if side is None else [{k: t.to(device, non_blocking=True) for k, t in c.items()} for c in side]
+            name: None if side is None else [{k: _on(device, v) for k, v in chunk.items()} for chunk in side]
             for name, side in (("left", self.left), ("right", self.right))
         }
         return replace(self, **moved, **sides)
+
+
+def _on(device: torch.device, feature: Any) -> Any:
+    return feature.to(device, non_blocking=True) if isinstance(feature, Tensor) else feature
+
+
+def prepare(tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+    """Make inputs ready for a tower: tokens of texts, images to be opened."""
+    return inputs_of(tower).prepare(tower, names)
 
 
 class TrainingPairs:
@@ -76,9 +89,11 @@ class TrainingPairs:
             the pairs as they are.
         mined_share: Share of every batch that is made of a duplicate's left text and its negative, as a pair labelled
             "no duplicates"; see `mined`.
+        per_cluster: Inputs that each cluster of a batch brings, an even number K, from P = 2 · batch_size / K clusters
+            (P×K sampling, Hermans et al. 2017): for losses over all inputs of a batch. None takes pairs as they come.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
-        tokenise: How a tower's texts become tokens.
+        prepare: How inputs are made ready for a tower.
 
     Raises:
         ValueError: No pair to train on, or the batch cannot be shared equally, or not divided as the shares say.
@@ -99,9 +114,10 @@ class TrainingPairs:
         positives_only: bool = False,
         duplicate_share: float | None = None,
         mined_share: float = 0.0,
+        per_cluster: int | None = None,
         rank: int = 0,
         world: int = 1,
-        tokenise: Tokenise = tokenise,
+        prepare: Prepare = prepare,
     ) -> None:
         if batch_size % world:
             raise ValueError(f"batch_size {batch_size} cannot be shared equally by {world} processes")
@@ -114,8 +130,8 @@ class TrainingPairs:
             raise ValueError(f"{pairs.source}: {len(self.rows)} pairs cannot be shared by {world} processes")
         self.pairs = pairs
         self.clusters = cluster_ids(pairs)
-        self.left_tokens = tokenise(twin.left, pairs.texts)
-        self.right_tokens = self.left_tokens if twin.right is None else tokenise(twin.right, pairs.texts)
+        self.left_inputs = prepare(twin.left, pairs.texts)
+        self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
         self.batch_size = min(batch_size, len(self.rows) // world * world)
         self.token_budget, self.seed, self.negatives = token_budget, seed, negatives
         self.rank, self.world = rank, world
@@ -126,6 +142,12 @@ class TrainingPairs:
         self._from_mined = round(mined_share * self.batch_size)
         if self._from_mined and (positives_only or not pairs.positives):
             raise ValueError(f"{pairs.source}: mined pairs need duplicates, and a loss that reads others too")
+        self._blocks = None
+        if per_cluster is not None:
+            if negatives or self._from_mined or self.duplicate_share is not None:
+                raise ValueError("per_cluster makes batches of duplicates: it goes without negatives and shares")
+            self._blocks = ClusterBlocks(pairs, self.clusters, batch_size, per_cluster)
+            self.batch_size = batch_size
         if self._from_mined > self.batch_size - max(1, self._duplicates):
             raise ValueError(f"a batch of {self.batch_size} has no room for a share of {mined_share} mined pairs")
         self._shared = twin.right is None
@@ -138,6 +160,8 @@ class TrainingPairs:
     @property
     def steps_per_epoch(self) -> int:
         """Batches of one pass over the pairs; an incomplete last batch is left out."""
+        if self._blocks is not None:
+            return self._blocks.steps
         return len(self.rows) // (self.batch_size - self._from_mined)
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
@@ -149,11 +173,13 @@ class TrainingPairs:
         share = self.batch_size // self.world
         for step in range(start, self.steps_per_epoch):
             first = step * self.batch_size + self.rank * share
-            yield self.collate(order[first : first + share], negative)
+            yield self.collate(order[first : first + share], negative, seed=[self.seed, epoch, step])
 
     def _order(self, epoch: int) -> np.ndarray:
         """Return the pairs of an epoch, batch after batch; n + i is pair i with its negative on the right."""
         rng = np.random.default_rng([self.seed, epoch])
+        if self._blocks is not None:
+            return self._blocks.order(rng)
         steps, room = self.steps_per_epoch, self.batch_size - self._from_mined
         if self.duplicate_share is None:
             columns = [rng.permutation(self.rows)[: steps * room].reshape(steps, room)]
@@ -185,12 +211,15 @@ class TrainingPairs:
         shuffled = [np.random.default_rng([self.seed, label, lap]).permutation(rows) for lap in laps]
         return np.concatenate(shuffled)[start % len(rows) :][:count]
 
-    def collate(self, rows: np.ndarray, negative: np.ndarray | None = None) -> Batch:
+    def collate(
+        self, rows: np.ndarray, negative: np.ndarray | None = None, *, seed: Sequence[int] | None = None
+    ) -> Batch:
         """Return the batch of these pairs.
 
         Args:
             rows: Indices of pairs; n + i is pair i with its negative on the right, labelled 0.
             negative: The text that each pair is set against, `(n,)`.
+            seed: Of what changes the inputs, where something does; None leaves them as they are.
         """
         swapped, rows = rows >= len(self.pairs), rows % len(self.pairs)
         left, right, labels = self.pairs.left[rows], self.pairs.right[rows], self.pairs.labels[rows].astype(np.int64)
@@ -200,11 +229,11 @@ class TrainingPairs:
         others = [right] if against is None else [right, against]
         n = len(rows)
         if self._shared:
-            chunks, places = _chunks(self.left_tokens, np.concatenate([left, *others]), self.token_budget)
+            chunks, places = _chunks(self.left_inputs, np.concatenate([left, *others]), self.token_budget, seed)
             left_chunks, right_chunks, at_left, at_right = chunks, None, places[:n], places[n:]
         else:
-            left_chunks, at_left = _chunks(self.left_tokens, left, self.token_budget)
-            right_chunks, at_right = _chunks(self.right_tokens, np.concatenate(others), self.token_budget)
+            left_chunks, at_left = _chunks(self.left_inputs, left, self.token_budget, seed)
+            right_chunks, at_right = _chunks(self.right_inputs, np.concatenate(others), self.token_budget, seed)
         return Batch(
             left=left_chunks,
             right=right_chunks,
@@ -218,10 +247,12 @@ class TrainingPairs:
         )
 
 
-def _chunks(tokens: Tokens, texts: np.ndarray, budget: int) -> tuple[list[Features], Tensor]:
-    """Return padded chunks of the distinct texts, and where each of `texts` stands in their concatenation."""
-    distinct, inverse = np.unique(texts, return_inverse=True)
-    chunks = chunk_by_tokens(tokens.lengths_of(distinct), budget)
+def _chunks(
+    inputs: Prepared, chosen: np.ndarray, budget: int, seed: Sequence[int] | None
+) -> tuple[list[Features], Tensor]:
+    """Return padded chunks of the distinct inputs, and where each of `chosen` stands in their concatenation."""
+    distinct, inverse = np.unique(chosen, return_inverse=True)
+    chunks = chunk_by_tokens(inputs.lengths_of(distinct), budget)
     place = np.empty(len(distinct), np.int64)
     place[np.concatenate(chunks)] = np.arange(len(distinct))
-    return [tokens.collate(distinct[chunk]) for chunk in chunks], torch.from_numpy(place[inverse])
+    return [inputs.collate(distinct[chunk], seed=seed) for chunk in chunks], torch.from_numpy(place[inverse])

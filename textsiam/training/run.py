@@ -22,8 +22,8 @@ from transformers import get_scheduler
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.halves import shared_layers
+from textsiam.models.inputs import Prepared
 from textsiam.models.saving import SaveError
-from textsiam.models.tokens import Tokens
 from textsiam.models.twin import Twin
 from textsiam.training.alarm import shuffled_cosine, warn_if_collapsed
 from textsiam.training.averaging import WeightAverage
@@ -89,9 +89,10 @@ class Run:
             positives_only=objective.positives_only,
             duplicate_share=settings.duplicate_share,
             mined_share=0.0 if settings.mine is None else settings.mine.as_pairs,
+            per_cluster=settings.per_cluster,
             rank=self.accelerator.process_index,
             world=self.accelerator.num_processes,
-            tokenise=self._tokenise,
+            prepare=self._prepared,
         )
         self.steps_per_epoch = self.data.steps_per_epoch // settings.accumulation
         if self.steps_per_epoch == 0:
@@ -134,9 +135,11 @@ class Run:
         self._cosines: list[Tensor] = []
         self._clock, self._clock_step = time.perf_counter(), 0
 
-    def _tokenise(self, tower: SentenceTransformer, texts: Sequence[str]) -> Tokens:
+    def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         with self.accelerator.local_main_process_first():  # the others read what it wrote
-            return stored_tokens(tower, texts, self.output / "tokens")
+            inputs = stored_tokens(tower, names, self.output / "tokens")
+        augment = self.settings.augment
+        return inputs if augment is None else inputs.augmented(augment)
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from textsiam.data.augment import Augment
+
 Category = Literal["random", "easy", "semi-hard", "hard"]
 
 
@@ -85,6 +87,9 @@ class Settings:
         batch_size: Pairs of one optimizer step, over all processes and accumulated batches.
         duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes the
             pairs as they are.
+        per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
+            sampling): for losses over all inputs of a batch. None takes pairs as they come.
+        augment: How images are changed for training; None leaves them as they are.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
@@ -116,6 +121,8 @@ class Settings:
     max_steps: int | None = None
     batch_size: int = 128
     duplicate_share: float | None = None
+    per_cluster: int | None = None
+    augment: Augment | None = None
     mine: EpochMining | None = None
     accumulation: int = 1
     learning_rate: float = 5e-5

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
+from textsiam.models.encoders import inputs_of
+from textsiam.models.inputs import Prepared
 from textsiam.models.tokens import Tokens, default_prompt, padding_of, token_blocks, tokenise, tokenizer_rules
 from textsiam.models.vectors import GrowingArray
 
@@ -21,20 +23,20 @@ _FORMAT = 1
 _ARRAYS = {"ids": np.dtype("<i4"), "offsets": np.dtype("<i8")}
 
 
-def stored_tokens(tower: SentenceTransformer, texts: Sequence[str], folder: Path) -> Tokens:
-    """Return `tokenise(tower, texts)` as memory-mapped arrays of a folder, which is filled where it lacks them.
+def stored_tokens(tower: SentenceTransformer, texts: Sequence[str], folder: Path) -> Prepared:
+    """Return the prepared inputs of a tower; tokens as memory-mapped arrays of a folder, filled where it lacks them.
 
     What is stored is found by its content: the tokenizer, the prompt, the length limit and the texts. A damaged store
     is replaced. Where the folder cannot be written, or the tokenizer cannot be described, the tokens are in memory.
 
     Args:
-        tower: A text tower.
-        texts: m texts.
+        tower: The tower; images are left to be opened when a batch wants them.
+        texts: m inputs.
         folder: Where the arrays are kept; made if need be.
     """
     key = _key(tower, texts)
     if key is None:
-        return tokenise(tower, texts)
+        return inputs_of(tower).prepare(tower, texts)
     stored = _read(folder, key, len(texts))
     if stored is None:
         try:
