@@ -67,14 +67,14 @@ class ScratchImageConfig:
     Attributes:
         size: Side of the square that images are resized to, in pixels.
         channels: 1 for grey, 3 for colour.
-        widths: Channels of each stage; each stage halves the side.
+        widths: Channels of each stage.
         depths: Blocks of each stage.
     """
 
     size: int = 28
     channels: int = 1
-    widths: list[int] = field(default_factory=lambda: [32, 64, 128, 128])
-    depths: list[int] = field(default_factory=lambda: [1, 1, 1, 1])
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128])
+    depths: list[int] = field(default_factory=lambda: [1, 1, 1])
 
 
 @dataclass(frozen=True)

@@ -126,6 +126,19 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     raise DataError(f"{where}: {path.name} is neither a zip nor an idx file, and only those have parts after '#'")
 
 
+def picture_version(name: str) -> str:
+    """Return a string that changes when the file behind a name does: the name with its file's time and size.
+
+    Raises:
+        DataError: There is no such file.
+    """
+    if name.startswith("data:"):
+        return name
+    path, _ = _located(name, shown_name(name))
+    found = path.stat()
+    return f"{name}\0{found.st_mtime_ns}\0{found.st_size}"
+
+
 def shown_name(name: str) -> str:
     """Shorten a name for messages: a data URI can be megabytes long."""
     return name if len(name) <= _SHOWN or name[:5].lower() != "data:" else f"{name[:40]}… ({len(name):,} characters)"

@@ -1,4 +1,4 @@
-"""Towers without pretrained weights: a small BERT whose vocabulary is learned, a small RegNet."""
+"""Towers without pretrained weights: a small BERT whose vocabulary is learned, a small ResNet."""
 
 from __future__ import annotations
 
@@ -80,21 +80,21 @@ def scratch_image_encoder(
     *,
     size: int = 28,
     channels: int = 1,
-    widths: Sequence[int] = (32, 64, 128, 128),
-    depths: Sequence[int] = (1, 1, 1, 1),
+    widths: Sequence[int] = (32, 64, 128),
+    depths: Sequence[int] = (1, 1, 1),
     dim: int | None = None,
     seed: int = 0,
     device: str | None = None,
 ) -> SentenceTransformer:
-    """Build a small image tower without pretrained weights: a RegNet (Radosavovic et al. 2020).
+    """Build a small image tower without pretrained weights: a ResNet of basic blocks (He et al. 2016).
 
-    Its stem and each stage halve the side: 28 pixels become 14, 7, 4, 2 and 1 in four stages. Images are resized to a
-    square, and their values brought to [-1, 1].
+    Its stem divides the side by four, and each stage after the first by two: 28 pixels become 7, 4 and 2. Images are
+    resized to a square, and their values brought to [-1, 1].
 
     Args:
         size: Side of the square, in pixels.
         channels: 1 for grey, 3 for colour.
-        widths: Channels of each stage, multiples of 8.
+        widths: Channels of each stage.
         depths: Blocks of each stage.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.
@@ -104,7 +104,7 @@ def scratch_image_encoder(
         ModelError: A size that does not fit.
     """
     from safetensors.torch import save_file
-    from transformers import RegNetConfig, RegNetModel
+    from transformers import ResNetConfig, ResNetModel
 
     if channels not in (1, 3):
         raise ModelError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
@@ -112,15 +112,14 @@ def scratch_image_encoder(
         raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
     if len(widths) != len(depths) or not widths:
         raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
-    if any(w < 8 or w % 8 for w in widths) or any(d < 1 for d in depths):
-        raise ModelError(f"widths must be multiples of 8 and depths >= 1, got {tuple(widths)} and {tuple(depths)}")
-    config = RegNetConfig(
+    if min(*widths, *depths) < 1:
+        raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
+    config = ResNetConfig(
         num_channels=channels,
         embedding_size=widths[0],
         hidden_sizes=list(widths),
         depths=list(depths),
-        groups_width=8,
-        layer_type="y",
+        layer_type="basic",
         downsample_in_first_stage=False,
     )
     processor = {
@@ -137,9 +136,9 @@ def scratch_image_encoder(
     }
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        # Not RegNetModel.save_pretrained: in a distributed run it writes on the first process only.
+        # Not ResNetModel.save_pretrained: in a distributed run it writes on the first process only.
         config.save_pretrained(folder)
-        save_file(RegNetModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        save_file(ResNetModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         modules: list[torch.nn.Module] = [Transformer(folder), Pooling(widths[-1], pooling_mode="mean")]
         torch.manual_seed(seed + 1)
