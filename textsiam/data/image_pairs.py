@@ -13,8 +13,7 @@ def most_pairs(images: LabelledImages, *, duplicate_share: float = 0.5) -> int:
     """Count the pairs that `draw_pairs` can draw at most with this share."""
     share = _checked_share(duplicate_share)
     same, other = _existing(images)
-    limits = [int(count / part) for count, part in ((same, share), (other, 1 - share)) if part > 0]
-    most = min(limits)
+    most = int(min([same + other, *(exist / part for exist, part in ((same, share), (other, 1 - share)) if part > 0)]))
     while most and not _fits(most, share, same, other):
         most -= 1
     return most
