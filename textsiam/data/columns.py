@@ -11,6 +11,7 @@ from textsiam.data.problems import DataError
 
 PAIR_NAMES = (("question1", "question2"), ("sentence1", "sentence2"), ("text1", "text2"))
 IMAGE_NAMES = ("image1", "image2")
+IMAGE_NAME = "image"
 LABEL_NAMES = ("is_duplicate", "label", "labels")
 TRIPLET_NAMES = ("anchor", "positive", "negative")
 _LABELS: dict[Any, int] = {
@@ -55,10 +56,10 @@ def find_pair_columns(
     texts = (roles["left"], roles["right"]) if {"left", "right"} <= roles.keys() else _known_pair(found, roles)
     label = roles.get("label") or next((each for each in LABEL_NAMES if each in found), None)
     if texts and (label or not labelled):
-        return PairColumns(texts, label if labelled else None, _hold_images(name, texts, images))
+        return PairColumns(texts, label if labelled else None, hold_images(name, texts, images))
     triplet = tuple(each for each in TRIPLET_NAMES if each in found)
     if not roles and triplet[:2] == TRIPLET_NAMES[:2]:
-        return PairColumns(triplet, None, _hold_images(name, triplet, images))
+        return PairColumns(triplet, None, hold_images(name, triplet, images))
     missing = "the label" if texts else "the texts of a pair"
     graded = "; a graded 'score' is read by read_graded" if texts and "score" in found else ""
     raise unknown_columns(
@@ -72,8 +73,13 @@ def find_pair_columns(
     )
 
 
-def _hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
-    known = [each in images or each in IMAGE_NAMES for each in texts]
+def hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
+    """Tell whether these columns hold images: by `images`, those known to, or by their names.
+
+    Raises:
+        DataError: some do and some do not.
+    """
+    known = [each in images or each in (IMAGE_NAME, *IMAGE_NAMES) for each in texts]
     if any(known) != all(known):
         raise DataError(f"{name}: columns {_listed(texts)} must all hold images, or all texts")
     return all(known)

@@ -39,7 +39,7 @@ class PairRows:
         places = [(name, table.columns.index(name)) for name in columns.texts]
         label_at = -1 if columns.label is None else table.columns.index(columns.label)
         parse = label_parser(table.class_names.get(columns.label or "", ()))
-        cell = _picture_cells(table.folder) if columns.images else _text_cell
+        cell = cell_reader(table, images=columns.images)
         for line, values in table.rows:
             texts = []
             for name, at in places:
@@ -57,6 +57,11 @@ class PairRows:
                 self.add(line, texts[0], texts[1], label)
                 if len(texts) == 3:
                     self.add(line, texts[0], texts[2], 0 if default == 1 else -1)
+
+
+def cell_reader(table: Table, *, images: bool) -> Callable[[str, object], str | Problem]:
+    """Make the function of (column, value) that gives a text or the name of an image, or (reason, problem)."""
+    return _picture_cells(table.folder) if images else _text_cell
 
 
 def int_array(values: array[int]) -> np.ndarray:

@@ -9,18 +9,20 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textsiam.data.columns import (
+    IMAGE_NAME,
+    IMAGE_NAMES,
     PAIR_NAMES,
     checked_roles,
-    checked_text,
-    text_problem,
+    hold_images,
     unknown_columns,
 )
 from textsiam.data.image_files import holds_images, image_files
 from textsiam.data.lines import Lines
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, file_format, open_table
+from textsiam.data.rows import cell_reader
 
-TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body")
+TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
 ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")
 
 
@@ -82,9 +84,10 @@ def read_texts(
         return _texts(bad, found, {"blank line": blank} if blank else {})
     with open_table(path if path.exists() else source, bad, split=split, quoted=quoted, load=load) as table:
         name = _text_column(table, column)
-        rows = _distinct(table, bad, name) if isinstance(name, tuple) else _with_ids(table, bad, name)
+        images = hold_images(table.name, [name] if isinstance(name, str) else name, table.image_columns)
+        rows = _distinct(table, bad, name, images) if isinstance(name, tuple) else _with_ids(table, bad, name, images)
         found.update(rows)
-    return _texts(bad, found, {})
+    return _texts(bad, found, {}, images=images)
 
 
 def sample_questions() -> Texts:
@@ -109,22 +112,23 @@ def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
     if roles:
         return roles["column"]
     names = [*(each for each in TEXT_NAMES if each in table.columns)]
-    pairs = [each for each in (*PAIR_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
+    pairs = [each for each in (*PAIR_NAMES, IMAGE_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
     if not (names or pairs):
         expected = f"one of {', '.join(TEXT_NAMES)}, or the columns of a pair"
         raise unknown_columns(table.name, table.columns, "the texts", expected, "column=…")
     return names[0] if names else pairs[0]
 
 
-def _with_ids(table: Table, bad: BadRows, name: str) -> Iterator[tuple[str, str]]:
+def _with_ids(table: Table, bad: BadRows, name: str, images: bool) -> Iterator[tuple[str, str]]:
     at = table.columns.index(name)
     id_at = next((table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None)
     seen: dict[str, int] = {}
+    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         where = f"{table.unit}{line}"
-        text = checked_text(values[at])
-        if text is None:
-            bad(where, *text_problem(name, values[at]))
+        text = cell(name, values[at])
+        if isinstance(text, tuple):
+            bad(where, *text)
             continue
         key = str(line) if id_at is None else _id(values[id_at])
         if not key:
@@ -140,14 +144,15 @@ def _id(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _distinct(table: Table, bad: BadRows, names: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def _distinct(table: Table, bad: BadRows, names: tuple[str, str], images: bool) -> Iterator[tuple[str, str]]:
     places = [(name, table.columns.index(name)) for name in names]
     index: dict[str, int] = {}
+    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         for name, at in places:
-            text = checked_text(values[at])
-            if text is None:
-                bad(f"{table.unit}{line}", *text_problem(name, values[at]))
+            text = cell(name, values[at])
+            if isinstance(text, tuple):
+                bad(f"{table.unit}{line}", *text)
             elif text not in index:
                 index[text] = len(index) + 1
                 yield str(index[text]), text
