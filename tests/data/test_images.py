@@ -1,4 +1,4 @@
-"""Labelled images: reading them from everywhere, splitting, and drawing pairs and triplets."""
+"""Labelled images, read from folders, zips, idx files and datasets."""
 
 from __future__ import annotations
 
@@ -7,26 +7,16 @@ import io
 import os
 import struct
 import zipfile
-from collections import Counter
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image
 
-from textsiam.data.clusters import cluster_ids, contradictions
 from textsiam.data.images import (
     LabelledImages,
-    class_pairs,
     draw_pairs,
-    draw_triplets,
-    most_pairs,
     read_images,
-    split_classes,
-    split_images,
 )
 from textsiam.data.pictures import open_picture, picture_name
 from textsiam.data.problems import DataError, ReadReport
@@ -250,160 +240,6 @@ class TestDatasets:
             "dataset: has no column of classes, expected a ClassLabel or one of label, labels, class; "
             "its columns are 'photo', 'kind'"
         )
-
-
-class TestSplits:
-    def test_classes_are_disjoint(self):
-        images = made([3] * 20)
-        parts = split_classes(images, validation=0.1, calibration=1, test=0.25, seed=3)
-        assert list(parts) == ["train", "validation", "calibration", "test"]
-        assert [len(part.present) for part in parts.values()] == [12, 2, 1, 5]
-        assert sorted(name for part in parts.values() for name in part.names) == sorted(images.names)
-        assert len(set().union(*(part.present.tolist() for part in parts.values()))) == 20
-        again = split_classes(images.select(np.arange(60)[::-1]), validation=0.1, calibration=1, test=0.25, seed=3)
-        assert {k: set(v.names) for k, v in again.items()} == {k: set(v.names) for k, v in parts.items()}
-        assert set(split_classes(images, seed=4)["test"].names) != set(split_classes(images, seed=5)["test"].names)
-
-    def test_a_level_keeps_alphabets_together(self):
-        images = made([2] * 9, [f"{a}/{i}" for a in ("Greek", "Latin", "Thai") for i in range(3)])
-        parts = split_classes(images, validation=1, test=1, level=1)
-        alphabets = [{images.class_names[c].split("/")[0] for c in part.present} for part in parts.values()]
-        assert [len(each) for each in alphabets] == [1, 1, 0, 1]
-        with pytest.raises(DataError, match="made: has 3 groups of classes at level 1, too few for validation 0, "
-                                            "calibration 0, test 3 and train"):  # fmt: skip
-            split_classes(images, test=3, level=1)
-
-    def test_images_of_every_class_in_every_part(self):
-        images = made([10, 20, 4])
-        parts = split_images(images, validation=0.1, calibration=1, test=0.2)
-        assert {name: np.bincount(part.classes).tolist() for name, part in parts.items()} == {
-            "train": [6, 13, 1],
-            "validation": [1, 2, 1],
-            "calibration": [1, 1, 1],
-            "test": [2, 4, 1],
-        }
-        assert sorted(name for part in parts.values() for name in part.names) == sorted(images.names)
-        with pytest.raises(DataError, match="class 'class2' has 2 images, too few for validation, test and train"):
-            split_images(made([9, 9, 2]), validation=0.1, test=0.1)
-
-    @pytest.mark.parametrize("split", [split_classes, split_images])
-    def test_sizes_are_checked(self, split):
-        for sizes in ({"test": 1.0}, {"test": -1}, {"test": 0.5, "validation": 0.5}):
-            with pytest.raises(ValueError, match="must "):
-                split(made([5] * 5), **sizes)
-
-
-def drawn(pairs):
-    return {
-        frozenset(pair): label
-        for *pair, label in zip(pairs.left_texts, pairs.right_texts, pairs.labels.tolist(), strict=True)
-    }
-
-
-class TestDrawing:
-    @given(st.lists(st.integers(1, 7), min_size=1, max_size=7), st.floats(0, 1), st.integers(0, 99), st.data())
-    @settings(deadline=None)
-    def test_pairs_are_distinct_true_and_balanced(self, sizes, share, seed, data):
-        images = made(sizes)
-        most = most_pairs(images, duplicate_share=share)
-        if not most:
-            return
-        count = data.draw(st.integers(1, most))
-        if not _possible(images, count, share):  # rounding: a smaller count may need a pair more of a kind
-            return
-        pairs = draw_pairs(images, count, seed=seed, duplicate_share=share)
-        assert len(pairs) == count
-        assert pairs.positives == round(count * share)
-        assert len(drawn(pairs)) == count
-        assert (pairs.left != pairs.right).all()
-        assert ((pairs.groups[pairs.left] == pairs.groups[pairs.right]) == (pairs.labels == 1)).all()
-        class_of = dict(zip(images.names, images.classes.tolist(), strict=True))
-        assert [class_of[name] for name in pairs.texts] == pairs.groups.tolist()
-
-    def test_everything_that_exists_can_be_drawn(self):
-        images = made([4, 1, 3])
-        class_of = dict(zip(images.names, images.classes.tolist(), strict=True))
-        same = {frozenset(p): 1 for p in combinations(images.names, 2) if class_of[p[0]] == class_of[p[1]]}
-        other = {frozenset(p): 0 for p in combinations(images.names, 2) if class_of[p[0]] != class_of[p[1]]}
-        assert drawn(draw_pairs(images, 9, duplicate_share=1)) == same
-        assert drawn(draw_pairs(images, 19, duplicate_share=0)) == other
-        assert most_pairs(images) == 18
-        assert len(draw_pairs(images, 18)) == 18
-
-    def test_more_than_there_are(self):
-        with pytest.raises(DataError, match="made: 10 pairs of images of one class are wanted, only 9 exist"):
-            draw_pairs(made([4, 1, 3]), 20)
-        with pytest.raises(DataError, match="made: 5 pairs of images of two classes are wanted, only 0 exist"):
-            draw_pairs(made([9]), 10)
-        with pytest.raises(ValueError, match="count must be at least 1, got 0"):
-            draw_pairs(made([9]), 0)
-        with pytest.raises(ValueError, match=r"duplicate_share must be in 0\.\.1, got 2"):
-            draw_pairs(made([9]), 3, duplicate_share=2)
-
-    def test_pairs_are_spread_evenly(self):
-        pairs = draw_pairs(made([20] * 12), 1320)
-        same = pairs.labels == 1
-        classes = pairs.groups[np.stack([pairs.left, pairs.right], axis=1)]
-        assert set(Counter(classes[same, 0].tolist()).values()) == {55}
-        assert set(Counter(map(tuple, np.sort(classes[~same], axis=1).tolist())).values()) == {10}
-        for kind in (same, ~same):
-            uses = np.bincount(np.r_[pairs.left[kind], pairs.right[kind]], minlength=240)
-            assert uses.max() - uses.min() <= 1
-
-    def test_small_classes_give_what_they_have(self):
-        pairs = draw_pairs(made([2, 30, 30]), 101, duplicate_share=1)
-        assert Counter(pairs.groups[pairs.left].tolist()) == {0: 1, 1: 50, 2: 50}
-
-    def test_seeds(self):
-        images = made([6] * 6)
-        first, again, other = (draw_pairs(images, 40, seed=seed).fingerprint for seed in (0, 0, 1))
-        assert first == again != other
-
-    def test_groups_make_clusters(self):
-        pairs = draw_pairs(made([6] * 6), 40)
-        clusters = cluster_ids(pairs)
-        assert len(set(zip(clusters.tolist(), pairs.groups.tolist(), strict=True))) == len(set(clusters.tolist())) == 6
-        assert not len(contradictions(pairs, clusters).transitive)
-
-    def test_class_pairs_use_each_image_once(self):
-        images = made([5, 1, 8])
-        pairs = class_pairs(images, seed=2)
-        assert (len(pairs), pairs.positives) == (6, 6)
-        ends = np.r_[pairs.left, pairs.right]
-        assert len(set(ends.tolist())) == len(ends) == 12
-        assert (pairs.groups[pairs.left] == pairs.groups[pairs.right]).all()
-        assert Counter(class_pairs(images, per_class=3).groups[class_pairs(images, per_class=3).left].tolist()) == {
-            0: 2,
-            2: 3,
-        }
-        assert class_pairs(images, seed=3).fingerprint != pairs.fingerprint
-        with pytest.raises(DataError, match="made: no class has two images"):
-            class_pairs(made([1, 1]))
-        with pytest.raises(ValueError, match="per_class must be at least 1, got 0"):
-            class_pairs(images, per_class=0)
-
-    def test_triplets(self):
-        images = made([3, 1, 5])
-        found = draw_triplets(images, 800)
-        anchor, positive, negative = images.classes[found].T
-        assert found.shape == (800, 3)
-        assert (anchor == positive).all()
-        assert (anchor != negative).all()
-        assert (found[:, 0] != found[:, 1]).all()
-        assert np.bincount(found[:, 0], minlength=9).tolist() == [100, 100, 100, 0, 100, 100, 100, 100, 100]
-        seen = {tuple(row) for row in found.tolist()}
-        assert 110 < len(seen) <= 3 * 2 * 6 + 5 * 4 * 4
-        with pytest.raises(DataError, match="triplets need a class of two images, and another class"):
-            draw_triplets(made([4]), 3)
-        with pytest.raises(ValueError, match="count must be at least 1"):
-            draw_triplets(images, 0)
-
-
-def _possible(images, count, share):
-    sizes = np.bincount(images.classes)
-    same = int((sizes * (sizes - 1) // 2).sum())
-    positives = round(count * share)
-    return positives <= same and count - positives <= len(images) * (len(images) - 1) // 2 - same
 
 
 @pytest.mark.parametrize(
