@@ -58,6 +58,15 @@ class TestTables:
             path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
         self.checked(path, folder)
 
+    def test_parquet_with_images_as_datasets_write_them(self, folder):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        path = folder / "pairs.parquet"
+        cells = {"image1": {"bytes": None, "path": "a.png"}, "image2": {"bytes": png(7), "path": "b.png"}, "label": 0}
+        pq.write_table(pa.Table.from_pylist([cells]), path)
+        assert read_pairs(path).texts == [f"{folder}/a.png", picture_name(png(7))]
+
     def test_a_missing_file_is_a_bad_row(self, folder):
         path = folder / "pairs.csv"
         path.write_text(

@@ -128,6 +128,8 @@ def picture_cell(column: str, value: object, folder: Path | None) -> str | tuple
 
     A path is relative to `folder`, the table's; that its file is there is checked, that it is an image is not.
     """
+    if isinstance(value, Mapping) and value.get("bytes") is None and isinstance(value.get("path"), str):
+        value = value["path"]
     if isinstance(value, str):
         name = value.strip()
         if not name:
