@@ -33,12 +33,14 @@ class Prepared(Protocol):
         """Size of these inputs, `(len(rows),)` int64."""
         ...
 
-    def collate(self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None) -> dict[str, Any]:
-        """Return the features of a batch; with a seed, changed as training wants it."""
+    def collate(
+        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Return the features of a batch; with a seed, changed as training wants it, some of it alike in a cluster."""
         ...
 
-    def augmented(self, augmentation: Any) -> Prepared:
-        """Return the inputs as training shall see them.
+    def augmented(self, own: Any, shared: Any = None) -> Prepared:
+        """Return the inputs as training shall see them: each changed by `own`, those of a cluster alike by `shared`.
 
         Raises:
             ValueError: Inputs of this kind are not changed.

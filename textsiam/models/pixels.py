@@ -28,12 +28,14 @@ class Pixels:
     Attributes:
         names: The images; see `textsiam.data.pictures`.
         tower: Its processor resizes and normalises.
-        augmentation: What changes the images of a training batch.
+        own: What changes each image of a training batch.
+        shared: What changes all images of a cluster alike.
     """
 
     names: Sequence[str]
     tower: SentenceTransformer
-    augmentation: Augmentation | None = None
+    own: Augmentation | None = None
+    shared: Augmentation | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -52,25 +54,30 @@ class Pixels:
         """Size of these images, in the same unit, `(len(rows),)` int64."""
         return np.full(len(rows), self._length, np.int64)
 
-    def collate(self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None) -> dict[str, Any]:
+    def collate(
+        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Return the features of these images: `pixel_values`, `(len(rows), channels, height, width)` float32.
 
         Args:
             rows: Which images.
-            seed: Of the augmentation, with the image's row; None changes nothing.
+            seed: Of the augmentations, with an image's row or cluster; None changes nothing.
+            clusters: Cluster of each image, `(len(rows),)`.
 
         Raises:
             DataError: An image cannot be opened; the message names it.
         """
         mode = image_mode(self.tower)
         images = [open_picture(self.names[int(row)]).convert(mode) for row in rows]
-        if self.augmentation is not None and seed is not None:
-            images = [self.augmentation(image, [*seed, int(row)]) for image, row in zip(images, rows, strict=True)]
+        if seed is not None and self.shared is not None and clusters is not None:
+            images = [self.shared(image, [*seed, 1, int(c)]) for image, c in zip(images, clusters, strict=True)]
+        if seed is not None and self.own is not None:
+            images = [self.own(image, [*seed, 0, int(row)]) for image, row in zip(images, rows, strict=True)]
         return _features(self.tower, images)
 
-    def augmented(self, augmentation: Augmentation) -> Pixels:
+    def augmented(self, own: Augmentation | None, shared: Augmentation | None = None) -> Pixels:
         """Return the images as training shall see them."""
-        return replace(self, augmentation=augmentation)
+        return replace(self, own=own, shared=shared)
 
 
 def image_mode(tower: SentenceTransformer) -> str:

@@ -41,12 +41,15 @@ class Tokens:
         rows = np.asarray(rows)
         return self.offsets[rows + 1] - self.offsets[rows]
 
-    def collate(self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None) -> dict[str, Any]:
+    def collate(
+        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Return the padded features `input_ids` and `attention_mask`, `(len(rows), longest)` int64.
 
         Args:
             rows: Which texts.
             seed: Of what changes inputs for training; nothing changes texts.
+            clusters: What is changed alike.
         """
         lengths = self.lengths_of(rows)
         longest = max(1, int(lengths.max()))  # some tokenizers make nothing of an empty text
@@ -56,7 +59,7 @@ class Tokens:
         ids[mask] = np.concatenate([self.ids[self.offsets[r] : self.offsets[r + 1]] for r in rows])
         return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
 
-    def augmented(self, augmentation: Any) -> Tokens:
+    def augmented(self, own: Any, shared: Any = None) -> Tokens:
         """Raise a ValueError: no augmentation changes texts."""
         raise ValueError("augment changes images: these inputs are texts, leave it out")
 

@@ -229,11 +229,15 @@ class TrainingPairs:
         others = [right] if against is None else [right, against]
         n = len(rows)
         if self._shared:
-            chunks, places = _chunks(self.left_inputs, np.concatenate([left, *others]), self.token_budget, seed)
+            chunks, places = _chunks(
+                self.left_inputs, np.concatenate([left, *others]), self.token_budget, seed, self.clusters
+            )
             left_chunks, right_chunks, at_left, at_right = chunks, None, places[:n], places[n:]
         else:
-            left_chunks, at_left = _chunks(self.left_inputs, left, self.token_budget, seed)
-            right_chunks, at_right = _chunks(self.right_inputs, np.concatenate(others), self.token_budget, seed)
+            left_chunks, at_left = _chunks(self.left_inputs, left, self.token_budget, seed, self.clusters)
+            right_chunks, at_right = _chunks(
+                self.right_inputs, np.concatenate(others), self.token_budget, seed, self.clusters
+            )
         return Batch(
             left=left_chunks,
             right=right_chunks,
@@ -248,11 +252,13 @@ class TrainingPairs:
 
 
 def _chunks(
-    inputs: Prepared, chosen: np.ndarray, budget: int, seed: Sequence[int] | None
+    inputs: Prepared, chosen: np.ndarray, budget: int, seed: Sequence[int] | None, clusters: np.ndarray
 ) -> tuple[list[Features], Tensor]:
     """Return padded chunks of the distinct inputs, and where each of `chosen` stands in their concatenation."""
     distinct, inverse = np.unique(chosen, return_inverse=True)
     chunks = chunk_by_tokens(inputs.lengths_of(distinct), budget)
     place = np.empty(len(distinct), np.int64)
     place[np.concatenate(chunks)] = np.arange(len(distinct))
-    return [inputs.collate(distinct[chunk], seed=seed) for chunk in chunks], torch.from_numpy(place[inverse])
+    rows = [distinct[chunk] for chunk in chunks]
+    features = [inputs.collate(each, seed=seed, clusters=clusters[each]) for each in rows]
+    return features, torch.from_numpy(place[inverse])

@@ -138,8 +138,8 @@ class Run:
     def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         with self.accelerator.local_main_process_first():  # the others read what it wrote
             inputs = stored_tokens(tower, names, self.output / "tokens")
-        augment = self.settings.augment
-        return inputs if augment is None else inputs.augmented(augment)
+        own, shared = self.settings.augment, self.settings.augment_clusters
+        return inputs if own is None and shared is None else inputs.augmented(own, shared)
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings

@@ -89,7 +89,9 @@ class Settings:
             pairs as they are.
         per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
             sampling): for losses over all inputs of a batch. None takes pairs as they come.
-        augment: How images are changed for training; None leaves them as they are.
+        augment: How each image is changed for training; None leaves images as they are.
+        augment_clusters: How all images of a cluster are changed alike in a batch: strong changes, such as a turn by any
+            angle, make new classes of the old ones. None changes none.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
@@ -123,6 +125,7 @@ class Settings:
     duplicate_share: float | None = None
     per_cluster: int | None = None
     augment: Augment | None = None
+    augment_clusters: Augment | None = None
     mine: EpochMining | None = None
     accumulation: int = 1
     learning_rate: float = 5e-5
