@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,7 +38,7 @@ def naive_rates(scores: np.ndarray, labels: np.ndarray, threshold: float) -> tup
 
 def naive_eer(scores: np.ndarray, labels: np.ndarray) -> float:
     points = [naive_rates(scores, labels, t) for t in [math.inf, *sorted(set(scores), reverse=True)]]
-    for (far, frr), (next_far, next_frr) in zip(points, points[1:], strict=False):
+    for (far, frr), (next_far, next_frr) in pairwise(points):
         if next_far >= next_frr:
             share = (frr - far) / ((frr - far) + (next_far - next_frr))
             return far + share * (next_far - far)

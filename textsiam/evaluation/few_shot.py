@@ -162,9 +162,7 @@ def nearest_neighbour_baseline(
     """
     if side < 1:
         raise ValueError(f"side must be at least 1 pixel, got {side}")
-    drawn = _draw(
-        images.classes, len(images.names), way=way, shot=shot, queries=queries, episodes=episodes, seed=seed
-    )
+    drawn = _draw(images.classes, len(images.names), way=way, shot=shot, queries=queries, episodes=episodes, seed=seed)
     used, rows = np.unique(drawn, return_inverse=True)
     pixels = np.stack([_pixels(images.names[i], side) for i in used.tolist()])
     return _accuracy(
