@@ -164,7 +164,7 @@ def nearest_neighbour_baseline(
         raise ValueError(f"side must be at least 1 pixel, got {side}")
     drawn = _draw(images.classes, len(images.names), way=way, shot=shot, queries=queries, episodes=episodes, seed=seed)
     used, rows = np.unique(drawn, return_inverse=True)
-    pixels = np.stack([_pixels(images.names[i], side) for i in used.tolist()])
+    pixels = np.stack([_pixels(name, side) for name in (images.names[int(i)] for i in used)])
     return _accuracy(
         rows.reshape(drawn.shape), shot, lambda r: pixels[r], lambda r: pixels[r], lambda u, v: -((u - v) ** 2).sum(1)
     )
@@ -187,7 +187,7 @@ def _draw(
     if (small := np.flatnonzero(sizes < each)).size:
         raise ValueError(
             f"{shot}-shot episodes with {queries} queries need {each} examples of each class, but class "
-            f"{names[small[0]]} has {sizes[small[0]]}; so have too few {small.size} of {names.size} classes"
+            f"{names[small[0]]} has {sizes[small[0]]}; {small.size} of {names.size} classes have too few"
         )
     members = np.split(np.argsort(labels, kind="stable"), np.cumsum(sizes)[:-1])
     rng = np.random.default_rng(seed)
