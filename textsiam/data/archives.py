@@ -109,9 +109,10 @@ def _idx_array(path: str, _time: int, size: int, dims: int) -> np.ndarray:
                 raise DataError(f"{path}: is no idx file of unsigned bytes")
             if head[3] != dims:
                 raise DataError(f"{path}: is an idx file of {head[3]} dimensions, expected {dims}")
-            shape = tuple(np.frombuffer(stream.read(4 * dims), dtype=">u4").tolist())
-            if len(shape) < dims:
+            lengths = stream.read(4 * dims)
+            if len(lengths) < 4 * dims:
                 raise DataError(f"{path}: the idx file ends inside its header")
+            shape = tuple(np.frombuffer(lengths, dtype=">u4").tolist())
             count, start = prod(shape), 4 + 4 * dims
             if not isinstance(stream, gzip.GzipFile):
                 _check_length(path, size - start, count)

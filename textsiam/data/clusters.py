@@ -8,62 +8,51 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from textsiam.data.components import by_first_appearance, connected_components, group_edges
 from textsiam.data.pairs import Pairs
 from textsiam.data.repeats import find_repeats
+
+__all__ = [
+    "Contradictions",
+    "by_first_appearance",
+    "canonical",
+    "cluster_ids",
+    "connected_components",
+    "contradictions",
+    "near_identical",
+    "normalised",
+    "same_thing",
+    "text_forms",
+]
 
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i in range(256))
 
 
-def connected_components(n: int, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Number the connected components of an undirected graph, by first appearance.
-
-    Args:
-        n: the number of nodes.
-        left: one end of each edge (e,), in 0..n-1.
-        right: the other end (e,).
-
-    Returns:
-        The component of each node (n,) int32: node 0 is in component 0, the first node outside it in 1, ….
-
-    Raises:
-        ValueError: the ends differ in number or lie outside 0..n-1.
-    """
-    from scipy.sparse import coo_matrix, csgraph
-
-    left, right = np.asarray(left), np.asarray(right)
-    if left.shape != right.shape:
-        raise ValueError(f"edges need two ends each, got {left.shape} left and {right.shape} right")
-    if left.size and not 0 <= min(left.min(), right.min()) <= max(left.max(), right.max()) < n:
-        raise ValueError(f"an edge leaves the {n} nodes")
-    if n == 0:
-        return np.zeros(0, dtype=np.int32)
-    graph = coo_matrix((np.ones(left.size, dtype=np.int8), (left, right)), shape=(n, n))
-    _, labels = csgraph.connected_components(graph, directed=False)
-    return by_first_appearance(labels)
-
-
-def by_first_appearance(labels: np.ndarray) -> np.ndarray:
-    """Renumber groups 0, 1, 2, … in the order in which they first appear (n,) int32."""
-    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
-    rank = np.empty(len(first), dtype=np.int32)
-    rank[np.argsort(first)] = np.arange(len(first), dtype=np.int32)
-    return rank[inverse]
-
-
 def cluster_ids(pairs: Pairs) -> np.ndarray:
-    """Give each text (m,) int32 its duplicate cluster: the component under the pairs labelled 1.
+    """Give each text (m,) int32 its duplicate cluster: the component under the pairs labelled 1 and the groups.
 
     Example:
         >>> pairs = Pairs.from_texts(["a", "b", "d"], ["b", "c", "a"], [1, 1, 0])
         >>> dict(zip(pairs.texts, cluster_ids(pairs).tolist()))
         {'a': 0, 'b': 0, 'c': 0, 'd': 1}
     """
-    edges = pairs.labels == 1
-    return connected_components(len(pairs.texts), pairs.left[edges], pairs.right[edges])
+    return connected_components(len(pairs.texts), *same_thing(pairs))
+
+
+def same_thing(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Give the edges (e,), (e,) between texts known to be the same thing: duplicates, and members of a group."""
+    positive = pairs.labels == 1
+    left, right = pairs.left[positive], pairs.right[positive]
+    if pairs.groups is None:
+        return left, right
+    chained = group_edges(pairs.groups)
+    return np.r_[left, chained[0]], np.r_[right, chained[1]]
 
 
 def canonical(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
     """Choose the text that stands for each cluster: most duplicate edges, then shortest, then first.
+
+    The name of an image says nothing by its length: there, the first after most edges.
 
     Args:
         pairs: the pairs whose texts are clustered.
@@ -75,7 +64,7 @@ def canonical(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
     edges = (pairs.labels == 1) & (pairs.left != pairs.right)
     ends = np.concatenate([pairs.left[edges], pairs.right[edges]])
     degree = np.bincount(ends, minlength=len(pairs.texts))
-    lengths = np.fromiter(map(len, pairs.texts), dtype=np.int64, count=len(pairs.texts))
+    lengths = np.array([0 if pairs.images else len(text) for text in pairs.texts], dtype=np.int64)
     order = np.lexsort((lengths, -degree, clusters))  # stable: first text first among equals
     _, first = np.unique(clusters[order], return_index=True)
     return order[first].astype(np.int32)
@@ -120,6 +109,14 @@ def normalised(text: str) -> str:
         composed = unicodedata.normalize("NFKC", text.casefold()).casefold()
         plain = "".join(c if c.isalnum() or unicodedata.category(c)[0] == "M" else " " for c in composed)
     return " ".join(plain.split()) or text
+
+
+def text_forms(pairs: Pairs) -> list[str]:
+    """Give each text the form by which it is near-identical to others: of an image, its very name.
+
+    `A.png` and `a.png`, or `x-1.png` and `x_1.png`, are two images, whatever is said of two such texts.
+    """
+    return pairs.texts if pairs.images else [normalised(text) for text in pairs.texts]
 
 
 def near_identical(texts: Sequence[str]) -> np.ndarray:

@@ -10,6 +10,8 @@ from typing import Any
 from textsiam.data.problems import DataError
 
 PAIR_NAMES = (("question1", "question2"), ("sentence1", "sentence2"), ("text1", "text2"))
+IMAGE_NAMES = ("image1", "image2")
+IMAGE_NAME = "image"
 LABEL_NAMES = ("is_duplicate", "label", "labels")
 TRIPLET_NAMES = ("anchor", "positive", "negative")
 _LABELS: dict[Any, int] = {
@@ -19,14 +21,23 @@ _LABELS: dict[Any, int] = {
 
 @dataclass(frozen=True)
 class PairColumns:
-    """The columns of the texts (two, or anchor, positive, negative) and of the label (None: by position)."""
+    """The columns of the texts (two, or anchor, positive, negative) and of the label (None: by position).
+
+    `images` says that the texts name images.
+    """
 
     texts: tuple[str, ...]
     label: str | None
+    images: bool = False
 
 
 def find_pair_columns(
-    name: str, found: Sequence[str], *, columns: Mapping[str, str] | None = None, labelled: bool = True
+    name: str,
+    found: Sequence[str],
+    *,
+    columns: Mapping[str, str] | None = None,
+    labelled: bool = True,
+    images: Sequence[str] = (),
 ) -> PairColumns:
     """Find the columns of a pair among those of a table.
 
@@ -35,19 +46,20 @@ def find_pair_columns(
         found: its column names.
         columns: names for the roles 'left', 'right' and 'label'; the roles it leaves out are recognised.
         labelled: whether a label is needed.
+        images: the columns that are known to hold images, whatever their names.
 
     Raises:
-        DataError: no known set of columns is there, or a mapped column is not.
+        DataError: no known set of columns is there, a mapped column is not, or only some of them hold images.
         ValueError: `columns` has an unknown role.
     """
     roles = checked_roles(name, found, columns, ("left", "right", "label"))
     texts = (roles["left"], roles["right"]) if {"left", "right"} <= roles.keys() else _known_pair(found, roles)
     label = roles.get("label") or next((each for each in LABEL_NAMES if each in found), None)
     if texts and (label or not labelled):
-        return PairColumns(texts, label if labelled else None)
+        return PairColumns(texts, label if labelled else None, hold_images(name, texts, images))
     triplet = tuple(each for each in TRIPLET_NAMES if each in found)
     if not roles and triplet[:2] == TRIPLET_NAMES[:2]:
-        return PairColumns(triplet, None)
+        return PairColumns(triplet, None, hold_images(name, triplet, images))
     missing = "the label" if texts else "the texts of a pair"
     graded = "; a graded 'score' is read by read_graded" if texts and "score" in found else ""
     raise unknown_columns(
@@ -55,13 +67,26 @@ def find_pair_columns(
         found,
         missing,
         "question1, question2, is_duplicate (or label); sentence1, sentence2, label; text1, text2, label; "
+        "image1, image2, label; "
         "or anchor, positive[, negative]",
         "columns={'left': …, 'right': …, 'label': …}" + graded,
     )
 
 
+def hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
+    """Tell whether these columns hold images: by `images`, those known to, or by their names.
+
+    Raises:
+        DataError: some do and some do not.
+    """
+    known = [each in images or each in (IMAGE_NAME, *IMAGE_NAMES) for each in texts]
+    if any(known) != all(known):
+        raise DataError(f"{name}: columns {_listed(texts)} must all hold images, or all texts")
+    return all(known)
+
+
 def _known_pair(found: Sequence[str], roles: Mapping[str, str]) -> tuple[str, ...]:
-    for left, right in PAIR_NAMES:
+    for left, right in (*PAIR_NAMES, IMAGE_NAMES):
         names = (roles.get("left", left), roles.get("right", right))
         if all(each in found for each in names):
             return names

@@ -1,4 +1,4 @@
-"""Labelled pairs of texts: what a twin learns from and is judged by."""
+"""Labelled pairs of texts, or of images by name: what a twin learns from and is judged by."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textsiam.data.columns import (
-    PairColumns,
-    checked_text,
-    find_pair_columns,
-    label_parser,
-    label_problem,
-    text_problem,
-)
+from textsiam.data.columns import checked_text, find_pair_columns, text_problem
+from textsiam.data.components import by_first_appearance, joined_groups
+from textsiam.data.image_files import holds_images
+from textsiam.data.pictures import picture_name
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, open_table
 from textsiam.data.repeats import find_repeats
+from textsiam.data.rows import PairRows, int_array
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-__all__ = ["DataError", "Pairs", "ReadReport", "read_pairs", "sample_pairs"]
+DRAWN_PAIRS = 10_000  # of labelled images: enough to know a share to ±0.01
+__all__ = ["DRAWN_PAIRS", "DataError", "Pairs", "ReadReport", "read_pairs", "sample_pairs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,10 +33,12 @@ class Pairs:
 
     `texts` are distinct and stripped; `left` and `right` (n,) int32 point into them; `labels` (n,) int8 is 1
     for a duplicate, 0 for not, -1 for unlabelled (scikit-learn's convention); `source` names the data in
-    messages.
+    messages. Where `groups` (m,) int32 is given, texts of one group are known to be the same thing, such as
+    images of one class; -1 is unknown. `images` says that the texts are names of images (see
+    `textsiam.data.pictures`): two names are then two images, however alike they are spelled.
 
     Raises:
-        ValueError: the arrays differ in length, point outside `texts`, or hold another label.
+        ValueError: the arrays differ in length, point outside `texts`, or hold another label or group.
     """
 
     texts: list[str]
@@ -47,6 +47,8 @@ class Pairs:
     labels: np.ndarray
     source: str
     report: ReadReport
+    groups: np.ndarray | None = None
+    images: bool = False
 
     def __post_init__(self) -> None:
         """Bring the arrays to their types and check them."""
@@ -60,6 +62,12 @@ class Pairs:
             raise ValueError(f"{self.source}: a pair points outside the {len(self.texts)} texts")
         if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() <= 1:
             raise ValueError(f"{self.source}: labels must be 1, 0 or -1, got {np.unique(self.labels).tolist()}")
+        if self.groups is not None:
+            groups = np.asarray(self.groups, dtype=np.int32)
+            object.__setattr__(self, "groups", groups)
+            if groups.shape != (len(self.texts),) or (len(groups) and groups.min() < -1):
+                raise ValueError(f"{self.source}: groups must be one a text ({len(self.texts)}), from -1 on, "
+                                 f"got {groups.shape} from {groups.min(initial=0)}")  # fmt: skip
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -89,21 +97,40 @@ class Pairs:
         if len(wrong):
             raise DataError(f"{source}: row {wrong[0]}: label is {found[wrong[0]]}, expected 0 or 1")
         report = ReadReport(source, len(found), len(found))
-        return cls(list(index), _ints(ends[0]), _ints(ends[1]), found.astype(np.int8), source, report)
+        return cls(list(index), int_array(ends[0]), int_array(ends[1]), found.astype(np.int8), source, report)
+
+    @classmethod
+    def from_images(
+        cls, left: Sequence[Any], right: Sequence[Any], labels: Sequence[int], source: str = "memory"
+    ) -> Pairs:
+        """Make pairs of images in memory or by path, row for row; `picture_name` says what an image may be.
+
+        Raises:
+            DataError: as `from_texts`, or a value is a damaged image.
+            TypeError: a value is no image; it is named by its position.
+        """
+        first, second = ([picture_name(value, row) for row, value in enumerate(side)] for side in (left, right))
+        return replace(cls.from_texts(first, second, labels, source), images=True)
 
     @classmethod
     def concat(cls, parts: Sequence[Pairs], source: str | None = None) -> Pairs:
         """Put pairs one after the other, sharing equal texts; nothing is dropped.
 
+        Groups of two parts are two groups, unless a text is in both.
+
         Raises:
-            ValueError: `parts` is empty.
+            ValueError: `parts` is empty, or holds texts and images.
         """
         if not parts:
             raise ValueError("concat needs at least one Pairs")
+        if len({part.images for part in parts}) > 1:
+            kinds = ", ".join(f"{part.source} ({'images' if part.images else 'texts'})" for part in parts)
+            raise ValueError(f"concat takes pairs of texts or pairs of images, not both: {kinds}")
         index: dict[str, int] = {}
-        left, right = [], []
+        places, left, right = [], [], []
         for part in parts:
             place = np.array([index.setdefault(text, len(index)) for text in part.texts], dtype=np.int32)
+            places.append(place)
             left.append(place[part.left])
             right.append(place[part.right])
         name = " + ".join(dict.fromkeys(part.source for part in parts)) if source is None else source
@@ -121,8 +148,16 @@ class Pairs:
             contradictory=sum(each.contradictory for each in reports),
             warnings=tuple(warning for each in reports for warning in each.warnings),
         )
-        labels = np.concatenate([part.labels for part in parts])
-        return cls(list(index), np.concatenate(left), np.concatenate(right), labels, name, report)
+        return cls(
+            texts=list(index),
+            left=np.concatenate(left),
+            right=np.concatenate(right),
+            labels=np.concatenate([part.labels for part in parts]),
+            source=name,
+            report=report,
+            groups=joined_groups(places, [part.groups for part in parts], len(index)),
+            images=parts[0].images,
+        )
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Pairs:
         """Keep these rows (indices in the order given, or a boolean mask) and only the texts they use."""
@@ -130,14 +165,13 @@ class Pairs:
         kept = np.flatnonzero(kept) if kept.dtype == bool else kept.astype(np.int64)
         left, right = self.left[kept], self.right[kept]
         used = np.unique(np.concatenate([left, right]))
-        texts = [self.texts[i] for i in used]
-        return Pairs(
-            texts,
-            np.searchsorted(used, left),
-            np.searchsorted(used, right),
-            self.labels[kept],
-            self.source,
-            self.report,
+        return replace(
+            self,
+            texts=[self.texts[i] for i in used],
+            left=np.searchsorted(used, left),
+            right=np.searchsorted(used, right),
+            labels=self.labels[kept],
+            groups=None if self.groups is None else self.groups[used],
         )
 
     @property
@@ -164,7 +198,8 @@ class Pairs:
     def fingerprint(self) -> str:
         """The sha256 (hex) of the pairs in their order: equal for equal content, whatever the source.
 
-        Each text is hashed once, where it first appears, so numbering and unused texts play no part.
+        Each text is hashed once, where it first appears, so numbering and unused texts play no part. Groups
+        count by what they put together, where there are any.
         """
         ends = np.stack([self.left, self.right], axis=1).reshape(-1)
         used, first, inverse = np.unique(ends, return_index=True, return_inverse=True)
@@ -176,18 +211,20 @@ class Pairs:
             encoded = self.texts[i].encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         digest.update(rank[inverse].astype("<i4").tobytes() + self.labels.astype("<i1").tobytes())
+        if self.groups is not None:
+            groups = self.groups[used[order]]
+            known = groups >= 0
+            groups[known] = by_first_appearance(groups[known])
+            digest.update(b"groups" + groups.astype("<i4").tobytes())
         return digest.hexdigest()
 
     def to_dataset(self) -> Dataset:
-        """Give a `datasets.Dataset` with columns question1, question2, is_duplicate."""
+        """Give a `datasets.Dataset` with columns question1, question2 (or image1, image2) and is_duplicate."""
         from datasets import Dataset
 
-        columns = {
-            "question1": self.left_texts,
-            "question2": self.right_texts,
-            "is_duplicate": self.labels.tolist(),
-        }
-        return Dataset.from_dict(columns)
+        names = ("image1", "image2") if self.images else ("question1", "question2")
+        columns = dict(zip(names, (self.left_texts, self.right_texts), strict=True))
+        return Dataset.from_dict({**columns, "is_duplicate": self.labels.tolist()})
 
 
 def read_pairs(
@@ -200,15 +237,20 @@ def read_pairs(
     quoted: bool | None = None,
     load: Loader | None = None,
 ) -> Pairs:
-    """Read pairs from a file, a Hub dataset or the packaged sample.
+    """Read pairs from a file, a Hub dataset, the packaged sample, or labelled images.
 
     Repeats of an unordered pair with the same label are dropped but for the first, and counted. Where an
     unordered pair occurs with both labels, or two equal texts are labelled 0, nothing tells which label is
     right, so every such row is left out, and counted: a wrong label would hurt training and falsify a
     measurement alike. With `labelled=False` every row stays in its place.
 
+    Columns image1, image2 name images; a path is relative to the folder of the table, and must be there. Of
+    labelled images (a folder or .zip of class folders, an idx file), up to `DRAWN_PAIRS` pairs are drawn, as
+    many of one class as of two.
+
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; or `owner/name[:config]`.
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or
+            what `read_images` reads.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -228,11 +270,15 @@ def read_pairs(
     """
     bad = BadRows(str(source), on_bad_row=on_bad_row)
     path = SAMPLES / "forum_pairs.tsv" if bad.name == "sample:forum" else source
-    rows = _Rows()
+    if holds_images(path):
+        return _drawn(source, on_bad_row=on_bad_row, labelled=labelled)
+    rows = PairRows()
     with open_table(path, bad, split=split, quoted=quoted, load=load) as table:
-        found = find_pair_columns(table.name, table.columns, columns=columns, labelled=labelled)
-        _read_rows(table, bad, found, rows, default=1 if labelled else -1)
-    return _assemble(table, bad, rows, clean=labelled)
+        found = find_pair_columns(
+            table.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
+        )
+        rows.read(table, bad, found, default=1 if labelled else -1)
+    return _assemble(table, bad, rows, clean=labelled, images=found.images)
 
 
 def sample_pairs() -> Pairs:
@@ -240,54 +286,23 @@ def sample_pairs() -> Pairs:
     return read_pairs("sample:forum")
 
 
-class _Rows:
-    """The pairs read so far: texts become ids at once, so that memory grows with distinct texts only."""
+def _drawn(source: str | Path, *, on_bad_row: OnBadRow, labelled: bool) -> Pairs:
+    from textsiam.data.images import draw_pairs, most_pairs, read_images
 
-    def __init__(self) -> None:
-        self.accepted = 0
-        self.index: dict[str, int] = {}
-        self.left, self.right, self.labels = array("i"), array("i"), array("b")
-        self.lines = array("q")
-
-    def add(self, line: int, left: str, right: str, label: int) -> None:
-        index = self.index
-        self.left.append(index.setdefault(left, len(index)))
-        self.right.append(index.setdefault(right, len(index)))
-        self.labels.append(label)
-        self.lines.append(line)
+    images = read_images(source, on_bad_row=on_bad_row)
+    pairs = draw_pairs(images, min(DRAWN_PAIRS, most_pairs(images)))
+    return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
 
 
-def _read_rows(table: Table, bad: BadRows, columns: PairColumns, rows: _Rows, *, default: int) -> None:
-    places = [(name, table.columns.index(name)) for name in columns.texts]
-    label_at = -1 if columns.label is None else table.columns.index(columns.label)
-    parse = label_parser(table.class_names.get(columns.label or "", ()))
-    for line, values in table.rows:
-        texts = []
-        for name, at in places:
-            text = checked_text(values[at])
-            if text is None:
-                bad(f"{table.unit}{line}", *text_problem(name, values[at]))
-                break
-            texts.append(text)
-        else:
-            label = default if columns.label is None else parse(values[label_at])
-            if label is None:
-                bad(f"{table.unit}{line}", *label_problem(columns.label or "", values[label_at]))
-                continue
-            rows.accepted += 1
-            rows.add(line, texts[0], texts[1], label)
-            if len(texts) == 3:
-                rows.add(line, texts[0], texts[2], 0 if default == 1 else -1)
-
-
-def _assemble(table: Table, bad: BadRows, rows: _Rows, *, clean: bool) -> Pairs:
+def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:
     if not rows.accepted and not bad.skipped:
         raise DataError(f"{table.name}: has a header but no rows")
     if not rows.left:
         raise DataError(f"{table.name}: no usable row: " + "; ".join(bad.examples[:1]))
-    left, right, labels = _ints(rows.left), _ints(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
+    left, right, labels = int_array(rows.left), int_array(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
     texts = list(rows.index)
-    pairs = Pairs(texts, left, right, labels, table.name, ReadReport(table.name, rows.accepted, len(left)))
+    report = ReadReport(table.name, rows.accepted, len(left))
+    pairs = Pairs(texts, left, right, labels, table.name, report, images=images)
     if not clean:
         return _with_report(pairs, rows, bad, 0, 0, ())
     lines = np.frombuffer(rows.lines, dtype=np.int64)
@@ -300,7 +315,7 @@ def _assemble(table: Table, bad: BadRows, rows: _Rows, *, clean: bool) -> Pairs:
 
 
 def _with_report(
-    pairs: Pairs, rows: _Rows, bad: BadRows, duplicates: int, contradictory: int, warnings: tuple[str, ...]
+    pairs: Pairs, rows: PairRows, bad: BadRows, duplicates: int, contradictory: int, warnings: tuple[str, ...]
 ) -> Pairs:
     report = ReadReport(
         source=pairs.source,
@@ -312,7 +327,3 @@ def _with_report(
         warnings=(*bad.examples, *warnings),
     )
     return replace(pairs, report=report)
-
-
-def _ints(values: array[int]) -> np.ndarray:
-    return np.frombuffer(values, dtype=np.int32) if values else np.zeros(0, dtype=np.int32)

@@ -110,10 +110,7 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
     largest = max_pixels * _BYTES_PER_PIXEL + (1 << 16)
     where = shown_name(name)
-    scheme = name[:8].lower()
-    if scheme.startswith(("http://", "https://")):
-        raise DataError(f"{where}: is a web address, and nothing is fetched: download the image and give its path")
-    if scheme.startswith("data:"):
+    if _is_data(name):
         return decode_raster(_embedded(name, where, largest), where, max_pixels)
     path, inner = _located(name, where)
     if inner is None:
@@ -126,9 +123,48 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     raise DataError(f"{where}: {path.name} is neither a zip nor an idx file, and only those have parts after '#'")
 
 
+def picture_cell(column: str, value: object, folder: Path | None) -> str | tuple[str, str]:
+    """Name the image in a cell of a table, or say (reason, problem) of what is none.
+
+    A path is relative to `folder`, the table's; that its file is there is checked, that it is an image is not.
+    """
+    if isinstance(value, str):
+        name = value.strip()
+        if not name:
+            return "empty text", f"{column!r} is empty, expected an image"
+        if folder and not (_is_data(name) or _is_address(name)):
+            name = str(folder / name)
+    elif value is None:
+        return "empty text", f"{column!r} is missing, expected an image"
+    else:
+        try:
+            name = picture_name(value)
+        except (TypeError, DataError) as error:
+            return "not an image", f"{column!r}: {error}"
+    problem = None if _is_data(name) else missing_picture(name)
+    return name if problem is None else ("missing image", f"{column!r}: {problem}")
+
+
+def missing_picture(name: str) -> str | None:
+    """Say why no file can be behind a name; None where one is. It is not opened."""
+    try:
+        _located(name, name)
+    except DataError as error:
+        return str(error)
+    return None
+
+
 def shown_name(name: str) -> str:
     """Shorten a name for messages: a data URI can be megabytes long."""
-    return name if len(name) <= _SHOWN or name[:5].lower() != "data:" else f"{name[:40]}… ({len(name):,} characters)"
+    return name if len(name) <= _SHOWN or not _is_data(name) else f"{name[:40]}… ({len(name):,} characters)"
+
+
+def _is_data(name: str) -> bool:
+    return name[:5].lower() == "data:"
+
+
+def _is_address(name: str) -> bool:
+    return name[:8].lower().startswith(("http://", "https://"))
 
 
 def _data_uri(data: bytes, mime: str) -> str:
@@ -195,6 +231,8 @@ def _embedded(name: str, where: str, largest: int) -> bytes:
 
 def _located(name: str, where: str) -> tuple[Path, str | None]:
     """Find the file of a name, and the part after the '#' that ends the file's path."""
+    if _is_address(name):
+        raise DataError(f"{where}: is a web address, and nothing is fetched: download the image and give its path")
     try:
         if Path(name).is_file():
             return Path(name), None

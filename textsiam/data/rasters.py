@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import struct
+import warnings
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -116,7 +117,12 @@ def _opened(data: bytes, found: RasterFormat, where: str) -> Image:
         "PPM": PpmImagePlugin.PpmImageFile,
     }
     try:
-        return plugins[found.name](io.BytesIO(data))
+        try:
+            return plugins[found.name](io.BytesIO(data))
+        except Warning:  # where warnings are errors: damaged notes of a camera are worth one, no refusal
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return plugins[found.name](io.BytesIO(data))
     except DecompressionBombError as error:
         raise DataError(f"{where}: has too many pixels ({_cause(error)})") from None
     except Exception as error:  # damaged content makes Pillow raise errors of every type

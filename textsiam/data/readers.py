@@ -7,26 +7,26 @@ stops with one `file:line: …` message or counts the row by reason and lets the
 from __future__ import annotations
 
 import csv
-import difflib
 import gzip
 import itertools
 import json
 import re
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from textsiam.data.hub import HubRows, Loader, load_hub
 from textsiam.data.lines import Lines, open_plain
 from textsiam.data.problems import EXAMPLES, BadRows, DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-Loader = Callable[..., "Dataset"]
+__all__ = ["FORMATS", "LONGEST_RECORD", "SAMPLES", "Loader", "Table", "dataset_table", "file_format", "open_table"]
 
 FORMATS = {
     ".tsv": "\t",
@@ -39,7 +39,6 @@ FORMATS = {
 SAMPLES = Path(__file__).parent / "samples"
 LONGEST_RECORD = csv.field_size_limit()
 _LABEL_LIKE = re.compile(r"\s*\"?(-?\d+(\.\d+)?|true|false|duplicate|not_duplicate)\"?\s*", re.IGNORECASE)
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
 
 
 @dataclass(frozen=True)
@@ -47,7 +46,8 @@ class Table:
     """Named columns and the rows under them, read once and in order.
 
     `rows` yields `(line, values)`, values in the order of `columns`; `unit` says what a "line" is ("" for a
-    line of a text file, "row " for Parquet and Hub rows); `class_names` has the names of integer classes.
+    line of a text file, "row " for Parquet and Hub rows); `class_names` has the names of integer classes;
+    `image_columns` are known to hold images, and paths in a column of images are relative to `folder`.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Table:
     rows: Iterator[tuple[int, Sequence[Any]]]
     unit: str = ""
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    image_columns: tuple[str, ...] = ()
+    folder: Path | None = None
 
 
 @contextmanager
@@ -81,7 +83,7 @@ def open_table(
     """
     path = Path(source)
     if not path.exists():
-        yield _hub_table(str(source), path, split=split, load=load)
+        yield dataset_table(str(source), load_hub(str(source), FORMATS, split=split, load=load))
         return
     kind = file_format(path)
     if kind == "text":
@@ -90,7 +92,14 @@ def open_table(
         yield _parquet_table(path, bad)
         return
     with closing(Lines(path, bad)) as lines:
-        yield _json_table(lines, bad) if kind == "json" else _delimited_table(lines, bad, kind, quoted)
+        table = _json_table(lines, bad) if kind == "json" else _delimited_table(lines, bad, kind, quoted)
+        yield replace(table, folder=path.parent)
+
+
+def dataset_table(name: str, dataset: Dataset) -> Table:
+    """Give the rows of a `datasets.Dataset`; images stay undecoded."""
+    rows = HubRows(dataset)
+    return Table(name, rows.columns, iter(rows), "row ", rows.class_names, rows.image_columns)
 
 
 def file_format(path: Path) -> str:
@@ -274,41 +283,4 @@ def _parquet_table(path: Path, bad: BadRows) -> Table:
         except (OSError, pa.ArrowInvalid) as error:
             raise DataError(f"{bad.name}: is damaged after row {number} ({error})") from None
 
-    return Table(bad.name, tuple(file.schema_arrow.names), rows(), unit="row ")
-
-
-def _hub_table(source: str, path: Path, *, split: str, load: Loader | None) -> Table:
-    near = difflib.get_close_matches(path.name, _names_in(path.parent), n=3)
-    close = f"; close names there: {', '.join(near)}" if near else ""
-    suffixes = {suffix.lower() for suffix in path.suffixes}
-    if suffixes & {*FORMATS, ".gz"} or not _HUB_ID.fullmatch(source):
-        raise DataError(f"{source}: no such file{close}")
-    name, _, config = source.partition(":")
-    try:
-        dataset = (load or _load_dataset())(name, config or None, split=split)
-    except (OSError, ValueError, ImportError) as error:
-        cause = str(error).strip().partition("\n")[0]
-        raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error
-    classes = {key: kind.names for key, kind in dataset.features.items() if hasattr(kind, "names")}
-
-    def rows() -> Iterator[tuple[int, Sequence[Any]]]:
-        number = 0
-        for batch in dataset.iter(batch_size=8192):
-            for values in zip(*batch.values(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
-                number += 1
-                yield number, values
-
-    return Table(source, tuple(dataset.column_names), rows(), unit="row ", class_names=classes)
-
-
-def _load_dataset() -> Loader:
-    from datasets import load_dataset
-
-    return load_dataset
-
-
-def _names_in(folder: Path) -> list[str]:
-    try:
-        return [child.name for child in folder.iterdir()]
-    except OSError:
-        return []
+    return Table(bad.name, tuple(file.schema_arrow.names), rows(), unit="row ", folder=path.parent)

@@ -13,8 +13,7 @@ from textsiam.data.clusters import (
     cluster_ids,
     connected_components,
     contradictions,
-    near_identical,
-    normalised,
+    text_forms,
 )
 from textsiam.data.pairs import Pairs, ReadReport
 
@@ -91,7 +90,7 @@ def leakage(named: Mapping[str, Pairs]) -> Leakage:
         >>> leakage({"train": train, "test": test}).overlaps[0].near_identical
         1
     """
-    forms = {name: [normalised(text) for text in pairs.texts] for name, pairs in named.items()}
+    forms = {name: text_forms(pairs) for name, pairs in named.items()}
     originals = {name: dict(zip(forms[name], pairs.texts, strict=True)) for name, pairs in named.items()}
     alone = {name: _contradicted(pairs) for name, pairs in named.items()}
     overlaps = []
@@ -196,7 +195,6 @@ def data_report(pairs: Pairs) -> DataReport:
     components = connected_components(len(pairs.texts), pairs.left, pairs.right)
     connected = np.bincount(components[pairs.left]) if len(pairs) else np.zeros(1, dtype=np.int64)
     words = np.array([len(text.split()) for text in pairs.texts] or [0])
-    forms = near_identical(pairs.texts)
     left, right = pairs.left, pairs.right
     examples = [
         f"labelled 0 inside a duplicate cluster: {pairs.texts[left[row]]!r} and {pairs.texts[right[row]]!r}"
@@ -213,7 +211,7 @@ def data_report(pairs: Pairs) -> DataReport:
         cluster_sizes={int(size): int(counts[size]) for size in np.flatnonzero(counts)},
         direct=len(found.direct),
         transitive=len(found.transitive),
-        near_identical=len(forms) - len(np.unique(forms)),
+        near_identical=len(pairs.texts) - len(set(text_forms(pairs))),
         component_pairs=int(connected.max()),
         words=tuple(float(value) for value in np.quantile(words, _QUANTILES)),
         examples=tuple(examples),

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.data.clusters import connected_components, near_identical
+from textsiam.data.clusters import connected_components, same_thing, text_forms
 from textsiam.data.cuts import cut_regions
 from textsiam.data.pairs import Pairs
 from textsiam.data.reports import DataReport, Leakage, data_report, leakage, table
@@ -105,11 +105,11 @@ def split_pairs(
 ) -> Splits:
     """Split pairs so that no question, duplicate cluster or near-identical text is in two splits.
 
-    Texts that are paired (with either label) or near-identical hang together in components. Components, in an
-    order drawn from `seed` and the texts alone, fill the held-out splits up to their share of each label; the
-    rest, with whatever is too large, is train. So no pair is lost and the balance of labels stays (where
-    small components run out of one label, held-out splits become up to a quarter smaller instead). Where too
-    much hangs together for that, components are cut between duplicate clusters, in regions grown along the
+    Texts that are paired (with either label), near-identical or of one group hang together in components.
+    Components, in an order drawn from `seed` and the texts alone, fill the held-out splits up to their share of
+    each label; the rest, with whatever is too large, is train. So no pair is lost and the balance of labels stays
+    (where small components run out of one label, held-out splits become up to a quarter smaller instead). Where
+    too much hangs together for that, components are cut between duplicate clusters, in regions grown along the
     pairs, and the crossing pairs (none of them a duplicate) are dropped and counted in the report.
 
     The result depends on the set of pairs and on `seed`, not on the order of rows or of the two texts.
@@ -164,15 +164,12 @@ class _Graph:
     def __init__(self, pairs: Pairs, seed: int) -> None:
         m = len(pairs.texts)
         self.pairs = pairs
-        forms = near_identical(pairs.texts)
-        first = np.zeros(forms.max() + 1 if m else 0, dtype=np.int64)
-        first[forms[::-1]] = np.arange(m)[::-1]
-        alike = (np.arange(m), first[forms])
-        positive = pairs.labels == 1
-        self.blocks = connected_components(
-            m, np.r_[pairs.left[positive], alike[0]], np.r_[pairs.right[positive], alike[1]]
-        )
-        self.components = connected_components(m, np.r_[pairs.left, alike[0]], np.r_[pairs.right, alike[1]])
+        first: dict[str, int] = {}
+        alike = [first.setdefault(form, text) for text, form in enumerate(text_forms(pairs))]
+        same = same_thing(pairs)
+        whole = (np.r_[same[0], np.arange(m)], np.r_[same[1], np.array(alike, dtype=np.int64)])
+        self.blocks = connected_components(m, *whole)
+        self.components = connected_components(m, np.r_[pairs.left, whole[0]], np.r_[pairs.right, whole[1]])
         keys = _content_keys(pairs.texts, seed)
         self.component_order = np.argsort(_smallest(keys, self.components), kind="stable")
         self.block_order = np.argsort(_smallest(keys, self.blocks), kind="stable")

@@ -1,35 +1,43 @@
-"""Texts by themselves: the questions of a forum, the documents of a search."""
+"""Texts by themselves: the questions of a forum, the documents of a search, the images of a folder by name."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
 from textsiam.data.columns import (
+    IMAGE_NAME,
+    IMAGE_NAMES,
     PAIR_NAMES,
     checked_roles,
-    checked_text,
-    text_problem,
+    hold_images,
     unknown_columns,
 )
+from textsiam.data.image_files import holds_images, image_files
 from textsiam.data.lines import Lines
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, file_format, open_table
+from textsiam.data.rows import cell_reader
 
-TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body")
+TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
 ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Texts in their order, each with an id that no other has; equal texts under two ids stay two."""
+    """Texts in their order, each with an id that no other has; equal texts under two ids stay two.
+
+    `images` says that the texts are names of images.
+    """
 
     ids: list[str]
     texts: list[str]
     source: str
     report: ReadReport
+    images: bool = False
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -52,7 +60,8 @@ def read_texts(
     line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
 
     Args:
-        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; or a Hub id.
+        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; or a folder,
+            .zip or idx file of images.
         column: the column of the texts, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         split: the split of a Hub dataset.
@@ -65,15 +74,20 @@ def read_texts(
     bad = BadRows(str(source), on_bad_row=on_bad_row)
     path = SAMPLES / "forum_questions.tsv" if bad.name == "sample:forum" else Path(source)
     found: dict[str, str] = {}
+    if holds_images(path):
+        others: Counter[str] = Counter()
+        found.update(image_files(path, bad, others))
+        return _texts(bad, found, {f"no image ({ending})": others[ending] for ending in sorted(others)}, images=True)
     if path.exists() and file_format(path) == "text":
         with closing(Lines(path, bad)) as lines:
             blank = _read_lines(lines, found)
-        return _texts(bad, found, blank)
+        return _texts(bad, found, {"blank line": blank} if blank else {})
     with open_table(path if path.exists() else source, bad, split=split, quoted=quoted, load=load) as table:
         name = _text_column(table, column)
-        rows = _distinct(table, bad, name) if isinstance(name, tuple) else _with_ids(table, bad, name)
+        images = hold_images(table.name, [name] if isinstance(name, str) else name, table.image_columns)
+        rows = _distinct(table, bad, name, images) if isinstance(name, tuple) else _with_ids(table, bad, name, images)
         found.update(rows)
-    return _texts(bad, found, 0)
+    return _texts(bad, found, {}, images=images)
 
 
 def sample_questions() -> Texts:
@@ -98,22 +112,23 @@ def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
     if roles:
         return roles["column"]
     names = [*(each for each in TEXT_NAMES if each in table.columns)]
-    pairs = [each for each in (*PAIR_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
+    pairs = [each for each in (*PAIR_NAMES, IMAGE_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
     if not (names or pairs):
         expected = f"one of {', '.join(TEXT_NAMES)}, or the columns of a pair"
         raise unknown_columns(table.name, table.columns, "the texts", expected, "column=…")
     return names[0] if names else pairs[0]
 
 
-def _with_ids(table: Table, bad: BadRows, name: str) -> Iterator[tuple[str, str]]:
+def _with_ids(table: Table, bad: BadRows, name: str, images: bool) -> Iterator[tuple[str, str]]:
     at = table.columns.index(name)
     id_at = next((table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None)
     seen: dict[str, int] = {}
+    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         where = f"{table.unit}{line}"
-        text = checked_text(values[at])
-        if text is None:
-            bad(where, *text_problem(name, values[at]))
+        text = cell(name, values[at])
+        if isinstance(text, tuple):
+            bad(where, *text)
             continue
         key = str(line) if id_at is None else _id(values[id_at])
         if not key:
@@ -129,24 +144,25 @@ def _id(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _distinct(table: Table, bad: BadRows, names: tuple[str, str]) -> Iterator[tuple[str, str]]:
+def _distinct(table: Table, bad: BadRows, names: tuple[str, str], images: bool) -> Iterator[tuple[str, str]]:
     places = [(name, table.columns.index(name)) for name in names]
     index: dict[str, int] = {}
+    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         for name, at in places:
-            text = checked_text(values[at])
-            if text is None:
-                bad(f"{table.unit}{line}", *text_problem(name, values[at]))
+            text = cell(name, values[at])
+            if isinstance(text, tuple):
+                bad(f"{table.unit}{line}", *text)
             elif text not in index:
                 index[text] = len(index) + 1
                 yield str(index[text]), text
 
 
-def _texts(bad: BadRows, found: dict[str, str], blank: int) -> Texts:
+def _texts(bad: BadRows, found: dict[str, str], passed_over: dict[str, int], *, images: bool = False) -> Texts:
     if not found:
         cause = f"no usable row: {bad.examples[0]}" if bad.examples else "holds no text"
         raise DataError(f"{bad.name}: {cause}")
-    skipped = {**bad.skipped, **({"blank line": blank} if blank else {})}
+    skipped = {**bad.skipped, **passed_over}
     rows = len(found) + sum(skipped.values())
     report = ReadReport(bad.name, rows, len(found), skipped=skipped, warnings=tuple(bad.examples))
-    return Texts(list(found), list(found.values()), bad.name, report)
+    return Texts(list(found), list(found.values()), bad.name, report, images)

@@ -1,0 +1,125 @@
+"""Augmented images: the same for the same seed, and what each knob does."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from textsiam.data.augment import Augment
+
+SEEDS = [(0, i) for i in range(20)]
+
+
+@pytest.fixture
+def picture():
+    """A dark square, off the centre, on a light ground."""
+    pixels = np.full((40, 60, 3), (250, 240, 230), dtype=np.uint8)
+    pixels[5:15, 10:20] = (10, 20, 30)
+    return Image.fromarray(pixels)
+
+
+def array(image):
+    return np.asarray(image).astype(int)
+
+
+def test_no_knob_is_the_identity(picture):
+    assert Augment()(picture, [3]) is picture
+
+
+@given(
+    st.builds(
+        Augment,
+        rotate=st.floats(0, 180),
+        shift=st.floats(0, 0.9),
+        scale=st.floats(0, 2),
+        shear=st.floats(0, 60),
+        flip=st.booleans(),
+        brightness=st.floats(0, 1),
+        contrast=st.floats(0, 1),
+    ),
+    st.lists(st.integers(0, 2**40), min_size=1, max_size=3),
+    st.sampled_from([("L", (1, 1)), ("L", (7, 3)), ("RGB", (2, 9))]),
+)
+@settings(deadline=None)
+def test_the_same_seed_gives_the_same_image(augment, seed, shape):
+    mode, size = shape
+    pixels = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    image = Image.fromarray(pixels).convert(mode)
+    before = image.tobytes()
+    first, again = augment(image, seed), augment(image, tuple(seed))
+    assert (first.mode, first.size) == (mode, size)
+    assert first.tobytes() == again.tobytes()
+    assert image.tobytes() == before
+
+
+def test_seeds_differ(picture):
+    augment = Augment(rotate=20, shift=0.1)
+    assert len({augment(picture, seed).tobytes() for seed in SEEDS}) == len(SEEDS)
+
+
+def test_flip_mirrors_exactly_or_not_at_all(picture):
+    mirrored = array(picture)[:, ::-1]
+    found = [array(Augment(flip=True)(picture, seed)) for seed in SEEDS]
+    flips = [np.array_equal(each, mirrored) for each in found]
+    assert 4 < sum(flips) < 16
+    assert all(flip or np.array_equal(each, array(picture)) for flip, each in zip(flips, found, strict=True))
+
+
+def test_shift_stays_within_its_share_and_fills_with_the_border(picture):
+    for seed in SEEDS:
+        moved = array(Augment(shift=0.1)(picture, seed))
+        assert (moved[[0, -1]] == (250, 240, 230)).all()
+        rows, columns = np.nonzero(moved[..., 0] < 130)
+        assert abs(rows.mean() - 9.5) <= 4.5
+        assert abs(columns.mean() - 14.5) <= 6.5
+
+
+def test_rotation_is_about_the_centre():
+    pixels = np.zeros((41, 41), dtype=np.uint8)
+    pixels[20, 20] = 255
+    for seed in SEEDS:
+        assert array(Augment(rotate=180)(Image.fromarray(pixels), seed))[20, 20] > 250
+
+
+def test_scale_and_shear_change_the_area_as_they_should(picture):
+    area = (array(picture)[..., 0] < 130).sum()
+    scaled = [(array(Augment(scale=0.5)(picture, seed))[..., 0] < 130).sum() / area for seed in SEEDS]
+    assert min(scaled) >= 1 / 1.5**2 - 0.1
+    assert max(scaled) <= 1.5**2 + 0.1
+    assert max(scaled) > 1.2 > 0.8 > min(scaled)
+    for seed in SEEDS:
+        assert (array(Augment(shear=20)(picture, seed))[..., 0] < 130).sum() == pytest.approx(area, rel=0.15)
+
+
+def test_brightness_and_contrast():
+    grey = Image.fromarray(np.tile(np.array([60, 100], np.uint8), (8, 4)))
+    means = [array(Augment(brightness=0.5)(grey, seed)).mean() for seed in SEEDS]
+    assert 40 <= min(means) < 70 < 90 < max(means) <= 120
+    for seed in SEEDS:
+        spread = array(Augment(contrast=0.5)(grey, seed))
+        assert spread.mean() == pytest.approx(80, abs=1)
+        assert 20 - 2 <= np.ptp(spread) <= 60 + 2
+
+
+@pytest.mark.parametrize(
+    ("knobs", "problem"),
+    [
+        ({"rotate": -1}, "rotate must be from 0 to 180, got -1"),
+        ({"rotate": float("nan")}, "rotate must be from 0 to 180, got nan"),
+        ({"shift": 1}, "shift must be from 0 to below 1, got 1"),
+        ({"scale": float("inf")}, "scale must be from 0 to 10, got inf"),
+        ({"shear": 90}, "shear must be from 0 to below 90, got 90"),
+        ({"contrast": 1.5}, "contrast must be from 0 to 1, got 1.5"),
+    ],
+)
+def test_knobs_are_checked(knobs, problem):
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        Augment(**knobs)
+
+
+def test_modes_are_checked():
+    with pytest.raises(ValueError, match="must be of mode 'L' or 'RGB', got 'RGBA'"):
+        Augment(rotate=5)(Image.new("RGBA", (2, 2)), [0])

@@ -1,0 +1,65 @@
+"""Images with a class each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from textsiam.data.problems import DataError, ReadReport
+
+
+@dataclass(frozen=True, eq=False)
+class LabelledImages:
+    """`m` images by name, each of one class.
+
+    `names` are distinct (see `textsiam.data.pictures`); `classes` (m,) int32 point into `class_names`, which
+    may hold classes without an image: parts of one set number their classes alike.
+
+    Raises:
+        ValueError: the lengths differ, a class is outside `class_names`, or a name occurs twice.
+    """
+
+    names: list[str]
+    classes: np.ndarray
+    class_names: list[str]
+    source: str
+    report: ReadReport
+
+    def __post_init__(self) -> None:
+        """Bring the classes to their type and check them."""
+        object.__setattr__(self, "classes", np.asarray(self.classes, dtype=np.int32))
+        if len(self.names) != len(self.classes):
+            raise ValueError(f"{self.source}: {len(self.names)} names, {len(self.classes)} classes")
+        if len(self.classes) and not 0 <= self.classes.min() <= self.classes.max() < len(self.class_names):
+            raise ValueError(f"{self.source}: a class is outside the {len(self.class_names)} class names")
+        if len(set(self.names)) != len(self.names) or len(set(self.class_names)) != len(self.class_names):
+            raise ValueError(f"{self.source}: the names of images, and those of classes, must be distinct")
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.names)
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> LabelledImages:
+        """Keep these rows (indices in the order given, or a boolean mask); classes keep their numbers."""
+        kept = np.asarray(rows)
+        kept = np.flatnonzero(kept) if kept.dtype == bool else kept.astype(np.int64)
+        return replace(self, names=[self.names[i] for i in kept], classes=self.classes[kept])
+
+    def of_classes(self, names: Sequence[str]) -> LabelledImages:
+        """Keep the images of these classes; classes keep their numbers.
+
+        Raises:
+            DataError: there is no such class.
+        """
+        known = {name: number for number, name in enumerate(self.class_names)}
+        unknown = [name for name in names if name not in known]
+        if unknown:
+            raise DataError(f"{self.source}: has no class {unknown[0]!r}")
+        return self.select(np.isin(self.classes, [known[name] for name in names]))
+
+    @property
+    def present(self) -> np.ndarray:
+        """The classes that have an image (k,), ascending."""
+        return np.unique(self.classes)

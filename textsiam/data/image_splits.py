@@ -1,0 +1,119 @@
+"""Splits of labelled images: by class, so that the test asks about new ones, or within every class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+
+from textsiam.data.image_sets import LabelledImages
+from textsiam.data.problems import DataError
+from textsiam.data.splits import NAMES
+
+
+def split_classes(
+    images: LabelledImages,
+    *,
+    validation: float = 0.0,
+    calibration: float = 0.0,
+    test: float = 0.2,
+    seed: int = 0,
+    level: int | None = None,
+) -> dict[str, LabelledImages]:
+    """Split so that no class is in two splits: what is measured are classes never seen in training.
+
+    Which classes go where depends on their names and `seed` only, not on the images.
+
+    Args:
+        images: what to split.
+        validation: the share of the classes, or with an int their number.
+        calibration: likewise.
+        test: likewise; train takes the rest.
+        seed: another seed, another split.
+        level: keeps together, and counts as one, the classes that begin with the same so many parts of a
+            path: with 1, `Balinese/character01` and `Balinese/character02` are both `Balinese`.
+
+    Returns:
+        The parts train, validation, calibration and test, in this order; one of size 0 is empty.
+
+    Raises:
+        ValueError: a share is negative or not below 1, or `level` is below 1.
+        DataError: nothing is left for train, or there are too few classes for every part to get one.
+
+    Example:
+        >>> parts = split_classes(images, test=5, level=1)  # doctest: +SKIP
+    """
+    if level is not None and level < 1:
+        raise ValueError(f"level must be at least 1, got {level}")
+    sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
+    heads = [name if level is None else "/".join(name.split("/")[:level]) for name in images.class_names]
+    groups = sorted({heads[number] for number in images.present.tolist()}, key=lambda head: (_key(head, seed), head))
+    counts = {name: _number(size, len(groups)) for name, size in sizes.items()}
+    if sum(counts.values()) >= len(groups):
+        asked = ", ".join(f"{name} {count}" for name, count in counts.items())
+        what = "classes" if level is None else f"groups of classes at level {level}"
+        raise DataError(f"{images.source}: has {len(groups)} {what}, too few for {asked} and train")
+    place, at = dict.fromkeys(groups, "train"), 0
+    for name, count in counts.items():
+        place.update(dict.fromkeys(groups[at : at + count], name))
+        at += count
+    of_class = np.array([NAMES.index(place.get(head, "train")) for head in heads], dtype=np.int64)
+    return {name: images.select(of_class[images.classes] == i) for i, name in enumerate(NAMES)}
+
+
+def split_images(
+    images: LabelledImages,
+    *,
+    validation: float = 0.0,
+    calibration: float = 0.0,
+    test: float = 0.2,
+    seed: int = 0,
+) -> dict[str, LabelledImages]:
+    """Split the images of every class, so that each class is in each split: known classes, new images.
+
+    Args:
+        images: what to split.
+        validation: the share of each class, rounded but at least one image; with an int, the number of images.
+        calibration: likewise.
+        test: likewise; train takes the rest.
+        seed: another seed, another split.
+
+    Returns:
+        The parts train, validation, calibration and test, in this order; one of size 0 is empty.
+
+    Raises:
+        ValueError: a share is negative or not below 1.
+        DataError: a class has too few images for every part to get one.
+    """
+    sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
+    rng = np.random.default_rng(seed)
+    places = np.zeros(len(images), dtype=np.int64)
+    for number in range(len(images.class_names)):
+        rows = rng.permutation(np.flatnonzero(images.classes == number))
+        counts = [_number(size, len(rows)) for size in sizes.values()]
+        if len(rows) and sum(counts) >= len(rows):
+            raise DataError(f"{images.source}: class {images.class_names[number]!r} has {len(rows)} images, too few "
+                            f"for {', '.join(name for name, size in sizes.items() if size)} and train")  # fmt: skip
+        held = rows[: sum(counts)]
+        places[held] = np.repeat(np.arange(1, len(NAMES)), counts)[: len(held)]
+    return {name: images.select(places == i) for i, name in enumerate(NAMES)}
+
+
+def _checked_sizes(sizes: Mapping[str, float]) -> Mapping[str, float]:
+    for name, size in sizes.items():
+        if size < 0 or (isinstance(size, float) and size >= 1):
+            raise ValueError(f"{name} must be a share from 0 to below 1, or a whole number, got {size}")
+    shares = sum(size for size in sizes.values() if isinstance(size, float))
+    if shares >= 1:
+        raise ValueError(f"validation + calibration + test must stay below 1, got {shares:g}")
+    return sizes
+
+
+def _number(size: float, of: int) -> int:
+    return size if isinstance(size, int) else max(round(size * of), 1) if size else 0
+
+
+def _key(name: str, seed: int) -> bytes:
+    salt = seed.to_bytes(16, "little", signed=True)
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()

@@ -1,0 +1,19 @@
+"""Labelled images: reading, splitting, and drawing pairs and triplets from them."""
+
+from __future__ import annotations
+
+from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, most_pairs
+from textsiam.data.image_readers import read_images
+from textsiam.data.image_sets import LabelledImages
+from textsiam.data.image_splits import split_classes, split_images
+
+__all__ = [
+    "LabelledImages",
+    "class_pairs",
+    "draw_pairs",
+    "draw_triplets",
+    "most_pairs",
+    "read_images",
+    "split_classes",
+    "split_images",
+]
