@@ -14,7 +14,7 @@ from textsiam.evaluation.binary import Estimate
 if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer
 
-_ROWS = 65_536  # comparisons made at once
+_CELLS = 4_000_000  # numbers compared at once, which bounds the memory
 _NORMAL = 1.959964  # 97.5 % quantile
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -212,21 +212,21 @@ def _accuracy(
     """
     episodes, way, each = drawn.shape
     queries = each - shot
-    at_once = max(1, _ROWS // (way * queries * way * shot))
+    dim = asked(drawn[:1, :1, :1]).shape[-1]
+    at_once = max(1, _CELLS // (way * queries * way * shot * dim))
     shares = np.empty(episodes)
     for start in range(0, episodes, at_once):
         part = drawn[start : start + at_once]
         u, v = asked(part[:, :, shot:]), shown(part[:, :, :shot])
-        n, dim, kept = len(part), u.shape[-1], v.shape[2]
+        n, kept = len(part), v.shape[2]
         shape = (n, way * queries, way * kept, dim)
         left = np.broadcast_to(u.reshape(n, -1, 1, dim), shape).reshape(-1, dim)
         right = np.broadcast_to(v.reshape(n, 1, -1, dim), shape).reshape(-1, dim)
         scores = np.asarray(similarity(left, right)).reshape(n, way * queries, way, kept).max(axis=3)
         own = np.take_along_axis(scores, np.repeat(np.arange(way), queries)[None, :, None], axis=2)
         best = scores.max(axis=2, keepdims=True)
-        shares[start : start + n] = np.where(own == best, 1.0 / (scores == best).sum(axis=2, keepdims=True), 0.0).mean(
-            axis=(1, 2)
-        )
+        right_share = np.where(own == best, 1.0 / (scores == best).sum(axis=2, keepdims=True), 0.0)
+        shares[start : start + n] = right_share.mean(axis=(1, 2))
     mean = float(shares.mean())
     if episodes == 1:
         return Estimate(mean, math.nan, math.nan)

@@ -172,13 +172,17 @@ class Gallery:
         if isinstance(inputs, str):
             return self.identify([inputs])[0]
         scores = self.similarities(inputs)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :2]
-        best = np.take_along_axis(scores, order, axis=1)
+        rows, first = np.arange(len(scores)), scores.argmax(axis=1)
+        best = scores[rows, first]
+        scores[rows, first] = -np.inf
+        second = scores.argmax(axis=1)
         names, found = self.names, []
-        for columns, values, verdict in zip(order.tolist(), best.tolist(), decision.verdicts(best[:, 0]), strict=True):
-            second = Candidate(names[columns[1]], values[1]) if len(columns) > 1 else None
-            name = names[columns[0]] if verdict.duplicate else None
-            found.append(Identity(name, verdict.similarity, verdict.probability, second, verdict.threshold))
+        for verdict, i, j, next_best in zip(
+            decision.verdicts(best), first.tolist(), second.tolist(), scores[rows, second].tolist(), strict=True
+        ):
+            runner_up = Candidate(names[j], next_best) if len(names) > 1 else None
+            name = names[i] if verdict.duplicate else None
+            found.append(Identity(name, verdict.similarity, verdict.probability, runner_up, verdict.threshold))
         return found
 
     def calibrate(
