@@ -10,7 +10,7 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.models.distances import DISTANCES
 from textsiam.models.encoders import ModelError
-from textsiam.models.ensemble import Ensemble
+from textsiam.models.ensemble import Ensemble, Regions
 from textsiam.models.learned import Mahalanobis
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
@@ -106,9 +106,10 @@ def test_a_head_scores_and_towers_have_sides(tower: SentenceTransformer) -> None
     gallery.enroll("b", "2/0")
     np.testing.assert_allclose(gallery.vectors(), -np.stack([vector("1/0"), vector("2/0")]), atol=1e-6)
     u = np.stack([vector("3/0")] * 2)
-    np.testing.assert_allclose(
-        gallery.similarities(["3/0"])[0], twin.vector_similarity(u, gallery.vectors()), atol=1e-5
-    )
+    expected = twin.vector_similarity(u, gallery.vectors())
+    np.testing.assert_allclose(gallery.similarities(["3/0"])[0], expected, atol=1e-5)
+    gallery.calibrate(["1/1", "1/2", "1/3", "2/1", "2/2", "2/3"] * 2, ["b", "b", "b", "a", "a", "a"] * 2, far=0.2)
+    assert gallery.verify("b", "3/0").similarity == pytest.approx(float(expected[1]), abs=1e-5)
 
 
 def test_both_thresholds_against_loops(gallery: Gallery) -> None:
@@ -185,6 +186,14 @@ def test_a_gallery_of_one_has_no_runner_up(gallery: Gallery) -> None:
         gallery.remove(name)
     identity = gallery.identify("0/0")
     assert (identity.name, identity.runner_up) == ("person 0", None)
+
+
+def test_an_identity_that_is_not_the_best_is_not_found(gallery: Gallery) -> None:
+    for person in range(6):  # half of the identities under two names
+        gallery.enroll(f"double {person}", [f"{person}/0", f"{person}/1", f"{person}/2"])
+    gallery.calibrate(*calibration(), far=0.5)
+    assert gallery.identification is not None
+    assert gallery.identification.true_accepts.value <= 0.5
 
 
 def test_the_false_alarms_to_expect_grow_with_the_gallery(gallery: Gallery) -> None:
@@ -312,6 +321,8 @@ def test_the_fingerprint_is_that_of_all_scores_depend_on(tower: SentenceTransfor
         Twin(tower, head=heads[2]),
         Ensemble([Twin(tower)]),
         Ensemble([Twin(tower), Twin(other)]),
+        Ensemble([Twin(tower), Twin(other)], regions=Regions(Twin(tower), np.eye(2, 32, dtype=np.float32), 1.0)),
+        Ensemble([Twin(tower), Twin(other)], regions=Regions(Twin(tower), np.ones((2, 32), np.float32), 1.0)),
     ]
     assert len({scorer_fingerprint(s) for s in scorers}) == len(scorers)
     assert scorer_fingerprint(Twin(copy.deepcopy(tower))) == scorer_fingerprint(scorers[0])

@@ -107,6 +107,13 @@ def test_independent_events_have_the_exact_interval() -> None:
         assert found.value == hits / n
 
 
+def test_there_are_no_more_trials_than_events() -> None:
+    events = np.zeros((100, 10), bool)
+    events[:, 0] = events[0, 1] = True  # shares that differ less than those of independent events
+    found, expected = clustered_rate(events), binomtest(101, 1000).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
 def test_dependent_events_have_a_wider_interval() -> None:
     rng = np.random.default_rng(0)
     alone = rng.random((100, 30)) < 0.1

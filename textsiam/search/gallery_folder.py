@@ -73,7 +73,7 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
             raise ModelError("another model made these vectors: open it with that one, or enroll everybody again")
         arrays = load_file(Path(folder) / _ARRAYS)
         shots = {name: int(count) for name, count in facts["shots"].items()}
-        sums = {name: np.array(row) for name, row in zip(shots, arrays["sums"], strict=True)}
+        sums = dict(zip(shots, arrays["sums"], strict=True))
         points = (_restored(mode, facts[mode], arrays) for mode in ("verification", "identification"))
         return GalleryParts(sums, shots, *points)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
