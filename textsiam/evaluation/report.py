@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from textsiam.evaluation.binary import BinaryReport, Estimate
 from textsiam.evaluation.report_examples import mistakes
+from textsiam.evaluation.report_pictures import EmbeddingMap, Thumbnail, embedding_figure
 from textsiam.evaluation.report_plots import (
     number,
     precision_recall_figure,
@@ -56,6 +57,8 @@ def write_report(
     history: Sequence[Mapping[str, float]] | None = None,
     facts: Mapping[str, str] | None = None,
     title: str = "How well does the twin find duplicates?",
+    thumbnail: Thumbnail | None = None,
+    embedding: EmbeddingMap | None = None,
 ) -> Path:
     """Write one self-contained HTML page: no script, no request, light, dark and printable.
 
@@ -71,12 +74,15 @@ def write_report(
             `pairs_per_second`.
         facts: name → value, for example model, data, versions and fingerprint.
         title: the heading.
+        thumbnail: called with an input, returns a small PNG of it, or None to show the input itself: for images,
+            `textsiam.evaluation.report_pictures.picture_thumbnail`; None for texts.
+        embedding: inputs and vectors to show as a map, with thumbnails where there are any.
 
     Returns:
         The path of the page.
 
     Raises:
-        ValueError: no evaluation, two of one name, or a history row without `step`.
+        ValueError: no evaluation, two of one name, a history row without `step`, or a thumbnail that is no PNG.
         OSError: the file cannot be written; what stood there before is untouched.
     """
     names = [evaluation.name for evaluation in evaluations]
@@ -86,7 +92,7 @@ def write_report(
         if "step" not in row:
             raise ValueError(f"history row {i} has no 'step', only {sorted(row)}")
     template = files("textsiam.evaluation").joinpath("report.html").read_text(encoding="utf-8")
-    sections = _sections(evaluations, history or ())
+    sections = _sections(evaluations, history or (), thumbnail, embedding)
     page = Template(template).substitute(
         title=escape(title),
         facts=_facts(facts or {}),
@@ -97,7 +103,10 @@ def write_report(
 
 
 def _sections(
-    evaluations: Sequence[PairEvaluation], history: Sequence[Mapping[str, float]]
+    evaluations: Sequence[PairEvaluation],
+    history: Sequence[Mapping[str, float]],
+    thumbnail: Thumbnail | None,
+    embedding: EmbeddingMap | None,
 ) -> list[tuple[str, str, str]]:
     """Return (id, heading, HTML) of every section that has something to show."""
     last = evaluations[-1]
@@ -112,7 +121,9 @@ def _sections(
         sections.append(("training", "Training", _grid(training, "wide")))
     if any(evaluation.slices for evaluation in evaluations):
         sections.append(("slices", "Slices", _slices(evaluations)))
-    sections.append(("mistakes", "Worst mistakes", mistakes(last, count=_EXAMPLES)))
+    sections.append(("mistakes", "Worst mistakes", mistakes(last, count=_EXAMPLES, thumbnail=thumbnail)))
+    if embedding is not None:
+        sections.append(("map", "Map", embedding_figure(embedding, thumbnail)))
     return sections
 
 

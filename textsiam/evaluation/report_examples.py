@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from difflib import SequenceMatcher
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
+from textsiam.evaluation.report_pictures import Thumbnail, picture_pairs
 from textsiam.evaluation.report_plots import number
 from textsiam.evaluation.slices import words
 
@@ -17,14 +19,15 @@ _LONGEST = 400  # characters of a text that are shown
 _KINSHIP = 0.3  # share of common words from which differences are marked
 
 
-def mistakes(evaluation: PairEvaluation, *, count: int) -> str:
-    """Return the two tables: pairs wrongly flagged, and duplicates that were missed."""
-    return _table(
+def mistakes(evaluation: PairEvaluation, *, count: int, thumbnail: Thumbnail | None = None) -> str:
+    """Return the pairs wrongly flagged, then the duplicates that were missed: two tables, or two grids of pictures."""
+    shown = _table if thumbnail is None else partial(picture_pairs, thumbnail=thumbnail)
+    return shown(
         f"Flagged, but not duplicates: {evaluation.name}",
         evaluation.worst_false_positives(count),
         total=int(((evaluation.labels == 0) & (evaluation.similarities >= evaluation.threshold)).sum()),
         order="the most similar first",
-    ) + _table(
+    ) + shown(
         f"Duplicates that were missed: {evaluation.name}",
         evaluation.worst_false_negatives(count),
         total=int(((evaluation.labels == 1) & (evaluation.similarities < evaluation.threshold)).sum()),
