@@ -5,6 +5,7 @@ Measured are AP and accuracy on Quora dev, and what that does to other data.
     python benchmarks/losses.py run losses                       # every loss, 80 steps
     python benchmarks/losses.py run parts                        # the recipe, one epoch, without or with a part
     python benchmarks/losses.py run losses --only cosent --seeds 0 1 2
+    python benchmarks/losses.py run recipes                      # whole configs, as a user runs them
     python benchmarks/losses.py table losses                     # Markdown for the docs
 
 Each run adds a row to the JSON file; rows that are there already are not run again.
@@ -16,6 +17,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import time
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +65,36 @@ PARTS = {
 }  # fmt: skip
 
 
+RECIPES = {"qqp_verified": "configs/qqp_verified.yaml"}
+
+
+def run_recipe(name: str, seed: int) -> list[dict]:
+    """Run a whole config; returns a row for the untrained twin, the trained one, and the one with its verifier."""
+    from textsiam.config import read_config
+    from textsiam.models.encoders import MINILM
+    from textsiam.models.twin import Twin
+    from textsiam.recipe import run as run_config
+
+    data = ["--data.train", str(DATA / "train.tsv.gz"), "--data.test", str(DATA / "dev.tsv.gz")]
+    with tempfile.TemporaryDirectory() as folder:
+        rest = ["--output", f"{folder}/run", "--training.seed", str(seed), "--training.tracker", "none"]
+        started = time.perf_counter()
+        outcome = run_config(read_config([str(Path(__file__).parents[1] / RECIPES[name]), *data, *rest]))
+        seconds = time.perf_counter() - started
+    twin, rows = outcome.twin, []
+    verifier = twin.verifier
+    for evaluation in outcome.evaluations:
+        kind = evaluation.name
+        twin.verifier = verifier if kind == "verified" else None
+        judged = Twin.from_pretrained(MINILM) if kind == "zero-shot" else twin
+        fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
+        row = {"kind": "recipes", "name": f"{name}, {kind}", "seed": seed, "steps": outcome.result.steps}
+        row |= {"seconds": seconds, "training_seconds": outcome.result.seconds}
+        row |= {field: vars(getattr(evaluation.report, field)) for field in fields}
+        rows.append(row | elsewhere(judged, DATA.parent))
+    return rows
+
+
 def run(kind: str, name: str, seed: int, steps: int) -> dict:
     """Train one variant and judge it; returns its row."""
     from textsiam.config import build_objective, build_twin, read_config
@@ -91,6 +123,16 @@ def stored() -> dict:
     return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
 
 
+def keep(rows: list[dict]) -> None:
+    """Add rows to the results."""
+    results = stored()  # again: another process may have added rows meanwhile
+    results["rows"] += rows
+    results["facts"] = facts()
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    for row in rows:
+        print(row["name"], row["seed"], row["average_precision"], flush=True)
+
+
 def table(kind: str) -> None:
     """Print the rows as Markdown, best first; the mean over seeds, with the range where there are several."""
     rows = defaultdict(list)
@@ -116,7 +158,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     for command in ("table", "run"):
         sub = commands.add_parser(command)
-        sub.add_argument("kind", choices=("losses", "parts"))
+        sub.add_argument("kind", choices=("losses", "parts", "recipes"))
     sub.add_argument("--only", nargs="+", help="names of some")
     sub.add_argument("--seeds", nargs="+", type=int, default=[0])
     sub.add_argument("--steps", type=int, help="80 for losses, an epoch for parts")
@@ -125,18 +167,18 @@ def main() -> None:
         table(arguments.kind)
         return
     kind = arguments.kind
+    if kind == "recipes":
+        for name in arguments.only or RECIPES:
+            for seed in arguments.seeds:
+                keep(run_recipe(name, seed))
+        return
     steps = arguments.steps or (80 if kind == "losses" else EPOCH)
     for name in arguments.only or (LOSSES if kind == "losses" else PARTS):
         for seed in arguments.seeds:
             key = (kind, name, seed, steps)
             if key in {(r["kind"], r["name"], r["seed"], r["steps"]) for r in stored()["rows"]}:
                 continue
-            row = run(*key)
-            results = stored()  # again: another process may have added rows meanwhile
-            results["rows"].append(row)
-            results["facts"] = facts()
-            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-            print(name, seed, row["average_precision"], flush=True)
+            keep([run(*key)])
 
 
 if __name__ == "__main__":
