@@ -11,6 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -24,6 +25,7 @@ from textsiam.data.tables import write_table
 from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
+from textsiam.evaluation.report_pictures import EmbeddingMap
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
 from textsiam.search.join import fit_collection_decision
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
     from textsiam.models.verifier import Verifier
 
+_ON_MAP = 300  # inputs on the map of the report
 # What a run leaves in its folder; anything else there is the user's.
 _OURS = (
     "model",
@@ -302,16 +305,33 @@ def _save(outcome: Outcome, config: Config) -> None:
         "config": config.to_dict(),
     }  # fmt: skip
     twin.save_pretrained(output / "model")
-    write_report(output / "report.html", outcome.evaluations, history=outcome.result.history, facts=facts)
+    write_report(
+        output / "report.html",
+        outcome.evaluations,
+        history=outcome.result.history,
+        facts=facts,
+        thumbnail=splits.test.thumbnail,
+        embedding=_map(twin, splits.test),
+    )
     _write_json(output / "summary.json", outcome.to_dict())
     for name in ("best", "checkpoints", "tokens", "run-*"):  # the model holds the weights now
         for path in output.glob(name):
             shutil.rmtree(path, ignore_errors=True)
 
 
+def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:
+    """Return a map of some of the inputs, by their groups; None where no picture would show what a point is."""
+    if pairs.thumbnail is None:
+        return None
+    some = np.sort(np.random.default_rng(0).permutation(len(pairs.texts))[:_ON_MAP])
+    inputs = [pairs.texts[i] for i in some]
+    classes = None if pairs.groups is None else [str(group) for group in pairs.groups[some].tolist()]
+    return EmbeddingMap(inputs, twin.encode(inputs), classes)
+
+
 def _write_pairs(path: Path, pairs: Pairs) -> None:
     rows = zip(pairs.left_texts, pairs.right_texts, pairs.labels.tolist(), strict=True)
-    names = ("question1", "question2", "is_duplicate")
+    names = (*pairs.columns, "is_duplicate")
     write_table(path, names, [dict(zip(names, row, strict=True)) for row in rows])
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from sklearn.decomposition import PCA
 
+from textsiam.data.pictures import picture_thumbnail
 from textsiam.evaluation.binary import binary_report
 from textsiam.evaluation.pairs import PairEvaluation, WrongPair
 from textsiam.evaluation.report import write_report
@@ -17,7 +18,6 @@ from textsiam.evaluation.report_pictures import (
     EmbeddingMap,
     embedding_figure,
     picture_pairs,
-    picture_thumbnail,
     project,
 )
 

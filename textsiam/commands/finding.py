@@ -23,7 +23,9 @@ from textsiam.terminal import escaped, make_console, print_clusters, print_json,
 
 def flag(
     model: Model,
-    questions: Annotated[str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    questions: Annotated[
+        str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum; or a folder of images.")
+    ],
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -74,16 +74,33 @@ def score(
 
 def evaluate(
     model: Model,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs, or graded ones (a column `score`): file or Hub id.")],
+    pairs: Annotated[
+        str,
+        typer.Argument(help="Labelled pairs, or graded ones (a column `score`): file or Hub id; or labelled images."),
+    ],
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
     column: Column = None,
     on_bad_row: BadRow = "error",
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,
+    verification: Annotated[
+        bool, typer.Option("--verification", help="Measure verification too: EER, TAR at FAR 1 % and 0.1 %.")
+    ] = False,
+    way: Annotated[
+        int | None, typer.Option(help="Play few-shot episodes with labelled images: so many classes in each.")
+    ] = None,
+    shot: Annotated[int, typer.Option(help="Known images of each class of an episode.")] = 1,
+    episodes: Annotated[int, typer.Option(help="How many episodes.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs."""
+    """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs.
+
+    With --way, measure it on labelled images instead: can it tell so many classes that it never saw from one image each?
+    """
+    if way is not None:
+        _few_shot(model, pairs, way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
+        return
     from textsiam.data.pairs import read_pairs
 
     graded = _graded(pairs) if column is None else None
@@ -103,15 +120,46 @@ def evaluate(
     if report is not None:
         from textsiam.evaluation.report import write_report
 
-        write_report(report, [evaluation], facts={"model": model, "data": pairs})
+        write_report(report, [evaluation], facts={"model": model, "data": pairs}, thumbnail=read.thumbnail)
+    verified = None
+    if verification:
+        from textsiam.evaluation.verification import verification_report
+
+        verified = verification_report(evaluation.similarities, evaluation.labels, threshold=evaluation.threshold)
     if as_json:
-        print_json(evaluation.to_dict())
+        extra = {} if verified is None else {"verification": verified.to_dict()}
+        print_json({**evaluation.to_dict(), **extra})
     else:
         from textsiam.recipe import results_table
 
         make_console().print(results_table([evaluation]))
+        if verified is not None:
+            say(str(verified), stream=sys.stdout)
         if report is not None:
             say(f"report written to {report}")
+
+
+def _few_shot(
+    model: str, source: str, *, way: int, shot: int, episodes: int, on_bad_row: Literal["error", "skip"], as_json: bool
+) -> None:
+    from textsiam.data.images import read_images
+
+    images = read_images(source, on_bad_row=on_bad_row)
+    warn(images.report.warnings)
+    twin = open_twin(model)
+    from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
+
+    play = {"way": way, "shot": shot, "episodes": episodes}
+    with progress_bar("episodes") as progress:
+        accuracy = evaluate_few_shot(twin, images, **play)
+        progress(1, 1)
+    pixels = nearest_neighbour_baseline(images, **play)
+    if as_json:
+        print_json({**play, "accuracy": vars(accuracy), "pixels": vars(pixels)})
+        return
+    say(f"{way}-way {shot}-shot, {episodes:,} episodes over {len(images.present)} classes", stream=sys.stdout)
+    for name, found in (("twin", accuracy), ("nearest neighbour of pixels", pixels)):
+        say(f"{name:28}{100 * found.value:6.1f} % ({100 * found.low:.1f}–{100 * found.high:.1f})", stream=sys.stdout)
 
 
 def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:

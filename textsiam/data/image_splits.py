@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from textsiam.data.image_pairs import draw_pairs, most_pairs
 from textsiam.data.image_sets import LabelledImages
+from textsiam.data.pairs import DRAWN_PAIRS, Pairs
 from textsiam.data.problems import DataError
-from textsiam.data.splits import NAMES
+from textsiam.data.reports import leakage
+from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
+
+TRAINING_PAIRS = 20_000
+"""Pairs that are drawn of labelled images for training unless somebody says how many."""
 
 
 def split_classes(
@@ -117,3 +123,53 @@ def _number(size: float, of: int) -> int:
 def _key(name: str, seed: int) -> bytes:
     salt = seed.to_bytes(16, "little", signed=True)
     return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
+
+
+def split_labelled(
+    images: LabelledImages,
+    *,
+    pairs: int | None = None,
+    validation: float = 0.05,
+    calibration: float = 0.05,
+    test: float = 0.1,
+    unseen: Sequence[str] | None = None,
+    disjoint: bool = False,
+    seed: int = 0,
+) -> Splits:
+    """Split labelled images, then draw pairs inside each part: no image is in two, and no pair is lost between them.
+
+    Args:
+        images: what to split.
+        pairs: how many pairs to draw for training; None draws `TRAINING_PAIRS`, or as many as exist. The other parts
+            get up to `DRAWN_PAIRS` each. Half of the pairs are duplicates.
+        validation: share of the images, or of the classes where they are disjoint.
+        calibration: likewise.
+        test: likewise; without meaning where `unseen` says what the test is.
+        unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
+        disjoint: whether the other parts have classes of their own too, instead of images of their own.
+        seed: another seed, another split.
+
+    Raises:
+        ValueError: a share is negative or not below 1.
+        DataError: there is no such class, or a part would have too few images.
+    """
+    held = np.zeros(len(images.class_names), bool)
+    for name in unseen or ():
+        found = [each == name or each.startswith(f"{name}/") for each in images.class_names]
+        if not any(found):
+            raise DataError(f"{images.source}: has no class {name!r}, nor a folder of classes of this name")
+        held |= found
+    shares = {"validation": validation, "calibration": calibration, "test": 0.0 if unseen else test}
+    rest, split = images.select(~held[images.classes]), split_classes if disjoint else split_images
+    parts = split(rest, validation=validation, calibration=calibration, test=shares["test"], seed=seed)
+    if unseen:
+        parts["test"] = images.select(held[images.classes])
+    named: dict[str, Pairs] = {}
+    for name, part in parts.items():
+        wanted = (pairs or TRAINING_PAIRS) if name == "train" else DRAWN_PAIRS
+        most = most_pairs(part)
+        if name == "train" and pairs is not None:
+            most = max(most, pairs)  # as many as were asked for, or an error that says how many there are
+        named[name] = draw_pairs(part, min(wanted, most), seed=seed) if most else named["train"].select([])
+    report = SplitReport(seed, shares, split_sizes(named), dropped=0, cut=False, leakage=leakage(named))
+    return Splits(**named, report=report)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from textsiam.data.image_files import holds_images
 from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, most_pairs
 from textsiam.data.image_readers import read_images
 from textsiam.data.image_sets import LabelledImages
-from textsiam.data.image_splits import split_classes, split_images
+from textsiam.data.image_splits import split_classes, split_images, split_labelled
 
 __all__ = [
     "LabelledImages",
     "class_pairs",
     "draw_pairs",
     "draw_triplets",
+    "holds_images",
     "most_pairs",
     "read_images",
     "split_classes",
     "split_images",
+    "split_labelled",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 from textsiam.data.columns import checked_text, find_pair_columns, text_problem
 from textsiam.data.components import by_first_appearance, joined_groups
 from textsiam.data.image_files import holds_images
-from textsiam.data.pictures import picture_name
+from textsiam.data.pictures import picture_name, picture_thumbnail
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, open_table
 from textsiam.data.repeats import find_repeats
@@ -173,6 +173,16 @@ class Pairs:
             labels=self.labels[kept],
             groups=None if self.groups is None else self.groups[used],
         )
+
+    @property
+    def columns(self) -> tuple[str, str]:
+        """The columns that a table of these pairs has, beside the label: `read_pairs` knows them."""
+        return ("image1", "image2") if self.images else ("question1", "question2")
+
+    @property
+    def thumbnail(self) -> Callable[[str], bytes] | None:
+        """What makes a small PNG of one of the texts; None where they are to be read."""
+        return picture_thumbnail if self.images else None
 
     @property
     def left_texts(self) -> list[str]:

@@ -156,6 +156,18 @@ def missing_picture(name: str) -> str | None:
     return None
 
 
+def picture_thumbnail(name: str, *, side: int = 72) -> bytes:
+    """Return a PNG of an image that fits into a square: what a report shows.
+
+    Raises:
+        DataError: the image cannot be opened.
+    """
+    picture, file = open_picture(name), io.BytesIO()
+    picture.thumbnail((side, side))
+    picture.save(file, "PNG", optimize=True)
+    return file.getvalue()
+
+
 def picture_version(name: str) -> str:
     """Return a string that changes when the file behind a name does: the name with its file's time and size.
 

@@ -97,7 +97,7 @@ class Splits:
         """Put other pairs in the place of some splits; sizes and leakage are measured again."""
         changed = replace(self, **parts)
         named = changed.named()
-        return replace(changed, report=replace(self.report, sizes=_sizes(named), leakage=leakage(named)))
+        return replace(changed, report=replace(self.report, sizes=split_sizes(named), leakage=leakage(named)))
 
 
 def split_pairs(
@@ -146,7 +146,7 @@ def split_pairs(
     report = SplitReport(
         seed=seed,
         fractions=fractions,
-        sizes=_sizes(named),
+        sizes=split_sizes(named),
         dropped=dropped,
         cut=dropped > 0,
         leakage=leakage(named),
@@ -154,7 +154,8 @@ def split_pairs(
     return Splits(*parts, report=report)
 
 
-def _sizes(named: Mapping[str, Pairs]) -> tuple[SplitSize, ...]:
+def split_sizes(named: Mapping[str, Pairs]) -> tuple[SplitSize, ...]:
+    """Give the size of each split."""
     return tuple(SplitSize(name, len(part), part.positives, len(part.texts)) for name, part in named.items())
 
 

@@ -168,7 +168,9 @@ def evaluate_pairs(
         bootstrap=bootstrap,
         seed=seed,
     )
-    slices = slice_reports(left, right, similarities, pairs.labels, threshold=chosen.threshold, seen=seen)
+    slices: tuple[SliceReport, ...] = ()
+    if pairs.thumbnail is None:  # slices are by words
+        slices = slice_reports(left, right, similarities, pairs.labels, threshold=chosen.threshold, seen=seen)
     return PairEvaluation(
         name=name,
         left=left,

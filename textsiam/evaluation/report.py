@@ -74,8 +74,8 @@ def write_report(
             `pairs_per_second`.
         facts: name → value, for example model, data, versions and fingerprint.
         title: the heading.
-        thumbnail: called with an input, returns a small PNG of it, or None to show the input itself: for images,
-            `textsiam.evaluation.report_pictures.picture_thumbnail`; None for texts.
+        thumbnail: called with an input, returns a small PNG of it, or None to show the input itself:
+            `Pairs.thumbnail` of the pairs.
         embedding: inputs and vectors to show as a map, with thumbnails where there are any.
 
     Returns:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -56,20 +55,6 @@ class EmbeddingMap:
             raise ValueError(f"a map needs a class for each of {n} inputs, got {len(self.classes)}")
         if not np.isfinite(self.vectors).all():
             raise ValueError("a vector on the map is not finite")
-
-
-def picture_thumbnail(name: str, *, side: int = 72) -> bytes:
-    """Return a PNG of an image that fits into a square: what `write_report` takes as `thumbnail`.
-
-    Raises:
-        DataError: the image cannot be opened.
-    """
-    from textsiam.data.pictures import open_picture  # a report of texts needs no pictures
-
-    picture, file = open_picture(name), io.BytesIO()
-    picture.thumbnail((side, side))
-    picture.save(file, "PNG", optimize=True)
-    return file.getvalue()
 
 
 def picture_pairs(title: str, pairs: Sequence[WrongPair], *, total: int, order: str, thumbnail: Thumbnail) -> str:

@@ -90,8 +90,8 @@ class Settings:
         per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
             sampling): for losses over all inputs of a batch. None takes pairs as they come.
         augment: How each image is changed for training; None leaves images as they are.
-        augment_clusters: How all images of a cluster are changed alike in a batch: strong changes, such as a turn by any
-            angle, make new classes of the old ones. None changes none.
+        augment_clusters: How all images of a cluster are changed alike in a batch: strong changes, such as a turn by
+            any angle, make new classes of the old ones. None changes none.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
