@@ -96,7 +96,7 @@ def evaluate(
 ) -> None:
     """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs.
 
-    With --way, measure it on labelled images instead: can it tell so many classes that it never saw from one image each?
+    With --way, measure it on labelled images instead: can it tell so many classes from one image of each?
     """
     if way is not None:
         _few_shot(model, pairs, way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
