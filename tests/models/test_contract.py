@@ -228,7 +228,7 @@ def test_duplicates_matches_mining_ensembles_and_galleries(twin, inputs, pairs):
 
 
 def test_an_input_of_another_kind_is_named(twin):
-    with pytest.raises(TypeError, match="(input|image) 1"):
+    with pytest.raises(TypeError, match=r"(input|image) 1"):
         twin.encode(["x.png", 7])
     with pytest.raises(TypeError, match=r"write twin.encode\(\[text\]\)"):
         twin.encode("x.png")

@@ -1,0 +1,156 @@
+"""Image twins on digits and on characters of alphabets that training never saw; the nearest neighbour of pixels beside.
+
+    python benchmarks/images.py run mnist unseen            # configs/mnist.yaml: known digits, and 7, 8, 9 never seen
+    python benchmarks/images.py run omniglot --losses info_nce contrastive triplet
+    python benchmarks/images.py table                       # Markdown for the docs
+
+Omniglot: `images_background_small1`, five alphabets; each in turn is the test and the other four train. Each run adds a
+row to the JSON file; rows that are there already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+from quality import DATA, facts
+
+RESULTS = Path(__file__).parent / "results" / "images.json"
+CONFIGS = Path(__file__).parents[1] / "configs"
+MNIST = DATA.parent / "mnist"
+OMNIGLOT = DATA.parent / "omniglot" / "images_background_small1.zip"
+ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin")
+# What is told to configs/omniglot.yaml in place of its loss; pairs and triplets take batches as they come.
+LOSSES = {
+    "info_nce": [],
+    "contrastive": ["--loss.info_nce", "null", "--loss.online_contrastive.margin", "0.5",
+                    "--training.per_cluster", "null", "--training.epochs", "5", "--training.batch_size", "128"],
+    "triplet": ["--loss.info_nce", "null", "--loss.batch_semi_hard.margin", "0.3", "--training.per_cluster", "4"],
+}  # fmt: skip
+
+
+def trained(*arguments: str):
+    """Run a config; returns the outcome and its seconds."""
+    from textsiam.config import read_config
+    from textsiam.recipe import run
+
+    with tempfile.TemporaryDirectory() as folder:
+        rest = ["--output", f"{folder}/run", "--training.tracker", "none"]
+        started = time.perf_counter()
+        outcome = run(read_config([*arguments, *rest]))
+        return outcome, time.perf_counter() - started
+
+
+def digits(name: str) -> dict:
+    """Return the row of MNIST: ten known digits, or seven known ones and three never seen."""
+    from textsiam.data.images import draw_pairs, read_images
+    from textsiam.evaluation.pairs import evaluate_pairs
+    from textsiam.evaluation.verification import verification_report
+
+    test = read_images(MNIST / "t10k-images-idx3-ubyte.gz")
+    new = ["7", "8", "9"]
+    data = ["--data.train", str(MNIST / "train-images-idx3-ubyte.gz")]
+    data += (
+        ["--data.unseen", json.dumps(new)]
+        if name == "unseen"
+        else ["--data.test", str(MNIST / "t10k-images-idx3-ubyte.gz")]
+    )
+    outcome, seconds = trained(str(CONFIGS / "mnist.yaml"), *data)
+    pairs = draw_pairs(test.of_classes(new) if name == "unseen" else test, 10_000)
+    found = evaluate_pairs(outcome.twin, pairs)
+    verified = verification_report(found.similarities, found.labels, threshold=found.threshold)
+    row = {"data": name, "loss": "contrastive", "seconds": seconds, "training_seconds": outcome.result.seconds}
+    row |= {"steps": outcome.result.steps, "accuracy": vars(found.report.accuracy), "eer": vars(verified.eer)}
+    return row | {
+        "tar_at_far": {str(k): v and vars(v) for k, v in verified.tar_at_far.items()},
+        "pixels": _pixel_pairs(pairs),
+    }
+
+
+def _pixel_pairs(pairs) -> float:
+    """Return the best pair accuracy of the cosine of raw pixels: its threshold is chosen on these very pairs."""
+    import numpy as np
+
+    from textsiam.data.pictures import open_picture
+
+    images = np.stack([np.asarray(open_picture(name), np.float32).ravel() for name in pairs.texts])
+    images /= np.linalg.norm(images, axis=1, keepdims=True)
+    scores = (images[pairs.left] * images[pairs.right]).sum(1)
+    order = np.argsort(-scores)
+    right = np.cumsum(np.where(pairs.labels[order] == 1, 1, -1)) + (pairs.labels == 0).sum()
+    return float(right.max() / len(pairs))
+
+
+def characters(loss: str, alphabet: str) -> dict:
+    """Return the row of one alphabet that training never saw."""
+    from textsiam.data.images import read_images
+    from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
+
+    data = ["--data.train", str(OMNIGLOT), "--data.unseen", json.dumps([alphabet])]
+    outcome, seconds = trained(str(CONFIGS / "omniglot.yaml"), *data, *LOSSES[loss])
+    images = read_images(OMNIGLOT)
+    unseen = images.of_classes([name for name in images.class_names if name.startswith(f"{alphabet}/")])
+    row = {"data": alphabet, "loss": loss, "seconds": seconds, "training_seconds": outcome.result.seconds}
+    row |= {"steps": outcome.result.steps, "one_shot": vars(evaluate_few_shot(outcome.twin, unseen, way=20, shot=1))}
+    return row | {"pixels": vars(nearest_neighbour_baseline(unseen, way=20, shot=1))}
+
+
+def stored() -> dict:
+    """Return the results so far."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+
+
+def table() -> None:
+    """Print the rows as Markdown."""
+    rows = stored()["rows"]
+    print("| MNIST | pair accuracy % | EER % | TAR % at FAR 1 % | pixels: accuracy % | training |\n|" + " --- |" * 6)
+    for row in (r for r in rows if "accuracy" in r):
+        tar = row["tar_at_far"]["0.01"]
+        cells = [
+            f"{100 * c['value']:.2f} ({100 * c['low']:.2f}–{100 * c['high']:.2f})"
+            for c in (row["accuracy"], row["eer"], tar)
+        ]
+        print(f"| {row['data']} | {' | '.join(cells)} | {100 * row['pixels']:.1f} | {row['training_seconds']:.0f} s |")
+    print("\n| 20-way one-shot % | " + " | ".join(ALPHABETS) + " | mean |\n|" + " --- |" * (len(ALPHABETS) + 2))
+    shots = [r for r in rows if "one_shot" in r]
+    lines = {loss: {r["data"]: r["one_shot"]["value"] for r in shots if r["loss"] == loss} for loss in LOSSES}
+    lines["nearest neighbour of pixels"] = {r["data"]: r["pixels"]["value"] for r in shots}
+    for loss, found in lines.items():
+        cells = [f"{100 * found[a]:.1f}" if a in found else "–" for a in ALPHABETS]
+        mean = f"{100 * statistics.mean(found.values()):.1f}" if len(found) == len(ALPHABETS) else "–"
+        print(f"| {loss} | {' | '.join(cells)} | {mean} |")
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("table")
+    runner = commands.add_parser("run")
+    runner.add_argument("data", nargs="+", choices=("mnist", "unseen", "omniglot"))
+    runner.add_argument("--losses", nargs="+", default=list(LOSSES), choices=LOSSES)
+    runner.add_argument("--alphabets", nargs="+", default=list(ALPHABETS), choices=ALPHABETS)
+    arguments = parser.parse_args()
+    if arguments.command == "table":
+        table()
+        return
+    jobs = [(digits, (name,), (name, "contrastive")) for name in arguments.data if name != "omniglot"]
+    if "omniglot" in arguments.data:
+        jobs += [(characters, (loss, a), (a, loss)) for loss in arguments.losses for a in arguments.alphabets]
+    for job, given, key in jobs:
+        if key in {(row["data"], row["loss"]) for row in stored()["rows"]}:
+            continue
+        row = job(*given)
+        results = stored()  # again: another process may have added rows meanwhile
+        results["rows"].append(row)
+        results["facts"] = facts()
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

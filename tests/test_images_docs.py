@@ -1,0 +1,26 @@
+"""The page about image twins: its example runs, and its config reads."""
+
+import re
+from pathlib import Path
+
+import yaml
+
+from textsiam.config import read_config
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+
+
+def test_the_example_runs():
+    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    names = {}
+    exec(compile(block, "docs/images.md", "exec"), names)
+    assert names["twin"].encode([names["ring"], names["disc"]]).shape == (2, 64)
+
+
+def test_the_config_reads(tmp_path):
+    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    assert yaml.safe_load(block)["data"]["unseen"] == ["Latin"]
+    (tmp_path / "images.yaml").write_text(block)
+    config = read_config([str(tmp_path / "images.yaml")])
+    assert config.training.augment.rotate == 12
+    assert config.model.scratch_image.size == 56
