@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from torch import nn
 
 from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.models.encoders import ModelError
@@ -268,11 +269,13 @@ def average_twins(twins: Sequence[Twin]) -> Twin:
         twins: Twins of one architecture; they stay as they are.
 
     Raises:
-        ValueError: No twin, or twins that differ in their distance, tokenizer, or the names or shapes of their weights.
+        ValueError: No twin, or twins that differ in their distance, tokenizer, or the names or shapes of their weights;
+            or they have batch norms.
     """
     if not twins:
         raise ValueError("averaging needs at least one twin")
     first = twins[0]
+    check_averageable(first)
     states = [twin.state_dict() for twin in twins]
     for twin, state in zip(twins, states, strict=True):
         same_shapes = {n: t.shape for n, t in state.items()} == {n: t.shape for n, t in states[0].items()}
@@ -284,6 +287,18 @@ def average_twins(twins: Sequence[Twin]) -> Twin:
     mean.provenance = {}
     mean.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
     return mean.eval()
+
+
+def check_averageable(twin: Twin) -> None:
+    """Check that a mean of weights can mean something.
+
+    Raises:
+        ValueError: The twin has batch norms, whose statistics are of one set of weights and not of a mean.
+    """
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in twin.modules()):
+        raise ValueError(
+            "the twin has batch norms, whose statistics fit no mean of weights: average scores instead"
+        )
 
 
 def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:

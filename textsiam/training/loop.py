@@ -12,7 +12,7 @@ from typing import Any
 from sklearn.metrics import average_precision_score
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.ensemble import average_twins
+from textsiam.models.ensemble import average_twins, check_averageable
 from textsiam.models.folder import write_twin
 from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
@@ -95,13 +95,14 @@ def _train_several(
 
     Each run has a folder of its own in `output`. A resume opens those that were finished.
     """
+    check_averageable(twin)
     origin = copy.deepcopy((twin, objective))  # together: a head belongs to both
     members, results, started = [], [], time.perf_counter()
     for k in range(settings.runs):
         folder, own = output / f"run-{k}", replace(settings, runs=1, seed=settings.seed + k)
         identity = {
             **run_identity(pairs, validation, objective),
-            **asdict(own),
+            **own.identity(),
         }
         member, minimised = copy.deepcopy(origin)
         if resume and (folder / "finished").is_dir():

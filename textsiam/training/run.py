@@ -39,8 +39,6 @@ from textsiam.training.token_store import stored_tokens
 
 # More tokens than any batch has.
 _ONE_CHUNK = 2**40
-# Settings that may change when a run resumes: they do not touch the weights.
-_FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -105,7 +103,7 @@ class Run:
             **run_identity(pairs, validation, objective),
             "parameters": sum(p.numel() for p in twin.parameters()),
             "processes": self.accelerator.num_processes,
-            **{k: v for k, v in asdict(settings).items() if k not in _FREE_ON_RESUME},
+            **settings.identity(),
         }
         self.twin = twin
         self.served = copy.deepcopy(twin)  # what is validated and saved: whole weights, never sharded or wrapped

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
 
 from textsiam.data.augment import Augment
+
+_FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
 
 Category = Literal["random", "easy", "semi-hard", "hard"]
 
@@ -168,6 +170,10 @@ class Settings:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what must be the same when a run resumes: all that touches the weights."""
+        return {k: v for k, v in asdict(self).items() if k not in _FREE_ON_RESUME}
 
 
 @dataclass(frozen=True)
