@@ -284,7 +284,7 @@ def _save(outcome: Outcome, config: Config) -> None:
     twin, splits, output = outcome.twin, outcome.splits, outcome.output
     names = ("train", "validation", "calibration", "test")
     facts: Mapping[str, str] = {
-        "model": config.model.left if config.model.scratch is None else "from scratch",
+        "model": "from scratch" if config.model.scratch or config.model.scratch_image else config.model.left,
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps",

@@ -85,6 +85,35 @@ def test_finished_runs_of_other_settings_are_refused(driver, tmp_path: Path) -> 
         )  # fmt: skip
 
 
+def test_finished_runs_may_be_resumed_with_other_logs(driver, tmp_path: Path) -> None:
+    first, _ = trained(driver, tmp_path, runs=2, epochs=1)
+    twin = driver.small_twin()
+    twin.head = driver.pair_head()
+    objective = driver.build_objective(["online_contrastive", "pair_head"], twin.head)
+    settings = Settings(**{**KNOBS, "runs": 2, "epochs": 1, "log_every": 1, "keep_checkpoints": 5})
+    validation = driver.keyword_pairs(24, seed=100)
+    train(
+        twin, driver.keyword_pairs(48), objective, output=tmp_path, settings=settings, validation=validation,
+        resume=True, quiet=True,
+    )  # fmt: skip
+    expected = first.state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in twin.state_dict().items())
+
+
+def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
+    from textsiam.data.pairs import Pairs
+    from textsiam.models.ensemble import average_twins
+    from textsiam.models.scratch import scratch_image_encoder
+    from textsiam.models.twin import Twin
+
+    twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu"))
+    with pytest.raises(ValueError, match="the twin has batch norms"):
+        average_twins([twin, twin])
+    pairs = Pairs.from_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
+    with pytest.raises(ValueError, match="the twin has batch norms"):  # before any work is done
+        train(twin, pairs, None, output=tmp_path, settings=Settings(runs=2), quiet=True)  # pyright: ignore
+
+
 def test_there_is_at_least_one_run() -> None:
     with pytest.raises(ValueError, match="runs must be >= 1, got 0"):
         Settings(runs=0)
