@@ -81,7 +81,7 @@ def flag(
         "" if not len(found) or right != right else f"; about {right / len(found):.0%} of them are expected to be right"
     )
     console.print(
-        f"{len(read):,} questions: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
+        f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
         f"similarity ≥ {found.threshold:.4f}{expected}",
         highlight=False,
     )

@@ -39,6 +39,11 @@ class Texts:
     report: ReadReport
     images: bool = False
 
+    @property
+    def noun(self) -> str:
+        """What a message calls them."""
+        return "images" if self.images else "questions"
+
     def __len__(self) -> int:
         """Count the texts."""
         return len(self.texts)
