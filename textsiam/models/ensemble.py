@@ -296,9 +296,7 @@ def check_averageable(twin: Twin) -> None:
         ValueError: The twin has batch norms, whose statistics are of one set of weights and not of a mean.
     """
     if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in twin.modules()):
-        raise ValueError(
-            "the twin has batch norms, whose statistics fit no mean of weights: average scores instead"
-        )
+        raise ValueError("the twin has batch norms, whose statistics fit no mean of weights: average scores instead")
 
 
 def _mean(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
