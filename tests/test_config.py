@@ -11,9 +11,7 @@ from textsiam.config import (
     Config,
     ConfigError,
     DataConfig,
-    HeadConfig,
     ModelConfig,
-    ScratchConfig,
     build_head,
     build_objective,
     build_pairs,
@@ -28,6 +26,7 @@ from textsiam.loss_config import (
     OnlineContrastiveConfig,
     TripletConfig,
 )
+from textsiam.model_config import HeadConfig, ScratchConfig
 from textsiam.models.learned import Mahalanobis, PairHead
 from textsiam.training.objective import Embedded
 from textsiam.training.settings import Settings

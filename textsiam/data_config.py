@@ -1,0 +1,80 @@
+"""The configuration of the data, and how the splits of a run are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from textsiam.yamlfile import ConfigError
+
+if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
+    from textsiam.data.splits import Splits
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pairs come from. A split without a source of its own is cut from `train`, question-disjoint.
+
+    Attributes:
+        train: A file, a Hub id, or "sample:forum".
+        validation: Pairs that choose the best weights.
+        calibration: Pairs that the probability and the threshold are learned from.
+        test: Pairs that the report is about.
+        validation_share: Share of `train` that is cut for validation when it has no source.
+        calibration_share: The same for calibration.
+        test_share: The same for test.
+        columns: Names of the columns, where they are not recognised: left, right, label.
+        on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
+        pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
+            an idx file); None draws 20,000, or as many as there are.
+        unseen: Classes of images, or folders of classes, that only the test sees.
+        disjoint: Give every split classes of its own, instead of images of its own.
+        seed: Seed of the cut.
+    """
+
+    train: str = "sample:forum"
+    validation: str | None = None
+    calibration: str | None = None
+    test: str | None = None
+    validation_share: float = 0.05
+    calibration_share: float = 0.05
+    test_share: float = 0.1
+    columns: dict[str, str] | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    pairs: int | None = None
+    unseen: list[str] | None = None
+    disjoint: bool = False
+    seed: int = 0
+
+
+def build_pairs(config: DataConfig) -> Splits:
+    """Read the pairs of a run and cut the splits that have no source of their own.
+
+    Raises:
+        DataError: A source cannot be read.
+        ConfigError: The calibration or test split would be empty.
+    """
+    from textsiam.data.images import holds_images, read_images, split_labelled
+    from textsiam.data.pairs import read_pairs
+    from textsiam.data.splits import split_pairs
+
+    def read(source: str) -> Pairs:
+        return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
+
+    names = ("validation", "calibration", "test")
+    given = {name: source for name in names if (source := getattr(config, name)) is not None}
+    shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
+    if holds_images(config.train):
+        images = read_images(config.train, on_bad_row=config.on_bad_row)
+        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint}
+        cut = split_labelled(images, **shares, **drawn, seed=config.seed)
+    elif config.pairs is not None or config.unseen or config.disjoint:
+        raise ConfigError(f"data.pairs, data.unseen and data.disjoint are for labelled images; {config.train} has none")
+    else:
+        cut = split_pairs(read(config.train), **shares, seed=config.seed)
+    splits = cut.replacing(**{name: read(source) for name, source in given.items()}) if given else cut
+    for name in ("train", "calibration", "test"):
+        if len(getattr(splits, name)) == 0:
+            raise ConfigError(f"data.{name} is empty: give it a source, or a larger data.{name}_share")
+    return splits
