@@ -27,11 +27,11 @@ from textsiam.config import (
     DataConfig,
     DecisionConfig,
     ModelConfig,
-    ScratchConfig,
     read_config,
 )
 from textsiam.data.pairs import DataError, read_pairs
 from textsiam.loss_config import InfoNCEConfig, LossConfig, OnlineContrastiveConfig, TripletConfig
+from textsiam.model_config import ScratchConfig
 from textsiam.models.encoders import ModelError
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
