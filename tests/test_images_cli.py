@@ -147,3 +147,18 @@ def test_augmented_texts_are_refused(tmp_path, capsys):
     knobs = ["--training.augment.rotate", "5", "--training.max_steps", "1"]
     assert run("train", *knobs, "--output", str(tmp_path / "run")) == 1
     assert "augment changes images: these inputs are texts" in capsys.readouterr().err
+
+
+def test_a_verifier_is_refused_before_anything_is_trained(tmp_path, capsys):
+    images = draw(tmp_path / "images", classes=3)
+    (tmp_path / "c.yaml").write_text(CONFIG.replace("pairs: 300", "pairs: 60"))
+    knobs = ["--data.train", str(images), "--output", str(tmp_path / "run"), "--verifier.epochs", "1"]
+    assert run("train", str(tmp_path / "c.yaml"), *knobs) == 1
+    assert "a verifier reads both texts of a pair at once, these are images" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_image_twin_is_not_exported(trained, capsys, tmp_path):
+    arguments = ["--format", "onnx", "--pairs", str(trained[1] / "test.tsv"), "--output", str(tmp_path / "fast")]
+    assert run("export", str(trained[1] / "model"), *arguments) == 1
+    assert "only a transformer with pooling can be exported" in capsys.readouterr().err

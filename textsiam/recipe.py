@@ -33,7 +33,7 @@ from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import TrainResult, train
 from textsiam.training.processes import process_state
-from textsiam.training.verifier import train_verifier
+from textsiam.training.verifier import check_readable, train_verifier
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
@@ -124,6 +124,8 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
 
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
+    if config.verifier is not None:
+        check_readable(splits.train)
     for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)

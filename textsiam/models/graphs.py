@@ -43,7 +43,7 @@ def check_exportable(tower: SentenceTransformer, graph_format: GraphFormat, *, i
     Raises:
         ModelError: It is no transformer with plain pooling, or a package is missing.
     """
-    if not FastTower(tower, torch.float32).supported:
+    if tower.tokenizer is None or not FastTower(tower, torch.float32).supported:
         raise ModelError("only a transformer with pooling can be exported; this tower encodes by its own means")
     packages = ["onnx", "onnxscript", "onnxruntime" if graph_format == "onnx" else "openvino"]
     for package in [*packages, "nncf"] if int8 and graph_format == "openvino" else packages:

@@ -43,12 +43,11 @@ def train_verifier(
         A verifier that is not combined with a twin yet: see `Verifier.fit`.
 
     Raises:
-        ValueError: The pairs do not hold both labels.
+        ValueError: The pairs do not hold both labels, or are of images.
         ModelError: The cross-encoder cannot be opened.
     """
     settings = settings or VerifierSettings()
-    if not pairs.both_labels:
-        raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
+    check_readable(pairs)
     model = cross_encoder(settings.model, max_tokens=settings.max_tokens, seed=seed, device=device)
     on = torch.device(model.device)
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
@@ -77,6 +76,18 @@ def train_verifier(
         trainer.remove_callback(PrinterCallback)  # standard output is for results
         trainer.train()
     return Verifier(model.eval(), symmetric=symmetric)
+
+
+def check_readable(pairs: Pairs) -> None:
+    """Check that a verifier can learn from pairs, before a twin is trained for it.
+
+    Raises:
+        ValueError: The pairs do not hold both labels, or are of images.
+    """
+    if not pairs.both_labels:
+        raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
+    if pairs.images:
+        raise ValueError(f"{pairs.source}: a verifier reads both texts of a pair at once, these are images")
 
 
 class ByLength(DefaultBatchSampler):
