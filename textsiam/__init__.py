@@ -1,4 +1,4 @@
-"""textsiam: twin encoders that know when two texts ask the same thing.
+"""textsiam: twin encoders that know when two texts ask, or two images show, the same thing.
 
 Importing this package loads neither torch nor transformers: every public name is imported on first use.
 """
@@ -9,25 +9,37 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from textsiam.data.images import read_images
     from textsiam.data.pairs import Pairs, read_pairs
     from textsiam.data.splits import split_pairs
     from textsiam.evaluation.pairs import evaluate_pairs
     from textsiam.models.decision import Decision, Verdict
-    from textsiam.models.encoders import text_encoder
+    from textsiam.models.encoders import image_encoder, text_encoder
+    from textsiam.models.ensemble import Ensemble
+    from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
+    from textsiam.search.gallery import Gallery
     from textsiam.search.join import find_duplicates
     from textsiam.training.loop import train
+    from textsiam.training.mining import mine
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Decision",
+    "Ensemble",
+    "Gallery",
     "Pairs",
     "Twin",
     "Verdict",
     "evaluate_pairs",
     "find_duplicates",
+    "image_encoder",
+    "mine",
+    "read_images",
     "read_pairs",
+    "scratch_image_encoder",
+    "scratch_text_encoder",
     "split_pairs",
     "text_encoder",
     "train",
@@ -35,12 +47,19 @@ __all__ = [
 
 _HOME = {
     "Decision": "models.decision",
+    "Ensemble": "models.ensemble",
+    "Gallery": "search.gallery",
     "Pairs": "data.pairs",
     "Twin": "models.twin",
     "Verdict": "models.decision",
     "evaluate_pairs": "evaluation.pairs",
     "find_duplicates": "search.join",
+    "image_encoder": "models.encoders",
+    "mine": "training.mining",
+    "read_images": "data.images",
     "read_pairs": "data.pairs",
+    "scratch_image_encoder": "models.scratch",
+    "scratch_text_encoder": "models.scratch",
     "split_pairs": "data.splits",
     "text_encoder": "models.encoders",
     "train": "training.loop",
