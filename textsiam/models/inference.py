@@ -159,7 +159,7 @@ class FastTower:
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
     for parameter in module.parameters():
-        if parameter.dim() == 4:
+        if parameter.dim() == 4 and memory_format != torch.preserve_format:
             parameter.data = parameter.data.contiguous(memory_format=memory_format)
 
 
