@@ -28,7 +28,8 @@ ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin")
 # What is told to configs/omniglot.yaml in place of its loss; pairs and triplets take batches as they come.
 LOSSES = {
     "info_nce": [],
-    "contrastive": ["--loss.info_nce", "null", "--loss.online_contrastive.margin", "0.5", "--training.per_cluster", "null"],
+    "contrastive": ["--loss.info_nce", "null", "--loss.online_contrastive.margin", "0.5",
+                    "--training.per_cluster", "null"],
     "triplet": ["--loss.info_nce", "null", "--loss.batch_semi_hard.margin", "0.3", "--training.per_cluster", "4"],
 }  # fmt: skip
 
