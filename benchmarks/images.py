@@ -122,7 +122,9 @@ def table() -> None:
     shots = [r for r in rows if "one_shot" in r]
     lines: dict[str, dict[str, float]] = {}
     for row in sorted(shots, key=lambda r: (r.get("asked_steps") or 10**9, r["loss"])):
-        lines.setdefault(f"{row['loss']}, {row['steps']:,} steps", {})[row["data"]] = row["one_shot"]["value"]
+        asked = row.get("asked_steps")
+        name = f"{row['loss']}, {asked:,} steps" if asked else f"{row['loss']}, configs/omniglot.yaml"
+        lines.setdefault(name, {})[row["data"]] = row["one_shot"]["value"]
     lines["nearest neighbour of pixels"] = {r["data"]: r["pixels"]["value"] for r in shots}
     for loss, found in lines.items():
         cells = [f"{100 * found[a]:.1f}" if a in found else "–" for a in ALPHABETS]
