@@ -45,6 +45,8 @@ def fake_pairs(n: int = 400, *, labels: np.ndarray | None = None, seed: int = 0)
     )
 
     class Fake(SimpleNamespace):
+        thumbnail = None  # texts
+
         def __len__(self) -> int:
             return len(self.left)
 

@@ -193,6 +193,8 @@ class Numbers:
 
 
 class Labelled(SimpleNamespace):
+    thumbnail = None  # texts
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -319,7 +319,7 @@ def test_find_duplicates_errors(twin: Twin, fresh_tower: SentenceTransformer) ->
         find_duplicates(twin, ["a", "b"])
     with pytest.raises(ValueError, match="the towers of this twin differ: use match"):
         find_duplicates(Twin(fresh_tower, copy.deepcopy(fresh_tower)), ["a", "b"], threshold=0.5)
-    with pytest.raises(TypeError, match="expected a list of texts"):
+    with pytest.raises(TypeError, match="expected a list of inputs"):
         find_duplicates(twin, "a", threshold=0.5)
 
 
