@@ -25,11 +25,18 @@ _lock = threading.Lock()  # two threads that miss the cache together would both 
 def archive_kind(path: Path) -> str | None:
     """Say whether the content of a file is a "zip", an "idx" file (plain or .gz), or neither.
 
+    It is remembered as long as the file's time and size stay: every row of an idx file asks for it.
+
     Raises:
         DataError: the file cannot be read.
     """
+    return _archive_kind(*_key(path))
+
+
+@lru_cache(maxsize=64)
+def _archive_kind(path: str, _time: int, _size: int) -> str | None:
     try:
-        with open_plain(path) as stream:
+        with open_plain(Path(path)) as stream:
             start = stream.read(4)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error})") from None

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textsiam.data.columns import checked_text, find_pair_columns, text_problem
+from textsiam.data.columns import IMAGE_NAMES, PAIR_NAMES, checked_text, find_pair_columns, text_problem
 from textsiam.data.components import by_first_appearance, joined_groups
 from textsiam.data.image_files import holds_images
 from textsiam.data.pictures import picture_name, picture_thumbnail
@@ -177,7 +177,7 @@ class Pairs:
     @property
     def columns(self) -> tuple[str, str]:
         """The columns that a table of these pairs has, beside the label: `read_pairs` knows them."""
-        return ("image1", "image2") if self.images else ("question1", "question2")
+        return IMAGE_NAMES if self.images else PAIR_NAMES[0]
 
     @property
     def thumbnail(self) -> Callable[[str], bytes] | None:
@@ -232,8 +232,7 @@ class Pairs:
         """Give a `datasets.Dataset` with columns question1, question2 (or image1, image2) and is_duplicate."""
         from datasets import Dataset
 
-        names = ("image1", "image2") if self.images else ("question1", "question2")
-        columns = dict(zip(names, (self.left_texts, self.right_texts), strict=True))
+        columns = dict(zip(self.columns, (self.left_texts, self.right_texts), strict=True))
         return Dataset.from_dict({**columns, "is_duplicate": self.labels.tolist()})
 
 

@@ -174,7 +174,7 @@ def picture_version(name: str) -> str:
     Raises:
         DataError: There is no such file.
     """
-    if name.startswith("data:"):
+    if _is_data(name):
         return name
     path, _ = _located(name, shown_name(name))
     found = path.stat()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -36,6 +36,12 @@ class Estimate:
     def to_dict(self) -> dict[str, float | None]:
         """Return what fits in JSON: nan becomes None."""
         return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+
+def lines(rows: Mapping[str, object]) -> str:
+    """Lay out measures as text: one a line, the names padded to one width."""
+    width = max(map(len, rows)) + 2
+    return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
 
 
 def plain(value: float) -> float | None:

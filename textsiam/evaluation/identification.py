@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textsiam.evaluation.binary import Estimate
+from textsiam.evaluation.binary import Estimate, lines
 from textsiam.evaluation.verification import allowed, interval, too_few
 from textsiam.models.calibration import check_fraction, finite_scores
 
@@ -77,8 +77,7 @@ class IdentificationReport:
             "FNIR": f"{self.fnir} at {self.threshold:.3f}",
             "FPIR": f"{self.fpir} at {self.threshold:.3f}",
         }
-        width = max(map(len, rows)) + 2
-        return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+        return lines(rows)
 
 
 def identification_report(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textsiam.evaluation.binary import Estimate, binary_report, plain
+from textsiam.evaluation.binary import Estimate, binary_report, lines, plain
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
 from textsiam.models.calibration import binary_labels, check_fraction, finite_scores
 
@@ -77,8 +77,7 @@ class VerificationReport:
         for far, estimate in self.tar_at_far.items():
             rows[f"TAR@FAR {100 * far:g} %"] = self.unmeasured[far] if estimate is None else estimate
         rows["accuracy"] = f"{self.accuracy} at {self.threshold:.3f}"
-        width = max(map(len, rows)) + 2
-        return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
+        return lines(rows)
 
 
 def verification_report(

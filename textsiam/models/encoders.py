@@ -6,6 +6,7 @@ Towers without pretrained weights are built in `textsiam.models.scratch`.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-from textsiam.models.inputs import IMAGES, TEXTS, Inputs
+from textsiam.models.inputs import IMAGES, TEXTS, Inputs, Prepared
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_NAMES = (MINILM, MINILM.split("/")[1])
@@ -37,6 +38,11 @@ def inputs_of(tower: SentenceTransformer) -> Inputs:
     """Return what kind of inputs a tower takes."""
     modalities = getattr(tower[0], "modalities", ["text"])
     return IMAGES if "image" in modalities and "text" not in modalities else TEXTS
+
+
+def prepare(tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+    """Make inputs ready for a tower: tokens of texts, images to be opened."""
+    return inputs_of(tower).prepare(tower, names)
 
 
 @lru_cache(maxsize=1)
@@ -146,7 +152,7 @@ def text_encoder(
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
     if inputs_of(tower) is not TEXTS:
         raise ModelError(f"{name_or_path}: takes no texts; text_encoder wants a transformer with its tokenizer")
-    return _limited(_rebuilt(tower, pooling, dim, device), max_tokens)
+    return _limited(rebuilt(tower, pooling, dim, device), max_tokens)
 
 
 def image_encoder(
@@ -178,7 +184,7 @@ def image_encoder(
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
     if inputs_of(tower) is not IMAGES:
         raise ModelError(f"{name_or_path}: takes no images alone; image_encoder wants a CNN with its image processor")
-    return _resizing(_rebuilt(tower, pooling, dim, device), size)
+    return _resizing(rebuilt(tower, pooling, dim, device), size)
 
 
 def encoder(
@@ -199,14 +205,24 @@ def encoder(
         ModelError: The model cannot be found, or an option does not fit it.
     """
     tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-    built = _rebuilt(tower, pooling, dim, device)
+    built = rebuilt(tower, pooling, dim, device)
     return _resizing(built, size) if inputs_of(tower) is IMAGES else _limited(built, max_tokens)
 
 
-def _rebuilt(
+def rebuilt(
     tower: SentenceTransformer, pooling: PoolingMode | None, dim: int | None, device: str | None
 ) -> SentenceTransformer:
-    """Return a tower on the same backbone with another pooling or projection, as `text_encoder` takes them."""
+    """Return a tower on the same backbone with another pooling or projection, whose vectors have length 1.
+
+    Args:
+        tower: Whose backbone it is; without another pooling, its other modules stay too.
+        pooling: As for `text_encoder`.
+        dim: As for `text_encoder`.
+        device: Where the weights go.
+
+    Raises:
+        ModelError: `dim` is not positive.
+    """
     backbone: Any = tower[0]
     modules: list[torch.nn.Module] = list(tower)
     if pooling is not None:

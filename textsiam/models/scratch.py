@@ -8,13 +8,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import punctuation
+from typing import TYPE_CHECKING
 from unicodedata import category
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from textsiam.models.encoders import SMALLEST_SIDE, ModelError
+from textsiam.models.encoders import SMALLEST_SIDE, ModelError, rebuilt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def scratch_text_encoder(
@@ -45,7 +49,6 @@ def scratch_text_encoder(
     Raises:
         ModelError: `hidden` is not a multiple of `heads`, or the corpus is empty.
     """
-    from safetensors.torch import save_file
     from tokenizers import BertWordPieceTokenizer
     from transformers import BertConfig, BertModel, BertTokenizerFast  # pyright: ignore
 
@@ -62,18 +65,11 @@ def scratch_text_encoder(
     )
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        # Not BertModel.save_pretrained: in a distributed run it writes on the first process only.
-        config.save_pretrained(folder)
-        save_file(BertModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        _write(BertModel(config), folder)
         tokenizer = BertTokenizerFast(tokenizer_object=pieces._tokenizer, model_max_length=max_tokens)
         tokenizer.save_pretrained(folder)
         backbone = Transformer(folder, max_seq_length=max_tokens)
-        plain = SentenceTransformer(modules=[backbone, Pooling(hidden, pooling_mode="mean")], device="cpu")
-        torch.manual_seed(seed + 1)
-        modules: list[torch.nn.Module] = list(plain)
-        if dim is not None and dim != hidden:
-            modules.append(Dense(hidden, dim, bias=False, activation_function=torch.nn.Identity()))
-        return SentenceTransformer(modules=[*modules, Normalize()], device=device)
+        return _tower(backbone, dim, seed + 1, device)
 
 
 def scratch_image_encoder(
@@ -103,7 +99,6 @@ def scratch_image_encoder(
     Raises:
         ModelError: A size that does not fit.
     """
-    from safetensors.torch import save_file
     from transformers import ResNetConfig, ResNetModel
 
     if channels not in (1, 3):
@@ -136,15 +131,25 @@ def scratch_image_encoder(
     }
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        # Not ResNetModel.save_pretrained: in a distributed run it writes on the first process only.
-        config.save_pretrained(folder)
-        save_file(ResNetModel(config).state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        _write(ResNetModel(config), folder)
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
-        modules: list[torch.nn.Module] = [Transformer(folder), Pooling(widths[-1], pooling_mode="mean")]
-        torch.manual_seed(seed + 1)
-        if dim is not None and dim != widths[-1]:
-            modules.append(Dense(widths[-1], dim, bias=False, activation_function=torch.nn.Identity()))
-        return SentenceTransformer(modules=[*modules, Normalize()], device=device)
+        return _tower(Transformer(folder), dim, seed + 1, device)
+
+
+def _write(model: PreTrainedModel, folder: str) -> None:
+    """Write a model. Not by its own `save_pretrained`: in a distributed run that writes on the first process only."""
+    from safetensors.torch import save_file
+
+    model.config.save_pretrained(folder)
+    save_file(model.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
+
+
+def _tower(backbone: Transformer, dim: int | None, seed: int, device: str | None) -> SentenceTransformer:
+    """Return a tower with mean pooling on a backbone; the seed draws the weights of its projection."""
+    pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
+    plain = SentenceTransformer(modules=[backbone, pooling], device="cpu")
+    torch.manual_seed(seed)
+    return rebuilt(plain, None, dim, device)
 
 
 def _learn_vocabulary(corpus: list[str], size: int) -> dict[str, int]:

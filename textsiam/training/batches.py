@@ -13,7 +13,7 @@ from torch import Tensor
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.encoders import inputs_of
+from textsiam.models.encoders import prepare
 from textsiam.models.inputs import Prepared
 from textsiam.models.tokens import chunk_by_tokens
 from textsiam.models.twin import Twin
@@ -67,11 +67,6 @@ class Batch:
 
 def _on(device: torch.device, feature: Any) -> Any:
     return feature.to(device, non_blocking=True) if isinstance(feature, Tensor) else feature
-
-
-def prepare(tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
-    """Make inputs ready for a tower: tokens of texts, images to be opened."""
-    return inputs_of(tower).prepare(tower, names)
 
 
 class TrainingPairs:

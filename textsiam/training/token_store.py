@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from textsiam.models.encoders import inputs_of
+from textsiam.models.encoders import prepare
 from textsiam.models.inputs import Prepared
 from textsiam.models.tokens import Tokens, default_prompt, padding_of, token_blocks, tokenise, tokenizer_rules
 from textsiam.models.vectors import GrowingArray
@@ -36,7 +36,7 @@ def stored_tokens(tower: SentenceTransformer, texts: Sequence[str], folder: Path
     """
     key = _key(tower, texts)
     if key is None:
-        return inputs_of(tower).prepare(tower, texts)
+        return prepare(tower, texts)
     stored = _read(folder, key, len(texts))
     if stored is None:
         try:
