@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quality import DATA, facts
+from quality import DATA, keep, stored
 
 RESULTS = Path(__file__).parent / "results" / "images.json"
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -102,14 +102,9 @@ def characters(loss: str, alphabet: str, steps: int | None) -> dict:
     return row | {"pixels": vars(nearest_neighbour_baseline(unseen, way=20, shot=1))}
 
 
-def stored() -> dict:
-    """Return the results so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-
-
 def table() -> None:
     """Print the rows as Markdown."""
-    rows = stored()["rows"]
+    rows = stored(RESULTS)["rows"]
     print("| MNIST | pair accuracy % | EER % | TAR % at FAR 1 % | pixels: accuracy % | training |\n|" + " --- |" * 6)
     for row in (r for r in rows if "accuracy" in r):
         tar = row["tar_at_far"]["0.01"]
@@ -153,13 +148,10 @@ def main() -> None:
             (characters, (loss, a, steps), (a, loss, steps)) for loss in arguments.losses for a in arguments.alphabets
         ]
     for job, given, key in jobs:
-        if key in {(row["data"], row["loss"], row.get("asked_steps")) for row in stored()["rows"]}:
+        if key in {(row["data"], row["loss"], row.get("asked_steps")) for row in stored(RESULTS)["rows"]}:
             continue
         row = job(*given)
-        results = stored()  # again: another process may have added rows meanwhile
-        results["rows"].append(row)
-        results["facts"] = facts()
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        keep(RESULTS, [row])
         print(json.dumps(row), flush=True)
 
 

@@ -14,7 +14,6 @@ Each run adds a row to the JSON file; rows that are there already are not run ag
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -23,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elsewhere import elsewhere
-from quality import DATA, facts, judge, splits
+from quality import DATA, judge, keep, splits, stored
 
 RESULTS = Path(__file__).parent / "results" / "losses.json"
 EPOCH = 348  # steps
@@ -118,17 +117,9 @@ def run(kind: str, name: str, seed: int, steps: int) -> dict:
     return row | judge(twin, calibration, test) | elsewhere(twin, DATA.parent)
 
 
-def stored() -> dict:
-    """Return the results so far."""
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-
-
-def keep(rows: list[dict]) -> None:
+def keep_and_say(rows: list[dict]) -> None:
     """Add rows to the results."""
-    results = stored()  # again: another process may have added rows meanwhile
-    results["rows"] += rows
-    results["facts"] = facts()
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    keep(RESULTS, rows)
     for row in rows:
         print(row["name"], row["seed"], row["average_precision"], flush=True)
 
@@ -136,7 +127,7 @@ def keep(rows: list[dict]) -> None:
 def table(kind: str) -> None:
     """Print the rows as Markdown, best first; the mean over seeds, with the range where there are several."""
     rows = defaultdict(list)
-    for row in stored()["rows"]:
+    for row in stored(RESULTS)["rows"]:
         if row["kind"] == kind:
             rows[row["name"]].append(row)
 
@@ -170,15 +161,15 @@ def main() -> None:
     if kind == "recipes":
         for name in arguments.only or RECIPES:
             for seed in arguments.seeds:
-                keep(run_recipe(name, seed))
+                keep_and_say(run_recipe(name, seed))
         return
     steps = arguments.steps or (80 if kind == "losses" else EPOCH)
     for name in arguments.only or (LOSSES if kind == "losses" else PARTS):
         for seed in arguments.seeds:
             key = (kind, name, seed, steps)
-            if key in {(r["kind"], r["name"], r["seed"], r["steps"]) for r in stored()["rows"]}:
+            if key in {(r["kind"], r["name"], r["seed"], r["steps"]) for r in stored(RESULTS)["rows"]}:
                 continue
-            keep([run(*key)])
+            keep_and_say([run(*key)])
 
 
 if __name__ == "__main__":

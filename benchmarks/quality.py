@@ -47,7 +47,7 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
     from sentence_transformers.sentence_transformer import losses
 
     from textsiam.models.encoders import text_encoder
-    from textsiam.models.inference import fast_dtype
+    from textsiam.models.fast_tower import fast_dtype
     from textsiam.models.twin import Twin
 
     model = text_encoder()
@@ -152,13 +152,18 @@ def facts():
     }
 
 
-def store(change):
-    """Apply a change to the results file."""
-    RESULTS.parent.mkdir(exist_ok=True)
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    change(results)
+def stored(file):
+    """Return the results in a file, without rows where there is none."""
+    return json.loads(file.read_text()) if file.exists() else {"rows": []}
+
+
+def keep(file, rows):
+    """Add rows to a file; it is read again first, since another process may have added some meanwhile."""
+    file.parent.mkdir(exist_ok=True)
+    results = stored(file)
+    results["rows"] += rows
     results["facts"] = facts()
-    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+    file.write_text(json.dumps(results, indent=1) + "\n")
 
 
 def table():
@@ -196,7 +201,7 @@ def main():
     else:
         for method in arguments.methods:
             row = run(method, arguments.epochs, arguments.share)
-            store(lambda results, row=row: results["rows"].append(row))
+            keep(RESULTS, [row])
             print(json.dumps(row), flush=True)
 
 

@@ -8,8 +8,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
+from textsiam.models.fast_tower import FastTower
 from textsiam.models.fused import FusedBert, fusable
-from textsiam.models.inference import FastTower, encode
+from textsiam.models.inference import encode
 from textsiam.models.tokens import tokenise
 
 

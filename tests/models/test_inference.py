@@ -12,8 +12,9 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
-from textsiam.models import inference
-from textsiam.models.inference import FastTower, encode, encode_stream, fast_dtype
+from textsiam.models import fast_tower, inference
+from textsiam.models.fast_tower import FastTower, fast_dtype
+from textsiam.models.inference import encode, encode_stream
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.tokens import tokenise
 from textsiam.models.twin import Twin
@@ -272,7 +273,7 @@ def test_the_best_budget_is_measured_once(
     encode(fast, sentences)
     assert sum(rows for rows, _ in fast.shapes) == 48  # no measurement for a small job
     monkeypatch.setattr(inference, "_LARGE_JOB", 100)
-    monkeypatch.setattr(inference, "_BUDGETS", {"cpu": (64, 32)})
+    monkeypatch.setattr(fast_tower, "_BUDGETS", {"cpu": (64, 32)})
     fast.shapes.clear()
     encode(fast, sentences)
     measured = fast.shapes[:6]

@@ -18,7 +18,8 @@ from torch import nn
 
 from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.models.encoders import ModelError
-from textsiam.models.inference import BLOCK, Precision, Progress
+from textsiam.models.fast_tower import Precision
+from textsiam.models.inference import BLOCK, Progress
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
 from textsiam.models.tokens import tokenizer_rules

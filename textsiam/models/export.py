@@ -12,8 +12,8 @@ from typing import Any, get_args
 import numpy as np
 
 from textsiam.models.encoders import ModelError
+from textsiam.models.fast_tower import Precision
 from textsiam.models.graphs import check_exportable, write_graph
-from textsiam.models.inference import Precision
 from textsiam.models.runtimes import GraphFormat, open_graphs
 from textsiam.models.twin import Twin
 

@@ -18,7 +18,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.encoders import ModelError
-from textsiam.models.inference import FastTower
+from textsiam.models.fast_tower import FastTower
 from textsiam.models.runtimes import GRAPH_FILES, GraphFormat, require
 from textsiam.models.tokens import chunk_by_tokens, tokenise
 

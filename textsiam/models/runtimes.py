@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from textsiam.models.cache import weights_digest
 from textsiam.models.encoders import ModelError, inputs_of
-from textsiam.models.inference import FastTower, _weights_version, fast_dtype
+from textsiam.models.fast_tower import FastTower, fast_dtype, weights_version
 
 GraphFormat = Literal["onnx", "openvino"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -75,7 +75,7 @@ class RuntimeTower(FastTower):
         self.graph_format = graph_format
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
-        self._version = _weights_version(tower)
+        self._version = weights_version(tower)
         opened = _open_onnx if graph_format == "onnx" else _open_openvino
         self._run = opened(file, torch.get_num_threads(), self.dtype)
 
@@ -94,7 +94,7 @@ class RuntimeTower(FastTower):
     @property
     def stale(self) -> bool:
         """Whether the torch weights have changed since the graph was opened."""
-        return self._version != _weights_version(self.tower)
+        return self._version != weights_version(self.tower)
 
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""

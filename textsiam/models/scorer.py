@@ -13,7 +13,8 @@ from sentence_transformers import SentenceTransformer
 from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
 from textsiam.models.distances import Distance
 from textsiam.models.encoders import ModelError
-from textsiam.models.inference import BLOCK, Precision, Progress
+from textsiam.models.fast_tower import Precision
+from textsiam.models.inference import BLOCK, Progress
 from textsiam.models.learned import Head
 from textsiam.models.thresholds import Rule
 

@@ -15,16 +15,9 @@ from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import inputs_of
+from textsiam.models.fast_tower import FastTower, Precision, fast_dtype
 from textsiam.models.folder import read_twin, write_twin
-from textsiam.models.inference import (
-    BLOCK,
-    FastTower,
-    Precision,
-    Progress,
-    encode,
-    encode_stream,
-    fast_dtype,
-)
+from textsiam.models.inference import BLOCK, Progress, encode, encode_stream
 from textsiam.models.learned import Head
 from textsiam.models.runtimes import Backend
 from textsiam.models.scorer import Scorer

@@ -17,7 +17,7 @@ from torch import nn
 
 from textsiam.models.calibration import check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.models.encoders import MINILM, ModelError, resolve
-from textsiam.models.inference import Precision, fast_dtype
+from textsiam.models.fast_tower import Precision, fast_dtype
 
 _FORMAT = 1
 _FILE = "verifier.json"

@@ -13,7 +13,7 @@ from accelerate.utils import broadcast as spread
 from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
-from textsiam.models.inference import fast_dtype
+from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.saving import SaveError
 from textsiam.training.batches import Batch
 from textsiam.training.objective import Embedded

@@ -15,7 +15,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import PrinterCallback
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.inference import fast_dtype
+from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.verifier import Verifier, cross_encoder
 from textsiam.training.settings import VerifierSettings
 
