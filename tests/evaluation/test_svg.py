@@ -5,7 +5,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from textsiam.evaluation.svg import Axis, Plot, round_step, thin, tick_labels
@@ -38,6 +38,7 @@ def test_tick_labels(ticks, labels):
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6), st.booleans())
+@example(0.0625, 1e-6, False)  # ticks that differ in the seventh decimal
 def test_fitted_axes_hold_their_data(low, width, snap):
     high = low + width
     axis = Axis.fitted("x", low, high, snap=snap)

@@ -165,15 +165,15 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
     """Return one short label a tick: all with the same decimals, thousands as `k`, tiny ones as `2e-5`."""
     largest = max((abs(tick) for tick in ticks), default=0.0)
     if 0 < largest < 1e-3:
-        parts = [f"{tick:.6e}".split("e") for tick in ticks]
-        return [f"{float(digits):g}e{int(power)}" if float(digits) else "0" for digits, power in parts]
+        parts = [f"{tick:.8e}".split("e") for tick in ticks]
+        return [f"{float(digits):.9g}e{int(power)}" if float(digits) else "0" for digits, power in parts]
     scale, suffix = (1000.0, "k") if largest >= 10_000 else (1.0, "")
     decimals = max((_decimals(tick / scale) for tick in ticks), default=0)
     return [f"{tick / scale:.{decimals}f}{suffix if tick else ''}".replace("-", "\N{MINUS SIGN}") for tick in ticks]
 
 
 def _decimals(value: float) -> int:
-    return len(f"{value:.6f}".rstrip("0").partition(".")[2])
+    return len(f"{value:.10f}".rstrip("0").partition(".")[2])  # as exact as ticks are
 
 
 def _path(xs: np.ndarray, ys: np.ndarray) -> str:
