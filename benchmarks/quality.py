@@ -39,7 +39,9 @@ def splits():
     return cut.train, cut.validation, cut.calibration, read_pairs(DATA / "dev.tsv.gz")
 
 
-def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True):
+def train_peer(
+    loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True, seed=0
+):
     """Train with sentence-transformers' trainer, in bf16 where there is any; returns a twin and its seconds."""
     import torch
     from datasets import Dataset
@@ -68,8 +70,8 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
             save_strategy="no",
             report_to="none",
             logging_steps=50,
-            seed=0,
-            data_seed=0,
+            seed=seed,
+            data_seed=seed,
         )
         loss = getattr(losses, loss_name)(model)
         trainer = SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_dict(rows), loss=loss)
@@ -78,15 +80,15 @@ def train_peer(loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4
         return Twin(model), time.perf_counter() - started, time.process_time() - cpu
 
 
-def train_textsiam(train, validation, *, epochs=None, max_steps=None):
+def train_textsiam(train, validation, *, epochs=None, max_steps=None, options=()):
     """Train with configs/qqp.yaml; returns the twin, seconds (validation included) and those of all cores, passes."""
     from dataclasses import replace
 
     from textsiam.config import build_objective, build_twin, read_config
     from textsiam.training.loop import train as fit
 
-    config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml")])
-    twin = build_twin(config.model, train)
+    config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml"), *options])
+    twin = build_twin(config.model, train, seed=config.training.seed)
     settings = replace(config.training, tracker="none", max_steps=max_steps or config.training.max_steps)
     if max_steps:
         settings = replace(settings, runs=1)

@@ -1,10 +1,13 @@
 """Training side by side: pairs/s of textsiam's loop and of sentence-transformers' trainer, in alternating rounds.
 
     python benchmarks/train.py run
+    python benchmarks/train.py agree                          # the same steps reach the same validation AP
     python benchmarks/train.py table
 
 Same pairs, backbone and batch size, contrastive loss over hard pairs on both sides. The peer runs as it comes (fp32)
-and in bf16 like textsiam. The time of a shorter run is taken off, so that start-up does not count.
+and in bf16 like textsiam. The time of a shorter run is taken off, so that start-up does not count. `agree` trains both
+for as many steps with the same loss, learning rate and schedule, and compares the average precision on validation pairs
+over several seeds: what is faster must not learn less.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from encode import ceiling, child_of, spread
 from quality import BATCH_SIZE, facts, splits, train_peer, train_textsiam
 
 RESULTS = Path(__file__).parent / "results" / "train.json"
+# What the recipe adds to the loss that the peer has too.
+_ONE_LOSS = [f"--{key}=null" for key in ("model.head", "loss.head", "loss.info_nce", "training.duplicate_share")]
 METHODS = ("peer default", "peer bf16", "textsiam")
 
 
@@ -55,6 +60,39 @@ def run(rounds, steps):
     }
 
 
+def reached(method, seed, steps):
+    """Return the validation AP of a method after some steps of the contrastive loss over hard pairs."""
+    from sklearn.metrics import average_precision_score
+
+    train, validation, *_ = splits()
+    if method == "textsiam":
+        options = [*_ONE_LOSS, "--training.seed", str(seed)]
+        twin = train_textsiam(train, None, max_steps=steps, options=options)[0]
+    else:
+        twin = train_peer("OnlineContrastiveLoss", train, max_steps=steps, seed=seed)[0]
+    scores = twin.pair_similarity(validation.texts, validation.left, validation.right)
+    return {"average_precision": float(average_precision_score(validation.labels, scores))}
+
+
+def agree(seeds, steps):
+    """Compare what textsiam and the peer in bf16 reach in the same number of steps; returns the results."""
+    from statistics import mean, stdev
+
+    seen = {"peer bf16": [], "textsiam": []}
+    for seed in range(seeds):
+        for method, values in seen.items():
+            row = child_of(__file__, "reached", method, "--seed", seed, "--steps", steps)
+            values.append(row["average_precision"])
+            print(f"{method}, seed {seed}: AP {100 * values[-1]:.2f}", flush=True)
+    difference = [a - b for a, b in zip(seen["textsiam"], seen["peer bf16"], strict=True)]
+    return {
+        "steps": steps,
+        "average_precision": seen,
+        "difference": {"mean": mean(difference), "standard_error": stdev(difference) / seeds**0.5},
+        "facts": facts(),
+    }
+
+
 def table():
     """Print the results as Markdown."""
     results = json.loads(RESULTS.read_text())
@@ -64,6 +102,9 @@ def table():
         faster = "–" if ratio is None else "{median:.2f} ({low:.2f}–{high:.2f})".format(**ratio)
         print(f"| {method} | {rate['median']:.0f} ({rate['low']:.0f}–{rate['high']:.0f}) | {faster} | "
               f"{results['peak_mib'][method]:,.0f} MiB |")  # fmt: skip
+    if agreement := results.get("agreement"):
+        seen = {m: ", ".join(f"{100 * v:.2f}" for v in values) for m, values in agreement["average_precision"].items()}
+        print(f"\nValidation AP after {agreement['steps']} steps of one loss: {seen}")
 
 
 def main():
@@ -75,14 +116,26 @@ def main():
     timer.add_argument("method", choices=METHODS)
     for sub in (racer, timer):
         sub.add_argument("--steps", type=int, default=15)
+    judge, agreer = commands.add_parser("reached"), commands.add_parser("agree")
+    judge.add_argument("method", choices=METHODS[1:])
+    judge.add_argument("--seed", type=int, default=0)
+    agreer.add_argument("--seeds", type=int, default=3)
+    for sub in (judge, agreer):
+        sub.add_argument("--steps", type=int, default=100)
     commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "pace":
         print(json.dumps(pace(arguments.method, arguments.steps)))
+    elif arguments.command == "reached":
+        print(json.dumps(reached(arguments.method, arguments.seed, arguments.steps)))
     elif arguments.command == "table":
         table()
     else:
-        results = run(arguments.rounds, arguments.steps)
+        before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        if arguments.command == "agree":
+            results = before | {"agreement": agree(arguments.seeds, arguments.steps)}
+        else:
+            results = before | run(arguments.rounds, arguments.steps)
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(results, indent=1) + "\n")
         print(json.dumps(results))
