@@ -30,6 +30,7 @@ class DataConfig:
             an idx file); None draws 20,000, or as many as there are.
         unseen: Classes of images, or folders of classes, that only the test sees.
         disjoint: Give every split classes of its own, instead of images of its own.
+        joined: Made-up classes of images that training gets beside its own: each joins the images of two of them.
         seed: Seed of the cut.
     """
 
@@ -45,6 +46,7 @@ class DataConfig:
     pairs: int | None = None
     unseen: list[str] | None = None
     disjoint: bool = False
+    joined: int = 0
     seed: int = 0
 
 
@@ -67,10 +69,11 @@ def build_pairs(config: DataConfig) -> Splits:
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     if holds_images(config.train):
         images = read_images(config.train, on_bad_row=config.on_bad_row)
-        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint}
+        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint, "joined": config.joined}
         cut = split_labelled(images, **shares, **drawn, seed=config.seed)
-    elif config.pairs is not None or config.unseen or config.disjoint:
-        raise ConfigError(f"data.pairs, data.unseen and data.disjoint are for labelled images; {config.train} has none")
+    elif config.pairs is not None or config.unseen or config.disjoint or config.joined:
+        keys = "data.pairs, .unseen, .disjoint and .joined"
+        raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
     else:
         cut = split_pairs(read(config.train), **shares, seed=config.seed)
     splits = cut.replacing(**{name: read(source) for name, source in given.items()}) if given else cut

@@ -103,11 +103,12 @@ def _moved(
     origin = centre - back @ (centre + np.array(shift) * [width, height])
     data = (*back[0].tolist(), float(origin[0]), *back[1].tolist(), float(origin[1]))
     return image.transform(
-        image.size, Transform.AFFINE, data, resample=Resampling.BILINEAR, fillcolor=_border_colour(image)
+        image.size, Transform.AFFINE, data, resample=Resampling.BILINEAR, fillcolor=border_colour(image)
     )
 
 
-def _border_colour(image: Image) -> int | tuple[int, ...]:
+def border_colour(image: Image) -> int | tuple[int, ...]:
+    """Return the median colour of the outermost pixels of an image of mode "L" or "RGB"."""
     pixels = np.asarray(image)
     border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     colour = np.median(border, axis=0).astype(int)

@@ -9,6 +9,7 @@ import numpy as np
 
 from textsiam.data.image_pairs import draw_pairs, most_pairs
 from textsiam.data.image_sets import LabelledImages
+from textsiam.data.joined import with_joined_classes
 from textsiam.data.pairs import DRAWN_PAIRS, Pairs
 from textsiam.data.problems import DataError
 from textsiam.data.reports import leakage
@@ -134,6 +135,7 @@ def split_labelled(
     test: float = 0.1,
     unseen: Sequence[str] | None = None,
     disjoint: bool = False,
+    joined: int = 0,
     seed: int = 0,
 ) -> Splits:
     """Split labelled images, then draw pairs inside each part: no image is in two, and no pair is lost between them.
@@ -147,11 +149,12 @@ def split_labelled(
         test: likewise; without meaning where `unseen` says what the test is.
         unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
         disjoint: whether the other parts have classes of their own too, instead of images of their own.
+        joined: how many made-up classes of two of its own train gets beside them; see `textsiam.data.joined`.
         seed: another seed, another split.
 
     Raises:
         ValueError: a share is negative or not below 1.
-        DataError: there is no such class, or a part would have too few images.
+        DataError: there is no such class, there are not so many made-up classes, or a part would have too few images.
     """
     held = np.zeros(len(images.class_names), bool)
     for name in unseen or ():
@@ -164,6 +167,7 @@ def split_labelled(
     parts = split(rest, validation=validation, calibration=calibration, test=shares["test"], seed=seed)
     if unseen:
         parts["test"] = images.select(held[images.classes])
+    parts["train"] = with_joined_classes(parts["train"], joined, seed=seed)
     named: dict[str, Pairs] = {}
     for name, part in parts.items():
         wanted = (pairs or TRAINING_PAIRS) if name == "train" else DRAWN_PAIRS
