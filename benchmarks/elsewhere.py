@@ -19,7 +19,7 @@ def elsewhere(twin, data: Path) -> dict[str, float]:
     from textsiam.data.graded import read_graded
     from textsiam.data.pairs import read_pairs
     from textsiam.evaluation.retrieval import evaluate_sts, retrieval_report
-    from textsiam.search.join import best_matches
+    from textsiam.search.nearest import best_matches
 
     yahoo = read_pairs(data / "yahoo_zhang/Zhang_dataset.csv")
     scores = twin.pair_similarity(yahoo.texts, yahoo.left, yahoo.right)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
+    from textsiam.search.duplicates import find_duplicates
     from textsiam.search.gallery import Gallery
-    from textsiam.search.join import find_duplicates
     from textsiam.training.loop import train
     from textsiam.training.mining import mine
 
@@ -53,7 +53,7 @@ _HOME = {
     "Twin": "models.twin",
     "Verdict": "models.decision",
     "evaluate_pairs": "evaluation.pairs",
-    "find_duplicates": "search.join",
+    "find_duplicates": "search.duplicates",
     "image_encoder": "models.encoders",
     "mine": "training.mining",
     "read_images": "data.images",

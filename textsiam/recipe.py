@@ -28,7 +28,7 @@ from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report_pictures import EmbeddingMap
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
-from textsiam.search.join import fit_collection_decision
+from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import TrainResult, train

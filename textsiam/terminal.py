@@ -90,25 +90,44 @@ def print_clusters(
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show progress with rate and remaining time on stderr; nothing for work that ends at once."""
+    with progress_bars((what, "texts")) as (advance,):
+        yield advance
+
+
+@contextmanager
+def progress_bars(*stages: tuple[str, str]) -> Iterator[list[Callable[[int, int], None]]]:
+    """Show the progress of several stages, each from its first step on.
+
+    Args:
+        stages: What each is called, and what it counts.
+    """
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn(what),
+        TextColumn("{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
+        TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
         TextColumn("{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
     console = Console(stderr=True)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bars:
-        task = bars.add_task("", total=None, rate="")
 
-        def advance(done: int, total: int) -> None:
-            speed = bars.tasks[0].finished_speed or bars.tasks[0].speed
-            bars.update(task, completed=done, total=total, rate=f"{speed:,.0f} texts/s" if speed else "")
+        def begun(what: str, unit: str) -> Callable[[int, int], None]:
+            task = bars.add_task(what, total=1, rate="", visible=False, start=False)
 
-        yield advance
+            def advance(done: int, total: int) -> None:
+                shown = bars.tasks[task]
+                if not shown.started:
+                    bars.start_task(task)
+                speed = shown.finished_speed or shown.speed
+                rate = f"{speed:,.0f} {unit}/s" if speed else ""
+                bars.update(task, completed=done, total=total, rate=rate, visible=True)
+
+            return advance
+
+        yield [begun(what, unit) for what, unit in stages]
 
 
 def make_console(*, stderr: bool = False) -> Console:

@@ -20,8 +20,9 @@ from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.ensemble import Ensemble
 from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
 from textsiam.models.twin import Twin
+from textsiam.search.duplicates import find_duplicates
 from textsiam.search.gallery import Gallery
-from textsiam.search.join import best_matches, find_duplicates
+from textsiam.search.nearest import best_matches
 from textsiam.training.loop import train
 from textsiam.training.mining import mine
 from textsiam.training.settings import Mining, Settings

@@ -13,7 +13,8 @@ from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scor
 from textsiam.models.halves import shared_layers, sides
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
-from textsiam.search.join import best_matches, find_duplicates, fit_collection_decision
+from textsiam.search.duplicates import find_duplicates, fit_collection_decision
+from textsiam.search.nearest import best_matches
 
 
 @pytest.fixture(scope="module")

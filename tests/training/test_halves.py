@@ -10,7 +10,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.models.halves import shared_layers, sides
 from textsiam.models.tokens import tokenise
 from textsiam.models.twin import Twin
-from textsiam.search.join import best_matches
+from textsiam.search.nearest import best_matches
 from textsiam.training.batches import TrainingPairs
 from textsiam.training.loop import train
 from textsiam.training.settings import Settings

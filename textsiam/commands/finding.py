@@ -18,7 +18,17 @@ from textsiam.commands.options import (
     chosen_decision,
     open_twin,
 )
-from textsiam.terminal import escaped, make_console, print_clusters, print_json, progress_bar, rounded, say, warn
+from textsiam.terminal import (
+    escaped,
+    make_console,
+    print_clusters,
+    print_json,
+    progress_bar,
+    progress_bars,
+    rounded,
+    say,
+    warn,
+)
 
 
 def flag(
@@ -44,10 +54,12 @@ def flag(
     if twin.collection is not None and prior is None:
         twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
-    from textsiam.search.join import find_duplicates
+    from textsiam.search.duplicates import find_duplicates
 
-    with progress_bar("encoding") as progress:
-        found = find_duplicates(twin, read.texts, threshold=threshold, decision=decision, progress=progress)
+    with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
+        found = find_duplicates(
+            twin, read.texts, threshold=threshold, decision=decision, progress=progress, joining=joining
+        )
     cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
     pairs = [
         {
@@ -137,7 +149,7 @@ def match(
 
     asked, library = read_texts(queries), read_texts(documents)
     twin = open_twin(model)
-    from textsiam.search.join import best_matches
+    from textsiam.search.nearest import best_matches
 
     with progress_bar("encoding documents") as progress:
         vectors = twin.encode(library.texts, side="right", progress=progress)

@@ -30,7 +30,7 @@ class Scorer(ABC):
     Attributes:
         distance: What similarities come from.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
-        collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
+        collection: The same for all pairs of a collection; learned by `textsiam.search.duplicates`.
         right: The tower of right inputs, where it differs from the left one.
         verifier: What is asked about pairs in doubt, where there is one.
         head: What scores the pairs that the distance finds, where that is learned.

@@ -40,7 +40,7 @@ class Twin(nn.Module, Scorer):
             head; see `textsiam.models.distances`.
         head: A learned metric that scores pairs; see `textsiam.models.learned`.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
-        collection: The same for all pairs of a collection; learned by `textsiam.search.join`.
+        collection: The same for all pairs of a collection; learned by `textsiam.search.duplicates`.
         provenance: Facts saved beside the weights: data fingerprint, measurements, config.
 
     Raises:

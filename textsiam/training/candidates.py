@@ -12,7 +12,7 @@ from torch import Tensor
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.distances import Distance
-from textsiam.search.join import nearest
+from textsiam.search.nearest import nearest
 from textsiam.training.settings import Mining
 
 OWN_CLUSTER, TOO_SIMILAR = "own cluster", "too similar"

@@ -1,0 +1,181 @@
+"""The duplicates among texts: every pair at or above a threshold, and the clusters that they form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from textsiam.data.clusters import cluster_ids
+from textsiam.data.pairs import Pairs
+from textsiam.models.decision import CollectionDecision, Decision, fit_decision
+from textsiam.models.inference import Progress
+from textsiam.models.scorer import Scorer
+from textsiam.models.thresholds import Rule
+from textsiam.search.copies import Copies
+from textsiam.search.join import FoundPairs, pairs_above
+from textsiam.search.linkage import complete_clusters
+
+Join = Callable[..., FoundPairs]
+"""Called as `join(twin, vectors, threshold, progress=…)`; see `textsiam.search.join.pairs_above`."""
+
+# Pairs scored at once.
+_SLICE = 65_536
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Suspected duplicates among n texts.
+
+    Attributes:
+        left: Index of the first text of each pair, `(p,)` int64; smaller than `right`.
+        right: Index of the second text, `(p,)` int64.
+        similarity: `(p,)` float32, best first.
+        probability: P(duplicate) of each pair, `(p,)` float64; NaN where the twin has no decision.
+        clusters: Groups in which every two texts reach the threshold (complete linkage: a chain of lookalikes is
+            not a cluster), the most central text first; larger clusters first.
+        threshold: Similarity from which a pair counts.
+    """
+
+    left: np.ndarray
+    right: np.ndarray
+    similarity: np.ndarray
+    probability: np.ndarray
+    clusters: list[list[int]]
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+def find_duplicates(
+    twin: Scorer,
+    texts: Sequence[str],
+    *,
+    threshold: float | None = None,
+    decision: Decision | None = None,
+    progress: Progress | None = None,
+    joining: Progress | None = None,
+    join: Join = pairs_above,
+) -> Duplicates:
+    """Find every pair of texts whose similarity reaches the threshold, and their clusters.
+
+    Equal texts are duplicates before anything is compared: one of them is encoded and joined with others, and their
+    pairs have the similarity of distance 0 (for the cosine, 1). Where the twin has a verifier, it is asked about every
+    other pair in its band, and what both say together must reach the threshold.
+
+    Args:
+        twin: A twin whose sides share one tower.
+        texts: n texts; equal texts are duplicates of each other.
+        threshold: Least similarity of a pair; None takes the decision's.
+        decision: Gives threshold and probabilities; None takes the twin's, for a collection of this size where it
+            has learned one.
+        progress: Called as `progress(done, total)` while texts are encoded.
+        joining: Called as `joining(done, total)`, in pairs compared, while they are joined.
+        join: What finds the pairs: exactly, unless `textsiam.search.shards` is to do it faster and not find all.
+
+    Raises:
+        ModelError: No threshold is given, and there is no decision.
+        ValueError: The towers differ, so that two texts of one kind cannot be compared.
+        TypeError: `texts` is one text.
+    """
+    if twin.right is not None:
+        raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
+    if decision is None:
+        decision = twin.decision if twin.collection is None else twin.collection.among(len(texts))
+    if threshold is None:
+        threshold = (decision or twin.require_decision()).threshold
+    if isinstance(texts, str):
+        raise TypeError("expected a list of inputs, got one str: write find_duplicates(twin, [text, …])")
+    named = twin.named(texts)
+    copies = Copies.among(named)
+    distinct = [named[i] for i in copies.first]
+    vectors = twin.encode(distinct, progress=progress)
+    found = _verified(twin, distinct, vectors, threshold, lambda least: join(twin, vectors, least, progress=joining))
+    own = _own_similarity(twin, vectors[copies.repeated])
+    equal = own.astype(np.float64) >= threshold
+    groups = _clusters(vectors, found, copies, copies.repeated[equal])
+    pairs = copies.expanded(found, copies.repeated[equal], own[equal])
+    order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
+    left, right, similarity = (column[order] for column in pairs)
+    probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
+    return Duplicates(left, right, similarity, probability, groups, float(threshold))
+
+
+def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
+    """Return the similarity of a text to its copy, `(n,)` float32."""
+    if twin.head is not None:
+        return twin.vector_similarity(vectors, vectors)
+    return np.full(len(vectors), float(twin.distance.similarity(torch.zeros(()))), np.float32)
+
+
+def _verified(
+    twin: Scorer,
+    texts: Sequence[str],
+    vectors: np.ndarray,
+    threshold: float,
+    join: Callable[[float], FoundPairs],
+) -> FoundPairs:
+    """Return every pair that reaches the threshold once it is verified."""
+    verifier = twin.verifier
+    if verifier is None or verifier.combination is None:
+        return join(threshold)
+    left, right, similarity = join(min(threshold, verifier.combination.low))
+    similarity = verifier.rescore(texts, left, right, similarity)
+    keep = similarity.astype(np.float64) >= threshold
+    return FoundPairs(left[keep], right[keep], similarity[keep])
+
+
+def fit_collection_decision(
+    twin: Scorer, pairs: Pairs, *, rule: Rule = "f1", precision: float | None = None, limit: int = 700, seed: int = 0
+) -> CollectionDecision:
+    """Learn, from labelled pairs, when a score means "duplicate" between any two texts of a collection.
+
+    Every pair among the texts is used: members of one cluster are duplicates, all others are taken as not. Where the
+    labels are incomplete, an unknown duplicate counts as a false alarm, so the threshold errs on the strict side.
+
+    Args:
+        twin: A twin whose sides share one tower.
+        pairs: Labelled pairs kept out of training.
+        rule: What the threshold maximises.
+        precision: A precision to reach with 95 % confidence, instead of the rule.
+        limit: Texts used at most, in whole clusters: the pairs grow with the square.
+        seed: Which clusters are used when there are more texts.
+
+    Raises:
+        ValueError: Too few duplicates or others to learn from.
+    """
+    clusters = cluster_ids(pairs)
+    order = np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters]
+    kept = np.argsort(order, kind="stable")[:limit]
+    vectors = twin.encode([pairs.texts[i] for i in kept])
+    left, right = np.triu_indices(len(kept), 1)
+    slices = [slice(start, start + _SLICE) for start in range(0, len(left), _SLICE)]
+    similarity = np.concatenate([twin.vector_similarity(vectors[left[s]], vectors[right[s]]) for s in slices])
+    labels = (clusters[kept][left] == clusters[kept][right]).astype(np.int8)
+    decision = fit_decision(similarity, labels, rule=rule, seed=seed)
+    if precision is not None:
+        decision = decision.at_precision(precision)
+    return CollectionDecision(decision, len(kept))
+
+
+def _clusters(vectors: np.ndarray, found: FoundPairs, copies: Copies, equal: np.ndarray) -> list[list[int]]:
+    """Return groups of texts whose every pair was found, those nearest to their group's mean first.
+
+    Copies have the same pairs, and are each other's nearest: they are always together, and one stands for all.
+    """
+    groups = complete_clusters(len(vectors), *found)
+    grouped = np.concatenate([np.zeros(0, np.int64), *groups])
+    groups += [np.array([i]) for i in np.setdiff1d(equal, grouped).tolist()]
+    ordered = []
+    for group in groups:
+        group = group[np.argsort(-_centrality(vectors[group], copies.count[group]), kind="stable")]
+        ordered.append(np.concatenate([copies.of(i) for i in group.tolist()]).tolist())
+    return sorted(ordered, key=lambda g: (-len(g), g))
+
+
+def _centrality(vectors: np.ndarray, count: np.ndarray) -> np.ndarray:
+    """Return how near each vector is to the mean of all, rounded so that the nearest of two is always the first."""
+    return np.round(vectors @ np.average(vectors, axis=0, weights=count), 5)
