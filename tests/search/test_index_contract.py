@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 import numpy as np
 import pytest
 
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
+from textsiam.search.lance import LanceIndex
 from textsiam.search.memory import MemoryIndex
+from textsiam.search.postgres import PostgresIndex
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
 OTHER = IndexModel("second", "b" * 64, DIM)
-BACKENDS = ["memory"]
+BACKENDS = ["memory", "lance", "postgres"]
+
+
+NUMBERS = itertools.count(1)
 
 
 def unit(count, seed=0, dim=DIM, around=None):
@@ -36,8 +42,15 @@ def ids(hits):
 
 
 @pytest.fixture(params=BACKENDS)
-def index(request):
-    made = MemoryIndex(MODEL)
+def index(request, tmp_path):
+    if request.param == "lance":
+        pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
+        made = LanceIndex.create(tmp_path / "index", MODEL)
+    elif request.param == "postgres":
+        address = request.getfixturevalue("postgres_address")
+        made = PostgresIndex.create(f"{address}#contract_{next(NUMBERS)}", MODEL)
+    else:
+        made = MemoryIndex(MODEL)
     yield made
     made.close()
 
@@ -201,9 +214,7 @@ def test_another_model_is_refused_by_name(filled):
     index, _ = filled
     for model in (OTHER, IndexModel("first", "a" * 64, DIM + 1)):
         fresh = unit(1, dim=model.dim)
-        with pytest.raises(
-            QuestionIndexError, match=r"of 'first' \(a+, 24 .*some of '(first|second)'"
-        ):
+        with pytest.raises(QuestionIndexError, match=r"of 'first' \(a+, 24 .*some of '(first|second)'"):
             index.upsert(questions(1, start=5000), fresh, model=model)
         with pytest.raises(QuestionIndexError, match="textsiam index migrate"):
             index.search(fresh, model=model, k=1)

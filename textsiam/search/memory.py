@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from textsiam.search.checks import check_model, check_questions, check_search, check_vectors, check_where, matches
 from textsiam.search.index import (
     Encode,
     Hit,
@@ -17,13 +18,7 @@ from textsiam.search.index import (
     Question,
     QuestionIndexError,
     Where,
-    check_model,
-    check_questions,
-    check_search,
-    check_vectors,
-    check_where,
     exact_similarity,
-    matches,
     rank,
 )
 
@@ -127,7 +122,7 @@ class MemoryIndex:
             if progress is not None:
                 progress(len(fresh), max(len(fresh), len(self._rows)))
 
-    def snapshot(self, target: str | Path) -> Path:
+    def snapshot(self, target: str | Path) -> str:
         """Refuse: an index in memory has no folder."""
         raise QuestionIndexError("an index in memory has no snapshot: use one in a folder")
 

@@ -1,0 +1,332 @@
+"""The index in a folder: a durable table of questions, and LanceDB to search what is merged.
+
+`questions.sqlite` is the truth about questions and vectors (`textsiam.search.journal`): a write is acknowledged once it
+is there, and the disk has it. LanceDB never syncs its files, so it holds nothing that could be lost: `lance/` is a copy
+of the vectors up to one clock, made to be searched, that `compact` brings up to date and `rebuild` makes anew. Changes
+after that clock are held in memory and scanned exactly, so that every search sees the newest acknowledged write.
+
+LanceDB's index is IVF_FLAT over float32 vectors. With every partition probed, as is the default, it leaves nothing out:
+searches are exact. With fewer `probes`, the best k may miss some; a search with a threshold still probes all of them.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textsiam.models.saving import whole_folder, write_failure
+from textsiam.search.checks import check_model, check_questions, check_search, check_vectors, check_where
+from textsiam.search.index import (
+    Encode,
+    Hit,
+    IndexModel,
+    IndexStats,
+    Progress,
+    Question,
+    QuestionIndexError,
+    Where,
+    exact_similarity,
+    rank,
+    rounding_margin,
+)
+from textsiam.search.journal import (
+    Journal,
+    State,
+    changes_since,
+    condition,
+    delete_rows,
+    questions_of,
+    read_state,
+    rows_of,
+    vectors_of,
+    write_rows,
+)
+from textsiam.search.lance_table import LanceTable, lancedb
+from textsiam.search.migration import migrate_rows
+from textsiam.search.recent import Recent, View
+
+_TABLE = "questions.sqlite"
+# So few questions that match a filter are compared one by one rather than looked for among all.
+_FEW = 4096
+
+
+class LanceIndex:
+    """An index in a folder, for any number of processes; see `QuestionIndex` and the module.
+
+    Any process may write at any time: writes queue up in the durable table. Only merging is for one at a time.
+
+    Args:
+        path: The folder; `LanceIndex.create` makes it.
+        probes: Partitions that a search for the best k looks into; None takes all, which is exact.
+        merge_after: `upsert` merges by itself after so many changes through this object; None leaves it to `compact`.
+
+    Raises:
+        QuestionIndexError: The folder holds no index, or lancedb is not installed.
+    """
+
+    def __init__(self, path: str | Path, *, probes: int | None = None, merge_after: int | None = 100_000) -> None:
+        self.path = Path(path)
+        if probes is not None and probes < 1:
+            raise QuestionIndexError(f"probes must be >= 1, got {probes}")
+        self.probes = probes
+        self.merge_after = merge_after
+        self._journal = Journal(self.path / _TABLE)
+        self._lance = LanceTable(self.path / "lance")
+        self._lock = threading.Lock()
+        self._written = 0
+        with self._journal.reading() as table:
+            self._state = read_state(table)
+        self._recent = Recent(self._state.model.dim, -1)
+
+    @classmethod
+    def create(cls, path: str | Path, model: IndexModel, **knobs: Any) -> LanceIndex:
+        """Make an empty index in a new folder.
+
+        Raises:
+            QuestionIndexError: There is something at this path, or lancedb is not installed.
+            SaveError: The folder cannot be written.
+        """
+        lancedb()
+        if Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
+            raise QuestionIndexError(f"{path}: is there already: choose another place, or delete it")
+        with whole_folder(path) as fresh:
+            Journal.create(fresh / _TABLE, model)
+        return cls(path, **knobs)
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    @property
+    def model(self) -> IndexModel:
+        """Whose vectors it serves now."""
+        with self._journal.reading() as table:
+            return read_state(table).model
+
+    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
+        """Add or replace questions; see `QuestionIndex.upsert`."""
+        with self._journal.writing() as table:
+            state = read_state(table)
+            check_model(self.location, state.model, model)
+            if len(questions) == 0:
+                return
+            write_rows(table, state, questions, check_questions(questions, vectors, model.dim))
+        self._merge_when_due(len(questions))
+
+    def _merge_when_due(self, written: int) -> None:
+        if self.merge_after is None:
+            return
+        self._written += written
+        if self._written > self.merge_after:
+            self._written = 0
+            with suppress(QuestionIndexError):  # the write is acknowledged; whoever merges now does it for us
+                self.compact()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Forget questions; returns how many were there."""
+        with self._journal.writing() as table:
+            return delete_rows(table, read_state(table), ids)
+
+    def get(self, ids: Sequence[str]) -> list[Question | None]:
+        """Return the question of each id, None where there is none."""
+        with self._journal.reading() as table:
+            rows = rows_of(table, ids)
+            found = questions_of(table, rows.values())
+        return [found[rows[name]] if name in rows else None for name in ids]
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the vector of each id, `(n, dim)` float32."""
+        with self._journal.reading() as table:
+            place = rows_of(table, ids)
+            if missing := [name for name in ids if name not in place]:
+                raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")
+            rows, vectors = vectors_of(table, read_state(table), place.values())
+        return vectors[np.searchsorted(rows, np.array([place[name] for name in ids], np.int64))]
+
+    def search(
+        self,
+        queries: np.ndarray,
+        *,
+        model: IndexModel,
+        k: int | None = None,
+        threshold: float | None = None,
+        where: Where | None = None,
+    ) -> list[list[Hit]]:
+        """Find the most similar questions; see `QuestionIndex.search`, and the module for what is exact."""
+        check_search(k, threshold)
+        clause, values = condition(check_where(where))
+        with self._snapshot() as (table, state, view):
+            check_model(self.location, state.model, model)
+            asked = check_vectors(queries, model.dim)
+            few: np.ndarray | None = None
+            kept: set[int] | None = None
+            if where:
+                kept = {row for (row,) in table.execute(f"SELECT row FROM questions WHERE {clause}", values)}
+                few = np.array(sorted(kept), np.int64) if len(kept) <= _FEW else None
+            if few is not None:
+                candidates = [few] * len(asked)
+            else:
+                candidates = self._candidates(state, view, asked, k, threshold, kept)
+            return [
+                self._ranked(table, state, query, rows, k, threshold)
+                for query, rows in zip(asked, candidates, strict=True)
+            ]
+
+    def _candidates(
+        self, state: State, view: View, asked: np.ndarray, k: int | None, threshold: float | None, kept: set[int] | None
+    ) -> list[np.ndarray]:
+        """Return the rows that may be among the hits of each query, and few others."""
+        margin = rounding_margin(state.model.dim) + 1e-6  # LanceDB's distance 1 - s is rounded once more
+        floor = -np.inf if threshold is None else threshold
+        # With a filter, how many of the best pass is known only afterwards.
+        recent = view.near(asked, None if kept is not None else k, floor, margin)
+        found = []
+        for query, (places, scores) in zip(asked, recent, strict=True):
+            rows = view.rows[places]
+            if kept is not None:
+                passed = np.fromiter((row in kept for row in rows.tolist()), bool, len(rows))
+                rows, scores = rows[passed], scores[passed]
+            if state.version:
+
+                def current(row: int) -> bool:
+                    return not view.superseded(row) and (kept is None or row in kept)
+
+                probes = self.probes if threshold is None else None
+                more, more_scores = self._lance.near(state, query, k, floor - margin, 2 * margin, probes, current)
+                rows, scores = np.concatenate([rows, more]), np.concatenate([scores, more_scores])
+            if k is not None and k < len(rows):
+                rows = rows[scores >= np.partition(scores, -k)[-k] - 2 * margin]
+            found.append(rows)
+        return found
+
+    def _ranked(
+        self, table: Any, state: State, query: np.ndarray, rows: np.ndarray, k: int | None, threshold: float | None
+    ) -> list[Hit]:
+        rows, vectors = vectors_of(table, state, rows.tolist())
+        similarity = exact_similarity(vectors, query)
+        best = rank(similarity, k, threshold)
+        questions = questions_of(table, rows[best].tolist())
+        return [Hit(questions[int(rows[i])], float(similarity[i])) for i in best]
+
+    @contextmanager
+    def _snapshot(self) -> Iterator[tuple[Any, State, View]]:
+        """Yield the table at one moment, its state, and the vectors in memory as they are at that same moment."""
+        with self._journal.reading() as table:
+            with self._lock:  # the moment is the first read, and no other thread may move the view beyond it
+                state = read_state(table)
+                now, seen = ((s.generation, s.version, s.merged) for s in (state, self._state))
+                if now != seen:
+                    self._recent = Recent(state.model.dim, -1)
+                recent = self._recent
+                if recent.view.clock < state.clock:
+                    rows, vectors, gone = changes_since(table, state, max(recent.view.clock, state.merged))
+                    recent.apply(rows, vectors, gone, state.clock)
+                self._state = state
+                view = recent.view
+            yield table, state, view
+
+    def count(self, where: Where | None = None) -> int:
+        """Count the questions (that match)."""
+        clause, values = condition(check_where(where))
+        with self._journal.reading() as table:
+            return table.execute(f"SELECT COUNT(*) FROM questions WHERE {clause}", values).fetchone()[0]
+
+    def compact(self) -> None:
+        """Merge what waits in memory into LanceDB's files, and give back the space of what was deleted.
+
+        Raises:
+            QuestionIndexError: Another process is merging, or the disk is full; the index is intact.
+        """
+        self._merge(anew=False)
+
+    def rebuild(self) -> None:
+        """Make LanceDB's files again from the durable table; see `compact`."""
+        self._merge(anew=True)
+
+    def _merge(self, *, anew: bool) -> None:
+        self._written = 0
+        with self._alone(), self._reported():
+            with self._journal.reading() as table:
+                state = read_state(table)
+                version = self._lance.merge(table, replace(state, version=0) if anew else state)
+            with self._journal.writing() as table:
+                now = read_state(table)
+                if now.generation != state.generation:
+                    return  # a migration was finished meanwhile: these vectors are nobody's
+                table.execute("UPDATE state SET merged = ?, version = ?", (state.clock, version))
+                table.execute("DELETE FROM deleted WHERE clock <= ?", (state.clock,))
+            self._lance.close()
+            self._lance.clean(state)
+            self._journal.shrink()
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        with open(self.path / "merge.lock", "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise QuestionIndexError(f"{self.location}: process {owner} is merging: wait for it") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except QuestionIndexError:
+            raise
+        except (OSError, RuntimeError, ValueError) as error:
+            reason = write_failure(error) or str(error).strip().split("\n")[0]
+            raise QuestionIndexError(
+                f"{self.location}: cannot merge: {reason}; every question is intact, and searches go on as before"
+            ) from error
+
+    def migrate(self, model: IndexModel, encode: Encode, *, progress: Progress | None = None) -> None:
+        """Encode every question with another model, then switch and merge; see `QuestionIndex.migrate`."""
+        migrate_rows(self._journal, model, encode, progress)
+        self.compact()
+
+    def snapshot(self, target: str | Path) -> str:
+        """Copy the index to a new folder; LanceDB's files are made there from the copy.
+
+        Raises:
+            QuestionIndexError: There is something at this path.
+        """
+        if Path(target).exists():
+            raise QuestionIndexError(f"{target}: is there already: choose another place for the snapshot")
+        with whole_folder(target) as fresh:
+            self._journal.copy(fresh / _TABLE)
+        copy = LanceIndex(target)
+        try:
+            copy.compact()
+        finally:
+            copy.close()
+        return str(target)
+
+    def stats(self) -> IndexStats:
+        """Count what is there."""
+        with self._journal.reading() as table:
+            state = read_state(table)
+            questions = table.execute("SELECT COUNT(*) FROM questions").fetchone()[0]
+            changed = table.execute("SELECT COUNT(*) FROM questions WHERE clock > ?", (state.merged,)).fetchone()[0]
+            gone = table.execute("SELECT COUNT(*) FROM deleted WHERE clock > ?", (state.merged,)).fetchone()[0]
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return IndexStats(self.location, "lance", state.model, questions, changed + gone, size, state.next_model)
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self._journal.close()
+        self._lance.close()
