@@ -93,6 +93,21 @@ def picture_name(value: Any, position: int | None = None) -> str:
     return _png_name(pixels)
 
 
+def received_picture(value: str, *, max_pixels: int = MAX_PIXELS) -> str:
+    """Name an image that came from outside: base64, or a data URI; never a path, so that no file is opened for it.
+
+    Args:
+        value: The bytes of an image file in base64, or a data URI of them.
+        max_pixels: As for `open_picture`.
+
+    Raises:
+        DataError: The value is neither, or the image cannot be opened.
+    """
+    name = value if value[:5].lower() == "data:" else f"data:image/*;base64,{value}"
+    open_picture(name, max_pixels=max_pixels)
+    return name
+
+
 def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """Open the image behind a name: upright, with 8 bits a sample, in mode "L" or "RGB".
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
@@ -119,6 +120,10 @@ class Ensemble(Scorer):
     def dim(self) -> int:
         """Width of the vectors: that of all members together."""
         return sum(twin.dim for twin in self.twins)
+
+    def tower(self, side: str = "left") -> SentenceTransformer:
+        """Return the tower of the first member that encodes inputs of a side, "left" or "right"."""
+        return self.twins[0].tower(side)
 
     def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs; see `Twin.named`."""

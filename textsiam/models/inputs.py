@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.data.pictures import picture_name, picture_version
+from textsiam.data.pictures import picture_name, picture_version, received_picture
+from textsiam.data.problems import DataError
 from textsiam.models.pixels import Pixels, made_up_pixels
-from textsiam.models.tokens import made_up_tokens, tokenise
+from textsiam.models.tokens import Counter, made_up_tokens, token_counter, tokenise, unencodable
 
 
 class Prepared(Protocol):
@@ -79,6 +80,18 @@ class Inputs(Protocol):
         """Return what changes when the content of an input does, for a cache."""
         ...
 
+    def received(self, value: str) -> str:
+        """Return the string that stands for an input from outside, which must not name a file or an address.
+
+        Raises:
+            DataError: It is no such input.
+        """
+        ...
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        """Return what counts tokens as `prepare` would, nothing cut off; it may be called in a thread of its own."""
+        ...
+
 
 class _Texts:
     memory_format, bf16 = torch.preserve_format, True
@@ -99,6 +112,14 @@ class _Texts:
     def content(self, name: str) -> str:
         return name
 
+    def received(self, value: str) -> str:
+        if (broken := unencodable(value)) is not None:
+            raise DataError(f"character {broken} is half of a surrogate pair and stands for nothing")
+        return value
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        return token_counter(tower)
+
 
 class _Images:
     # Batch norm in bf16 leaves a cosine of 0.999 only.
@@ -115,6 +136,12 @@ class _Images:
 
     def content(self, name: str) -> str:
         return picture_version(name)
+
+    def received(self, value: str) -> str:
+        return received_picture(value)
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        return lambda names: Pixels(list(names), tower).lengths
 
 
 TEXTS: Inputs = _Texts()

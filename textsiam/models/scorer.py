@@ -65,6 +65,10 @@ class Scorer(ABC):
         """
 
     @abstractmethod
+    def tower(self, side: str = "left") -> SentenceTransformer:
+        """Return the tower that encodes inputs of a side, "left" or "right"; of an ensemble, its first member's."""
+
+    @abstractmethod
     def encode(
         self,
         inputs: Sequence[Any],

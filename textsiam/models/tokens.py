@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +101,49 @@ def token_blocks(
             return_token_type_ids=False,
         )["input_ids"]
         yield np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]), np.fromiter(map(len, ids), np.int64)
+
+
+Counter = Callable[[Sequence[str]], np.ndarray]
+"""From m inputs to their sizes in tokens, `(m,)` int64."""
+
+
+def token_counter(tower: SentenceTransformer) -> Counter:
+    """Return what counts the tokens of texts as `tokenise` makes them, special ones included, but nothing cut off.
+
+    It has a tokenizer of its own, so that it may count while another thread encodes: setting the limits of a fast
+    tokenizer that is in use is an error.
+    """
+    prompt = default_prompt(tower)
+    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
+    if backend is None or not hasattr(backend, "to_str"):
+        own, lock = copy.deepcopy(tower.tokenizer), threading.Lock()
+
+        def slowly(texts: Sequence[str]) -> np.ndarray:
+            with lock:
+                ids = own([prompt + text for text in texts], truncation=False, padding=False)["input_ids"]
+            return np.fromiter(map(len, ids), np.int64, len(texts))
+
+        return slowly
+    rules = type(backend).from_str(backend.to_str())
+    rules.no_truncation()
+    rules.no_padding()
+    return lambda texts: np.fromiter(
+        (len(found) for found in rules.encode_batch_fast([prompt + text for text in texts])), np.int64, len(texts)
+    )
+
+
+def unencodable(text: str) -> int | None:
+    """Return the position of the first character that no file or tokenizer takes (a lone surrogate), or None.
+
+    Example:
+        >>> unencodable("fine"), unencodable("bad \ud800")
+        (None, 4)
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return error.start
+    return None
 
 
 def default_prompt(tower: SentenceTransformer) -> str:

@@ -130,13 +130,23 @@ class Twin(nn.Module, Scorer):
         """Width of the vectors."""
         return self.left.get_embedding_dimension() or 0
 
+    def tower(self, side: str = "left") -> SentenceTransformer:
+        """Return the tower that encodes inputs of a side, "left" or "right".
+
+        Raises:
+            ValueError: The side is neither.
+        """
+        if side not in ("left", "right"):
+            raise ValueError(f"side must be 'left' or 'right', got {side!r}")
+        return self.right if side == "right" and self.right is not None else self.left
+
     def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
 
         Raises:
             TypeError: An input is none of the tower's kind; the message names its position.
         """
-        return inputs_of(self._tower(side)).named(inputs)
+        return inputs_of(self.tower(side)).named(inputs)
 
     def encode(
         self,
@@ -310,15 +320,10 @@ class Twin(nn.Module, Scorer):
             return u, u
         return u, _embeddings(self.left if self.right is None else self.right, right)
 
-    def _tower(self, side: str) -> SentenceTransformer:
-        if side not in ("left", "right"):
-            raise ValueError(f"side must be 'left' or 'right', got {side!r}")
-        return self.right if side == "right" and self.right is not None else self.left
-
     def _fast_tower(
         self, side: str, precision: Precision, devices: Sequence[str] | None = None, *, compiled: bool = False
     ) -> FastTower:
-        tower = self._tower(side)
+        tower = self.tower(side)
         if devices is not None and not devices:
             raise ValueError("devices is empty: name at least one, or leave it out")
         if self.backend is not None and precision == "auto" and devices is None and tower.device.type == "cpu":

@@ -1,0 +1,153 @@
+"""The server: a twin, an index where there is one, and the moderator's page, behind one guard."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.exceptions import HTTPException
+
+from textsiam.models.fast_tower import fast_dtype
+from textsiam.models.scorer import Scorer
+from textsiam.search.index import QuestionIndex, QuestionIndexError
+from textsiam.serving.embedding import PROBLEMS, embedding_routes
+from textsiam.serving.engine import Engine
+from textsiam.serving.guard import Guard
+from textsiam.serving.meters import Meters
+from textsiam.serving.page import page_routes
+from textsiam.serving.problems import Refused, problem_body
+from textsiam.serving.questions import question_routes
+from textsiam.serving.reviews import Reviews, ReviewsError
+from textsiam.serving.settings import ServerSettings
+from textsiam.serving.wire import Info
+
+log = logging.getLogger("textsiam.serving")
+
+_FIELD = re.compile(r"(?!str$|constrained-str$)[A-Za-z_]\w*")  # not the name of an alternative, as pydantic adds it
+_KINDS = {404: "NotFound", 405: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
+
+
+def create_app(
+    twin: Scorer,
+    index: QuestionIndex | None = None,
+    *,
+    reviews: Reviews | None = None,
+    settings: ServerSettings | None = None,
+    name: str = "textsiam",
+) -> Guard:
+    """Make the ASGI application that serves a twin.
+
+    Args:
+        twin: What encodes and scores.
+        index: The questions that `/duplicates` looks through; without one, that route answers 409.
+        reviews: Where suspects and decisions are kept; without them there is no moderator's page.
+        settings: Limits and the token.
+        name: What the model is called.
+
+    Returns:
+        An application for uvicorn, hypercorn or a test client. Index and reviews stay the caller's to close.
+
+    Example:
+        >>> app = create_app(Twin.from_pretrained("all-MiniLM-L6-v2"))  # doctest: +SKIP
+        >>> uvicorn.run(app)  # doctest: +SKIP
+    """
+    settings = settings or ServerSettings()
+    engine = Engine(twin, settings)
+    meters = Meters(engine.batcher)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(engine.warm_up)
+        yield
+        if not await asyncio.to_thread(engine.close):
+            log.warning("shut down with work unfinished", extra={"facts": {"grace": settings.grace}})
+
+    app = FastAPI(title="textsiam", version=version("textsiam"), lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.include_router(embedding_routes(engine, name))
+    app.include_router(question_routes(engine, index, reviews))
+    if reviews is not None:
+        app.include_router(page_routes(engine, reviews))
+    _status_routes(app, engine, index, meters, name)
+    _explain_problems(app)
+    return Guard(app, settings=settings, meters=meters)  # pyright: ignore[reportArgumentType]
+
+
+def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, meters: Meters, name: str) -> None:
+    settings = engine.settings
+
+    @app.get("/", include_in_schema=False)
+    async def root() -> RedirectResponse:
+        return RedirectResponse("ui")
+
+    @app.get("/health", responses={503: PROBLEMS[503]})
+    async def health() -> dict[str, str]:
+        """Say whether requests are taken."""
+        if not engine.batcher.alive:
+            raise Refused(503, "the server takes no more work", "Unhealthy", retry_after=5)
+        return {"status": "ok"}
+
+    @app.get("/info", responses={401: PROBLEMS[401], 503: PROBLEMS[503]})
+    async def info() -> Info:
+        """Tell the model and the limits."""
+        twin, tower = engine.twin, engine.twin.tower()
+        decision = twin.decision
+        return Info(
+            model_id=name,
+            model_sha=await asyncio.to_thread(lambda: engine.fingerprint),
+            model_dtype=str(fast_dtype(tower.device)).removeprefix("torch."),
+            model_type={"embedding": {"pooling": "mean"}},
+            dim=twin.dim,
+            max_input_length=engine.longest,
+            max_batch_tokens=settings.max_tokens,
+            max_client_batch_size=settings.max_batch,
+            auto_truncate=settings.truncate,
+            threshold=None if decision is None else decision.threshold,
+            questions=None if index is None else await asyncio.to_thread(index.count),
+            version=version("textsiam"),
+        )
+
+    @app.get("/metrics", response_class=PlainTextResponse, responses={401: PROBLEMS[401]})
+    async def metrics() -> PlainTextResponse:
+        """Return the metrics in Prometheus' text format."""
+        return PlainTextResponse(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
+
+
+def _explain_problems(app: FastAPI) -> None:
+    """Answer every error in the shape that the clients of its route know."""
+
+    def answer(request: Request, status: int, message: str, kind: str, headers: Any = None) -> JSONResponse:
+        return JSONResponse(problem_body(request.url.path, status, message, kind), status, headers)
+
+    @app.exception_handler(HTTPException)
+    async def refused(request: Request, error: HTTPException) -> JSONResponse:
+        kind = getattr(error, "kind", _KINDS.get(error.status_code, "Validation"))
+        return answer(request, error.status_code, str(error.detail), kind, error.headers)
+
+    @app.exception_handler(RequestValidationError)
+    async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
+        # Of the alternatives of a field, the one that got furthest says what is wrong: "inputs[3]" and not "inputs".
+        deepest = max(error.errors(), key=lambda one: len(one["loc"]))
+        parts = [part for part in deepest["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(part)]
+        place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
+        where = f"{place.lstrip('.')}: " if place else ""
+        return answer(request, 422, f"{where}{deepest['msg']}", "Validation")
+
+    @app.exception_handler(QuestionIndexError)
+    @app.exception_handler(ReviewsError)
+    async def store(request: Request, error: Exception) -> JSONResponse:
+        log.error("store failed", exc_info=error, extra={"facts": {"path": request.url.path}})
+        what = "the index" if isinstance(error, QuestionIndexError) else "the store of decisions"
+        return answer(request, 503, f"{what} cannot be used at the moment", "Unhealthy", {"Retry-After": "5"})
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return answer(request, 500, "internal error", "Backend")

@@ -1,0 +1,113 @@
+"""Routes of text-embeddings-inference and OpenAI, with their shapes."""
+
+from __future__ import annotations
+
+import base64
+from typing import Any
+
+import numpy as np
+from fastapi import APIRouter, Request
+
+from textsiam.models.decision import Decision
+from textsiam.serving.engine import Engine
+from textsiam.serving.problems import Refused
+from textsiam.serving.wire import (
+    EmbedRequest,
+    OpenAIEmbedding,
+    OpenAIRequest,
+    OpenAIResponse,
+    Problem,
+    Rank,
+    RerankRequest,
+    SimilarityRequest,
+    Usage,
+)
+
+Problems = dict[int | str, dict[str, Any]]
+# What every route may answer beside its result.
+PROBLEMS: Problems = {
+    status: {"model": Problem, "description": why}
+    for status, why in {
+        401: "The bearer token is missing or wrong.",
+        413: "Too many inputs, or one is too large.",
+        422: "An input cannot be read; the message says which.",
+        424: "The model failed.",
+        429: "The queue is full, or the client asks too often; Retry-After says when to come back.",
+        503: "The server is shutting down, or its index cannot be reached.",
+    }.items()
+}
+
+
+def embedding_routes(engine: Engine, name: str) -> APIRouter:
+    """Return `/embed`, `/similarity`, `/rerank` and `/v1/embeddings`.
+
+    Args:
+        engine: Encodes and scores.
+        name: What the model is called.
+    """
+    routes = APIRouter(responses=PROBLEMS)
+
+    @routes.post("/embed")
+    async def embed(body: EmbedRequest, request: Request) -> list[list[float]]:
+        """Encode inputs into vectors of length 1."""
+        inputs = [body.inputs] if isinstance(body.inputs, str) else body.inputs
+        if not body.normalize:
+            raise Refused(422, "normalize: the vectors of this model have length 1, there are no others", "Validation")
+        vectors, _ = await engine.encode(inputs, request.is_disconnected, field="inputs", truncate=body.truncate)
+        return shortened(vectors, body.dimensions).tolist()
+
+    @routes.post("/similarity")
+    async def similarity(body: SimilarityRequest, request: Request) -> list[float]:
+        """Score a sentence against others: the twin's similarity, larger is closer."""
+        others = body.inputs.sentences
+        scores = await engine.scores(
+            [body.inputs.source_sentence] * len(others), others, request.is_disconnected,
+            fields=("inputs.source_sentence", "inputs.sentences"),
+            truncate=body.parameters.truncate if body.parameters else None,
+        )  # fmt: skip
+        return scores.tolist()
+
+    @routes.post("/rerank", response_model_exclude_none=True)
+    async def rerank(body: RerankRequest, request: Request) -> list[Rank]:
+        """Order texts by how well they match a query, best first.
+
+        The score is the calibrated probability where the model has a decision, else the similarity.
+        """
+        scores = await engine.scores(
+            [body.query] * len(body.texts), body.texts, request.is_disconnected, fields=("query", "texts"),
+            truncate=body.truncate,
+        )  # fmt: skip
+        order = np.argsort(-scores, kind="stable").tolist()
+        decision: Decision | None = engine.twin.decision
+        shown = scores if body.raw_scores or decision is None else decision.probability(scores)
+        return [Rank(index=k, score=float(shown[k]), text=body.texts[k] if body.return_text else None) for k in order]
+
+    @routes.post("/v1/embeddings")
+    async def openai(body: OpenAIRequest, request: Request) -> OpenAIResponse:
+        """Encode inputs, in the shape of OpenAI's API."""
+        inputs = [body.input] if isinstance(body.input, str) else body.input
+        vectors, tokens = await engine.encode(inputs, request.is_disconnected, field="input")
+        vectors = shortened(vectors, body.dimensions)
+        coded: list[Any] = (
+            vectors.tolist()
+            if body.encoding_format == "float"
+            else [base64.b64encode(vector.astype("<f4").tobytes()).decode() for vector in vectors]
+        )
+        data = [OpenAIEmbedding(index=k, embedding=one) for k, one in enumerate(coded)]
+        return OpenAIResponse(data=data, model=name, usage=Usage(prompt_tokens=tokens, total_tokens=tokens))
+
+    return routes
+
+
+def shortened(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """Keep the first numbers of each vector, scaled to length 1 again (as Matryoshka losses train them).
+
+    Raises:
+        Refused: More are asked for than there are.
+    """
+    if dimensions is None or dimensions == vectors.shape[1]:
+        return vectors
+    if dimensions > vectors.shape[1]:
+        raise Refused(422, f"dimensions: {dimensions}, the vectors have {vectors.shape[1]}", "Validation")
+    first = vectors[:, :dimensions]
+    return first / np.maximum(np.linalg.norm(first, axis=1, keepdims=True), 1e-12)

@@ -1,0 +1,210 @@
+"""The model as requests see it: inputs are checked before they wait, and waiting stops when the client is gone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Future
+from functools import cached_property, partial
+from typing import Any, TypeVar
+
+import numpy as np
+
+from textsiam.data.problems import DataError
+from textsiam.models.cache import weights_fingerprint
+from textsiam.models.decision import Decision
+from textsiam.models.encoders import inputs_of
+from textsiam.models.fast_tower import fast_dtype
+from textsiam.models.scorer import Scorer
+from textsiam.models.tokens import Counter
+from textsiam.serving.batcher import Batcher, Closed, Overloaded
+from textsiam.serving.problems import Refused, too_large, unfit
+from textsiam.serving.settings import ServerSettings
+
+T = TypeVar("T")
+Gone = Callable[[], Awaitable[bool]]
+"""Says whether the client has left."""
+
+_LOOK = 0.1  # seconds between two looks whether the client is still there
+
+
+class Engine:
+    """Encodes and scores for many clients at once.
+
+    Args:
+        twin: What encodes and scores.
+        settings: The limits.
+    """
+
+    def __init__(self, twin: Scorer, settings: ServerSettings) -> None:
+        self.twin, self.settings = twin, settings
+        self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
+        self._encoders = {side: partial(self._encode, side) for side in ("left", "right")}
+        self._counters: dict[str, Counter] = {}
+        for side in ("left", "right") if twin.right is not None else ("left",):
+            tower = twin.tower(side)
+            self._counters[side] = inputs_of(tower).counter(tower)
+        if twin.right is None:
+            self._encoders["right"], self._counters["right"] = self._encoders["left"], self._counters["left"]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Digest of all that a vector depends on, 64 hexadecimal digits."""
+        tower = self.twin.tower()
+        return weights_fingerprint(tower, str(fast_dtype(tower.device)))
+
+    @property
+    def longest(self) -> int | None:
+        """Tokens of an input that the model reads; None for images."""
+        return self.twin.tower().max_seq_length
+
+    @property
+    def scored_by_cosine(self) -> bool:
+        """Whether two vectors say all that the twin says of two inputs."""
+        verifier = self.twin.verifier
+        return verifier is None or verifier.combination is None
+
+    def warm_up(self) -> None:
+        """Encode once, so that the first client does not wait for what is made on first use."""
+        if self.longest is not None:
+            for count in (1, 400):  # alone in a batch, and one batch a core
+                words = [f"warm {k}" for k in range(count)]
+                self.batcher.encode(self._encoders["left"], words, [4] * count).result()
+
+    def decision(self) -> Decision:
+        """Return what turns a similarity into a probability.
+
+        Raises:
+            Refused: The model has learned none.
+        """
+        if self.twin.decision is None:
+            raise Refused(409, "this model has no decision: run twin.calibrate(pairs) and save it", "Conflict")
+        return self.twin.decision
+
+    async def encode(self, inputs: Sequence[str], gone: Gone, *, field: str, truncate: bool | None = None,
+                     side: str = "left") -> tuple[np.ndarray, int]:  # fmt: skip
+        """Encode inputs of a request.
+
+        Args:
+            inputs: n texts, or images in base64.
+            gone: Says whether the client has left.
+            field: Name of the inputs in the request, for messages.
+            truncate: Cut what is longer than the model reads; None as the settings say.
+            side: Which tower.
+
+        Returns:
+            Vectors `(n, dim)` float32 of length 1, and the tokens of all inputs.
+
+        Raises:
+            Refused: Too many or too large, not readable, or the queue is full.
+        """
+        names, tokens = await asyncio.to_thread(self._checked, inputs, field, truncate, side)
+        future = self._queued(partial(self.batcher.encode, self._encoders[side], names, tokens))
+        return await self.wait(future, gone), int(tokens.sum())
+
+    async def scores(
+        self, lefts: Sequence[str], rights: Sequence[str], gone: Gone, *, fields: tuple[str, str],
+        truncate: bool | None = None,
+    ) -> np.ndarray:  # fmt: skip
+        """Score `lefts[i]` against `rights[i]`, as the twin does: with its head, and its verifier where in doubt.
+
+        Returns:
+            Similarities `(n,)` float32.
+
+        Raises:
+            Refused: As for `encode`.
+        """
+        sides = []
+        for values, field, side in zip((lefts, rights), fields, ("left", "right"), strict=True):
+            distinct = list(dict.fromkeys(values))
+            vectors, _ = await self.encode(distinct, gone, field=field, truncate=truncate, side=side)
+            row = {value: k for k, value in enumerate(distinct)}
+            sides.append(vectors[[row[value] for value in values]])
+        return await self.rescored(lefts, rights, sides[0], sides[1], gone)
+
+    async def rescored(
+        self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray, gone: Gone
+    ) -> np.ndarray:
+        """Score pairs whose vectors `u` and `v`, both `(n, dim)`, are there already; `(n,)` float32."""
+        if len(u) == 0:
+            return np.zeros(0, np.float32)
+        twin, verifier = self.twin, self.twin.verifier
+
+        def score() -> np.ndarray:
+            similarity = twin.vector_similarity(u, v)
+            if verifier is None or verifier.combination is None:
+                return similarity
+            texts = [*lefts, *rights]
+            rows = np.arange(len(lefts))
+            return verifier.rescore(texts, rows, rows + len(lefts), similarity)
+
+        if twin.head is None and self.scored_by_cosine:
+            return score()
+        return await self.wait(self._queued(partial(self.batcher.call, score, 16 * len(u))), gone)
+
+    async def wait(self, future: Future[T], gone: Gone) -> T:
+        """Wait for work of the batcher; give it up when the client has left.
+
+        Raises:
+            Refused: The work failed.
+        """
+        waiting = asyncio.wrap_future(future)
+        try:
+            while not (await asyncio.wait({waiting}, timeout=_LOOK))[0]:
+                if await gone():
+                    raise Refused(499, "the client has left", "Validation")
+            return waiting.result()
+        except DataError as error:
+            raise unfit(str(error)) from error
+        except (Refused, asyncio.CancelledError):
+            raise
+        except Exception as error:
+            raise Refused(424, "the model could not encode this request", "Backend") from error
+        finally:
+            future.cancel()
+
+    def close(self) -> bool:
+        """Finish what was taken, within the grace of the settings; returns whether all of it was."""
+        return self.batcher.close(self.settings.grace)
+
+    def _encode(self, side: str, inputs: list[Any]) -> np.ndarray:
+        return self.twin.encode(inputs, side=side)
+
+    def _queued(self, add: Callable[[], Future[T]]) -> Future[T]:
+        try:
+            return add()
+        except Overloaded as error:
+            raise Refused(429, str(error), "Overloaded", retry_after=error.retry_after) from None
+        except Closed as error:
+            raise Refused(503, str(error), "Unhealthy", retry_after=5) from None
+
+    def _checked(
+        self, inputs: Sequence[str], field: str, truncate: bool | None, side: str
+    ) -> tuple[list[str], np.ndarray]:
+        """Return the names and sizes of inputs that may wait for the model."""
+        settings = self.settings
+        if len(inputs) == 0:
+            raise Refused(422, f"{field}: expected at least one input", "Tokenizer")
+        if len(inputs) > settings.max_batch:
+            raise too_large(f"{field}: {len(inputs):,} inputs, at most {settings.max_batch:,} are taken")
+        kind = inputs_of(self.twin.tower(side))
+        names = []
+        for position, value in enumerate(inputs):
+            if self.longest is not None and len(value) > settings.max_characters:
+                raise too_large(
+                    f"{field}[{position}]: {len(value):,} characters, at most {settings.max_characters:,} are taken"
+                )
+            try:
+                names.append(kind.received(value))
+            except DataError as error:
+                raise unfit(f"{field}[{position}]: {error}") from error
+        tokens = self._counters[side](names)
+        limit = self.twin.tower(side).max_seq_length
+        if limit is None:
+            return names, tokens
+        if not (settings.truncate if truncate is None else truncate) and (tokens > limit).any():
+            at = int(np.argmax(tokens > limit))
+            raise too_large(
+                f'{field}[{at}]: {tokens[at]:,} tokens, the model reads {limit:,}; send "truncate": true to cut it'
+            )
+        return names, np.minimum(tokens, limit)

@@ -1,0 +1,153 @@
+"""What stands before every route: request ids, the token, sizes, rates, time, and a log line."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import logging
+import re
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from textsiam.serving.meters import Meters
+from textsiam.serving.problems import Refused, problem_body
+from textsiam.serving.settings import ServerSettings
+
+log = logging.getLogger("textsiam.serving")
+
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
+
+# Asked by machines that watch the server, and by a browser before it has a token.
+_OPEN = frozenset({"/health", "/ui", "/ui/"})
+_OPEN_FILES = "/ui/files/"
+_WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
+_READING_POSTS = frozenset({"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates"})
+_REQUEST_ID = re.compile(r"[\w.-]{1,64}")
+_CLIENTS = 10_000
+
+
+class Guard:
+    """An ASGI layer around the routes.
+
+    Args:
+        app: What answers.
+        settings: The limits.
+        meters: Where requests are counted.
+    """
+
+    def __init__(self, app: App, *, settings: ServerSettings, meters: Meters) -> None:
+        self.app, self.settings, self.meters = app, settings, meters
+        self._token = None if settings.token is None else hashlib.sha256(settings.token.encode()).digest()
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
+        """Answer a request, or refuse it before it reaches a route."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
+        given = headers.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
+        scope.setdefault("state", {})["request_id"] = request_id
+        started, answered = time.perf_counter(), 0
+
+        async def answer(message: dict[str, Any]) -> None:
+            nonlocal answered
+            if message["type"] == "http.response.start":
+                answered = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode()),
+                                      (b"x-content-type-options", b"nosniff")]  # fmt: skip
+            await send(message)
+
+        try:
+            try:
+                self._admit(scope, headers)
+                await self.app(scope, _Bounded(receive, self.settings.max_body), answer)
+            except Refused as error:
+                if not answered:
+                    await _refuse(answer, scope["path"], error)
+            except Exception:
+                log.exception("request failed", extra={"facts": {"request": request_id, "path": scope["path"]}})
+                if not answered:
+                    await _refuse(answer, scope["path"], Refused(500, "internal error", "Backend"))
+        finally:
+            seconds = time.perf_counter() - started
+            self._note(scope, answered or 499, seconds, request_id)
+
+    def _admit(self, scope: dict[str, Any], headers: dict[str, str]) -> None:
+        """Let a request pass.
+
+        Raises:
+            Refused: The token is wrong, the body too large, or the client asks too often.
+        """
+        path = scope["path"]
+        if self._token is not None and path not in _OPEN and not path.startswith(_OPEN_FILES):
+            scheme, _, token = headers.get("authorization", "").partition(" ")
+            digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
+            if not (hmac.compare_digest(digest, self._token) and scheme.lower() == "bearer"):
+                raise Refused(401, "the bearer token is missing or wrong", "Unauthorized")
+        length = headers.get("content-length", "0")
+        if length.isdigit() and int(length) > self.settings.max_body:
+            raise Refused(413, f"the body has {int(length):,} bytes, at most {self.settings.max_body:,} are taken",
+                          "Validation")  # fmt: skip
+        if self.settings.requests_per_minute is not None and path not in _OPEN:
+            self._count(_client(scope), self.settings.requests_per_minute)
+
+    def _count(self, client: str, per_minute: int) -> None:
+        """Take one from the client's bucket, which holds a minute's worth and fills steadily."""
+        now = time.monotonic()
+        left, then = self._buckets.pop(client, (float(per_minute), now))
+        left = min(float(per_minute), left + (now - then) * per_minute / 60)
+        self._buckets[client] = (max(0.0, left - 1), now)
+        if len(self._buckets) > _CLIENTS:
+            self._buckets.popitem(last=False)
+        if left < 1:
+            raise Refused(429, f"at most {per_minute} requests a minute are taken from a client", "Overloaded",
+                          retry_after=(1 - left) * 60 / per_minute)  # fmt: skip
+
+    def _note(self, scope: dict[str, Any], status: int, seconds: float, request_id: str) -> None:
+        route = getattr(scope.get("route"), "path", None) or "none"
+        self.meters.requests.labels(route, scope["method"], str(status)).inc()
+        self.meters.seconds.labels(route).observe(seconds)
+        facts = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status}
+        facts |= {"milliseconds": round(1000 * seconds, 2), "client": _client(scope)}
+        writes = scope["method"] in _WRITES and route not in _READING_POSTS and route != "none"
+        log.info("write" if writes else "request", extra={"facts": facts})
+
+
+def _client(scope: dict[str, Any]) -> str:
+    """Return the address that a request came from."""
+    return (scope.get("client") or ("unknown", 0))[0]
+
+
+class _Bounded:
+    """Reads a body up to a limit, whatever its head says."""
+
+    def __init__(self, receive: Receive, limit: int) -> None:
+        self._receive, self._limit, self._seen = receive, limit, 0
+
+    async def __call__(self) -> dict[str, Any]:
+        message = await self._receive()
+        if message["type"] == "http.request":
+            self._seen += len(message.get("body", b""))
+            if self._seen > self._limit:
+                raise Refused(413, f"the body has more than {self._limit:,} bytes", "Validation")
+        return message
+
+
+async def _refuse(send: Send, path: str, error: Refused) -> None:
+    body = json.dumps(problem_body(path, error.status_code, error.detail, error.kind)).encode()
+    head = {"content-type": "application/json", "content-length": str(len(body)), **(error.headers or {})}
+    if error.status_code == 401:
+        head["www-authenticate"] = "Bearer"
+    if error.status_code == 413:
+        head["connection"] = "close"  # the rest of the body is not read
+    headers = [(name.lower().encode(), value.encode()) for name, value in head.items()]
+    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": "http.response.body", "body": body})

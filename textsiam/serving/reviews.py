@@ -1,0 +1,320 @@
+"""Suspected duplicates and what moderators decided about them, kept in SQLite or PostgreSQL.
+
+A pair is known by its two texts, whichever stands first, so that it is asked about once. Decisions are a log: taking
+one back is noted in it, and nothing that was acknowledged is lost when the process is killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import sqlalchemy as sql
+from sqlalchemy.event import listen
+from sqlalchemy.exc import SQLAlchemyError
+
+State = Literal["waiting", "accepted", "rejected"]
+STATES: tuple[State, ...] = ("waiting", "accepted", "rejected")
+_BUSY = 10  # seconds that a writer waits for another one
+_LARGEST_CLUSTER = 200
+
+_TABLES = sql.MetaData()
+_NUMBER = sql.BigInteger().with_variant(sql.Integer, "sqlite")  # only an INTEGER key counts up by itself there
+_PAIRS = sql.Table(
+    "textsiam_pairs",
+    _TABLES,
+    sql.Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    sql.Column("key", sql.String(64), nullable=False, unique=True),
+    sql.Column("id1", sql.Text),
+    sql.Column("id2", sql.Text),
+    sql.Column("text1", sql.Text, nullable=False),
+    sql.Column("text2", sql.Text, nullable=False),
+    sql.Column("similarity", sql.Float),
+    sql.Column("probability", sql.Float),
+    sql.Column("state", sql.String(8), nullable=False, default="waiting"),
+    sql.Column("added", sql.Float, nullable=False),
+    sql.Index("textsiam_pairs_queue", "state", "probability"),
+    sql.Index("textsiam_pairs_text1", "text1", postgresql_using="hash"),
+    sql.Index("textsiam_pairs_text2", "text2", postgresql_using="hash"),
+)
+_LOG = sql.Table(
+    "textsiam_decisions",
+    _TABLES,
+    sql.Column("number", _NUMBER, primary_key=True, autoincrement=True),
+    sql.Column("pair", _NUMBER, sql.ForeignKey("textsiam_pairs.number"), nullable=False, index=True),
+    sql.Column("state", sql.String(8), nullable=False),
+    sql.Column("before", sql.String(8), nullable=False),
+    sql.Column("undone", sql.Boolean, nullable=False, default=False),
+    sql.Column("decided", sql.Float, nullable=False),
+    sql.Column("source", sql.String(16), nullable=False),
+)
+
+
+class ReviewsError(ValueError):
+    """Reviews that cannot be opened, read or written; the message names them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Suspect:
+    """Two questions that may be the same.
+
+    Attributes:
+        text1: The one question.
+        text2: The other.
+        id1: Its id, where it has one.
+        id2: The other's id.
+        similarity: What the twin said when the pair was flagged; None where it was not asked.
+        probability: P(duplicate) then.
+    """
+
+    text1: str
+    text2: str
+    id1: str | None = None
+    id2: str | None = None
+    similarity: float | None = None
+    probability: float | None = None
+
+    @property
+    def key(self) -> str:
+        """What equal pairs have in common, whichever text stands first; 64 hexadecimal digits."""
+        digests = sorted(hashlib.sha256(text.encode()).digest() for text in (self.text1, self.text2))
+        return hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A suspect in the store, and what was decided about it."""
+
+    number: int
+    suspect: Suspect
+    state: State
+
+
+class Reviews:
+    """Suspected duplicates waiting for a decision, and those decided.
+
+    Every method may be called from several threads and processes.
+
+    Args:
+        location: Path of an SQLite file, which is made where there is none; or `postgresql://…`.
+
+    Raises:
+        ReviewsError: The store cannot be opened.
+
+    Example:
+        >>> reviews = Reviews("reviews.sqlite")  # doctest: +SKIP
+        >>> reviews.add([Suspect(text1="Why is it red?", text2="Why so red?", probability=0.9)])  # doctest: +SKIP
+        1
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        self._engine = sql.create_engine(_address(location), pool_pre_ping=True, hide_parameters=True)
+        self.location = self._engine.url.render_as_string(hide_password=True)
+        if self._engine.dialect.name == "sqlite":
+            listen(self._engine, "connect", _make_durable)
+        with self._begun() as connection:
+            _TABLES.create_all(connection)
+
+    def add(self, suspects: Iterable[Suspect]) -> int:
+        """Queue suspects; pairs that are known keep their state. Returns how many were new.
+
+        Raises:
+            ReviewsError: The store cannot be written; nothing was added.
+        """
+        rows = {suspect.key: suspect for suspect in suspects if suspect.text1 != suspect.text2}
+        added = 0
+        with self._begun() as connection:
+            for key, suspect in rows.items():
+                added += self._put(connection, key, suspect)[1]
+        return added
+
+    def _put(self, connection: sql.Connection, key: str, suspect: Suspect) -> tuple[int, bool]:
+        """Return the number of a pair, and whether it is new."""
+        row = {"key": key, "added": time.time(), "state": "waiting", **vars(suspect)}
+        new = (
+            connection.execute(self._insert().values(row).on_conflict_do_nothing(index_elements=["key"])).rowcount == 1
+        )
+        found = connection.execute(sql.select(_PAIRS.c.number).where(_PAIRS.c.key == key)).scalar_one()
+        return found, new
+
+    def _insert(self) -> Any:
+        from sqlalchemy.dialects import postgresql, sqlite
+
+        return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(_PAIRS)
+
+    def queue(
+        self,
+        *,
+        state: State = "waiting",
+        search: str = "",
+        at_least: float = 0.0,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> list[Pair]:
+        """Return pairs of a state, the most probable duplicates first.
+
+        Args:
+            state: Which.
+            search: Only pairs of which a text contains this, whatever the case.
+            at_least: Least probability; pairs without one are left out above 0.
+            limit: How many at most.
+            offset: How many to pass over.
+        """
+        wanted = self._wanted(state, search, at_least)
+        order = (_PAIRS.c.probability.desc().nulls_last(), _PAIRS.c.similarity.desc().nulls_last(), _PAIRS.c.number)
+        with self._begun() as connection:
+            rows = connection.execute(sql.select(_PAIRS).where(*wanted).order_by(*order).limit(limit).offset(offset))
+            return [_pair(row) for row in rows]
+
+    def count(self, *, search: str = "", at_least: float = 0.0) -> dict[State, int]:
+        """Count the pairs of each state that match; see `queue`."""
+        wanted = self._wanted(None, search, at_least)
+        with self._begun() as connection:
+            counted = sql.select(_PAIRS.c.state, sql.func.count()).where(*wanted).group_by(_PAIRS.c.state)
+            found = {state: number for state, number in connection.execute(counted)}
+        return {state: found.get(state, 0) for state in STATES}
+
+    def decide(self, number: int, *, duplicate: bool, source: str = "page") -> Pair:
+        """Accept a pair as duplicates, or reject it.
+
+        Raises:
+            KeyError: There is no such pair.
+            ReviewsError: The store cannot be written; nothing was decided.
+        """
+        with self._begun() as connection:
+            return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
+
+    def record(self, suspect: Suspect, *, duplicate: bool, source: str = "api") -> Pair:
+        """Decide about a pair that need not be queued yet."""
+        with self._begun() as connection:
+            number, _ = self._put(connection, suspect.key, suspect)
+            return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
+
+    def _decide(self, connection: sql.Connection, number: int, state: State, source: str) -> Pair:
+        row = connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == number).with_for_update()).one_or_none()
+        if row is None:
+            raise KeyError(f"there is no pair {number}")
+        connection.execute(_LOG.insert().values(pair=number, state=state, before=row.state, undone=False,
+                                                decided=time.time(), source=source))  # fmt: skip
+        connection.execute(_PAIRS.update().where(_PAIRS.c.number == number).values(state=state))
+        return Pair(number, _pair(row).suspect, state)
+
+    def undo(self) -> Pair | None:
+        """Take the last decision of the page back; returns its pair as it is now, None where there is nothing left."""
+        last = (
+            sql.select(_LOG)
+            .where(~_LOG.c.undone, _LOG.c.source == "page")
+            .order_by(_LOG.c.number.desc())
+            .limit(1)
+            .with_for_update()
+        )
+        with self._begun() as connection:
+            entry = connection.execute(last).one_or_none()
+            if entry is None:
+                return None
+            connection.execute(_LOG.update().where(_LOG.c.number == entry.number).values(undone=True))
+            connection.execute(_PAIRS.update().where(_PAIRS.c.number == entry.pair).values(state=entry.before))
+            return _pair(connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == entry.pair)).one())
+
+    def cluster(self, number: int) -> list[Pair]:
+        """Return the pairs that hang together with one through texts they share, its own included, best first.
+
+        Rejected pairs hold nothing together. At most 200 pairs are returned.
+
+        Raises:
+            KeyError: There is no such pair.
+        """
+        with self._begun() as connection:
+            first = connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == number)).one_or_none()
+            if first is None:
+                raise KeyError(f"there is no pair {number}")
+            found, fresh = {first.number: first}, {first.text1, first.text2}
+            seen = set(fresh)
+            while fresh and len(found) < _LARGEST_CLUSTER:
+                near = sql.or_(_PAIRS.c.text1.in_(fresh), _PAIRS.c.text2.in_(fresh))
+                chosen = sql.select(_PAIRS).where(near, _PAIRS.c.state != "rejected").limit(_LARGEST_CLUSTER)
+                rows = connection.execute(chosen).all()
+                found |= {row.number: row for row in rows}
+                fresh = {text for row in rows for text in (row.text1, row.text2)} - seen
+                seen |= fresh
+        ordered = sorted(found.values(), key=lambda row: (-(row.probability or 0.0), row.number))
+        return [_pair(row) for row in ordered[:_LARGEST_CLUSTER]]
+
+    def decided(self) -> Iterator[Pair]:
+        """Yield the pairs that were accepted or rejected, in the order in which they were added."""
+        last = -1
+        while True:
+            chosen = sql.select(_PAIRS).where(_PAIRS.c.state != "waiting", _PAIRS.c.number > last)
+            with self._begun() as connection:
+                rows = connection.execute(chosen.order_by(_PAIRS.c.number).limit(1000)).all()
+            yield from map(_pair, rows)
+            if len(rows) < 1000:
+                return
+            last = rows[-1].number
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._engine.dispose()
+
+    def _wanted(self, state: State | None, search: str, at_least: float) -> list[sql.ColumnElement[bool]]:
+        wanted: list[sql.ColumnElement[bool]] = [] if state is None else [_PAIRS.c.state == state]
+        if search:
+            texts = (_PAIRS.c.text1, _PAIRS.c.text2)
+            wanted.append(sql.or_(*(text.icontains(search, autoescape=True) for text in texts)))
+        if at_least > 0:
+            wanted.append(_PAIRS.c.probability >= at_least)
+        return wanted
+
+    def _begun(self) -> Any:
+        return _Begun(self)
+
+
+class _Begun:
+    """A transaction whose errors name the store."""
+
+    def __init__(self, reviews: Reviews) -> None:
+        self._reviews = reviews
+
+    def __enter__(self) -> sql.Connection:
+        try:
+            self._context = self._reviews._engine.begin()
+            return self._context.__enter__()
+        except (SQLAlchemyError, OSError) as error:
+            raise self._named(error) from error
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+        try:
+            self._context.__exit__(kind, error, trace)
+        except SQLAlchemyError as own:
+            raise self._named(own) from own
+        if isinstance(error, SQLAlchemyError):
+            raise self._named(error) from error
+        return False
+
+    def _named(self, error: Exception) -> ReviewsError:
+        why = str(getattr(error, "orig", None) or error).strip().splitlines()
+        return ReviewsError(f"{self._reviews.location}: {why[0] if why else type(error).__name__}")
+
+
+def _pair(row: Any) -> Pair:
+    facts = {name: getattr(row, name) for name in ("text1", "text2", "id1", "id2", "similarity", "probability")}
+    return Pair(row.number, Suspect(**facts), row.state)
+
+
+def _address(location: str | Path) -> sql.URL:
+    text = str(location)
+    scheme, separator, rest = text.partition("://")
+    if separator and scheme in ("postgresql", "postgres"):
+        return sql.make_url(f"postgresql+psycopg://{rest}")
+    if separator:
+        raise ReviewsError(f"{scheme}://: reviews are kept in an SQLite file or at postgresql://…")
+    return sql.URL.create("sqlite", database=text)
+
+
+def _make_durable(connection: Any, _: Any) -> None:
+    for rule in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={1000 * _BUSY}", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {rule}")

@@ -1,0 +1,74 @@
+"""What the server allows: sizes, rates and who may ask."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+TOKEN_VARIABLE = "TEXTSIAM_TOKEN"
+_SHORTEST_TOKEN = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerSettings:
+    """Limits of the server.
+
+    Attributes:
+        max_body: Bytes of a request.
+        max_batch: Inputs of a request.
+        max_characters: Characters of an input; images are bounded by `max_body` and their pixels.
+        max_tokens: Tokens encoded in a step; see `Batcher`.
+        max_queue: Tokens that may wait; what comes on top gets 429.
+        requests_per_minute: Of a client, by its token or address; None for any number.
+        truncate: Cut inputs at the model's limit unless a request says otherwise; without it they get 413.
+        grace: Seconds that a shutdown waits for requests that were taken.
+        token: Bearer token that every request must bring, except for health; None asks for none.
+    """
+
+    max_body: int = 16 * 2**20
+    max_batch: int = 10_000
+    max_characters: int = 50_000
+    max_tokens: int = 2048
+    max_queue: int = 262_144
+    requests_per_minute: int | None = None
+    truncate: bool = False
+    grace: float = 30.0
+    token: str | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+        for name in ("max_body", "max_batch", "max_characters", "max_tokens", "max_queue"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be >= 1, got {value}")
+        if self.requests_per_minute is not None and self.requests_per_minute < 1:
+            raise ValueError(f"requests_per_minute must be >= 1, got {self.requests_per_minute}")
+        if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
+            raise ValueError(f"the token must have at least {_SHORTEST_TOKEN} characters, it has {len(self.token)}")
+
+
+def token_for(host: str) -> str | None:
+    """Return the bearer token of the environment, which every address but a loopback one needs.
+
+    Args:
+        host: The address that the server binds.
+
+    Raises:
+        ValueError: The address can be reached from other machines, and there is no token.
+    """
+    token = os.environ.get(TOKEN_VARIABLE) or None
+    if token is None and not _is_loopback(host):
+        raise ValueError(
+            f"{host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret of at least "
+            f"{_SHORTEST_TOKEN} characters, or bind 127.0.0.1"
+        )
+    return token
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return False
