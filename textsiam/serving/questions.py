@@ -7,7 +7,8 @@ import asyncio
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
-from textsiam.search.index import Hit, Question, QuestionIndex, QuestionIndexError, check_questions, check_where
+from textsiam.search.checks import check_questions, check_where
+from textsiam.search.index import Hit, Question, QuestionIndex, QuestionIndexError
 from textsiam.serving.embedding import PROBLEMS, Problems
 from textsiam.serving.engine import Engine, Gone
 from textsiam.serving.problems import Refused, unfit
