@@ -253,6 +253,28 @@ def test_flag_a_table_into_a_file(textsiam, model, tmp_path, ending):
     assert 0 < float(row["probability"]) <= 1
 
 
+def test_flag_into_parquet_and_approximately(textsiam, model, tmp_path, sentences):
+    import pyarrow.parquet as pq
+
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(sentences) + "\n")
+    exact = textsiam("flag", model, questions, "--threshold", "0.5", "--output", tmp_path / "exact.parquet", "--json")
+    rows = pq.read_table(tmp_path / "exact.parquet").to_pylist()
+    assert [{k: v for k, v in row.items() if k != "cluster"} for row in rows] == [
+        {k: v for k, v in pair.items() if k != "cluster"} for pair in exact.json["pairs"]
+    ]
+    assert "recall" not in exact.json
+    most = textsiam("flag", model, questions, "--threshold", "0.5", "--approximate", "--json")
+    assert most.json["recall"]["low"] <= most.json["recall"]["value"] <= most.json["recall"]["high"]
+    assert len(most.json["pairs"]) >= 0.5 * len(rows) > 5
+    assert "of all pairs are expected to be found" in textsiam("flag", model, questions, "--approximate").err
+
+
+def test_flag_refuses_an_ending_before_the_model_is_opened(textsiam, question_file, tmp_path):
+    said = textsiam("flag", "no/model", question_file, "--output", tmp_path / "out.xlsx")
+    assert_one_line(said, "expected .tsv, .csv, .jsonl or .parquet")
+
+
 def test_a_flagged_pair_may_lie_between_clusters(textsiam, model, tmp_path, sentences):
     file = tmp_path / "questions.txt"
     file.write_text("\n".join(sentences) + "\n")
@@ -554,7 +576,7 @@ def test_mine_errors_are_one_line(textsiam, model, pair_file, tmp_path, options,
 
 def test_mine_refuses_an_ending_and_a_file_without_duplicates(textsiam, model, pair_file, tmp_path):
     said = textsiam("mine", "no/model", pair_file, "--output", tmp_path / "out.xlsx")  # before the model is opened
-    assert_one_line(said, "expected .tsv, .csv or .jsonl")
+    assert_one_line(said, "expected .tsv, .csv, .jsonl or .parquet")
     pairs = tmp_path / "others.tsv"
     pairs.write_text("question1\tquestion2\tis_duplicate\na\tb\t0\n")
     said = textsiam("mine", model, pairs, "--output", tmp_path / "out.tsv")

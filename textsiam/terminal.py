@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -60,7 +60,7 @@ def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
 def print_clusters(
     console: Console,
     clusters: Sequence[Sequence[int]],
-    pairs: Sequence[Mapping[str, Any]],
+    pairs: Iterable[Mapping[str, Any]],
     ids: Sequence[str],
     texts: Sequence[str],
     *,

@@ -3,10 +3,13 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
+from textsiam.data import tables
 from textsiam.data.problems import DataError
 from textsiam.data.tables import write_table
 
@@ -60,7 +63,7 @@ def test_old_file_is_replaced(tmp_path: Path) -> None:
     [("out.txt", "'.txt'"), ("out.tsv.gz", "'.gz'"), ("out", "a file without ending")],
 )
 def test_unknown_endings(tmp_path: Path, name: str, ending: str) -> None:
-    with pytest.raises(DataError, match=r"cannot write .*, expected \.tsv, \.csv or \.jsonl") as caught:
+    with pytest.raises(DataError, match=r"cannot write .*, expected \.tsv, \.csv, \.jsonl or \.parquet") as caught:
         write_table(tmp_path / name, COLUMNS, ROWS)
     assert ending.strip("'") in str(caught.value)
     assert os.listdir(tmp_path) == []
@@ -92,3 +95,42 @@ def test_unwritable_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         write_table(tmp_path / "out.csv", COLUMNS, ROWS)
     assert (tmp_path / "out.csv").read_text() == "old"
     assert sorted(os.listdir(tmp_path)) == ["file", "folder.csv", "out.csv"]
+
+
+@pytest.mark.parametrize("group", [1, 2, 65_536])
+def test_parquet_in_groups_whose_first_holds_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, group: int
+) -> None:
+    monkeypatch.setattr(tables, "_GROUP", group)
+    rows = [{"text": "a", "score": None, "cluster": None}, {"text": None, "score": 0.5, "cluster": 7}] * 2
+    drawn = []
+
+    def lazily() -> Iterator[dict[str, object]]:
+        for row in rows:
+            drawn.append(row)
+            yield row
+
+    path = write_table(tmp_path / "out.parquet", {"text": str, "score": float, "cluster": int}, lazily())
+    assert pq.read_table(path).to_pylist() == rows
+    assert len(drawn) == 4
+    assert os.listdir(tmp_path) == ["out.parquet"]
+    assert pq.ParquetFile(path).num_row_groups == -(-4 // group)
+
+
+def test_parquet_where_nothing_is_said_of_the_columns(tmp_path: Path) -> None:
+    rows = [{"a": None, "b": None, "c": 1}, {"a": 0.5, "b": None, "c": 2}]
+    path = write_table(tmp_path / "out.parquet", ["a", "b", "c"], rows)
+    assert pq.read_table(path).to_pylist() == rows
+    assert [str(kind) for kind in pq.read_schema(path).types] == ["double", "string", "int64"]
+    assert pq.read_table(write_table(tmp_path / "none.parquet", ["a"], [])).num_rows == 0
+
+
+@pytest.mark.parametrize("ending", [".parquet", ".tsv"])
+def test_interrupted_in_the_middle_leaves_no_file(tmp_path: Path, ending: str) -> None:
+    def interrupted() -> Iterator[dict[str, object]]:
+        yield ROWS[0]
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_table(tmp_path / f"out{ending}", {"text": str, "score": float}, interrupted())
+    assert os.listdir(tmp_path) == []

@@ -38,7 +38,7 @@ def test_no_product_is_further_off_than_the_bound(dtype: torch.dtype, dim: int, 
 def test_vectors_are_brought_to_length_1_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     points = unit(50, 8) * torch.arange(1, 51)[:, None]
     whole = reduced(points, torch.float32, unit=True)
-    monkeypatch.setattr("textsiam.search.products._CHUNK", 7)
+    monkeypatch.setattr("textsiam.search.products._CHUNK", 7 * 8)
     parts = reduced(points, torch.float32, unit=True)
     torch.testing.assert_close(whole.values.norm(dim=1), torch.ones(50))
     torch.testing.assert_close(whole.values, parts.values, rtol=0, atol=0)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -30,6 +31,17 @@ from textsiam.terminal import (
     warn,
 )
 
+if TYPE_CHECKING:
+    from textsiam.data.texts import Texts
+    from textsiam.search.duplicates import Duplicates
+
+# The columns of a flagged pair.
+_PAIR: dict[str, type] = {
+    **dict.fromkeys(("id1", "id2", "question1", "question2"), str),
+    **dict.fromkeys(("similarity", "probability"), float),
+    "cluster": int,
+}
+
 
 def flag(
     model: Model,
@@ -41,13 +53,22 @@ def flag(
     prior: Prior = None,
     column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
     on_bad_row: BadRow = "error",
-    output: Annotated[Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv or .jsonl.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv, .jsonl or .parquet.")
+    ] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.data.texts import read_texts
 
+    if output is not None:
+        from textsiam.data.tables import checked_ending
+
+        checked_ending(output)
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
@@ -55,38 +76,32 @@ def flag(
         twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
     from textsiam.search.duplicates import find_duplicates
+    from textsiam.search.shards import Sharding
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         found = find_duplicates(
-            twin, read.texts, threshold=threshold, decision=decision, progress=progress, joining=joining
+            twin,
+            read.texts,
+            threshold=threshold,
+            decision=decision,
+            progress=progress,
+            joining=joining,
+            sharding=Sharding() if approximate else None,
         )
-    cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
-    pairs = [
-        {
-            "id1": read.ids[a],
-            "id2": read.ids[b],
-            "question1": read.texts[a],
-            "question2": read.texts[b],
-            "similarity": rounded(s),
-            "probability": None if p != p else rounded(p),
-            # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
-            "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
-        }
-        for a, b, s, p in zip(
-            found.left, found.right, found.similarity.tolist(), found.probability.tolist(), strict=True
-        )
-    ]
     if output is not None:
         from textsiam.data.tables import write_table
 
-        names = ["id1", "id2", "question1", "question2", "similarity", "probability", "cluster"]
-        write_table(output, names, pairs)
+        write_table(output, _PAIR, _flagged_rows(found, read))
     if as_json:
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
-        print_json({"questions": len(read), "threshold": found.threshold, "pairs": pairs, "clusters": clusters})
+        recall = {} if found.recall is None else {"recall": asdict(found.recall)}
+        pairs = list(_flagged_rows(found, read))
+        print_json(
+            {"questions": len(read), "threshold": found.threshold, **recall, "pairs": pairs, "clusters": clusters}
+        )
         return
     console = make_console()
-    print_clusters(console, found.clusters, pairs, read.ids, read.texts, limit=limit)
+    print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
     right = found.probability.sum()
     expected = (
@@ -98,7 +113,25 @@ def flag(
         highlight=False,
     )
     if output is not None:
-        say(f"{len(pairs):,} pairs written to {output}")
+        say(f"{len(found):,} pairs written to {output}")
+    if found.recall is not None:
+        say(f"approximate: {found.recall} of all pairs are expected to be found")
+
+
+def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
+    """Yield a row for each flagged pair, best first."""
+    cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
+    for a, b, s, p in zip(found.left, found.right, found.similarity, found.probability, strict=True):
+        yield {
+            "id1": read.ids[a],
+            "id2": read.ids[b],
+            "question1": read.texts[a],
+            "question2": read.texts[b],
+            "similarity": rounded(float(s)),
+            "probability": None if p != p else rounded(float(p)),
+            # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
+            "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
+        }
 
 
 def encode(

@@ -17,9 +17,8 @@ from textsiam.models.thresholds import Rule
 from textsiam.search.copies import Copies
 from textsiam.search.join import FoundPairs, pairs_above
 from textsiam.search.linkage import complete_clusters
-
-Join = Callable[..., FoundPairs]
-"""Called as `join(twin, vectors, threshold, progress=…)`; see `textsiam.search.join.pairs_above`."""
+from textsiam.search.operating import Rate
+from textsiam.search.shards import MostPairs, Sharding, most_pairs
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -37,6 +36,7 @@ class Duplicates:
         clusters: Groups in which every two texts reach the threshold (complete linkage: a chain of lookalikes is
             not a cluster), the most central text first; larger clusters first.
         threshold: Similarity from which a pair counts.
+        recall: The measured share of all pairs of distinct texts that was found; None where all were.
     """
 
     left: np.ndarray
@@ -45,6 +45,7 @@ class Duplicates:
     probability: np.ndarray
     clusters: list[list[int]]
     threshold: float
+    recall: Rate | None = None
 
     def __len__(self) -> int:
         return len(self.left)
@@ -58,7 +59,7 @@ def find_duplicates(
     decision: Decision | None = None,
     progress: Progress | None = None,
     joining: Progress | None = None,
-    join: Join = pairs_above,
+    sharding: Sharding | None = None,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
@@ -74,7 +75,8 @@ def find_duplicates(
             has learned one.
         progress: Called as `progress(done, total)` while texts are encoded.
         joining: Called as `joining(done, total)`, in pairs compared, while they are joined.
-        join: What finds the pairs: exactly, unless `textsiam.search.shards` is to do it faster and not find all.
+        sharding: Compare texts with those of the same neighbourhoods only: faster, and not every pair is found. None
+            finds every pair.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
@@ -93,7 +95,13 @@ def find_duplicates(
     copies = Copies.among(named)
     distinct = [named[i] for i in copies.first]
     vectors = twin.encode(distinct, progress=progress)
-    found = _verified(twin, distinct, vectors, threshold, lambda least: join(twin, vectors, least, progress=joining))
+
+    def join(least: float) -> MostPairs:
+        if sharding is None:
+            return MostPairs(pairs_above(twin, vectors, least, progress=joining), None)
+        return most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
+
+    found, recall = _verified(twin, distinct, threshold, join)
     own = _own_similarity(twin, vectors[copies.repeated])
     equal = own.astype(np.float64) >= threshold
     groups = _clusters(vectors, found, copies, copies.repeated[equal])
@@ -101,7 +109,7 @@ def find_duplicates(
     order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
     left, right, similarity = (column[order] for column in pairs)
     probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-    return Duplicates(left, right, similarity, probability, groups, float(threshold))
+    return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
@@ -112,20 +120,18 @@ def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
 
 
 def _verified(
-    twin: Scorer,
-    texts: Sequence[str],
-    vectors: np.ndarray,
-    threshold: float,
-    join: Callable[[float], FoundPairs],
-) -> FoundPairs:
-    """Return every pair that reaches the threshold once it is verified."""
+    twin: Scorer, texts: Sequence[str], threshold: float, join: Callable[[float], MostPairs]
+) -> tuple[FoundPairs, Rate | None]:
+    """Return the pairs that reach the threshold once they are verified, and the share of them that was looked at."""
     verifier = twin.verifier
     if verifier is None or verifier.combination is None:
-        return join(threshold)
-    left, right, similarity = join(min(threshold, verifier.combination.low))
+        most = join(threshold)
+        return most.pairs, most.recall
+    most = join(min(threshold, verifier.combination.low))
+    left, right, similarity = most.pairs
     similarity = verifier.rescore(texts, left, right, similarity)
     keep = similarity.astype(np.float64) >= threshold
-    return FoundPairs(left[keep], right[keep], similarity[keep])
+    return FoundPairs(left[keep], right[keep], similarity[keep]), most.recall
 
 
 def fit_collection_decision(

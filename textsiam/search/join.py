@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -91,45 +92,118 @@ def stream_pairs(
         block: As for `pairs_above`.
         progress: As for `pairs_above`.
     """
-    points = torch.from_numpy(vectors)
-    on_cpu = twin.device.type == "cpu"
-    size = block or _ROWS["cpu" if on_cpu else "else"]
-    floor = threshold if twin.head is None else float(twin.head.floor)
-    candidates = _by_products(twin, points, floor) or partial(_by_distance, twin.distance, points, floor)
-    stop = threading.Event()
-    pieces = list(_pieces(len(points), size))
-
-    def work(top: int, first: int, last: int) -> FoundPairs:
-        bottom, parts, held = min(top + size, len(points)), [], []
-        for j in range(first, last, 2 * size):
-            if stop.is_set():
-                break
-            row, column = candidates(top, bottom, j, min(j + 2 * size, last))
-            held.append((row + top, column + j))
-            if sum(len(row) for row, _ in held) >= _SLICE or j + 2 * size >= last:
-                parts += _exact(twin, points, held, threshold, floor)
-                held = []
-        return FoundPairs.joined(parts)
-
+    points, stop = torch.from_numpy(vectors), threading.Event()
+    compare = comparison(twin, points, threshold, block=block, stop=stop)
     total, done = len(points) * (len(points) - 1) // 2, 0
-    works = [partial(work, *piece) for piece in pieces]
-    for (top, first, last), found in zip(
-        pieces, in_order(works, torch.get_num_threads() if on_cpu else 1, stop), strict=True
-    ):
-        bottom = min(top + size, len(points))
-        done += (bottom - top) * (last - max(first, bottom)) + (bottom - top) * (bottom - top - 1) // 2 * (first == top)
+    works = (partial(compare.piece, *piece) for piece in compare.pieces())
+    for found, (top, first, last) in zip(in_order(works, compare.workers, stop), compare.pieces(), strict=True):
+        done += compare.size_of(top, first, last)
         if progress is not None:
             progress(done, total)
         if len(found.left):
             yield found
 
 
-def _pieces(n: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Yield first row, first column and last + 1 column of stripes that cover the upper triangle."""
-    wide = 2 * size * _BLOCKS
-    for top in range(0, n, size):
-        for first in range(top, n, wide):
-            yield top, first, min(first + wide, n)
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """The upper triangle of a similarity matrix, cut into pieces of work.
+
+    Attributes:
+        twin: Scores pairs.
+        points: `(n, dim)` float32.
+        threshold: Least similarity.
+        floor: Least similarity by the distance, where a head scores what reaches it; else the threshold.
+        candidates: Finds what may reach the floor.
+        block: Rows of a block.
+        rows: Only pairs whose first vector is among the first so many.
+        stop: Once it is set, pieces end early and mean nothing.
+    """
+
+    twin: Scorer
+    points: Tensor
+    threshold: float
+    floor: float
+    candidates: Block
+    block: int
+    rows: int
+    stop: threading.Event
+
+    @property
+    def workers(self) -> int:
+        """How many pieces are worth doing at once."""
+        return torch.get_num_threads() if self.twin.device.type == "cpu" else 1
+
+    def pieces(self) -> Iterator[tuple[int, int, int]]:
+        """Yield first row, first column and last + 1 column of stripes that cover the upper triangle."""
+        wide = 2 * self.block * _BLOCKS
+        for top in range(0, self.rows, self.block):
+            for first in range(top, len(self.points), wide):
+                yield top, first, min(first + wide, len(self.points))
+
+    def size_of(self, top: int, first: int, last: int) -> int:
+        """Return how many pairs a piece compares."""
+        height = min(top + self.block, self.rows) - top
+        return height * (last - first) - (height * (height + 1) // 2 if first == top else 0)
+
+    def piece(self, top: int, first: int, last: int) -> FoundPairs:
+        """Return the pairs of a stripe."""
+        bottom, parts, held, count = min(top + self.block, self.rows), [], [], 0
+        for j in range(first, last, 2 * self.block):
+            if self.stop.is_set():
+                break
+            row, column = self.candidates(top, bottom, j, min(j + 2 * self.block, last))
+            held.append((row + top, column + j))
+            count += len(row)
+            if count >= _SLICE or j + 2 * self.block >= last:
+                parts += self._exact(held)
+                held, count = [], 0
+        return FoundPairs.joined(parts)
+
+    def _exact(self, held: list[Found]) -> Iterator[FoundPairs]:
+        """Yield the candidates that reach the threshold, scored row by row."""
+        twin, points = self.twin, self.points
+        lefts, rights = (np.concatenate(ends) for ends in zip(*held, strict=True))
+        for start in range(0, len(lefts), _SLICE):
+            left, right = lefts[start : start + _SLICE], rights[start : start + _SLICE]
+            u, v = (points.index_select(0, torch.from_numpy(rows)) for rows in (left, right))
+            if twin.head is not None:
+                near = (twin.distance.similarity(twin.distance(u, v)) >= self.floor).nonzero()[:, 0]
+                left, right, u, v = left[near.numpy()], right[near.numpy()], u[near], v[near]
+            similarity = twin.vector_similarity(u.numpy(), v.numpy())
+            keep = similarity.astype(np.float64) >= self.threshold
+            yield FoundPairs(left[keep], right[keep], similarity[keep])
+
+
+def comparison(
+    twin: Scorer,
+    points: Tensor,
+    threshold: float,
+    *,
+    block: int | None = None,
+    rows: int | None = None,
+    stop: threading.Event | None = None,
+) -> Comparison:
+    """Prepare the comparison of all vectors; see `Comparison`.
+
+    Args:
+        twin: As for `pairs_above`.
+        points: `(n, dim)` float32.
+        threshold: As for `pairs_above`.
+        block: As for `pairs_above`.
+        rows: Compare only the first so many with those after them; None compares all.
+        stop: See `Comparison`.
+    """
+    floor = threshold if twin.head is None else float(twin.head.floor)
+    return Comparison(
+        twin=twin,
+        points=points,
+        threshold=threshold,
+        floor=floor,
+        candidates=_by_products(twin, points, floor) or partial(_by_distance, twin.distance, points, floor),
+        block=block or _ROWS["cpu" if twin.device.type == "cpu" else "else"],
+        rows=len(points) if rows is None else rows,
+        stop=stop or threading.Event(),
+    )
 
 
 def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: threading.Event) -> Iterator[FoundPairs]:
@@ -162,20 +236,6 @@ def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: thre
                 raise
     finally:
         torch.set_num_threads(cores)  # a part of the setting is the whole process's
-
-
-def _exact(twin: Scorer, points: Tensor, held: list[Found], threshold: float, floor: float) -> Iterator[FoundPairs]:
-    """Yield the candidates that reach the threshold, scored row by row."""
-    lefts, rights = (np.concatenate(ends) for ends in zip(*held, strict=True))
-    for start in range(0, len(lefts), _SLICE):
-        left, right = lefts[start : start + _SLICE], rights[start : start + _SLICE]
-        u, v = (points.index_select(0, torch.from_numpy(rows)) for rows in (left, right))
-        if twin.head is not None:
-            near = (twin.distance.similarity(twin.distance(u, v)) >= floor).nonzero()[:, 0]
-            left, right, u, v = left[near.numpy()], right[near.numpy()], u[near], v[near]
-        similarity = twin.vector_similarity(u.numpy(), v.numpy())
-        keep = similarity.astype(np.float64) >= threshold
-        yield FoundPairs(left[keep], right[keep], similarity[keep])
 
 
 def _by_products(twin: Scorer, points: Tensor, floor: float) -> Block | None:

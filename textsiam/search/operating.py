@@ -150,13 +150,26 @@ def clustered_rate(events: NDArray[np.bool_], *, confidence: float = 0.95) -> Ra
     shares of the n probes; at most all trials, and n where nothing or everything happened. Korn and Graubard,
     "Confidence Intervals for Proportions with Small Expected Number of Positive Counts", 1998.
     """
+    counts = np.full(len(events), events.shape[1])
+    return ratio_rate(events.sum(axis=1), counts, confidence=confidence)
+
+
+def ratio_rate(hits: NDArray[np.int64], counts: NDArray[np.int64], *, confidence: float = 0.95) -> Rate:
+    """Return the share of events, hits out of counts `(probes,)`, that of one probe being dependent.
+
+    As `clustered_rate`, where probes have different numbers of events: s² is the variance of `hits - p · counts`, in
+    units of the mean count (the linearised ratio; Cochran, "Sampling Techniques", 1977, section 6.3). Without any event
+    the share is 1, of no trials.
+    """
     from scipy.special import betaincinv
 
-    shares = events.mean(axis=1)
-    n, p = shares.size, float(events.mean())
-    variance = float(shares.var(ddof=1)) / n if n > 1 else 0.0
-    trials = min(p * (1.0 - p) / variance, float(events.size)) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
-    hits, error = p * trials, (1.0 - confidence) / 2.0
-    low = float(betaincinv(hits, trials - hits + 1.0, error)) if hits > 0.0 else 0.0
-    high = float(betaincinv(hits + 1.0, trials - hits, 1.0 - error)) if hits < trials else 1.0
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    if not counts.size:
+        return Rate(1.0, 0.0, 1.0)
+    n, p = counts.size, float(hits.sum() / counts.sum())
+    variance = float(((hits - p * counts) / counts.mean()).var(ddof=1)) / n if n > 1 else 0.0
+    trials = min(p * (1.0 - p) / variance, float(counts.sum())) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
+    seen, error = p * trials, (1.0 - confidence) / 2.0
+    low = float(betaincinv(seen, trials - seen + 1.0, error)) if seen > 0.0 else 0.0
+    high = float(betaincinv(seen + 1.0, trials - seen, 1.0 - error)) if seen < trials else 1.0
     return Rate(p, low, high)

@@ -24,7 +24,8 @@ Block = Callable[[int, int, int, int], Found]
 
 # One addition in fp32 loses at most half of this (all of it where a processor truncates).
 _UNIT = 2.0**-23
-_CHUNK = 65_536  # rows cast at once
+# Numbers cast at once: they stay in the cache, and are too few for torch to have one core wait for another.
+_CHUNK = 32_768
 _BITS = {torch.bfloat16: (torch.int16, 16), torch.float32: (torch.int32, 0)}
 
 
@@ -64,11 +65,12 @@ def reduced(points: Tensor, dtype: torch.dtype, device: torch.device | None = No
     """
     values = torch.empty(points.shape, dtype=dtype, device=device or points.device)
     largest = torch.zeros(3, dtype=torch.float64)
-    for start in range(0, len(points), _CHUNK):
-        part = points[start : start + _CHUNK]
+    height = max(1, _CHUNK // max(1, points.shape[1]))
+    for start in range(0, len(points), height):
+        part = points[start : start + height]
         part = normalize(part, dim=1) if unit else part
         cast = part.to(dtype)
-        values[start : start + _CHUNK] = cast
+        values[start : start + height] = cast
         norms = [x.norm(dim=1).max().double().cpu() for x in (part, cast.float(), part - cast.float())]
         largest = torch.maximum(largest, torch.stack(norms))  # a NaN stays one
     whole, there, lost = (largest * 1.001).tolist()  # the norms are rounded themselves
