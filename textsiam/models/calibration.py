@@ -184,7 +184,7 @@ def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isoto
     )
 
 
-def _folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
+def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
     """Return a fold number for each row, every class spread evenly over the folds."""
     rng = np.random.default_rng(seed)
     fold = np.empty(labels.size, dtype=np.int64)
@@ -234,7 +234,7 @@ def fit_calibrator(scores: NDArray[np.float64], labels: NDArray[np.int8], *, see
             f"got {positives} and {negatives}: give more calibration pairs"
         )
     _check_direction(scores, labels)
-    fold = _folds(labels, seed)
+    fold = stratified_folds(labels, seed)
     platt, isotonic = np.empty(labels.size), np.empty(labels.size)
     for k in range(_FOLDS):
         fit, held = fold != k, fold == k

@@ -41,8 +41,9 @@ class Decision:
 
     Scores are similarities of any scale, larger is closer. `prior` is the share of duplicates where the
     twin is used; the probability and the threshold are stated for it. `rule` is "f1", "accuracy",
-    "precision" (with its `target` and `confidence`) or "fixed". The calibration `scores` (n,) float32 and
-    `labels` (n,) int8 are kept, so that another threshold can be learned later without the twin.
+    "precision" (with its `target` and `confidence`), "probability" (with its `target`) or "fixed". The
+    calibration `scores` (n,) float32 and `labels` (n,) int8 are kept, so that another threshold can be
+    learned later without the twin.
 
     Every method that changes something returns a new decision.
 
@@ -123,6 +124,24 @@ class Decision:
         )
         return replace(self, threshold=threshold, rule="precision", target=target, confidence=confidence)
 
+    def at_probability(self, target: float) -> Decision:
+        """Return this decision with the smallest threshold at which the probability reaches the target.
+
+        Flagging from the probability c / (c + m) on costs least, where a false alarm costs c and a missed duplicate m
+        (Elkan 2001). Where no score reaches the target, nothing is flagged but what scores above all of the
+        calibration pairs.
+        """
+        target = check_fraction(target, name="target probability")
+        low, high = np.float32(self.scores.min()), np.float32(self.scores.max())
+        width = max(float(high - low), 1.0)
+        low, high = np.float32(low - width), np.float32(high + width)
+        if self.probability([high])[0] < target:
+            high = np.nextafter(np.float32(self.scores.max()), np.float32(np.inf), dtype=np.float32)
+            return replace(self, threshold=float(high), rule="probability", target=target, confidence=None)
+        while (middle := np.float32((float(low) + float(high)) / 2)) not in (low, high):
+            low, high = (low, middle) if self.probability([middle])[0] >= target else (middle, high)
+        return replace(self, threshold=float(high), rule="probability", target=target, confidence=None)
+
     def at_threshold(self, threshold: float) -> Decision:
         """Return this decision with a threshold set by hand."""
         return replace(self, threshold=float(threshold), rule="fixed", target=None, confidence=None)
@@ -138,6 +157,8 @@ class Decision:
         moved = replace(self, prior=check_fraction(prior, name="prior"))
         if self.target is not None and self.confidence is not None:
             return moved.at_precision(self.target, confidence=self.confidence)
+        if self.rule == "probability" and self.target is not None:
+            return moved.at_probability(self.target)
         if self.rule in RULES:
             return moved.at(self.rule)
         return moved

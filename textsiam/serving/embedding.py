@@ -50,21 +50,21 @@ def embedding_routes(engine: Engine, name: str) -> APIRouter:
     @routes.post("/embed")
     async def embed(body: EmbedRequest, request: Request) -> list[list[float]]:
         """Encode inputs into vectors of length 1."""
-        inputs = [body.inputs] if isinstance(body.inputs, str) else body.inputs
         if not body.normalize:
             raise Refused(422, "normalize: the vectors of this model have length 1, there are no others", "Validation")
-        vectors, _ = await engine.encode(inputs, request.is_disconnected, field="inputs", truncate=body.truncate)
+        vectors, _ = await engine.encode(body.inputs, request.is_disconnected, field="inputs", truncate=body.truncate)
         return shortened(vectors, body.dimensions).tolist()
 
     @routes.post("/similarity")
     async def similarity(body: SimilarityRequest, request: Request) -> list[float]:
         """Score a sentence against others: the twin's similarity, larger is closer."""
-        others = body.inputs.sentences
         scores = await engine.scores(
-            [body.inputs.source_sentence] * len(others), others, request.is_disconnected,
+            body.inputs.source_sentence,
+            body.inputs.sentences,
+            request.is_disconnected,
             fields=("inputs.source_sentence", "inputs.sentences"),
             truncate=body.parameters.truncate if body.parameters else None,
-        )  # fmt: skip
+        )
         return scores.tolist()
 
     @routes.post("/rerank", response_model_exclude_none=True)
@@ -73,10 +73,10 @@ def embedding_routes(engine: Engine, name: str) -> APIRouter:
 
         The score is the calibrated probability where the model has a decision, else the similarity.
         """
+        fields = ("query", "texts")
         scores = await engine.scores(
-            [body.query] * len(body.texts), body.texts, request.is_disconnected, fields=("query", "texts"),
-            truncate=body.truncate,
-        )  # fmt: skip
+            body.query, body.texts, request.is_disconnected, fields=fields, truncate=body.truncate
+        )
         order = np.argsort(-scores, kind="stable").tolist()
         decision: Decision | None = engine.twin.decision
         shown = scores if body.raw_scores or decision is None else decision.probability(scores)
@@ -85,8 +85,7 @@ def embedding_routes(engine: Engine, name: str) -> APIRouter:
     @routes.post("/v1/embeddings")
     async def openai(body: OpenAIRequest, request: Request) -> OpenAIResponse:
         """Encode inputs, in the shape of OpenAI's API."""
-        inputs = [body.input] if isinstance(body.input, str) else body.input
-        vectors, tokens = await engine.encode(inputs, request.is_disconnected, field="input")
+        vectors, tokens = await engine.encode(body.input, request.is_disconnected, field="input")
         vectors = shortened(vectors, body.dimensions)
         coded: list[Any] = (
             vectors.tolist()

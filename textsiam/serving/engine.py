@@ -50,8 +50,7 @@ class Engine:
     @cached_property
     def fingerprint(self) -> str:
         """Digest of all that a vector depends on, 64 hexadecimal digits."""
-        tower = self.twin.tower()
-        return weights_fingerprint(tower, str(fast_dtype(tower.device)))
+        return fingerprint_of(self.twin)
 
     @property
     def longest(self) -> int | None:
@@ -81,12 +80,19 @@ class Engine:
             raise Refused(409, "this model has no decision: run twin.calibrate(pairs) and save it", "Conflict")
         return self.twin.decision
 
-    async def encode(self, inputs: Sequence[str], gone: Gone, *, field: str, truncate: bool | None = None,
-                     side: str = "left") -> tuple[np.ndarray, int]:  # fmt: skip
+    async def encode(
+        self,
+        inputs: str | Sequence[str],
+        gone: Gone,
+        *,
+        field: str,
+        truncate: bool | None = None,
+        side: str = "left",
+    ) -> tuple[np.ndarray, int]:
         """Encode inputs of a request.
 
         Args:
-            inputs: n texts, or images in base64.
+            inputs: n texts, or images in base64; a single one counts as a list of it.
             gone: Says whether the client has left.
             field: Name of the inputs in the request, for messages.
             truncate: Cut what is longer than the model reads; None as the settings say.
@@ -103,10 +109,16 @@ class Engine:
         return await self.wait(future, gone), int(tokens.sum())
 
     async def scores(
-        self, lefts: Sequence[str], rights: Sequence[str], gone: Gone, *, fields: tuple[str, str],
-        truncate: bool | None = None,
-    ) -> np.ndarray:  # fmt: skip
-        """Score `lefts[i]` against `rights[i]`, as the twin does: with its head, and its verifier where in doubt.
+        self, one: str, others: Sequence[str], gone: Gone, *, fields: tuple[str, str], truncate: bool | None = None
+    ) -> np.ndarray:
+        """Score an input against others, as the twin does: with its head, and its verifier where in doubt.
+
+        Args:
+            one: The left input.
+            others: n right inputs.
+            gone: Says whether the client has left.
+            fields: Names of both in the request, for messages.
+            truncate: As for `encode`.
 
         Returns:
             Similarities `(n,)` float32.
@@ -114,13 +126,10 @@ class Engine:
         Raises:
             Refused: As for `encode`.
         """
-        sides = []
-        for values, field, side in zip((lefts, rights), fields, ("left", "right"), strict=True):
-            distinct = list(dict.fromkeys(values))
-            vectors, _ = await self.encode(distinct, gone, field=field, truncate=truncate, side=side)
-            row = {value: k for k, value in enumerate(distinct)}
-            sides.append(vectors[[row[value] for value in values]])
-        return await self.rescored(lefts, rights, sides[0], sides[1], gone)
+        v, _ = await self.encode(others, gone, field=fields[1], truncate=truncate, side="right")
+        u, _ = await self.encode(one, gone, field=fields[0], truncate=truncate)
+        count = len(v)
+        return await self.rescored([one] * count, others, np.repeat(u, count, axis=0), v, gone)
 
     async def rescored(
         self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray, gone: Gone
@@ -179,32 +188,40 @@ class Engine:
             raise Refused(503, str(error), "Unhealthy", retry_after=5) from None
 
     def _checked(
-        self, inputs: Sequence[str], field: str, truncate: bool | None, side: str
+        self, inputs: str | Sequence[str], field: str, truncate: bool | None, side: str
     ) -> tuple[list[str], np.ndarray]:
         """Return the names and sizes of inputs that may wait for the model."""
         settings = self.settings
-        if len(inputs) == 0:
-            raise Refused(422, f"{field}: expected at least one input", "Tokenizer")
-        if len(inputs) > settings.max_batch:
-            raise too_large(f"{field}: {len(inputs):,} inputs, at most {settings.max_batch:,} are taken")
-        kind = inputs_of(self.twin.tower(side))
-        names = []
-        for position, value in enumerate(inputs):
-            if self.longest is not None and len(value) > settings.max_characters:
-                raise too_large(
-                    f"{field}[{position}]: {len(value):,} characters, at most {settings.max_characters:,} are taken"
-                )
+        values, alone = ([inputs], True) if isinstance(inputs, str) else (inputs, False)
+
+        def where(position: int) -> str:
+            return field if alone else f"{field}[{position}]"
+
+        if len(values) == 0:
+            raise unfit(f"{field}: expected at least one input")
+        if len(values) > settings.max_batch:
+            raise too_large(f"{field}: {len(values):,} inputs, at most {settings.max_batch:,} are taken")
+        tower = self.twin.tower(side)
+        kind, limit, names = inputs_of(tower), tower.max_seq_length, []
+        for position, value in enumerate(values):
+            if limit is not None and len(value) > settings.max_characters:
+                most = f"at most {settings.max_characters:,} are taken"
+                raise too_large(f"{where(position)}: {len(value):,} characters, {most}")
             try:
                 names.append(kind.received(value))
             except DataError as error:
-                raise unfit(f"{field}[{position}]: {error}") from error
+                raise unfit(f"{where(position)}: {error}") from error
         tokens = self._counters[side](names)
-        limit = self.twin.tower(side).max_seq_length
         if limit is None:
             return names, tokens
         if not (settings.truncate if truncate is None else truncate) and (tokens > limit).any():
             at = int(np.argmax(tokens > limit))
-            raise too_large(
-                f'{field}[{at}]: {tokens[at]:,} tokens, the model reads {limit:,}; send "truncate": true to cut it'
-            )
+            hint = 'send "truncate": true to cut it'
+            raise too_large(f"{where(at)}: {tokens[at]:,} tokens, the model reads {limit:,}; {hint}")
         return names, np.minimum(tokens, limit)
+
+
+def fingerprint_of(twin: Scorer) -> str:
+    """Return the digest of all that a twin's vectors depend on, 64 hexadecimal digits."""
+    tower = twin.tower()
+    return weights_fingerprint(tower, str(fast_dtype(tower.device)))

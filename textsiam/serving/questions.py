@@ -113,10 +113,10 @@ class _Answers:
             raise Refused(409, "this server keeps no decisions: start it with --reviews", "Conflict")
         if body.question1 == body.question2:
             raise Refused(422, "question1 and question2 are the same text", "Validation")
+        fields = ("question1", "question2")
         score = await self._engine.scores(
-            [body.question1], [body.question2], request.is_disconnected, fields=("question1", "question2"),
-            truncate=True,
-        )  # fmt: skip
+            body.question1, [body.question2], request.is_disconnected, fields=fields, truncate=True
+        )
         decision = self._engine.twin.decision
         suspect = Suspect(
             text1=body.question1, text2=body.question2, id1=body.id1, id2=body.id2, similarity=float(score[0]),

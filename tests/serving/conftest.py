@@ -1,0 +1,90 @@
+"""A server over a tiny twin: in-process for most tests, on a port of the loopback for real clients."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from starlette.testclient import TestClient
+
+from textsiam.models.twin import Twin
+from textsiam.search.index import IndexModel
+from textsiam.search.memory import MemoryIndex
+from textsiam.serving.app import create_app
+from textsiam.serving.engine import fingerprint_of
+from textsiam.serving.reviews import Reviews
+from textsiam.serving.settings import ServerSettings
+
+
+@pytest.fixture(scope="session")
+def decided(tower, pairs) -> Twin:
+    """A tiny twin with a decision: do not change it."""
+    return Twin(tower).calibrate(pairs)
+
+
+@pytest.fixture
+def index(decided) -> MemoryIndex:
+    """An empty index for the tiny twin."""
+    return MemoryIndex(IndexModel("tiny", fingerprint_of(decided), decided.dim))
+
+
+@pytest.fixture
+def reviews(tmp_path) -> Iterator[Reviews]:
+    """An empty store of decisions."""
+    store = Reviews(tmp_path / "reviews.sqlite")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def serve(decided, index, reviews):
+    """Return what makes a client of a server with other settings."""
+    clients = []
+
+    def made(twin=decided, index=index, reviews=reviews, **settings) -> TestClient:
+        app = create_app(twin, index, reviews=reviews, settings=ServerSettings(**settings), name="tiny")
+        client = TestClient(app, raise_server_exceptions=False)
+        client.__enter__()
+        clients.append(client)
+        return client
+
+    yield made
+    for client in clients:
+        client.__exit__(None, None, None)
+
+
+@pytest.fixture
+def client(serve) -> TestClient:
+    """A client of a server with an index and a store of decisions."""
+    return serve()
+
+
+@contextmanager
+def running(app) -> Iterator[str]:
+    """Serve an application on a free port; yields its address."""
+    import uvicorn
+
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        thread.join(0.01)
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        listener.close()
+
+
+@pytest.fixture
+def address(decided, index, reviews) -> Iterator[str]:
+    """The address of a real server."""
+    with running(create_app(decided, index, reviews=reviews, name="tiny")) as url:
+        yield url

@@ -1,0 +1,117 @@
+"""What every request meets first: the token, sizes, rates, ids, and the log."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+
+from textsiam.serving.meters import JsonLines
+
+TOKEN = "a-secret-of-the-tests"
+ROUTES = [
+    ("GET", "/info"), ("GET", "/metrics"), ("POST", "/embed"), ("POST", "/similarity"), ("POST", "/rerank"),
+    ("POST", "/v1/embeddings"), ("POST", "/duplicates"), ("PUT", "/questions/1"), ("DELETE", "/questions/1"),
+    ("GET", "/questions/1"), ("POST", "/questions:batch"), ("POST", "/feedback"), ("GET", "/ui/api/queue"),
+    ("POST", "/ui/api/decisions"), ("POST", "/ui/api/undo"), ("GET", "/ui/api/export"), ("GET", "/openapi.json"),
+    ("GET", "/nothing"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_wants_the_token(serve, method, path):
+    client = serve(token=TOKEN)
+    for headers in (
+        {},
+        {"authorization": "Bearer wrong"},
+        {"authorization": TOKEN},
+        {"authorization": f"Basic {TOKEN}"},
+    ):
+        answer = client.request(method, path, headers=headers)
+        assert answer.status_code == 401
+        assert answer.headers["www-authenticate"] == "Bearer"
+    assert client.request(method, path, headers={"authorization": f"Bearer {TOKEN}"}).status_code != 401
+
+
+def test_health_and_the_page_itself_need_none_but_show_nothing(serve):
+    client = serve(token=TOKEN)
+    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/ui").status_code == 200
+    assert client.get("/ui/files/page.js").status_code in (200, 404)
+    assert client.get("/ui/files/..%2Fpage.py").status_code == 404
+
+
+def test_errors_have_the_shape_that_clients_of_the_route_know(serve):
+    client = serve(token=TOKEN)
+    assert client.post("/embed").json() == {
+        "error": "the bearer token is missing or wrong",
+        "error_type": "Unauthorized",
+    }
+    assert client.post("/v1/embeddings").json()["error"] == {
+        "message": "the bearer token is missing or wrong", "type": "Unauthorized", "param": None, "code": 401,
+    }  # fmt: skip
+
+
+def test_a_large_body_is_refused_by_its_head_and_by_what_comes(serve):
+    client = serve(max_body=1000)
+    announced = client.post("/embed", json={"inputs": "x" * 2000})
+    assert announced.status_code == 413
+    assert "at most 1,000 are taken" in announced.json()["error"]
+
+    def piecemeal():
+        yield b'{"inputs": "'
+        for _ in range(20):
+            yield b"x" * 100
+        yield b'"}'
+
+    streamed = client.post("/embed", content=piecemeal(), headers={"content-type": "application/json"})
+    assert streamed.status_code == 413
+    assert streamed.json()["error"] == "the body has more than 1,000 bytes"
+    assert client.post("/embed", json={"inputs": "fine"}).status_code == 200
+
+
+def test_a_client_that_asks_too_often_is_told_when_to_come_back(serve):
+    client = serve(requests_per_minute=3)
+    answers = [client.get("/info") for _ in range(5)]
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+    assert client.get("/health").status_code == 200
+
+
+def test_a_request_keeps_its_id_and_a_strange_one_is_replaced(client):
+    assert client.get("/health", headers={"x-request-id": "forum-17"}).headers["x-request-id"] == "forum-17"
+    for strange in ("a b", "x" * 65, "a\tb", ""):
+        assert client.get("/health", headers={"x-request-id": strange}).headers["x-request-id"] != strange
+
+
+def test_requests_are_counted_and_logged_and_writes_leave_a_line_of_their_own(client, caplog):
+    with caplog.at_level(logging.INFO, logger="textsiam.serving"):
+        client.post("/embed", json={"inputs": "a secret question"}, headers={"x-request-id": "r1"})
+        client.put("/questions/7", json={"text": "Why?"}, headers={"x-request-id": "r2"})
+    lines = {record.facts["request"]: (record.getMessage(), record.facts) for record in caplog.records}
+    assert lines["r1"][0] == "request"
+    assert lines["r2"][0] == "write"
+    assert lines["r2"][1]["path"] == "/questions/7"
+    assert lines["r2"][1]["status"] == 201
+    assert lines["r1"][1]["milliseconds"] > 0
+    assert "secret question" not in caplog.text
+    metrics = client.get("/metrics").text
+    assert 'textsiam_requests_total{method="PUT",route="/questions/{id}",status="201"} 1.0' in metrics
+    assert 'textsiam_request_seconds_count{route="/embed"} 1.0' in metrics
+    assert "textsiam_queue_tokens 0.0" in metrics
+
+
+def test_unknown_paths_do_not_fill_the_metrics(client):
+    for number in range(5):
+        assert client.get(f"/nothing/{number}").status_code == 404
+    assert 'route="none"' in client.get("/metrics").text
+    assert "/nothing" not in client.get("/metrics").text
+
+
+def test_a_log_line_is_json_on_one_line():
+    record = logging.LogRecord("textsiam.serving", logging.INFO, "f", 1, "request", None, None)
+    record.facts = {"path": "/a\nb"}
+    line = JsonLines().format(record)
+    assert "\n" not in line
+    assert json.loads(line)["path"] == "/a\nb"
