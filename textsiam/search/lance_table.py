@@ -31,6 +31,7 @@ class LanceTable:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._lock = threading.Lock()
+        self._synced: set[Path] = set()
         self._opened: tuple[int, int, Any] | None = None
 
     def _table(self, state: State) -> Any:
@@ -132,12 +133,17 @@ class LanceTable:
                 database.drop_table(name)
 
     def _sync(self) -> None:
+        """Bring to the disk what LanceDB has written since the last time; it never changes a file once written."""
         for path in [self.folder, *self.folder.rglob("*")]:
+            if path in self._synced:
+                continue
             descriptor = os.open(path, os.O_RDONLY)
             try:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+            if path.is_file():
+                self._synced.add(path)
 
     def close(self) -> None:
         """Let go of the table."""
