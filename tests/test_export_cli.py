@@ -70,6 +70,13 @@ def test_export_then_score(textsiam, model, pair_file, tmp_path):
     assert str(output) in err
 
 
+def test_export_to_torch_is_for_int8(textsiam, model, pair_file, tmp_path):
+    status, _, err = textsiam("export", model, "--format", "torch", "--output", tmp_path / "fast", "--pairs", pair_file)
+    assert status == 1
+    assert err.splitlines()[-1].startswith("error: format 'torch' is for int8 only")
+    assert not (tmp_path / "fast").exists()
+
+
 def test_a_refused_export_is_one_line(textsiam, model, pair_file, tmp_path, monkeypatch):
     bad = export.ExportReport("out", "onnx", True, 96, 48, 0.1, 0.2, 0.8, 0.7, 100.0, 200.0)
     monkeypatch.setattr(export, "compare_export", lambda *_, **__: bad)

@@ -340,7 +340,7 @@ def test_nothing_is_reported_to_a_server(tmp_path):
 
 
 def test_other_formats_are_refused(twin, pairs, tmp_path):
-    with pytest.raises(ModelError, match="format must be 'onnx' or 'openvino', got 'tflite'"):
+    with pytest.raises(ModelError, match="format must be 'onnx', 'openvino' or 'torch', got 'tflite'"):
         export_twin(twin, tmp_path / "out", pairs, graph_format="tflite")
 
 

@@ -88,7 +88,9 @@ def mine(
 def export(
     model: Model,
     output: Annotated[Path, typer.Option(help="Folder of the exported twin.")],
-    graph_format: Annotated[Literal["onnx", "openvino"], typer.Option("--format", help="Runtime to export to.")],
+    graph_format: Annotated[
+        Literal["onnx", "openvino", "torch"], typer.Option("--format", help="Runtime to export to; torch: int8 only.")
+    ],
     int8: Annotated[bool, typer.Option("--int8", help="Quantise: faster, and checked against the original.")] = False,
     pairs: Annotated[str, typer.Option(help="Labelled pairs that the export is judged by.")] = "sample:forum",
     column: Column = None,

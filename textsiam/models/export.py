@@ -30,7 +30,7 @@ class ExportReport:
 
     Attributes:
         output: The folder of the exported twin.
-        graph_format: "onnx" or "openvino".
+        graph_format: "onnx", "openvino" or "torch".
         int8: Whether it is quantised.
         pairs: Pairs that were scored.
         texts: Distinct texts in them.
@@ -93,8 +93,8 @@ def export_twin(
         twin: The twin; it stays as it is.
         output: Folder to write, whole or not at all.
         pairs: Labelled pairs that the export is judged by: a `textsiam.data.pairs.Pairs` (anything with texts, left,
-            right, labels). OpenVINO in int8 also takes the ranges of activations from some of their texts.
-        graph_format: "onnx" or "openvino".
+            right, labels). OpenVINO and torch in int8 also take the ranges of activations from some of their texts.
+        graph_format: "onnx", "openvino" or "torch"; the last one for int8 only.
         int8: Quantise.
         max_points_lost: Average precision, in points of 100, that the export may lose.
         max_pairs: Pairs to judge by at most; a sample of them is drawn where there are more.
@@ -111,7 +111,7 @@ def export_twin(
         >>> export_twin(twin, "fast", read_pairs("sample:forum"), graph_format="openvino")  # doctest: +SKIP
     """
     if graph_format not in get_args(GraphFormat):
-        raise ModelError(f"format must be 'onnx' or 'openvino', got {graph_format!r}")
+        raise ModelError(f"format must be 'onnx', 'openvino' or 'torch', got {graph_format!r}")
     for tower in twin.towers:
         check_exportable(tower, graph_format, int8=int8)
     chosen = _chosen(pairs, max_pairs)

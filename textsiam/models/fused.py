@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
@@ -37,6 +37,21 @@ def fusable(backbone: nn.Module) -> bool:
     )
 
 
+Norm = tuple[Tensor, Tensor, float]
+"""Weight, bias and epsilon of a layer norm."""
+
+
+class Layer(NamedTuple):
+    """One layer of the encoder: its products and its layer norms, in the order in which they are computed."""
+
+    query_key_value: Callable[..., Tensor]
+    out: Callable[..., Tensor]
+    norm_attention: Norm
+    wide: Callable[..., Tensor]
+    narrow: Callable[..., Tensor]
+    norm_out: Norm
+
+
 class FusedBert:
     """The forward pass of a BERT encoder (Devlin et al. 2019) for inference.
 
@@ -53,29 +68,25 @@ class FusedBert:
         model: Any = backbone.model
         first = model.embeddings
         self.dtype, self.heads = dtype, model.config.num_attention_heads
-
-        def norm(module: nn.LayerNorm) -> tuple[Tensor, Tensor, float]:
-            return module.weight.detach().float(), module.bias.detach().float(), module.eps
-
-        def product(*modules: nn.Linear, activation: str = "none") -> Callable[[Tensor], Tensor]:
-            weight, bias = (torch.cat([getattr(m, name).detach() for m in modules]) for name in ("weight", "bias"))
-            return _product(weight.to(dtype).contiguous(), bias.to(dtype), activation)
-
         self.words = first.word_embeddings.weight.detach().float()
         kind = first.token_type_embeddings.weight.detach()[0]
         self.places = (first.position_embeddings.weight.detach() + kind).float()
-        self.norm = norm(first.LayerNorm)
-        self.layers = [
-            (
-                product(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
-                product(layer.attention.output.dense),
-                norm(layer.attention.output.LayerNorm),
-                product(layer.intermediate.dense, activation="gelu"),
-                product(layer.output.dense),
-                norm(layer.output.LayerNorm),
-            )
-            for layer in model.encoder.layer
-        ]
+        self.norm = norm_of(first.LayerNorm)
+        self.layers = [self._prepared(layer, number) for number, layer in enumerate(model.encoder.layer)]
+
+    def _prepared(self, layer: Any, number: int) -> Layer:
+        def product(*modules: nn.Linear, activation: str = "none") -> Callable[[Tensor], Tensor]:
+            weight, bias = joined(*modules)
+            return _product(weight.to(self.dtype).contiguous(), bias.to(self.dtype), activation)
+
+        return Layer(
+            product(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value),
+            product(layer.attention.output.dense),
+            norm_of(layer.attention.output.LayerNorm),
+            product(layer.intermediate.dense, activation="gelu"),
+            product(layer.output.dense),
+            norm_of(layer.output.LayerNorm),
+        )
 
     def __call__(self, features: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return the features with `token_embeddings`, `(batch, longest, hidden)` float32."""
@@ -86,31 +97,48 @@ class FusedBert:
         bias = None if bool(mask.all()) else torch.zeros(mask.shape).masked_fill_(mask == 0, -1e9)[:, None, None]
         x = embedding(ids, self.words) + self.places[:longest]
         x = layer_norm(x.view(-1, hidden), (hidden,), *self.norm)
-        for query_key_value, out, norm_attention, wide, narrow, norm_out in self.layers:
-            mixed = query_key_value(x.to(self.dtype)).view(batch, longest, 3, self.heads, -1)
-            x = layer_norm(x + out(self._attend(mixed, bias).view(-1, hidden)), (hidden,), *norm_attention)
-            x = layer_norm(x + narrow(wide(x.to(self.dtype))), (hidden,), *norm_out)
+        for layer in self.layers:
+            x = self._through(layer, x, (batch, longest, 3, self.heads, -1), bias)
         return {**features, "token_embeddings": x.view(batch, longest, hidden)}
 
-    def _attend(self, mixed: Tensor, bias: Tensor | None) -> Tensor:
-        """Return softmax(QKᵀ/√d + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
-        batch, longest, _, heads, width = mixed.shape
-        if longest > _SHORT:
-            q, k, v = mixed.permute(2, 0, 3, 1, 4)
-            bias = None if bias is None else bias.to(self.dtype).expand(batch, 1, longest, longest)
-            attended = scaled_dot_product_attention(q, k, v, attn_mask=bias)
-            return attended.transpose(1, 2).reshape(batch, longest, heads * width)
-        # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
-        queries = -(-longest // _LANES) * _LANES
-        q = mixed.new_zeros(batch, heads, queries, width)
-        q[:, :, :longest] = mixed[:, :, 0].transpose(1, 2)
-        k, v = mixed[:, :, 1:].permute(2, 0, 3, 1, 4).reshape(2, batch * heads, longest, width)
-        scores = torch.bmm(k, q.view(-1, queries, width).transpose(1, 2)).float().mul_(1 / math.sqrt(width))
-        if bias is not None:
-            scores.view(batch, heads, longest, queries).add_(bias.transpose(2, 3))
-        weights = scores.softmax(1).to(self.dtype).transpose(1, 2)
-        attended = torch.bmm(weights, v).view(batch, heads, queries, width)[:, :, :longest]
+    def _through(self, layer: Layer, x: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
+        """Return what one layer makes of `(batch · longest, hidden)` float32."""
+        hidden = (x.shape[1],)
+        mixed = layer.query_key_value(x.to(self.dtype)).view(shape)
+        x = layer_norm(x + layer.out(attend(mixed, bias).view(x.shape)), hidden, *layer.norm_attention)
+        return layer_norm(x + layer.narrow(layer.wide(x.to(self.dtype))), hidden, *layer.norm_out)
+
+
+def norm_of(module: nn.LayerNorm) -> Norm:
+    """Return weight, bias and epsilon of a layer norm, in float32."""
+    return module.weight.detach().float(), module.bias.detach().float(), module.eps
+
+
+def joined(*modules: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return weights `(outputs, inputs)` and biases `(outputs,)` of products of one input, one below another."""
+    weight, bias = (torch.cat([getattr(m, name).detach() for m in modules]) for name in ("weight", "bias"))
+    return weight, bias
+
+
+def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
+    """Return softmax(QKᵀ/√d + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
+    batch, longest, _, heads, width = mixed.shape
+    if longest > _SHORT:
+        q, k, v = mixed.permute(2, 0, 3, 1, 4)
+        bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias)
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
+    # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
+    queries = -(-longest // _LANES) * _LANES
+    q = mixed.new_zeros(batch, heads, queries, width)
+    q[:, :, :longest] = mixed[:, :, 0].transpose(1, 2)
+    k, v = mixed[:, :, 1:].permute(2, 0, 3, 1, 4).reshape(2, batch * heads, longest, width)
+    scores = torch.bmm(k, q.view(-1, queries, width).transpose(1, 2)).float().mul_(1 / math.sqrt(width))
+    if bias is not None:
+        scores.view(batch, heads, longest, queries).add_(bias.transpose(2, 3))
+    weights = scores.softmax(1).to(mixed.dtype).transpose(1, 2)
+    attended = torch.bmm(weights, v).view(batch, heads, queries, width)[:, :, :longest]
+    return attended.transpose(1, 2).reshape(batch, longest, heads * width)
 
 
 def _product(weight: Tensor, bias: Tensor, activation: str) -> Callable[[Tensor], Tensor]:

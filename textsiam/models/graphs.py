@@ -1,4 +1,4 @@
-"""Graphs made of a tower's backbone: ONNX by tracing, OpenVINO from it, both in int8 if wanted."""
+"""Graphs made of a tower's backbone: ONNX by tracing, OpenVINO from it, both in int8 if wanted; ranges for torch."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from torch import Tensor, nn
 
 from textsiam.models.encoders import ModelError
 from textsiam.models.fast_tower import FastTower
+from textsiam.models.fused import FusedBert, fusable
+from textsiam.models.int8 import check_int8
+from textsiam.models.ranges import observe, write_ranges
 from textsiam.models.runtimes import GRAPH_FILES, GraphFormat, require
 from textsiam.models.tokens import chunk_by_tokens, tokenise
 
-_CALIBRATION_TEXTS, _CALIBRATION_TOKENS = 300, 128
+_CALIBRATION_TEXTS, _CALIBRATION_TOKENS, _RANGE_TOKENS = 300, 128, 1024
 
 
 class _Backbone(nn.Module):
@@ -41,10 +44,20 @@ def check_exportable(tower: SentenceTransformer, graph_format: GraphFormat, *, i
     """Check that a tower can be exported here, before any work is done.
 
     Raises:
-        ModelError: It is no transformer with plain pooling, or a package is missing.
+        ModelError: It is no transformer with plain pooling, or a package is missing; for torch: int8 is not asked for,
+            the backbone is not of BERT's shape, or the processor has no fast products of integers.
     """
     if tower.tokenizer is None or not FastTower(tower, torch.float32).supported:
         raise ModelError("only a transformer with pooling can be exported; this tower encodes by its own means")
+    if graph_format == "torch":
+        if not int8:
+            raise ModelError("format 'torch' is for int8 only, since a twin runs in torch as it is: add --int8")
+        if not fusable(tower[0]):
+            model: Any = tower[0].model
+            kind = f"{type(model).__name__} with {getattr(model.config, 'hidden_act', 'another activation')}"
+            raise ModelError(f"int8 in torch is for a BertModel with gelu on a CPU, not for a {kind} on {model.device}")
+        check_int8()
+        return
     packages = ["onnx", "onnxscript", "onnxruntime" if graph_format == "onnx" else "openvino"]
     for package in [*packages, "nncf"] if int8 and graph_format == "openvino" else packages:
         require(package, graph_format)
@@ -57,14 +70,14 @@ def write_graph(
 
     ONNX in int8 quantises weights per channel when exporting, and activations while running (dynamic). OpenVINO in
     int8 quantises both when exporting (static), with the ranges that activations have on `texts`: slower to
-    export, faster to run.
+    export, faster to run. For torch the ranges are all that is written: the weights are quantised when it is opened.
 
     Args:
         tower: A transformer with pooling.
         folder: Where `graph/` is made.
         graph_format: Which runtime the graph is for.
         int8: Whether to quantise it.
-        texts: Texts as they will be encoded; OpenVINO in int8 looks at the first 300.
+        texts: Texts as they will be encoded; OpenVINO and torch in int8 look at the first 300.
 
     Returns:
         The file of the graph.
@@ -74,6 +87,14 @@ def write_graph(
     """
     file = folder / GRAPH_FILES[graph_format]
     file.parent.mkdir(parents=True)
+    if graph_format == "torch":
+        backbone: Any = tower[0]
+        batches = _calibration(tower, texts, _RANGE_TOKENS)
+        try:
+            write_ranges(file, observe(FusedBert(backbone, torch.float32), batches))
+        except ValueError as error:
+            raise ModelError(f"the backbone cannot be quantised: {error}") from error
+        return file
     with _quiet(), tempfile.TemporaryDirectory() as scratch:
         if graph_format == "onnx" and not int8:
             _trace(tower[0], file)
@@ -83,7 +104,7 @@ def write_graph(
         if graph_format == "onnx":
             _quantise_onnx(traced, file)
         else:
-            _write_openvino(traced, file, _calibration(tower, texts) if int8 else None)
+            _write_openvino(traced, file, _arrays(_calibration(tower, texts, _CALIBRATION_TOKENS)) if int8 else None)
     return file
 
 
@@ -134,10 +155,13 @@ def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, np.nda
     openvino.save_model(model, file, compress_to_fp16=False)
 
 
-def _calibration(tower: SentenceTransformer, texts: Sequence[str]) -> list[dict[str, np.ndarray]]:
+def _calibration(tower: SentenceTransformer, texts: Sequence[str], budget: int) -> list[dict[str, Tensor]]:
     tokens = tokenise(tower, texts[:_CALIBRATION_TEXTS])
-    chunks = chunk_by_tokens(tokens.lengths, _CALIBRATION_TOKENS)
-    return [{name: tensor.numpy() for name, tensor in tokens.collate(rows).items()} for rows in chunks]
+    return [tokens.collate(rows) for rows in chunk_by_tokens(tokens.lengths, budget)]
+
+
+def _arrays(batches: list[dict[str, Tensor]]) -> list[dict[str, np.ndarray]]:
+    return [{name: tensor.numpy() for name, tensor in features.items()} for features in batches]
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Exported graphs of a twin's towers: opened by ONNX Runtime or OpenVINO, and run in place of the torch backbone."""
+"""Exported graphs of a twin's towers: opened by a runtime, and run in place of the torch backbone."""
 
 from __future__ import annotations
 
@@ -16,19 +16,27 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.models.cache import weights_digest
 from textsiam.models.encoders import ModelError, inputs_of
 from textsiam.models.fast_tower import FastTower, fast_dtype, weights_version
+from textsiam.models.int8 import Int8Bert, check_int8
+from textsiam.models.ranges import read_ranges
 
-GraphFormat = Literal["onnx", "openvino"]
+GraphFormat = Literal["onnx", "openvino", "torch"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """From `input_ids` and `attention_mask`, `(batch, length)` int64, to token embeddings, `(batch, length, dim)`."""
 
-GRAPH_FILES: dict[str, str] = {"onnx": "graph/model.onnx", "openvino": "graph/model.xml"}
-"""Where a graph lies in the folder of its tower; what else is in `graph/` belongs to it."""
+GRAPH_FILES: dict[str, str] = {
+    "onnx": "graph/model.onnx",
+    "openvino": "graph/model.xml",
+    "torch": "graph/ranges.safetensors",
+}
+"""Where a graph lies in the folder of its tower; what else is in `graph/` belongs to it. For torch the
+ranges of activations are enough: the rest is in the weights."""
 
 
 def require(module: str, extra: GraphFormat) -> Any:
@@ -76,8 +84,8 @@ class RuntimeTower(FastTower):
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
         self._version = weights_version(tower)
-        opened = _open_onnx if graph_format == "onnx" else _open_openvino
-        self._run = opened(file, torch.get_num_threads(), self.dtype)
+        opened = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[graph_format]
+        self._run = opened(tower, file, self.dtype)
 
     @property
     def number_format(self) -> str:
@@ -158,7 +166,8 @@ def open_graphs(
     Raises:
         ModelError: The runtime is not installed, or cannot open a graph.
     """
-    dtype = torch.float32 if int8 else None
+    # What int8 graphs of other runtimes do not multiply as integers stays in float32.
+    dtype = torch.float32 if int8 and graph_format != "torch" else None
     return Backend(
         graph_format,
         int8,
@@ -189,7 +198,7 @@ def open_backend(
     return backend
 
 
-def _open_onnx(file: Path, threads: int, dtype: torch.dtype) -> Run:
+def _open_onnx(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> Run:
     runtime = require("onnxruntime", "onnx")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # each caller brings its own thread
@@ -201,8 +210,8 @@ def _open_onnx(file: Path, threads: int, dtype: torch.dtype) -> Run:
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
-def _open_openvino(file: Path, threads: int, dtype: torch.dtype) -> Run:
-    openvino = require("openvino", "openvino")
+def _open_openvino(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> Run:
+    openvino, threads = require("openvino", "openvino"), torch.get_num_threads()
     knobs = {
         "INFERENCE_PRECISION_HINT": "bf16" if dtype == torch.bfloat16 else "f32",
         "NUM_STREAMS": str(threads),
@@ -224,6 +233,28 @@ def _open_openvino(file: Path, threads: int, dtype: torch.dtype) -> Run:
         return own.request.get_output_tensor(0).data.copy()
 
     return run
+
+
+def _open_torch(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> Run:
+    if tower.device.type != "cpu":
+        return _not_here  # the twin encodes with its weights there
+    check_int8()
+    backbone: Any = tower[0]
+    try:
+        bert = Int8Bert(backbone, read_ranges(file), dtype)
+    except (ValueError, OSError, SafetensorError) as error:
+        raise _unreadable(file, error) from error
+
+    def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
+        with torch.inference_mode():
+            return bert(features)["token_embeddings"].numpy()
+
+    return run
+
+
+def _not_here(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    raise ModelError("int8 in torch runs on a CPU only")
 
 
 def _unreadable(file: Path, error: Exception) -> ModelError:
