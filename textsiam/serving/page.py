@@ -25,7 +25,8 @@ from textsiam.serving.wire import Own, Problem
 
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " \
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"  # fmt: skip
+          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " \
+          "require-trusted-types-for 'script'; trusted-types 'none'"  # fmt: skip
 _POINTS = 200
 _COLUMNS: tuple[str, ...] = ("question1", "question2", "is_duplicate", "id1", "id2", "similarity", "probability")
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
@@ -214,5 +215,9 @@ def _file(name: str) -> Response:
     kind = _KINDS.get(name.rpartition(".")[2])
     if kind is None or "/" in name or not source.is_file():
         raise Refused(404, f"there is no file {name!r}", "NotFound")
-    headers: dict[str, Any] = {"content-security-policy": _POLICY, "cache-control": "no-cache"}
+    headers: dict[str, Any] = {
+        "content-security-policy": _POLICY,
+        "cache-control": "no-cache",
+        "referrer-policy": "no-referrer",
+    }
     return Response(source.read_bytes(), media_type=kind, headers=headers)

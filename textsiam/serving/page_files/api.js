@@ -1,0 +1,95 @@
+// The server's answers: JSON in and out, the bearer token where it is asked for, and errors that say what failed.
+
+const TOKEN = "textsiam-token";
+
+/** A request that was not answered; the message is a sentence for the moderator. */
+export class Refusal extends Error {
+  constructor(message, status) {
+    super(message);
+    this.status = status;
+  }
+}
+
+let asking = null; // one dialogue, however many requests wait for it
+let askForToken = async () => null;
+
+/** Tell who asks the moderator for the token: a function of whether one was refused, which returns it or null. */
+export function onTokenWanted(ask) {
+  askForToken = ask;
+}
+
+function stored() {
+  try {
+    return sessionStorage.getItem(TOKEN);
+  } catch {
+    return null;
+  }
+}
+
+let token = stored();
+
+function keep(value) {
+  token = value;
+  try {
+    sessionStorage.setItem(TOKEN, value);
+  } catch {
+    // It holds until the page is left.
+  }
+}
+
+async function fetched(path, options) {
+  const sent = token;
+  const headers = { ...options.headers, ...(sent ? { authorization: `Bearer ${sent}` } : {}) };
+  let answer;
+  try {
+    answer = await fetch(`ui/api/${path}`, { ...options, headers, cache: "no-store", redirect: "error" });
+  } catch {
+    throw new Refusal("The server cannot be reached.", 0);
+  }
+  if (answer.status === 401) {
+    if (token === sent) {
+      asking ??= askForToken(sent !== null).finally(() => (asking = null));
+      const given = await asking;
+      if (given === null) throw new Refusal("The server asks for a token.", 401);
+      keep(given);
+    }
+    return fetched(path, options);
+  }
+  if (!answer.ok) throw new Refusal(await reason(answer), answer.status);
+  return answer;
+}
+
+async function reason(answer) {
+  const body = await answer.json().catch(() => null);
+  const said = typeof body?.error === "string" ? body.error : `status ${answer.status}`;
+  const wait = answer.status === 429 ? answer.headers.get("retry-after") : null;
+  return `The server says: ${said}${wait ? `; try again in ${wait} s` : ""}.`;
+}
+
+async function json(path, options = {}) {
+  const answer = await fetched(path, options);
+  try {
+    return await answer.json();
+  } catch {
+    throw new Refusal("The server's answer cannot be read.", answer.status);
+  }
+}
+
+function post(path, body) {
+  // keepalive: a decision made just before the tab is closed still arrives.
+  const options = { method: "POST", keepalive: true };
+  if (body === undefined) return json(path, options);
+  return json(path, { ...options, headers: { "content-type": "application/json" }, body: JSON.stringify(body) });
+}
+
+/** Pairs of a state, most probable first, and the counts of all states that match. */
+export function queue({ state = "waiting", search = "", atLeast = 0, limit = 50, offset = 0 }) {
+  const query = new URLSearchParams({ state, search, at_least: atLeast, limit, offset });
+  return json(`queue?${query}`);
+}
+
+export const decide = (number, duplicate) => post("decisions", { number, duplicate });
+export const undo = () => post("undo");
+export const cluster = (number) => json(`clusters/${number}`);
+export const curve = () => json("curve");
+export const exported = async () => (await fetched("export?format=tsv", {})).blob();
