@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import finding, making, scoring
+from textsiam.commands import finding, indexing, making, scoring
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -21,12 +21,14 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(indexing.index_app, name="index")
 
 app.command()(scoring.score)
 app.command()(scoring.evaluate)
 app.command()(finding.flag)
 app.command()(finding.encode)
 app.command()(finding.match)
+app.command()(indexing.check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
 app.command()(making.mine)
 app.command()(making.export)

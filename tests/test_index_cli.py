@@ -1,0 +1,156 @@
+"""`textsiam index …` and `textsiam check`, from an empty place to verdicts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+
+from textsiam import cli
+from textsiam.models.decision import fit_decision
+from textsiam.models.twin import Twin
+
+
+@pytest.fixture
+def textsiam(capsys, monkeypatch):
+    """Run a command in this process; returns status, stdout and stderr."""
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return int(ended.value.code or 0), said.out, said.err
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def model(tower, tmp_path_factory):
+    duplicate, other = np.linspace(0.7, 1.0, 200), np.linspace(0.0, 0.9, 200)
+    scores = np.concatenate([duplicate, other]).astype(np.float32)
+    decision = fit_decision(scores, np.repeat(np.array([1, 0], np.int8), 200))
+    return Twin(tower, decision=decision).save_pretrained(tmp_path_factory.mktemp("index") / "twin")
+
+
+@pytest.fixture(scope="session")
+def other_model(tower, tmp_path_factory):
+    import copy
+
+    changed = copy.deepcopy(tower)
+    changed[0].auto_model.embeddings.word_embeddings.weight.data.mul_(1.5)
+    return Twin(changed).save_pretrained(tmp_path_factory.mktemp("index") / "other")
+
+
+@pytest.fixture
+def file(sentences, tmp_path):
+    path = tmp_path / "questions.tsv"
+    path.write_text("id\tquestion\n" + "".join(f"q{i}\t{text}\n" for i, text in enumerate(sentences)))
+    return path
+
+
+@pytest.fixture(params=["lance", "postgres"])
+def place(request, tmp_path):
+    if request.param == "postgres":
+        return f"{request.getfixturevalue('postgres_address')}#cli_{abs(hash(request.node.name)) % 10**9}"
+    if find_spec("lancedb") is None:
+        pytest.skip("the extra 'index' is not installed (lancedb)")
+    return str(tmp_path / "index")
+
+
+def test_from_an_empty_place_to_a_verdict(textsiam, model, other_model, file, place, sentences):
+    status, out, err = textsiam("index", "create", model, place, "--json")
+    assert status == 0, err
+    assert json.loads(out)["questions"] == 0
+    assert json.loads(out)["model"]["name"] == "twin"
+    assert textsiam("index", "create", model, place)[0] == 1
+
+    status, out, err = textsiam("index", "add", model, place, file, "--metadata", "forum=garden", "--json")
+    assert (status, json.loads(out)) == (0, {"new": 48, "replaced": 0, "unchanged": 0, "questions": 48}), err
+    status, out, err = textsiam("index", "add", model, place, file, "--metadata", "forum=garden", "--json")
+    assert json.loads(out)["unchanged"] == 48
+    textsiam(
+        "index", "add", model, place, file, "--metadata", "forum=other", "--metadata", "year=2024", "--prefix", "x-"
+    )
+
+    status, out, err = textsiam("index", "search", model, place, sentences[3], "--top-k", 2, "--json")
+    assert status == 0, err
+    (found,) = json.loads(out)
+    assert [hit["id"] for hit in found["hits"]] == ["q3", "x-q3"]
+    assert found["hits"][1]["metadata"] == {"forum": "other", "year": 2024}
+    assert found["hits"][0]["similarity"] == pytest.approx(1, abs=1e-4)
+    status, out, err = textsiam(
+        "index", "search", model, place, sentences[3], "--threshold", -1, "--where", "year=2024", "--json"
+    )
+    assert len(json.loads(out)[0]["hits"]) == 48
+
+    status, out, err = textsiam("check", model, place, sentences[5], "--where", "forum=garden", "--json")
+    assert status == 0, err
+    (verdict,) = json.loads(out)
+    assert verdict["duplicate"] is True
+    assert "q5" in [duplicate["id"] for duplicate in verdict["duplicates"]]
+    assert verdict["canonical"] in verdict["duplicates"]
+    assert 0.5 < verdict["duplicates"][0]["probability"] <= 1
+    assert verdict["duplicates"][0]["similarity"] >= verdict["threshold"]
+
+    status, out, err = textsiam("index", "delete", place, "q5", "x-q5", "nobody", "--json")
+    assert json.loads(out) == {"deleted": 2, "questions": 94}
+    status, out, err = textsiam("index", "compact", place, "--rebuild", "--json")
+    assert json.loads(out)["unmerged"] == 0
+
+    status, out, err = textsiam("index", "search", other_model, place, "a")
+    assert status == 1
+    assert "holds vectors of 'twin'" in err
+    status, out, err = textsiam("index", "migrate", other_model, place, "--json")
+    assert status == 0, err
+    assert json.loads(out)["model"]["name"] == "other"
+    status, out, err = textsiam("index", "search", other_model, place, sentences[4], "--top-k", 1, "--json")
+    assert json.loads(out)[0]["hits"][0]["id"] == "q4"
+
+
+def test_what_people_read(textsiam, model, file, sentences, tmp_path):
+    if find_spec("lancedb") is None:
+        pytest.skip("the extra 'index' is not installed (lancedb)")
+    place = tmp_path / "index"
+    status, out, err = textsiam("index", "stats", place)
+    assert (status, out) == (1, "")
+    assert err == f"error: {place}: holds no index: make one with textsiam index create\n"
+    assert "an index for vectors of 'twin'" in textsiam("index", "create", model, place)[2]
+    assert "48 new, 0 replaced, 0 unchanged; 48 questions" in textsiam("index", "add", model, place, file)[2]
+    status, out, err = textsiam("check", model, place, sentences[0], "--threshold", 0.9999, "--limit", 1)
+    assert out.splitlines()[0] == sentences[0]
+    assert "canonical" in out
+    assert "probability" in out
+    status, out, err = textsiam("check", model, place, "--file", file, "--threshold", 1.5)
+    assert out.count("new: nothing reaches 1.5000") == 48
+    status, out, err = textsiam("index", "search", model, place, "Why?", "--top-k", 3)
+    assert len(out.splitlines()) == 4
+    status, out, err = textsiam("index", "snapshot", place, tmp_path / "copy")
+    assert status == 0, err
+    assert "48 questions" in textsiam("index", "stats", tmp_path / "copy")[1]
+    assert "1 deleted; 47 questions" in textsiam("index", "delete", place, "q1")[2]
+    assert "1 changes not merged yet" in textsiam("index", "stats", place)[1]
+    assert "48 questions" in textsiam("index", "stats", tmp_path / "copy")[1]
+    for wrong, message in (
+        (["check", model, place], "name questions, or a --file"),
+        (["check", model, place, "a", "--where", "forum"], "expected KEY=VALUE"),
+        (["index", "stats", "http://x"], "starts with http://"),
+        (["index", "search", model, place, "a", "--top-k", 0], "k must be >= 1"),
+    ):
+        status, out, err = textsiam(*wrong)
+        assert status
+        assert message in err
+
+
+def test_a_password_is_never_shown(textsiam, model):
+    pytest.importorskip("psycopg", reason="the extra 'postgres' is not installed (psycopg)")
+    for address in ("postgresql://me:s3cret@127.0.0.1:1/db", "postgresql://me:s3cret@127.0.0.1:1/db?nonsense=s3cret"):
+        status, out, err = textsiam("index", "stats", address)
+        assert status == 1
+        assert "s3cret" not in out + err
+        assert "postgresql://" in err

@@ -1,0 +1,306 @@
+"""Commands for an index that grows: make it, fill it, ask it, keep it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from textsiam.commands.options import (
+    BadRow,
+    Json,
+    Model,
+    PrecisionOption,
+    Prior,
+    Threshold,
+    chosen_decision,
+    open_twin,
+)
+from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say, warn
+
+if TYPE_CHECKING:
+    from textsiam.search.check import Checked, Found
+    from textsiam.search.index import Hit, Question, QuestionIndex, Scalar
+
+index_app = typer.Typer(
+    help="Keep questions where new ones are looked up: a folder, or postgresql://user@host/database#name.",
+    no_args_is_help=True,
+)
+
+Index = Annotated[str, typer.Argument(help="A folder, or postgresql://user@host/database#name (PGPASSWORD is read).")]
+Where = Annotated[
+    list[str] | None, typer.Option("--where", help="KEY=VALUE: only questions with this; repeat it for several keys.")
+]
+Column = Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")]
+
+
+@index_app.command()
+def create(model: Model, index: Index, as_json: Json = False) -> None:
+    """Make an empty index for the vectors of a model."""
+    from textsiam.search.opening import create_index
+
+    twin = open_twin(model)
+    from textsiam.search.feeding import index_model
+
+    made = create_index(index, index_model(twin, name=_name(model)))
+    if as_json:
+        print_json(made.stats().facts())
+    else:
+        say(f"{made.location}: an index for vectors of {made.model}")
+    made.close()
+
+
+@index_app.command()
+def add(
+    model: Model,
+    index: Index,
+    questions: Annotated[str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum.")],
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    metadata: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE, kept with every question; repeat it for several.")
+    ] = None,
+    prefix: Annotated[str, typer.Option(help="Put this before every id, so that two files do not share ids.")] = "",
+    compact: Annotated[bool, typer.Option(help="Merge at the end.")] = True,
+    as_json: Json = False,
+) -> None:
+    """Add the questions of a file; one with an id that is there already is replaced where it differs."""
+    from textsiam.data.texts import read_texts
+    from textsiam.search.index import Question
+    from textsiam.search.opening import open_index
+
+    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
+    warn(read.report.warnings)
+    facts = _facts(metadata, "--metadata")
+    rows = [Question(prefix + name, text, facts) for name, text in zip(read.ids, read.texts, strict=True)]
+    opened = open_index(index)
+    twin = open_twin(model)
+    from textsiam.search.feeding import add_questions
+
+    with progress_bar("adding") as progress:
+        added = add_questions(twin, opened, rows, progress=progress)
+    if compact:
+        opened.compact()
+    total = opened.count()
+    opened.close()
+    if as_json:
+        print_json({**asdict(added), "questions": total})
+    else:
+        say(f"{added.new:,} new, {added.replaced:,} replaced, {added.unchanged:,} unchanged; {total:,} questions")
+
+
+@index_app.command()
+def search(
+    model: Model,
+    index: Index,
+    questions: Annotated[list[str], typer.Argument(help="What to look for.")],
+    top_k: Annotated[int | None, typer.Option(help="Hits at most; all, where only a threshold is given.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Least cosine: every such question is found.")] = None,
+    where: Where = None,
+    as_json: Json = False,
+) -> None:
+    """Find the questions nearest by cosine; `textsiam check` says which are duplicates."""
+    from textsiam.search.opening import open_index
+
+    if top_k is None and threshold is None:
+        top_k = 10
+    opened = open_index(index)
+    twin = open_twin(model)
+    from textsiam.search.feeding import search_texts
+
+    found = search_texts(twin, opened, questions, k=top_k, threshold=threshold, where=_facts(where, "--where"))
+    opened.close()
+    if as_json:
+        print_json([
+            {"question": text, "hits": [_row(hit) for hit in hits]} for text, hits in zip(questions, found, strict=True)
+        ])  # fmt: skip
+        return
+    console = make_console()
+    for text, hits in zip(questions, found, strict=True):
+        console.print(f"[bold]{escaped(text)}[/]", highlight=False)
+        for hit in hits:
+            question = hit.question
+            line = f"  {hit.similarity:.4f}  {escaped(question.text)}  [dim]{escaped(question.id)}[/]"
+            console.print(line, highlight=False)
+
+
+@index_app.command()
+def delete(
+    index: Index,
+    ids: Annotated[list[str], typer.Argument(help="Ids of the questions to forget.")],
+    as_json: Json = False,
+) -> None:
+    """Forget questions by id."""
+    with_index = _opened(index)
+    gone = with_index.delete(ids)
+    total = with_index.count()
+    with_index.close()
+    if as_json:
+        print_json({"deleted": gone, "questions": total})
+    else:
+        say(f"{gone:,} deleted; {total:,} questions")
+
+
+@index_app.command()
+def stats(index: Index, as_json: Json = False) -> None:
+    """Say what an index holds."""
+    opened = _opened(index)
+    _print_stats(opened, as_json)
+
+
+@index_app.command()
+def compact(
+    index: Index,
+    rebuild: Annotated[bool, typer.Option("--rebuild", help="Make the search structure again.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Merge the latest changes into the search structure, and give back the space of what was deleted."""
+    opened = _opened(index)
+    if rebuild:
+        opened.rebuild()
+    else:
+        opened.compact()
+    _print_stats(opened, as_json)
+
+
+@index_app.command()
+def migrate(model: Model, index: Index, as_json: Json = False) -> None:
+    """Encode every question with another model while the index serves, then switch; interrupted, it goes on later."""
+    opened = _opened(index)
+    twin = open_twin(model)
+    from textsiam.search.feeding import migrate_index
+
+    with progress_bar("migrating") as progress:
+        migrate_index(twin, opened, name=_name(model), progress=progress)
+    _print_stats(opened, as_json)
+
+
+@index_app.command()
+def snapshot(
+    index: Index,
+    target: Annotated[str, typer.Argument(help="A new folder; on a server, the name of a new index.")],
+    as_json: Json = False,
+) -> None:
+    """Copy an index, as it is at one moment, to a new one of its own."""
+    opened = _opened(index)
+    copy = opened.snapshot(target)
+    opened.close()
+    if as_json:
+        print_json({"snapshot": copy})
+    else:
+        say(f"copied to {copy}")
+
+
+def check(
+    model: Model,
+    index: Index,
+    questions: Annotated[list[str] | None, typer.Argument(help="New questions.")] = None,
+    file: Annotated[str | None, typer.Option("--file", help="Check the questions of a file.")] = None,
+    column: Column = None,
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    where: Where = None,
+    limit: Annotated[int, typer.Option(help="Duplicates of a question to print at most.")] = 10,
+    as_json: Json = False,
+) -> None:
+    """Say whether questions are in an index already: their duplicates, with probabilities, and the canonical one."""
+    if bool(questions) == (file is not None):
+        raise typer.BadParameter("name questions, or a --file of them")
+    opened = _opened(index)
+    texts, ids = list(questions or ()), [str(place + 1) for place in range(len(questions or ()))]
+    if file is not None:
+        from textsiam.data.texts import read_texts
+
+        read = read_texts(file, column=column)
+        warn(read.report.warnings)
+        texts, ids = read.texts, read.ids
+    twin = open_twin(model)
+    if twin.collection is not None and prior is None:
+        twin.decision = twin.collection.among(opened.count() + 1)  # any question of the index, not a picked one
+    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    from textsiam.search.check import check as checked_texts
+
+    found = checked_texts(twin, opened, texts, threshold=threshold, decision=decision, where=_facts(where, "--where"))
+    opened.close()
+    if as_json:
+        print_json([_verdict(name, one) for name, one in zip(ids, found, strict=True)])
+        return
+    console = make_console()
+    for one in found:
+        console.print(f"[bold]{escaped(one.text)}[/]", highlight=False)
+        if one.canonical is None:
+            console.print(f"   new: nothing reaches {one.threshold:.4f}", highlight=False)
+            continue
+        for duplicate in one.duplicates[:limit]:
+            console.print(_duplicate_line(duplicate, canonical=duplicate is one.canonical), highlight=False)
+        if len(one.duplicates) > limit:
+            console.print(f"   … and {len(one.duplicates) - limit:,} more", highlight=False)
+
+
+def _duplicate_line(duplicate: Found, *, canonical: bool) -> str:
+    odds = "" if duplicate.probability is None else f", probability {duplicate.probability:.2f}"
+    note = f"{duplicate.similarity:.4f}{odds}{', canonical' if canonical else ''}"
+    return f"   = {escaped(duplicate.question.text)}  [dim]{escaped(duplicate.question.id)} ({note})[/]"
+
+
+def _verdict(name: str, one: Checked) -> dict[str, Any]:
+    return {
+        "id": name,
+        "question": one.text,
+        "duplicate": one.is_duplicate,
+        "threshold": one.threshold,
+        "canonical": None if one.canonical is None else _row(one.canonical),
+        "duplicates": [_row(duplicate) for duplicate in one.duplicates],
+    }
+
+
+def _row(hit: Hit | Found) -> dict[str, Any]:
+    question: Question = hit.question
+    row = {"id": question.id, "text": question.text, "similarity": rounded(hit.similarity)}
+    if hasattr(hit, "probability"):
+        odds = getattr(hit, "probability")  # noqa: B009 (a hit of a search has none)
+        row["probability"] = None if odds is None else rounded(odds)
+    return row | {"metadata": dict(question.metadata)}
+
+
+def _opened(index: str) -> QuestionIndex:
+    from textsiam.search.opening import open_index
+
+    return open_index(index)
+
+
+def _print_stats(opened: QuestionIndex, as_json: bool) -> None:
+    found = opened.stats()
+    opened.close()
+    if as_json:
+        print_json(found.facts())
+        return
+    waiting = f", {found.unmerged:,} changes not merged yet" if found.unmerged else ""
+    print(f"{found.location}: {found.questions:,} questions, {found.size / 2**20:,.1f} MiB{waiting}")
+    print(f"vectors of {found.model}")
+    if found.migrating_to is not None:
+        print(f"a migration to {found.migrating_to} is not finished: run it again")
+
+
+def _name(model: str) -> str:
+    return Path(model).name if Path(model).exists() else model
+
+
+def _facts(options: list[str] | None, option: str) -> dict[str, Scalar]:
+    """Return the facts given as KEY=VALUE; numbers, true and false are what they look like, "quoted" is a string."""
+    import json
+
+    facts: dict[str, Scalar] = {}
+    for given in options or ():
+        key, equals, text = given.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"{option} {given!r}: expected KEY=VALUE")
+        try:
+            value = json.loads(text)
+        except ValueError:
+            value = text
+        facts[key] = value if isinstance(value, (str, int, float, bool)) else text
+    return facts
