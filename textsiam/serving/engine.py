@@ -11,12 +11,11 @@ from typing import Any, TypeVar
 import numpy as np
 
 from textsiam.data.problems import DataError
-from textsiam.models.cache import weights_fingerprint
 from textsiam.models.decision import Decision
 from textsiam.models.encoders import inputs_of
-from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.scorer import Scorer
 from textsiam.models.tokens import Counter
+from textsiam.search.feeding import index_model
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.problems import Refused, too_large, unfit
 from textsiam.serving.settings import ServerSettings
@@ -222,6 +221,5 @@ class Engine:
 
 
 def fingerprint_of(twin: Scorer) -> str:
-    """Return the digest of all that a twin's vectors depend on, 64 hexadecimal digits."""
-    tower = twin.tower()
-    return weights_fingerprint(tower, str(fast_dtype(tower.device)))
+    """Return the digest that an index knows a twin's vectors by, 64 hexadecimal digits."""
+    return index_model(twin).fingerprint
