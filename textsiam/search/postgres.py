@@ -65,16 +65,18 @@ class PostgresIndex:
         location: The address, `postgresql://user:password@host/database#name`.
         ef_search: Candidates that HNSW looks at, 1 to 1000; at least k are.
         exact: Find the best k by a scan.
+        build_memory: What the server may use to make the HNSW index; beyond that it takes many times as long.
 
     Raises:
         QuestionIndexError: There is no index, the server cannot be reached, or psycopg is not installed.
     """
 
-    def __init__(self, location: str, *, ef_search: int = 200, exact: bool = False) -> None:
+    def __init__(self, location: str, *, ef_search: int = 200, exact: bool = False, build_memory: str = "2GB") -> None:
         if not 1 <= ef_search <= 1000:
             raise QuestionIndexError(f"ef_search must be between 1 and 1000, got {ef_search}")
         self.ef_search = ef_search
         self.exact = exact
+        self.build_memory = build_memory
         self._server = Server(location)
         with self._server.transaction() as table:
             found = table.execute("SELECT to_regclass(%s)", (f"{self._server.name}.state",)).fetchone()
@@ -214,7 +216,7 @@ class PostgresIndex:
             try:
                 vectors = read_state(table, self.location).vectors
                 if anew or not _has_hnsw(table, vectors):
-                    table.execute("SET maintenance_work_mem = '512MB'")
+                    table.execute("SELECT set_config('maintenance_work_mem', %s, false)", (self.build_memory,))
                     table.execute("SET max_parallel_maintenance_workers = 0")  # containers lack the shared memory
                     # Searches and writes go on meanwhile. What a broken off one left behind is of no use.
                     table.execute(f"DROP INDEX CONCURRENTLY IF EXISTS {vectors}_hnsw")
