@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from textsiam.models.fast_tower import FastTower
-from textsiam.models.fused import FusedBert, fusable
+from textsiam.models.fused import FusedBert, attend, fusable
 from textsiam.models.inference import encode
 from textsiam.models.tokens import tokenise
 
@@ -37,6 +37,20 @@ def test_every_token_is_that_of_transformers(minilm: SentenceTransformer, texts:
     ours, theirs, real = backbones(minilm, texts)
     assert ours.dtype == torch.float32
     torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("longest", [1, 15, 16, 17, 32, 33, 48, 49, 70, 128])
+def test_attention_in_bf16_at_any_length(longest: int) -> None:
+    generator = torch.Generator().manual_seed(longest)
+    mixed = torch.randn(3, longest, 3, 2, 8, generator=generator).bfloat16()
+    bias = torch.zeros(3, 1, 1, longest)
+    bias[1, ..., -(longest // 2) :] = -1e9 if longest > 1 else 0
+    q, k, v = mixed.double().permute(2, 0, 3, 1, 4)
+    for given in (None, bias):
+        scores = q @ k.transpose(2, 3) + (0 if given is None else given)
+        expected = (scores.softmax(-1) @ v).transpose(1, 2).reshape(3, longest, 16)
+        torch.testing.assert_close(attend(mixed, given).double(), expected, rtol=0, atol=0.05)
+        torch.testing.assert_close(attend(mixed.float(), given).double(), expected, rtol=0, atol=1e-5)
 
 
 def test_scores_beyond_the_range_of_exp(fresh_tower: SentenceTransformer, sentences: list[str]) -> None:

@@ -72,7 +72,7 @@ class Int8Bert(FusedBert):
 
     def _prepared(self, layer: Any, number: int) -> Layer:
         own = self.ranges[number]
-        first = joined(layer.attention.self.query, layer.attention.self.key, layer.attention.self.value)
+        first = self._query_key_value(layer)
         out, wide = joined(layer.attention.output.dense), joined(layer.intermediate.dense)
         narrow = joined(layer.output.dense)
         for (weight, _), one in zip((first, out, wide, narrow), own, strict=True):
