@@ -76,12 +76,12 @@ export class Threshold {
       this.curve = await api.curve();
     } catch (error) {
       if (error.status !== 409) throw error;
-      part("no-curve").hidden = false;
       part("no-curve").textContent =
         "This model has learned no decision, so there is no threshold to move: calibrate it on labelled pairs, " +
         "save it and start the server again.";
       return;
     }
+    part("no-curve").hidden = true;
     part("curve").hidden = false;
     new ResizeObserver(() => {
       if (part("chart").clientWidth !== width) this.draw();
@@ -152,8 +152,13 @@ export class Threshold {
     part("readout").textContent = said;
     part("slider").setAttribute("aria-valuetext", said);
     this.mark();
+    this.countSoon();
+  }
+
+  /** Count once the slider, or a run of decisions, has come to rest. */
+  countSoon() {
     clearTimeout(this.timer);
-    this.timer = setTimeout(() => this.count(), 120);
+    this.timer = setTimeout(() => this.count(), 150);
   }
 
   /** Put the line and the dots where the slider is. */

@@ -26,19 +26,25 @@ export function say(text) {
   part("status").textContent = text;
 }
 
+const retries = new Set(); // of everything that failed since the message came up
+
 /** Show what went wrong, until it is closed or tried again. */
 export function warn(text, again) {
   part("alert-text").textContent = text;
   part("alert").hidden = false;
-  part("alert-retry").onclick = () => {
-    calm();
-    again();
-  };
+  retries.add(again);
 }
 
 /** Take the message away. */
 export function calm() {
   part("alert").hidden = true;
+  retries.clear();
+}
+
+function retry() {
+  const all = [...retries];
+  calm();
+  for (const again of all) again();
 }
 
 /** Whether a dialogue is open, which then has the keys. */
@@ -67,6 +73,7 @@ export function startFrame() {
     dialog.addEventListener("click", (event) => event.target === dialog && dialog.close());
   }
   part("show-help").addEventListener("click", () => part("help").showModal());
+  part("alert-retry").addEventListener("click", retry);
   part("alert-close").addEventListener("click", calm);
 }
 

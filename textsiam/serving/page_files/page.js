@@ -6,7 +6,7 @@ import { Threshold } from "./curve.js";
 import { whyEmpty } from "./empty.js";
 import { askForToken, busy, calm, download, say, startFrame, warn } from "./frame.js";
 import { startKeys } from "./keys.js";
-import { showEmpty, showPair, verdict } from "./pair.js";
+import { showEmpty, showPair, speak } from "./pair.js";
 import { drawRows, forgetRows, rowOf } from "./rows.js";
 import { Window } from "./window.js";
 
@@ -39,13 +39,13 @@ async function attempt(work) {
 /** Do something after all decisions so far have reached the server. */
 function afterDecisions(work) {
   pending += 1;
-  chain = chain.then(work).catch((error) => failed(error, () => {})).finally(() => (pending -= 1));
+  chain = chain.then(work).catch((error) => failed(error, () => list({}))).finally(() => (pending -= 1));
   return chain;
 }
 
 // --- what is shown ---------------------------------------------------------------------------------------------
 
-function show() {
+function show({ quietly = true } = {}) {
   const { activeElement: active } = document;
   const inRows = part("rows").contains(active);
   drawRows(view, current?.number ?? null, choose);
@@ -64,10 +64,10 @@ function show() {
   }
   const row = current === null ? null : rowOf(current.number);
   if (inRows && row !== null) row.focus({ preventScroll: true });
-  else if (inRows) part("pair").focus({ preventScroll: true });
+  else if (inRows || (!quietly && active === document.body)) part("pair").focus({ preventScroll: true });
   const query = new URLSearchParams({ state: view.filter.state });
   if (view.filter.search) query.set("search", view.filter.search);
-  history.replaceState(null, "", `#${query}`);
+  if (location.hash !== `#${query}`) history.replaceState(null, "", `#${query}`); // browsers count these
 }
 
 function place(pair) {
@@ -77,9 +77,10 @@ function place(pair) {
 }
 
 /** Put a pair into focus. */
-function focusOn(pair) {
+function focusOn(pair, { quietly = false } = {}) {
   current = pair;
-  show();
+  show({ quietly });
+  if (pair !== null) speak(pair);
   if (part("pair").getBoundingClientRect().top < 0) part("pair").scrollIntoView({ block: "start" });
 }
 
@@ -101,11 +102,17 @@ function list(change) {
 }
 
 async function load() {
-  if (!(await view.load())) return;
+  try {
+    if (!(await view.load())) return;
+  } catch (error) {
+    current = null;
+    showEmpty({ title: "Nothing could be loaded", text: "What went wrong stands above." });
+    throw error;
+  }
   forgetRows();
   fresh = 0;
   part("queue").scrollTop = 0;
-  focusOn(view.pairs[0] ?? null);
+  focusOn(view.pairs[0] ?? null, { quietly: true });
 }
 
 function showAll() {
@@ -159,7 +166,7 @@ function decide(duplicate) {
   unsaved.delete(pair.number);
   current = view.pairs[Math.min(at, view.pairs.length - 1)] ?? null;
   focusOn(current);
-  say(`${duplicate ? "Accepted: the same." : "Rejected: different."} ${current ? `Next: ${verdict(current)}.` : ""}`);
+  say(duplicate ? "Accepted: the same." : "Rejected: different.");
   afterDecisions(() => send(pair, to));
   if (current === null && !view.complete) extend(1).then(() => focusOn(view.pairs[0] ?? null));
 }
@@ -167,7 +174,7 @@ function decide(duplicate) {
 async function send(pair, to) {
   try {
     await api.decide(pair.number, to === "accepted");
-    threshold.count();
+    threshold.countSoon();
   } catch (error) {
     unsaved.set(pair.number, { pair, to });
     view.recount(to, pair.state);
@@ -207,8 +214,10 @@ function undo() {
     if (was && was.state !== pair.state) view.remove(was);
     await reveal(pair, { returned: true });
     say(pair.state === "waiting" ? "Taken back: the pair waits again." : `Taken back: the pair is ${pair.state} again.`);
-    await look({ own: true });
-    threshold.count();
+    if (view.filter.search || view.filter.atLeast > 0) await look({ own: true });
+    else view.counts = found.counts;
+    show();
+    threshold.countSoon();
   });
 }
 

@@ -41,7 +41,6 @@ export function showPair(pair, place) {
     : exact
       ? "Marked: words that the other question does not have in this place."
       : "Marked: words that the other question does not have at all, as these texts are very long.";
-  part("differences").textContent = same ? "" : `${only("first", left)} ${only("second", right)}`;
 }
 
 /** Show that there is nothing to show, and what to do about it. */
@@ -56,6 +55,15 @@ export function showEmpty({ title, text, action, act }) {
   button.onclick = act ?? null;
 }
 
+/** Have a pair read aloud, for those who do not see it: how likely, both questions, and the words that differ. */
+export function speak(pair) {
+  const short = (text) => (text.length > 400 ? `${text.slice(0, 400)} and so on` : text);
+  const { left, right } = compare(pair.text1, pair.text2);
+  part("spoken").textContent =
+    `${verdict(pair)}. First question: ${short(pair.text1)} Second question: ${short(pair.text2)} ` +
+    `${only("first", left)} ${only("second", right)}`;
+}
+
 function marked(runs, tag) {
   return runs.map((run) => {
     if (!run.differs) return document.createTextNode(run.text);
@@ -67,5 +75,5 @@ function marked(runs, tag) {
 
 function only(which, runs) {
   const words = runs.filter((run) => run.differs).map((run) => run.text.trim());
-  return words.length ? `Only in the ${which} question: ${words.join(", ")}.` : "";
+  return words.length && words.length < 20 ? `Only in the ${which}: ${words.join(", ")}.` : "";
 }
