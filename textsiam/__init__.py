@@ -18,8 +18,11 @@ if TYPE_CHECKING:
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
+    from textsiam.search.check import check
     from textsiam.search.duplicates import find_duplicates
+    from textsiam.search.feeding import add_questions
     from textsiam.search.gallery import Gallery
+    from textsiam.search.opening import create_index, open_index
     from textsiam.training.loop import train
     from textsiam.training.mining import mine
 
@@ -32,10 +35,14 @@ __all__ = [
     "Pairs",
     "Twin",
     "Verdict",
+    "add_questions",
+    "check",
+    "create_index",
     "evaluate_pairs",
     "find_duplicates",
     "image_encoder",
     "mine",
+    "open_index",
     "read_images",
     "read_pairs",
     "scratch_image_encoder",
@@ -52,10 +59,14 @@ _HOME = {
     "Pairs": "data.pairs",
     "Twin": "models.twin",
     "Verdict": "models.decision",
+    "add_questions": "search.feeding",
+    "check": "search.check",
+    "create_index": "search.opening",
     "evaluate_pairs": "evaluation.pairs",
     "find_duplicates": "search.duplicates",
     "image_encoder": "models.encoders",
     "mine": "training.mining",
+    "open_index": "search.opening",
     "read_images": "data.images",
     "read_pairs": "data.pairs",
     "scratch_image_encoder": "models.scratch",
