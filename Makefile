@@ -40,6 +40,7 @@ check: lint test
 bench: $(READY)
 	$(BIN)/python benchmarks/encode.py run
 	$(BIN)/python benchmarks/encode.py latency
+	$(BIN)/python benchmarks/encode.py int8
 	$(BIN)/python benchmarks/train.py run
 	$(BIN)/python benchmarks/quality.py run zero_shot OnlineContrastiveLoss ContrastiveLoss CoSENTLoss MultipleNegativesRankingLoss textsiam
 	$(BIN)/python benchmarks/quality.py table

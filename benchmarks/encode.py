@@ -4,6 +4,7 @@
     python benchmarks/encode.py run --texts 10000       # another amount of them
     python benchmarks/encode.py run --tokens 256        # made-up texts of one length
     python benchmarks/encode.py latency                 # one pair at a time, and a cold start
+    python benchmarks/encode.py int8                    # the exports to int8 beside the twin in bf16
     python benchmarks/encode.py table                   # Markdown from results/encode.json
 
 Every measurement is a process of its own, so that peak memory is its own too. The peer's best setting is its weights in
@@ -22,6 +23,7 @@ import sys
 import time
 from pathlib import Path
 
+from int8 import run_int8
 from quality import DATA, facts
 
 RESULTS = Path(__file__).parent / "results" / "encode.json"
@@ -215,6 +217,10 @@ def main():
     commands.add_parser("ceiling").add_argument("dtype")
     commands.add_parser("latency")
     commands.add_parser("table")
+    small = commands.add_parser("int8")
+    small.add_argument("--texts", type=int, default=2000)
+    small.add_argument("--rounds", type=int, default=7)
+    small.add_argument("--pairs", type=int, default=5000)
     arguments = parser.parse_args()
     if arguments.command == "one":
         print(json.dumps(measure(arguments.method, arguments.texts, arguments.tokens, arguments.batch)))
@@ -222,6 +228,10 @@ def main():
         print(json.dumps({"gflops": ceiling(arguments.dtype)}))
     elif arguments.command == "table":
         table()
+    elif arguments.command == "int8":
+        found = run_int8(texts_of(arguments.texts, None), arguments.rounds, arguments.pairs, spread)
+        store(f"int8 {arguments.texts}", found)
+        print(json.dumps(found))
     elif arguments.command == "latency":
         found = latency()
         store("latency", found)
