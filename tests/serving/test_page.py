@@ -391,10 +391,14 @@ def test_the_token_is_asked_for_and_kept_in_the_tab(serve: Serve, tab: Tab):
     page.keyboard.press("Escape")
     expect(page.locator("#alert-text")).to_have_text("The server asks for a token.")
     expect(page.locator("#empty-title")).to_have_text("Nothing could be loaded")
+    page.wait_for_load_state("networkidle")  # no request that was under way asks again
     page.click("#alert-retry")
     page.keyboard.type("wrong-but-long-enough")
     page.keyboard.press("Enter")
     expect(page.locator("#ask-title")).to_have_text("That token was refused")
+    page.fill("#token", "with an accent: é")
+    page.keyboard.press("Enter")
+    expect(page.locator("#ask-title")).to_have_text("A token has no spaces and no accents")
     page.fill("#token", TOKEN)
     page.keyboard.press("Enter")
     verdict(page, "97 % likely the same")
@@ -443,6 +447,63 @@ def test_a_long_queue_is_walked_in_order_with_few_rows(serve: Serve, tab: Tab):
     shown = page.eval_on_selector_all(".row", "rows => rows.map((row) => Number(row.dataset.number))")
     assert len(shown) == 200
     assert shown == order[start : start + 200]
+
+
+def test_the_list_stays_true_where_it_has_let_go_of_rows(serve: Serve, tab: Tab):
+    many = [Suspect(text1=f"one {k}", text2=f"two {k}", probability=1 - k / 400) for k in range(320)]
+    served = serve(many)
+    page = tab.open(served)
+    expect(page.locator("#place")).to_have_text("1 of 320")
+    for _ in range(10):
+        page.keyboard.press("j")
+    expect(page.locator("#place")).to_have_text("11 of 320")
+    page.evaluate("""async () => {
+        for (let later = document.getElementById("later"); !later.hidden; ) {
+            later.click();
+            await new Promise(requestAnimationFrame);
+        }
+    }""")
+    expect(page.locator("#end")).to_be_visible()
+    assert int(page.locator("#rows").get_attribute("start") or "1") > 100
+    page.keyboard.press("a")  # pair 11, whose row is gone
+    expect(page.locator("#status")).to_have_text("Accepted: the same.")
+    page.keyboard.press("r")  # the first one that is listed
+    page.keyboard.press("r")
+    counts(page, "317", "1", "2")
+    page.keyboard.press("u")
+    expect(page.locator("#status")).to_have_text("Taken back: the pair waits again.")
+    counts(page, "318", "1", "1")
+    for left in (319, 320):
+        page.keyboard.press("u")
+        counts(page, str(left), *{319: ("1", "0"), 320: ("0", "0")}[left])
+    expect(page.locator("#facts")).to_contain_text("Pair 11.")
+    for _ in range(6):
+        if page.locator("#earlier").is_hidden():
+            break
+        start = page.locator("#rows").get_attribute("start") or ""
+        page.locator("#earlier").click()
+        expect(page.locator("#rows")).not_to_have_attribute("start", start)
+    shown = page.eval_on_selector_all(".row", "rows => rows.map((row) => Number(row.dataset.number))")
+    assert shown == list(range(1, 201))
+    expect(page.locator("#place")).to_have_text("11 of 320")
+
+
+def test_keys_of_other_layouts_and_caps_lock(serve: Serve, tab: Tab):
+    page = tab.open(serve())
+    verdict(page, "97 % likely the same")
+    press = "([key, code]) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true}))"
+    page.evaluate(press, ["\u043e", "KeyJ"])  # the Cyrillic letter in the place of j
+    verdict(page, "89 % likely the same")
+    page.evaluate(press, ["A", "KeyA"])
+    counts(page, "4", "1", "0")
+    page.keyboard.press("Control+r")
+    page.keyboard.press("?")
+    page.uncheck("#keys-on")
+    page.keyboard.press("Escape")
+    page.keyboard.press("r")
+    page.keyboard.press("ArrowUp")
+    verdict(page, "97 % likely the same")
+    counts(page, "4", "1", "0")
 
 
 def test_a_text_is_never_markup(serve: Serve, tab: Tab):

@@ -37,8 +37,10 @@ function keep(value) {
   }
 }
 
+let cancelled = 0; // how often the moderator gave no token
+
 async function fetched(path, options) {
-  const sent = token;
+  const [sent, before] = [token, cancelled];
   const headers = { ...options.headers, ...(sent ? { authorization: `Bearer ${sent}` } : {}) };
   let answer;
   try {
@@ -47,16 +49,22 @@ async function fetched(path, options) {
     throw new Refusal("The server cannot be reached.", 0);
   }
   if (answer.status === 401) {
-    if (token === sent) {
-      asking ??= askForToken(sent !== null).finally(() => (asking = null));
-      const given = await asking;
-      if (given === null) throw new Refusal("The server asks for a token.", 401);
-      keep(given);
+    // Of the requests that were under way together, only the first one asks.
+    if (token === sent && cancelled === before) {
+      asking ??= wanted(sent !== null).finally(() => (asking = null));
+      await asking;
     }
+    if (token === sent && cancelled !== before) throw new Refusal("The server asks for a token.", 401);
     return fetched(path, options);
   }
   if (!answer.ok) throw new Refusal(await reason(answer), answer.status);
   return answer;
+}
+
+async function wanted(wasRefused) {
+  const given = await askForToken(wasRefused);
+  if (given === null) cancelled += 1;
+  else keep(given);
 }
 
 async function reason(answer) {

@@ -26,7 +26,7 @@ export function showCluster(pairs, focused, go) {
     `${counted("waiting")} waiting${counted("rejected") ? `, ${counted("rejected")} rejected, which hold nothing together` : ""}. ` +
     (pairs.length >= 200 ? "Only the first 200 are shown. " : "") +
     "Choose a link to decide about it.";
-  const graph = texts.length <= MOST_DRAWN ? [drawing(texts, links, focused)] : [];
+  const graph = texts.length > 2 && texts.length <= MOST_DRAWN ? [drawing(texts, links, focused)] : [];
   part("cluster-graph").replaceChildren(...graph);
   part("cluster-list").replaceChildren(...texts.map((text, k) => entry(text, k, [...ids.get(text)].join(", "), links, focused, go)));
   part("cluster").showModal();

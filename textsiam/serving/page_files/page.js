@@ -95,6 +95,7 @@ function choose(number) {
 /** List another part of the pairs. */
 function list(change) {
   Object.assign(view.filter, change);
+  say("");
   return attempt(async () => {
     await chain;
     await load();
