@@ -49,7 +49,7 @@ from textsiam.search.journal import (
     vectors_of,
     write_rows,
 )
-from textsiam.search.lance_table import LanceTable, lancedb
+from textsiam.search.lance_table import LanceTable, lancedb, same_copy
 from textsiam.search.migration import migrate_rows
 from textsiam.search.recent import Recent, View
 
@@ -223,8 +223,7 @@ class LanceIndex:
         with self._journal.reading() as table:
             with self._lock:  # the moment is the first read, and no other thread may move the view beyond it
                 state = read_state(table)
-                now, seen = ((s.generation, s.version, s.merged) for s in (state, self._state))
-                if now != seen:
+                if not same_copy(state, self._state):
                     self._recent = Recent(state.model.dim, -1)
                 recent = self._recent
                 if recent.view.clock < state.clock:
@@ -255,6 +254,9 @@ class LanceIndex:
     def _merge(self, *, anew: bool) -> None:
         self._written = 0
         with self._alone(), self._reported():
+            if anew:
+                with self._journal.writing() as table:  # so that no process takes the new copy for the old one
+                    table.execute("UPDATE state SET clock = clock + 1")
             with self._journal.reading() as table:
                 state = read_state(table)
                 version = self._lance.merge(table, replace(state, version=0) if anew else state)

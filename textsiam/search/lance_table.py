@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from textsiam.search.checks import require
+from textsiam.search.index import QuestionIndexError
 from textsiam.search.journal import State, changes_since
 
 _ROWS_A_PARTITION = 1500
@@ -32,16 +33,22 @@ class LanceTable:
         self.folder = folder
         self._lock = threading.Lock()
         self._synced: set[Path] = set()
-        self._opened: tuple[int, int, Any] | None = None
+        self._opened: tuple[State, Any] | None = None
 
     def _table(self, state: State) -> Any:
         """Return the table at the version that counts."""
         with self._lock:
-            if self._opened is None or self._opened[:2] != (state.generation, state.version):
-                table = _connect(self.folder).open_table(_name(state))
-                table.checkout(state.version)
-                self._opened = (state.generation, state.version, table)
-            return self._opened[2]
+            if self._opened is None or not same_copy(self._opened[0], state):
+                try:
+                    table = _connect(self.folder).open_table(_name(state))
+                    table.checkout(state.version)
+                except (OSError, RuntimeError, ValueError) as error:
+                    reason = str(error).strip().split("\n")[0]
+                    raise QuestionIndexError(
+                        f"{self.folder}: cannot be read ({reason}): run textsiam index compact --rebuild"
+                    ) from error
+                self._opened = (state, table)
+            return self._opened[1]
 
     def near(
         self,
@@ -149,6 +156,11 @@ class LanceTable:
         """Let go of the table."""
         with self._lock:
             self._opened = None
+
+
+def same_copy(one: State, other: State) -> bool:
+    """Say whether two states have the same copy of the vectors."""
+    return (one.generation, one.version, one.merged) == (other.generation, other.version, other.merged)
 
 
 def lancedb() -> Any:

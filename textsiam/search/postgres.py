@@ -17,6 +17,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, urlencode
 
 import numpy as np
 
@@ -277,10 +278,7 @@ class Server:
         except self._psycopg.Error:
             shown = "postgresql://user@host/database#name"
             raise QuestionIndexError(f"this is no address of a PostgreSQL database, expected {shown}") from None
-        facts = {key: self._facts.get(key) for key in ("user", "host", "port", "dbname")}
-        user = f"{facts['user']}@" if facts["user"] else ""
-        port = f":{facts['port']}" if facts["port"] else ""
-        self.location = f"postgresql://{user}{facts['host'] or ''}{port}/{facts['dbname'] or ''}#{self.name}"
+        self.location = _shown(self._facts, self.name)
         self._idle: list[Any] = []
         self._lock = threading.Lock()
 
@@ -366,6 +364,16 @@ def _stacked(vectors: list[Any], dim: int) -> np.ndarray:
     if not vectors:
         return np.zeros((0, dim), np.float32)
     return np.stack([vector.to_numpy() for vector in vectors]).astype(np.float32)
+
+
+def _shown(facts: dict[str, Any], name: str) -> str:
+    """Return an address that opens the same index, but for its secrets."""
+    told = {key: str(value) for key, value in facts.items() if "password" not in key}
+    socket = told.get("host", "").startswith("/")  # a folder has no place before the database
+    user, host, port = told.pop("user", ""), "" if socket else told.pop("host", ""), told.pop("port", "")
+    base = f"postgresql://{user and f'{user}@'}{host}{port and f':{port}'}/{told.pop('dbname', '')}"
+    query = f"?{urlencode(told, safe='/', quote_via=quote)}" if told else ""
+    return f"{base}{query}#{name}"
 
 
 def _checked_name(name: str) -> str:
