@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from importlib.util import find_spec
 
@@ -154,3 +155,8 @@ def test_a_password_is_never_shown(textsiam, model):
         assert status == 1
         assert "s3cret" not in out + err
         assert "postgresql://" in err
+
+
+def test_commands_without_a_model_load_no_torch():
+    load = "import sys, textsiam.commands.indexing, textsiam.search.opening; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", load], check=False).returncode == 0

@@ -11,7 +11,7 @@ import psycopg
 
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
 from textsiam.search.opening import create_index, open_index
-from textsiam.search.postgres import PostgresIndex
+from textsiam.search.postgres import PostgresIndex, Server
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
@@ -119,6 +119,15 @@ def test_an_idle_connection_that_the_server_closed_is_replaced(place):
     assert ended
     assert index.count() == 6000
     index.close()
+
+
+def test_a_commit_waits_for_the_disk(postgres_address, place):
+    separator = "&" if "?" in postgres_address else "?"
+    for option, expected in (("off", "on"), ("local", "local")):
+        server = Server(f"{postgres_address}{separator}options=-c%20synchronous_commit%3D{option}#hnsw")
+        with server.connection() as connection:
+            assert connection.execute("SHOW synchronous_commit").fetchone()[0] == expected
+        server.close()
 
 
 def test_addresses(postgres_address, place):

@@ -29,6 +29,8 @@ index_app = typer.Typer(
     no_args_is_help=True,
 )
 
+_CHECKED = 256  # questions checked between two steps of the progress bar
+
 Index = Annotated[str, typer.Argument(help="A folder, or postgresql://user@host/database#name (PGPASSWORD is read).")]
 Where = Annotated[
     list[str] | None, typer.Option("--where", help="KEY=VALUE: only questions with this; repeat it for several keys.")
@@ -222,8 +224,24 @@ def check(
         twin.decision = twin.collection.among(opened.count() + 1)  # any question of the index, not a picked one
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
     from textsiam.search.check import check as checked_texts
+    from textsiam.search.feeding import index_model
 
-    found = checked_texts(twin, opened, texts, threshold=threshold, decision=decision, where=_facts(where, "--where"))
+    known = index_model(twin)
+
+    found: list[Checked] = []
+    with progress_bar("checking") as progress:
+        for start in range(0, len(texts), _CHECKED):
+            block = texts[start : start + _CHECKED]
+            found += checked_texts(
+                twin,
+                opened,
+                block,
+                threshold=threshold,
+                decision=decision,
+                where=_facts(where, "--where"),
+                model=known,
+            )
+            progress(len(found), len(texts))
     opened.close()
     if as_json:
         print_json([_verdict(name, one) for name, one in zip(ids, found, strict=True)])

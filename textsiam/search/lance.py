@@ -99,6 +99,10 @@ class LanceIndex:
             raise QuestionIndexError(f"{path}: is there already: choose another place, or delete it")
         with whole_folder(path) as fresh:
             Journal.create(fresh / _TABLE, model)
+        for folder in (Path(path), Path(path).resolve().parent):  # a write is durable only if its folder is
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
         return cls(path, **knobs)
 
     @property

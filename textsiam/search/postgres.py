@@ -325,6 +325,9 @@ class Server:
         facts = {"connect_timeout": 10, "application_name": "textsiam", **self._facts}
         connection = self._psycopg.connect(**facts, autocommit=True)
         connection.execute(f'SET search_path = "{self.name}", public')
+        # A commit that does not wait for the disk acknowledges what a crash may lose.
+        durable = "SELECT set_config('synchronous_commit', 'on', false)"
+        connection.execute(f"{durable} WHERE current_setting('synchronous_commit') = 'off'")
         if self._typed:
             try:
                 self._register(connection)
