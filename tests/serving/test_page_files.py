@@ -28,6 +28,12 @@ def test_a_file_is_sent_as_what_it_is(client, name):
     assert answer.content == (FOLDER / name).read_bytes()
 
 
+def test_files_do_not_count_as_requests(serve):
+    client = serve(requests_per_minute=2)
+    assert {client.get(f"/ui/files/{name}").status_code for name in FILES} == {200}
+    assert [client.get("/ui/api/queue").status_code for _ in range(3)] == [200, 200, 429]
+
+
 def test_the_policy_allows_the_server_alone(client):
     policy = client.get("/ui").headers["content-security-policy"]
     rules = dict(rule.strip().split(" ", 1) for rule in policy.split(";"))

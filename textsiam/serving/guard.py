@@ -96,7 +96,8 @@ class Guard:
         if length.isdigit() and int(length) > self.settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes, at most {self.settings.max_body:,} are taken",
                           "Validation")  # fmt: skip
-        if self.settings.requests_per_minute is not None and path not in _OPEN:
+        unlimited = path in _OPEN or path.startswith(_OPEN_FILES)  # a page is a dozen files
+        if self.settings.requests_per_minute is not None and not unlimited:
             self._count(_client(scope), self.settings.requests_per_minute)
 
     def _count(self, client: str, per_minute: int) -> None:
