@@ -11,7 +11,8 @@ import psycopg
 
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
 from textsiam.search.opening import create_index, open_index
-from textsiam.search.postgres import PostgresIndex, Server
+from textsiam.search.postgres import PostgresIndex
+from textsiam.search.postgres_server import Server
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)

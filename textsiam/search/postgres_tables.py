@@ -13,7 +13,7 @@ from textsiam.search.checks import check_vectors
 from textsiam.search.index import Encode, IndexModel, Progress, Question, QuestionIndexError, Scalar, packed
 
 if TYPE_CHECKING:
-    from textsiam.search.postgres import Server
+    from textsiam.search.postgres_server import Server
 
 _FORMAT = 1
 _ENCODED = 1024  # questions that a migration encodes at once
