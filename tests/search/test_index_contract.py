@@ -286,6 +286,31 @@ def test_migrate_serves_the_old_model_until_all_are_encoded(filled):
     assert index.stats().migrating_to is None
 
 
+def test_an_interrupted_migration_goes_on_where_it_stopped(index):
+    vectors, fresh = unit(2500, seed=1), unit(2500, seed=2)
+    index.upsert(questions(2500), vectors, model=MODEL)
+    seen = []
+
+    def encode(texts):
+        if len(seen) == 1024:
+            seen.append("interrupted")
+            raise KeyboardInterrupt
+        seen.extend(texts)
+        return fresh[[int(text.split()[-1][:-1]) for text in texts]]
+
+    with pytest.raises(KeyboardInterrupt):
+        index.migrate(OTHER, encode)
+    assert (index.model, index.stats().migrating_to) == (MODEL, OTHER)
+    assert ids(index.search(vectors[9:10], model=MODEL, k=1)[0]) == ["q9"]
+    index.upsert([Question("q3", "question number 2400?")], vectors[3:4], model=MODEL)
+    index.delete(["q4"])
+    index.migrate(OTHER, encode)
+    assert len(seen) == 2500 + 2  # one text twice, since it was changed, and the mark
+    assert (index.model, index.stats().migrating_to) == (OTHER, None)
+    np.testing.assert_array_equal(index.vectors(["q0", "q3", "q2499"]), fresh[[0, 2400, 2499]])
+    assert index.count() == 2499
+
+
 def test_searches_beside_a_writer_see_whole_upserts(index):
     """Two questions always change together; a search must never see one of them changed and the other not."""
     vectors = unit(4, seed=5)

@@ -56,6 +56,7 @@ from textsiam.search.recent import Recent, View
 _TABLE = "questions.sqlite"
 # So few questions that match a filter are compared one by one rather than looked for among all.
 _FEW = 4096
+_FILTERS = 8  # filters whose matches are remembered
 
 
 class LanceIndex:
@@ -82,6 +83,7 @@ class LanceIndex:
         self._lance = LanceTable(self.path / "lance")
         self._lock = threading.Lock()
         self._written = 0
+        self._filters: dict[tuple[Any, ...], tuple[int, set[int]]] = {}
         with self._journal.reading() as table:
             self._state = read_state(table)
         self._recent = Recent(self._state.model.dim, -1)
@@ -174,7 +176,7 @@ class LanceIndex:
             few: np.ndarray | None = None
             kept: set[int] | None = None
             if where:
-                kept = {row for (row,) in table.execute(f"SELECT row FROM questions WHERE {clause}", values)}
+                kept = self._matching(table, state.clock, clause, values)
                 few = np.array(sorted(kept), np.int64) if len(kept) <= _FEW else None
             if few is not None:
                 candidates = [few] * len(asked)
@@ -184,6 +186,17 @@ class LanceIndex:
                 self._ranked(table, state, query, rows, k, threshold)
                 for query, rows in zip(asked, candidates, strict=True)
             ]
+
+    def _matching(self, table: Any, clock: int, clause: str, values: list[Any]) -> set[int]:
+        """Return the rows that pass a filter; those of the latest filters are remembered until the next write."""
+        asked = (clause, *values)
+        known = self._filters.get(asked)
+        if known is None or known[0] != clock:
+            rows = {row for (row,) in table.execute(f"SELECT row FROM questions WHERE {clause}", values)}
+            while len(self._filters) >= _FILTERS:
+                self._filters.pop(next(iter(self._filters), asked), None)
+            self._filters[asked] = known = (clock, rows)
+        return known[1]
 
     def _candidates(
         self, state: State, view: View, asked: np.ndarray, k: int | None, threshold: float | None, kept: set[int] | None

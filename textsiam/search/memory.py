@@ -42,6 +42,7 @@ class MemoryIndex:
     def __init__(self, model: IndexModel) -> None:
         self._model = model
         self._rows: dict[str, tuple[Question, np.ndarray]] = {}
+        self._migration: tuple[IndexModel, dict[str, tuple[str, np.ndarray]]] | None = None
         self._lock = threading.RLock()
 
     @property
@@ -109,16 +110,18 @@ class MemoryIndex:
 
     def migrate(self, model: IndexModel, encode: Encode, *, progress: Progress | None = None) -> None:
         """Encode every question with another model, then switch; see `QuestionIndex.migrate`."""
-        fresh: dict[str, tuple[Question, np.ndarray]] = {}
+        if self._migration is None or self._migration[0] != model:
+            self._migration = (model, {})
+        fresh = self._migration[1]
         while True:
             with self._lock:
-                due = [q for q, _ in self._rows.values() if q.id not in fresh or fresh[q.id][0].text != q.text][:1024]
+                due = [q for q, _ in self._rows.values() if q.id not in fresh or fresh[q.id][0] != q.text][:1024]
                 if not due:
                     self._rows = {name: (row[0], fresh[name][1]) for name, row in self._rows.items()}
-                    self._model = model
+                    self._model, self._migration = model, None
                     return
             vectors = check_questions(due, encode([question.text for question in due]), model.dim)
-            fresh |= {question.id: (question, vector) for question, vector in zip(due, vectors, strict=True)}
+            fresh |= {question.id: (question.text, vector) for question, vector in zip(due, vectors, strict=True)}
             if progress is not None:
                 progress(len(fresh), max(len(fresh), len(self._rows)))
 
@@ -130,7 +133,8 @@ class MemoryIndex:
         """Count what is there."""
         with self._lock:
             size = sum(vector.nbytes + len(q.text) for q, vector in self._rows.values())
-            return IndexStats(self.location, "memory", self._model, len(self._rows), 0, size)
+            following = None if self._migration is None else self._migration[0]
+            return IndexStats(self.location, "memory", self._model, len(self._rows), 0, size, following)
 
     def close(self) -> None:
         """Keep everything: it goes with the object."""
