@@ -270,6 +270,34 @@ def test_flag_into_parquet_and_approximately(textsiam, model, tmp_path, sentence
     assert "of all pairs are expected to be found" in textsiam("flag", model, questions, "--approximate").err
 
 
+def test_flag_in_parts_is_the_same_command(textsiam, model, tmp_path, sentences):
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(sentences) + "\n")
+    whole = textsiam("flag", model, questions, "--threshold", "0.5", "--json").json
+    for _ in range(2):  # the second time everything is there
+        parted = textsiam("flag", model, questions, "--threshold", "0.5", "--work", tmp_path / "work", "--json").json
+        assert len(whole["pairs"]) > 5
+        assert parted == whole
+    assert (tmp_path / "work" / "job.json").exists()
+    other = tmp_path / "other.txt"
+    other.write_text("a\nb\n")
+    said = textsiam("flag", model, other, "--threshold", "0.5", "--work", tmp_path / "work")
+    assert_one_line(said, "holds a job with another list of texts: remove it, or name another folder")
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--ray", "auto"], "--ray needs --output or --work"),
+        (["--work", "x", "--approximate"], "--approximate excludes --ray and --work"),
+    ],
+)
+def test_flag_refuses_what_does_not_go_together(textsiam, question_file, options, words):
+    said = textsiam("flag", "no/model", question_file, *options)
+    assert said.status == 2
+    assert words in " ".join(said.err.replace("│", " ").split())
+
+
 def test_flag_refuses_an_ending_before_the_model_is_opened(textsiam, question_file, tmp_path):
     said = textsiam("flag", "no/model", question_file, "--output", tmp_path / "out.xlsx")
     assert_one_line(said, "expected .tsv, .csv, .jsonl or .parquet")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -59,12 +60,22 @@ def flag(
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
     ] = False,
+    ray: Annotated[
+        str | None, typer.Option(help="Address of a Ray cluster that does it; 'auto', or 'local' for this machine.")
+    ] = None,
+    work: Annotated[
+        Path | None, typer.Option(help="Encode and join in parts kept in this folder; the same command goes on there.")
+    ] = None,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
 ) -> None:
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.data.texts import read_texts
 
+    if ray is not None and work is None and output is None:
+        raise typer.BadParameter("--ray needs --output or --work: the parts of the job are written beside it, or there")
+    if approximate and (ray is not None or work is not None):
+        raise typer.BadParameter("--approximate excludes --ray and --work, which find every pair")
     if output is not None:
         from textsiam.data.tables import checked_ending
 
@@ -75,8 +86,12 @@ def flag(
     if twin.collection is not None and prior is None:
         twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    from textsiam.search.bulk import Bulk
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.shards import Sharding
+
+    parts = work if work is not None or ray is None or output is None else output.with_name(f"{output.name}.parts")
+    bulk = None if parts is None else Bulk(model, parts, ray)
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         found = find_duplicates(
@@ -87,11 +102,14 @@ def flag(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
+            bulk=bulk,
         )
     if output is not None:
         from textsiam.data.tables import write_table
 
         write_table(output, _PAIR, _flagged_rows(found, read))
+        if parts is not None and parts != work:
+            shutil.rmtree(parts)  # all that it was for is in the output
     if as_json:
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
         recall = {} if found.recall is None else {"recall": asdict(found.recall)}

@@ -14,11 +14,16 @@ from textsiam.models.decision import CollectionDecision, Decision, fit_decision
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
 from textsiam.models.thresholds import Rule
+from textsiam.search.bulk import Bulk
 from textsiam.search.copies import Copies
 from textsiam.search.join import FoundPairs, pairs_above
 from textsiam.search.linkage import complete_clusters
 from textsiam.search.operating import Rate
+from textsiam.search.parts import PartedVectors
 from textsiam.search.shards import MostPairs, Sharding, most_pairs
+
+Join = Callable[[float], MostPairs]
+"""From the least similarity to the pairs that reach it."""
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -60,6 +65,7 @@ def find_duplicates(
     progress: Progress | None = None,
     joining: Progress | None = None,
     sharding: Sharding | None = None,
+    bulk: Bulk | None = None,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
@@ -77,11 +83,15 @@ def find_duplicates(
         joining: Called as `joining(done, total)`, in pairs compared, while they are joined.
         sharding: Compare texts with those of the same neighbourhoods only: faster, and not every pair is found. None
             finds every pair.
+        bulk: Encode and join part by part, on a cluster; None does it here, in memory. Pairs and clusters are put
+            together here all the same.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
-        ValueError: The towers differ, so that two texts of one kind cannot be compared.
+        ValueError: The towers differ, so that two texts of one kind cannot be compared; or `sharding` and `bulk` are
+            both given.
         TypeError: `texts` is one text.
+        JobError: The folder of the bulk job holds another one, or the cluster is lost.
     """
     if twin.right is not None:
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
@@ -94,13 +104,12 @@ def find_duplicates(
     named = twin.named(texts)
     copies = Copies.among(named)
     distinct = [named[i] for i in copies.first]
-    vectors = twin.encode(distinct, progress=progress)
-
-    def join(least: float) -> MostPairs:
-        if sharding is None:
-            return MostPairs(pairs_above(twin, vectors, least, progress=joining), None)
-        return most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
-
+    if bulk is None:
+        vectors, join = _here(twin, distinct, sharding, progress, joining)
+    elif sharding is None:
+        vectors, join = _by_parts(twin, distinct, bulk, progress, joining)
+    else:
+        raise ValueError("a bulk job finds every pair: it cannot be approximate as well")
     found, recall = _verified(twin, distinct, threshold, join)
     own = _own_similarity(twin, vectors[copies.repeated])
     equal = own.astype(np.float64) >= threshold
@@ -112,6 +121,33 @@ def find_duplicates(
     return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
 
 
+def _here(
+    twin: Scorer,
+    texts: Sequence[str],
+    sharding: Sharding | None,
+    progress: Progress | None,
+    joining: Progress | None,
+) -> tuple[np.ndarray, Join]:
+    """Return the vectors of texts, and what joins them in memory."""
+    vectors = twin.encode(texts, progress=progress)
+
+    def join(least: float) -> MostPairs:
+        if sharding is not None:
+            return most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
+        return MostPairs(pairs_above(twin, vectors, least, progress=joining), None)
+
+    return vectors, join
+
+
+def _by_parts(
+    twin: Scorer, texts: Sequence[str], bulk: Bulk, progress: Progress | None, joining: Progress | None
+) -> tuple[PartedVectors, Join]:
+    """Return the vectors of texts, and what joins them part by part."""
+    job = bulk.begin(twin, texts)
+    vectors = bulk.encode(job, twin.dim, progress)
+    return vectors, lambda least: MostPairs(bulk.join(job, least, joining), None)
+
+
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
     """Return the similarity of a text to its copy, `(n,)` float32."""
     if twin.head is not None:
@@ -119,9 +155,7 @@ def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
     return np.full(len(vectors), float(twin.distance.similarity(torch.zeros(()))), np.float32)
 
 
-def _verified(
-    twin: Scorer, texts: Sequence[str], threshold: float, join: Callable[[float], MostPairs]
-) -> tuple[FoundPairs, Rate | None]:
+def _verified(twin: Scorer, texts: Sequence[str], threshold: float, join: Join) -> tuple[FoundPairs, Rate | None]:
     """Return the pairs that reach the threshold once they are verified, and the share of them that was looked at."""
     verifier = twin.verifier
     if verifier is None or verifier.combination is None:
@@ -167,7 +201,9 @@ def fit_collection_decision(
     return CollectionDecision(decision, len(kept))
 
 
-def _clusters(vectors: np.ndarray, found: FoundPairs, copies: Copies, equal: np.ndarray) -> list[list[int]]:
+def _clusters(
+    vectors: np.ndarray | PartedVectors, found: FoundPairs, copies: Copies, equal: np.ndarray
+) -> list[list[int]]:
     """Return groups of texts whose every pair was found, those nearest to their group's mean first.
 
     Copies have the same pairs, and are each other's nearest: they are always together, and one stands for all.

@@ -116,6 +116,7 @@ class Comparison:
         candidates: Finds what may reach the floor.
         block: Rows of a block.
         rows: Only pairs whose first vector is among the first so many.
+        after: Only pairs whose second vector is not among the first so many; 0 or `rows`.
         stop: Once it is set, pieces end early and mean nothing.
     """
 
@@ -126,6 +127,7 @@ class Comparison:
     candidates: Block
     block: int
     rows: int
+    after: int
     stop: threading.Event
 
     @property
@@ -137,7 +139,7 @@ class Comparison:
         """Yield first row, first column and last + 1 column of stripes that cover the upper triangle."""
         wide = 2 * self.block * _BLOCKS
         for top in range(0, self.rows, self.block):
-            for first in range(top, len(self.points), wide):
+            for first in range(max(top, self.after), len(self.points), wide):
                 yield top, first, min(first + wide, len(self.points))
 
     def size_of(self, top: int, first: int, last: int) -> int:
@@ -181,6 +183,7 @@ def comparison(
     *,
     block: int | None = None,
     rows: int | None = None,
+    after: int = 0,
     stop: threading.Event | None = None,
 ) -> Comparison:
     """Prepare the comparison of all vectors; see `Comparison`.
@@ -191,6 +194,7 @@ def comparison(
         threshold: As for `pairs_above`.
         block: As for `pairs_above`.
         rows: Compare only the first so many with those after them; None compares all.
+        after: See `Comparison`.
         stop: See `Comparison`.
     """
     floor = threshold if twin.head is None else float(twin.head.floor)
@@ -202,6 +206,7 @@ def comparison(
         candidates=_by_products(twin, points, floor) or partial(_by_distance, twin.distance, points, floor),
         block=block or _ROWS["cpu" if twin.device.type == "cpu" else "else"],
         rows=len(points) if rows is None else rows,
+        after=after,
         stop=stop or threading.Event(),
     )
 
