@@ -306,6 +306,28 @@ def test_a_decision_that_is_refused_comes_back(serve: Serve, tab: Tab):
     assert (served.states()[0.97], served.states()[0.89]) == ("accepted", "rejected")
 
 
+def test_a_decision_whose_answer_was_lost_is_one_decision(serve: Serve, tab: Tab):
+    served = serve()
+    page = tab.open(served)
+    verdict(page, "97 % likely the same")
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/decisions", lose)
+    page.keyboard.press("a")
+    expect(page.locator("#alert-text")).to_contain_text("The server cannot be reached.")
+    assert served.states()[0.97] == "accepted"
+    page.unroute("**/decisions")
+    page.click("#alert-retry")
+    verdict(page, "89 % likely the same")
+    counts(page, "4", "1", "0")
+    page.keyboard.press("u")
+    verdict(page, "97 % likely the same")
+    assert set(served.states().values()) == {"waiting"}
+
+
 def test_search_and_tabs(serve: Serve, tab: Tab):
     page = tab.open(serve())
     verdict(page, "97 % likely the same")

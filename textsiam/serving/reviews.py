@@ -198,6 +198,8 @@ class Reviews:
         row = connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == number).with_for_update()).one_or_none()
         if row is None:
             raise KeyError(f"there is no pair {number}")
+        if row.state == state:  # sent again, as the answer was lost: one undo takes it back
+            return _pair(row)
         connection.execute(_LOG.insert().values(pair=number, state=state, before=row.state, undone=False,
                                                 decided=time.time(), source=source))  # fmt: skip
         connection.execute(_PAIRS.update().where(_PAIRS.c.number == number).values(state=state))
