@@ -44,6 +44,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/train.py run
 	$(BIN)/python benchmarks/quality.py run zero_shot OnlineContrastiveLoss ContrastiveLoss CoSENTLoss MultipleNegativesRankingLoss textsiam
 	$(BIN)/python benchmarks/quality.py table
+	$(BIN)/python benchmarks/join.py encode
+	$(BIN)/python benchmarks/join.py run
 
 docs: $(READY)
 	$(BIN)/python -m pytest --doctest-modules textsiam tests/test_readme.py

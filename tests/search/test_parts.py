@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -152,3 +155,35 @@ def test_a_runner_that_leaves_something_out(twin: Twin, saved: str, many: list[s
 
     with pytest.raises(JobError, match=r"00000\.npy and 0 others are missing: run the job again to go on"):
         perform(Encoding(job), lazy)
+
+
+DRIVER = """
+import json, sys
+from textsiam.models.twin import Twin
+from textsiam.search.bulk import Bulk
+from textsiam.search.duplicates import find_duplicates
+
+model, folder, threshold, texts = sys.argv[1], sys.argv[2], float(sys.argv[3]), json.load(open(sys.argv[4]))
+said = lambda done, total: print(done, flush=True)
+find_duplicates(Twin.from_pretrained(model), texts, threshold=threshold, joining=said, bulk=Bulk(model, folder, part=7))
+"""
+
+
+@pytest.mark.slow
+def test_a_killed_driver_leaves_only_whole_files_and_the_job_goes_on(
+    twin: Twin, saved: str, many: list[str], tmp_path: Path
+) -> None:
+    threshold = high(twin, many, 0.2)
+    whole = find_duplicates(twin, many, threshold=threshold, bulk=Bulk(saved, tmp_path / "whole", part=7))
+    (tmp_path / "texts.json").write_text(json.dumps(many))
+    command = [sys.executable, "-c", DRIVER, saved, str(tmp_path / "job"), repr(threshold), tmp_path / "texts.json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as driver:
+        assert driver.stdout is not None
+        for _ in range(5):
+            assert driver.stdout.readline()
+        driver.send_signal(signal.SIGKILL)
+    assert driver.returncode == -signal.SIGKILL
+    done = {file: file.stat().st_mtime_ns for file in (tmp_path / "job").rglob("*-*.parquet")}
+    assert 5 <= len(done) <= 10 * 11 // 2
+    same(find_duplicates(twin, many, threshold=threshold, bulk=Bulk(saved, tmp_path / "job", part=7)), whole)
+    assert all(file.stat().st_mtime_ns == at for file, at in done.items())

@@ -28,9 +28,9 @@ from textsiam.models.scorer import Scorer
 from textsiam.models.vectors import save_vectors
 from textsiam.search.gallery_folder import scorer_fingerprint
 from textsiam.search.join import FoundPairs, comparison, in_order
+from textsiam.search.pair_files import read_found, write_found
 
 _FORMAT = 1
-_PAIR: dict[str, type] = {"left": int, "right": int, "similarity": float}
 
 
 class JobError(ValueError):
@@ -241,11 +241,11 @@ class Joining:
         found = FoundPairs.joined(in_order(works, compare.workers, compare.stop)).sorted()
         left = found.left + one * self.job.part
         right = found.right + (one * self.job.part if one == other else other * self.job.part - height)
-        _write_pairs(self.file(item), FoundPairs(left, right, found.similarity))
+        write_found(self.file(item), [FoundPairs(left, right, found.similarity)])
 
     def found(self) -> FoundPairs:
         """Return the pairs of all items, in order of index."""
-        return FoundPairs.joined(_read_pairs(self.file(item)) for item in self.items()).sorted()
+        return FoundPairs.joined(read_found(self.file(item)) for item in self.items()).sorted()
 
 
 class PartedVectors:
@@ -283,26 +283,6 @@ def _opened(model: str, fingerprint: str) -> Scorer:
     if scorer_fingerprint(twin) != fingerprint:
         raise ModelError(f"{model} is another model here than where the job was begun")
     return twin
-
-
-def _write_pairs(path: Path, found: FoundPairs) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    path.parent.mkdir(exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        pq.write_table(pa.table(found._asdict()), aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _read_pairs(path: Path) -> FoundPairs:
-    import pyarrow.parquet as pq
-
-    table = pq.read_table(path)
-    return FoundPairs(*(table[name].to_numpy() for name in FoundPairs._fields))
 
 
 def _write_whole(path: Path, text: str) -> None:
