@@ -133,6 +133,10 @@ def test_a_folder_of_another_job_is_refused(twin: Twin, saved: str, many: list[s
         (folder / "job.json").write_text(text)
         with pytest.raises(JobError, match=r"job\.json is damaged"):
             Job.begin(folder, twin, saved, many, part=20)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    with pytest.raises(JobError, match="mine is not empty and holds no job: name another folder"):
+        Job.begin(tmp_path / "mine", twin, saved, many, part=20)
     with pytest.raises(ValueError, match="a part must hold at least 1 text, got 0"):
         Job.begin(folder, twin, saved, many, part=0)
 

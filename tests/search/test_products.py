@@ -93,12 +93,15 @@ def test_an_accelerator_finds_the_same(dtype: torch.dtype) -> None:
     assert on_cpu is not None
     least = np.nextafter(np.float32(0.4 - cast.error), np.float32(-np.inf)).view(np.int32)
     integer, shift = (torch.int16, 16) if dtype == torch.bfloat16 else (torch.int32, 0)
+    knobs = torch.backends.cuda.matmul
+    before = knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32
     for where in ((0, 50, 0, 90), (50, 90, 50, 90), (0, 20, 30, 70)):
         expected = on_cpu(*where)
         found = _found_elsewhere(cast.values, integer, int(least) >> shift, *where)
         assert len(expected[0])
         for a, b in zip(found, expected, strict=True):
             np.testing.assert_array_equal(a, b)
+    assert (knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32) == before
 
 
 @settings(max_examples=50, deadline=None)

@@ -72,10 +72,7 @@ def flag(
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.data.texts import read_texts
 
-    if ray is not None and work is None and output is None:
-        raise typer.BadParameter("--ray needs --output or --work: the parts of the job are written beside it, or there")
-    if approximate and (ray is not None or work is not None):
-        raise typer.BadParameter("--approximate excludes --ray and --work, which find every pair")
+    parts = _parts_folder(output, work, ray, approximate=approximate)
     if output is not None:
         from textsiam.data.tables import checked_ending
 
@@ -90,9 +87,6 @@ def flag(
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.shards import Sharding
 
-    parts = work if work is not None or ray is None or output is None else output.with_name(f"{output.name}.parts")
-    bulk = None if parts is None else Bulk(model, parts, ray)
-
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         found = find_duplicates(
             twin,
@@ -102,7 +96,7 @@ def flag(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            bulk=bulk,
+            bulk=None if parts is None else Bulk(model, parts, ray),
         )
     if output is not None:
         from textsiam.data.tables import write_table
@@ -118,6 +112,27 @@ def flag(
             {"questions": len(read), "threshold": found.threshold, **recall, "pairs": pairs, "clusters": clusters}
         )
         return
+    _print_found(found, read, limit)
+    if output is not None:
+        say(f"{len(found):,} pairs written to {output}")
+    if found.recall is not None:
+        say(f"approximate: {found.recall} of all pairs are expected to be found")
+
+
+def _parts_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
+    """Return the folder of a job in parts; None where everything is done in memory."""
+    if ray is None and work is None:
+        return None
+    if approximate:
+        raise typer.BadParameter("--approximate excludes --ray and --work, which find every pair")
+    if work is not None:
+        return work
+    if output is None:
+        raise typer.BadParameter("--ray needs --output or --work: the parts of the job are written beside it, or there")
+    return output.with_name(f"{output.name}.parts")
+
+
+def _print_found(found: Duplicates, read: Texts, limit: int) -> None:
     console = make_console()
     print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
@@ -130,10 +145,6 @@ def flag(
         f"similarity ≥ {found.threshold:.4f}{expected}",
         highlight=False,
     )
-    if output is not None:
-        say(f"{len(found):,} pairs written to {output}")
-    if found.recall is not None:
-        say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
 def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:

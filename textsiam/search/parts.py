@@ -62,7 +62,7 @@ class Job:
         """Write down what the job is and the texts in parts, or go on with the same job.
 
         Raises:
-            JobError: The folder holds another job.
+            JobError: The folder holds another job, or something else.
             ValueError: `part` is not positive.
         """
         if part < 1:
@@ -71,15 +71,19 @@ class Job:
         for text in texts:
             digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
         folder = Path(folder).resolve()
+        model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
         job = cls(str(folder), model, scorer_fingerprint(twin), digest.hexdigest(), len(texts), part)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "job.json").exists():
             job._check((folder / "job.json").read_text(encoding="utf-8"))
+        elif any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise JobError(f"{folder} is not empty and holds no job: name another folder")
+        else:
+            _write_whole(folder / "job.json", json.dumps(job._facts(), indent=2) + "\n")
         for number in range(len(job.parts)):
             if not (path := job.texts_of(number)).exists():
                 rows = texts[number * part : (number + 1) * part]
                 write_table(path, {"text": str}, ({"text": text} for text in rows))
-        _write_whole(folder / "job.json", json.dumps(job._facts(), indent=2) + "\n")
         return job
 
     @property

@@ -8,7 +8,8 @@ thirtieth of the product.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -113,11 +114,24 @@ def _found_elsewhere(
     values: Tensor, integer: torch.dtype, least: int, top: int, bottom: int, first: int, last: int
 ) -> Found:
     """Return what a block holds where the vectors are: for an accelerator, which compares as fast as it multiplies."""
-    product = torch.mm(values[top:bottom], values[first:last].T)
+    with _full_sums():
+        product = torch.mm(values[top:bottom], values[first:last].T)
     if first < bottom:
         product.triu_(top - first + 1)
     row, column = (product.view(integer) >= least).nonzero(as_tuple=True)
     return row.cpu().numpy(), column.cpu().numpy()
+
+
+@contextmanager
+def _full_sums() -> Iterator[None]:
+    """Have a GPU sum products in fp32 and multiply fp32 as it is, which the bound of the error rests on."""
+    knobs = torch.backends.cuda.matmul
+    before = knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32
+    knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32 = False, False
+    try:
+        yield
+    finally:
+        knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32 = before
 
 
 def scan(bits: np.ndarray, least: int, *, above: int | None = None) -> Found:
