@@ -136,7 +136,7 @@ class RayRunner:
         rows = ray.data.from_items([{"item": item} for item in items], override_num_blocks=len(items)).map(
             Worker,
             fn_constructor_args=(stage, self.cpus),
-            concurrency=min(workers, len(items)),
+            compute=ray.data.ActorPoolStrategy(size=min(workers, len(items))),
             num_cpus=self.cpus,
             num_gpus=gpus,
         )
@@ -154,6 +154,7 @@ def _ray(address: str) -> Iterator[Any]:
         ModelError: Ray is not installed, or there is no cluster at the address.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # the warnings of its core go to stderr
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -169,6 +170,7 @@ def _ray(address: str) -> Iterator[Any]:
                 ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
             except (OSError, ValueError) as error:
                 raise ModelError(f"no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         try:
