@@ -14,6 +14,7 @@ from textsiam.serving.problems import Refused
 from textsiam.serving.wire import (
     EmbedRequest,
     OpenAIEmbedding,
+    OpenAIProblem,
     OpenAIRequest,
     OpenAIResponse,
     Problem,
@@ -28,6 +29,7 @@ Problems = dict[int | str, dict[str, Any]]
 PROBLEMS: Problems = {
     status: {"model": Problem, "description": why}
     for status, why in {
+        400: "The body is no JSON.",
         401: "The bearer token is missing or wrong.",
         413: "Too many inputs, or one is too large.",
         422: "An input cannot be read; the message says which.",
@@ -82,7 +84,7 @@ def embedding_routes(engine: Engine, name: str) -> APIRouter:
         shown = scores if body.raw_scores or decision is None else decision.probability(scores)
         return [Rank(index=k, score=float(shown[k]), text=body.texts[k] if body.return_text else None) for k in order]
 
-    @routes.post("/v1/embeddings")
+    @routes.post("/v1/embeddings", responses={k: facts | {"model": OpenAIProblem} for k, facts in PROBLEMS.items()})
     async def openai(body: OpenAIRequest, request: Request) -> OpenAIResponse:
         """Encode inputs, in the shape of OpenAI's API."""
         vectors, tokens = await engine.encode(body.input, request.is_disconnected, field="input")

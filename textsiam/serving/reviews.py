@@ -116,8 +116,14 @@ class Reviews:
         self.location = self._engine.url.render_as_string(hide_password=True)
         if self._engine.dialect.name == "sqlite":
             listen(self._engine, "connect", _make_durable)
-        with self._begun() as connection:
-            _TABLES.create_all(connection)
+            listen(self._engine, "begin", _begin)
+        self._writing = self._engine.execution_options(writes=True)
+        try:
+            with self._begun(self._writing) as connection:
+                _TABLES.create_all(connection)
+        except ReviewsError:
+            self.close()
+            raise
 
     def add(self, suspects: Iterable[Suspect]) -> int:
         """Queue suspects; pairs that are known keep their state. Returns how many were new.
@@ -127,7 +133,7 @@ class Reviews:
         """
         rows = {suspect.key: suspect for suspect in suspects if suspect.text1 != suspect.text2}
         added = 0
-        with self._begun() as connection:
+        with self._begun(self._writing) as connection:
             for key, suspect in rows.items():
                 added += self._put(connection, key, suspect)[1]
         return added
@@ -135,11 +141,11 @@ class Reviews:
     def _put(self, connection: sql.Connection, key: str, suspect: Suspect) -> tuple[int, bool]:
         """Return the number of a pair, and whether it is new."""
         row = {"key": key, "added": time.time(), "state": "waiting", **vars(suspect)}
-        new = (
-            connection.execute(self._insert().values(row).on_conflict_do_nothing(index_elements=["key"])).rowcount == 1
-        )
-        found = connection.execute(sql.select(_PAIRS.c.number).where(_PAIRS.c.key == key)).scalar_one()
-        return found, new
+        put = self._insert().values(row).on_conflict_do_nothing(index_elements=["key"]).returning(_PAIRS.c.number)
+        number = connection.execute(put).scalar_one_or_none()
+        if number is not None:
+            return number, True
+        return connection.execute(sql.select(_PAIRS.c.number).where(_PAIRS.c.key == key)).scalar_one(), False
 
     def _insert(self) -> Any:
         from sqlalchemy.dialects import postgresql, sqlite
@@ -185,12 +191,12 @@ class Reviews:
             KeyError: There is no such pair.
             ReviewsError: The store cannot be written; nothing was decided.
         """
-        with self._begun() as connection:
+        with self._begun(self._writing) as connection:
             return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
 
     def record(self, suspect: Suspect, *, duplicate: bool, source: str = "api") -> Pair:
         """Decide about a pair that need not be queued yet."""
-        with self._begun() as connection:
+        with self._begun(self._writing) as connection:
             number, _ = self._put(connection, suspect.key, suspect)
             return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
 
@@ -214,7 +220,7 @@ class Reviews:
             .limit(1)
             .with_for_update()
         )
-        with self._begun() as connection:
+        with self._begun(self._writing) as connection:
             entry = connection.execute(last).one_or_none()
             if entry is None:
                 return None
@@ -271,19 +277,20 @@ class Reviews:
             wanted.append(_PAIRS.c.probability >= at_least)
         return wanted
 
-    def _begun(self) -> Any:
-        return _Begun(self)
+    def _begun(self, engine: sql.Engine | None = None) -> _Begun:
+        """Return a transaction: one that reads, or one of the engine that writes."""
+        return _Begun(engine or self._engine, self.location)
 
 
 class _Begun:
     """A transaction whose errors name the store."""
 
-    def __init__(self, reviews: Reviews) -> None:
-        self._reviews = reviews
+    def __init__(self, engine: sql.Engine, location: str) -> None:
+        self._engine, self._location = engine, location
 
     def __enter__(self) -> sql.Connection:
         try:
-            self._context = self._reviews._engine.begin()
+            self._context = self._engine.begin()
             return self._context.__enter__()
         except (SQLAlchemyError, OSError) as error:
             raise self._named(error) from error
@@ -299,7 +306,7 @@ class _Begun:
 
     def _named(self, error: Exception) -> ReviewsError:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
-        return ReviewsError(f"{self._reviews.location}: {why[0] if why else type(error).__name__}")
+        return ReviewsError(f"{self._location}: {why[0] if why else type(error).__name__}")
 
 
 def _pair(row: Any) -> Pair:
@@ -318,5 +325,12 @@ def _address(location: str | Path) -> sql.URL:
 
 
 def _make_durable(connection: Any, _: Any) -> None:
+    connection.isolation_level = None  # transactions begin as `_begin` says, not when sqlite3 thinks it is time
     for rule in ("journal_mode=WAL", "synchronous=FULL", f"busy_timeout={1000 * _BUSY}", "foreign_keys=ON"):
         connection.execute(f"PRAGMA {rule}")
+
+
+def _begin(connection: sql.Connection) -> None:
+    # A transaction that reads first and writes later fails at once where another one writes in between.
+    writes = connection.get_execution_options().get("writes", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")

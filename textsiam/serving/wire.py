@@ -111,6 +111,21 @@ class Problem(BaseModel):
     error_type: str
 
 
+class OpenAIReason(BaseModel):
+    """What is wrong, as OpenAI's clients read it."""
+
+    message: str
+    type: str
+    param: str | None
+    code: int
+
+
+class OpenAIProblem(BaseModel):
+    """An error of a route under `/v1`."""
+
+    error: OpenAIReason
+
+
 class Info(BaseModel):
     """Facts about the model and the limits."""
 
