@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import finding, indexing, making, scoring
+from textsiam.commands import finding, indexing, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -33,6 +33,8 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(making.mine)
 app.command()(making.export)
 app.command()(making.ensemble)
+app.command()(serving.serve)
+app.command()(serving.recalibrate)
 data_app.command("report")(making.report)
 
 

@@ -295,14 +295,13 @@ class _Begun:
         except (SQLAlchemyError, OSError) as error:
             raise self._named(error) from error
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> bool:
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         try:
             self._context.__exit__(kind, error, trace)
         except SQLAlchemyError as own:
             raise self._named(own) from own
         if isinstance(error, SQLAlchemyError):
             raise self._named(error) from error
-        return False
 
     def _named(self, error: Exception) -> ReviewsError:
         why = str(getattr(error, "orig", None) or error).strip().splitlines()
