@@ -11,10 +11,9 @@ import pytest
 from starlette.testclient import TestClient
 
 from textsiam.models.twin import Twin
-from textsiam.search.index import IndexModel
+from textsiam.search.feeding import index_model
 from textsiam.search.memory import MemoryIndex
 from textsiam.serving.app import create_app
-from textsiam.serving.engine import fingerprint_of
 from textsiam.serving.reviews import Reviews
 from textsiam.serving.settings import ServerSettings
 
@@ -28,7 +27,7 @@ def decided(tower, pairs) -> Twin:
 @pytest.fixture
 def index(decided) -> MemoryIndex:
     """An empty index for the tiny twin."""
-    return MemoryIndex(IndexModel("tiny", fingerprint_of(decided), decided.dim))
+    return MemoryIndex(index_model(decided))
 
 
 @pytest.fixture

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textsiam.models.distances import distance_named
 from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
+from textsiam.search.feeding import index_model
 from textsiam.search.index import IndexModel, QuestionIndexError
 from textsiam.search.memory import MemoryIndex
 from textsiam.serving.app import create_app
-from textsiam.serving.engine import fingerprint_of
 
 
 @pytest.fixture
@@ -58,7 +57,7 @@ def test_a_threshold_and_a_filter_can_be_asked_for(filled, sentences):
 
 
 def test_the_canonical_question_is_one_of_the_duplicates(filled, sentences):
-    verdict = filled.post("/duplicates", json={"question": sentences[0], "threshold": -1, "limit": 5}).json()
+    verdict = filled.post("/duplicates", json={"question": sentences[0], "threshold": -1, "limit": 100}).json()
     assert verdict["canonical"] in verdict["duplicates"]
 
 
@@ -122,7 +121,7 @@ def test_a_server_without_an_index_or_a_store_says_how_to_get_one(serve):
 
 def test_a_twin_without_a_decision_gives_verdicts_at_a_threshold_only(serve, tower):
     twin = Twin(tower)
-    client = serve(twin=twin, index=MemoryIndex(IndexModel("tiny", fingerprint_of(twin), twin.dim)))
+    client = serve(twin=twin, index=MemoryIndex(index_model(twin)))
     client.put("/questions/1", json={"text": "Why?"})
     assert client.post("/duplicates", json={"question": "Why?"}).status_code == 409
     verdict = client.post("/duplicates", json={"question": "Why?", "threshold": 0.9}).json()
@@ -132,7 +131,7 @@ def test_a_twin_without_a_decision_gives_verdicts_at_a_threshold_only(serve, tow
 
 def test_a_learned_metric_scores_what_the_cosine_finds(serve, fresh_tower, pairs, sentences):
     twin = Twin(fresh_tower, head=PairHead(fresh_tower.get_embedding_dimension())).calibrate(pairs)
-    client = serve(twin=twin, index=MemoryIndex(IndexModel("tiny", fingerprint_of(twin), twin.dim)))
+    client = serve(twin=twin, index=MemoryIndex(index_model(twin)))
     body = {"upsert": [{"id": str(k), "text": text} for k, text in enumerate(sentences)]}
     client.post("/questions:batch", json=body)
     verdict = client.post("/duplicates", json={"question": sentences[4], "threshold": -100, "limit": 100}).json()
@@ -144,15 +143,24 @@ def test_a_learned_metric_scores_what_the_cosine_finds(serve, fresh_tower, pairs
 
 def test_an_index_of_another_model_is_refused_before_it_is_served(decided):
     other = MemoryIndex(IndexModel("other", "f" * 64, decided.dim))
-    with pytest.raises(ValueError, match=r"memory holds vectors of 'other' \(ffffffffffff"):
+    with pytest.raises(ValueError, match=r"memory: holds vectors of 'other' \(ffffffffffff"):
         create_app(decided, other)
 
 
-def test_a_distance_that_no_index_finds_by_is_refused(tower):
-    twin = Twin(tower, distance="manhattan")
-    assert twin.distance == distance_named("manhattan")
-    with pytest.raises(ValueError, match="this twin scores by the manhattan distance"):
-        create_app(twin, MemoryIndex(IndexModel("tiny", fingerprint_of(twin), twin.dim)))
+def test_another_distance_finds_what_plain_scoring_finds(serve, tower, pairs, sentences):
+    twin = Twin(tower, distance="euclidean").calibrate(pairs)
+    client = serve(twin=twin, index=MemoryIndex(index_model(twin)))
+    client.post("/questions:batch", json={"upsert": [{"id": str(k), "text": t} for k, t in enumerate(sentences)]})
+    threshold = float(np.median(twin.similarity([sentences[0]] * 48, sentences)))
+    verdict = client.post("/duplicates", json={"question": sentences[0], "threshold": threshold, "limit": 48}).json()
+    found = {d["id"] for d in verdict["duplicates"]}
+    assert found ^ {k for k, _ in expected(twin, sentences[0], sentences, threshold)} == set()
+
+
+def test_a_half_twin_has_no_duplicates_to_serve(tower):
+    twin = Twin(tower, tower)
+    with pytest.raises(ValueError, match="the towers of this twin differ"):
+        create_app(twin, MemoryIndex(index_model(twin)))
 
 
 def test_an_index_that_cannot_be_reached_is_a_503_and_comes_back(client, index, monkeypatch):

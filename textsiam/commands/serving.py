@@ -143,9 +143,10 @@ def recalibrate(
 def _told(found: Recalibration, threshold: float) -> str:
     rows = [("", "before", "after"), ("threshold", f"{threshold:.4f}", f"{found.decision.threshold:.4f}")]
     for name in ("precision", "recall", "accuracy", "probability", "log_loss"):
-        values = [getattr(one, name) for one in (found.before, found.after)]
-        shown = [f"{value:.3f}" if name == "log_loss" else f"{100 * value:.1f} %" for value in values]
-        rows.append(("mean probability" if name == "probability" else name.replace("_", " "), *shown))
+        old, new = getattr(found.before, name), getattr(found.after, name)
+        label = "mean probability" if name == "probability" else name.replace("_", " ")
+        shape = "{:.3f}" if name == "log_loss" else "{:.1%}"
+        rows.append((label, shape.format(old), shape.format(new)))
     table = "\n".join(f"{name:<18}{before:>10}{after:>10}" for name, before, after in rows)
     return (
         f"{found.pairs:,} decided pairs, {found.duplicates:,} of them duplicates "

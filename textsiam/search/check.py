@@ -87,6 +87,28 @@ def check(
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, got one str: write check(twin, index, [text])")
+    vectors = twin.encode(texts)
+    return check_vectors(twin, index, texts, vectors, threshold=threshold, decision=decision, where=where, model=model)
+
+
+def check_vectors(
+    twin: Scorer,
+    index: QuestionIndex,
+    texts: Sequence[str],
+    vectors: np.ndarray,
+    *,
+    threshold: float | None = None,
+    decision: Decision | None = None,
+    where: Where | None = None,
+    model: IndexModel | None = None,
+) -> list[Checked]:
+    """Do what `check` does with texts that are encoded already: `vectors` is `(n, dim)` float32.
+
+    Raises:
+        ModelError: As for `check`.
+        QuestionIndexError: As for `check`.
+        ValueError: As for `check`.
+    """
     if twin.right is not None:
         raise ValueError(
             "duplicates are pairs of one kind of text, but the towers of this twin differ: use index search"
@@ -95,7 +117,6 @@ def check(
         decision = twin.decision if twin.collection is None else twin.collection.among(index.count() + 1)
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
-    vectors = twin.encode(texts)
     floor = candidate_floor(twin, threshold)
     hits = index.search(vectors, model=model or index_model(twin), threshold=floor, where=where)
     found = _scored(twin, index, texts, vectors, hits)

@@ -102,7 +102,7 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
         decision = twin.decision
         return Info(
             model_id=name,
-            model_sha=await asyncio.to_thread(lambda: engine.fingerprint),
+            model_sha=(await asyncio.to_thread(lambda: engine.model)).fingerprint,
             model_dtype=str(fast_dtype(tower.device)).removeprefix("torch."),
             model_type={"embedding": {"pooling": "mean"}},
             dim=twin.dim,

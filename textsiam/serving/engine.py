@@ -16,6 +16,7 @@ from textsiam.models.encoders import inputs_of
 from textsiam.models.scorer import Scorer
 from textsiam.models.tokens import Counter
 from textsiam.search.feeding import index_model
+from textsiam.search.index import IndexModel, QuestionIndexError
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.problems import Refused, too_large, unfit
 from textsiam.serving.settings import ServerSettings
@@ -47,9 +48,9 @@ class Engine:
             self._encoders["right"], self._counters["right"] = self._encoders["left"], self._counters["left"]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Digest of all that a vector depends on, 64 hexadecimal digits."""
-        return fingerprint_of(self.twin)
+    def model(self) -> IndexModel:
+        """What an index knows the twin's vectors by."""
+        return index_model(self.twin)
 
     @property
     def longest(self) -> int | None:
@@ -57,10 +58,10 @@ class Engine:
         return self.twin.tower().max_seq_length
 
     @property
-    def scored_by_cosine(self) -> bool:
-        """Whether two vectors say all that the twin says of two inputs."""
+    def asks_the_model(self) -> bool:
+        """Whether a score of two vectors takes the model: its head, or its verifier."""
         verifier = self.twin.verifier
-        return verifier is None or verifier.combination is None
+        return self.twin.head is not None or (verifier is not None and verifier.combination is not None)
 
     def warm_up(self) -> None:
         """Encode once, so that the first client does not wait for what is made on first use."""
@@ -134,21 +135,29 @@ class Engine:
         self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray, gone: Gone
     ) -> np.ndarray:
         """Score pairs whose vectors `u` and `v`, both `(n, dim)`, are there already; `(n,)` float32."""
-        if len(u) == 0:
-            return np.zeros(0, np.float32)
-        twin, verifier = self.twin, self.twin.verifier
+        return await self.work(partial(self._score, lefts, rights, u, v), 16 * max(1, len(u)), gone)
 
-        def score() -> np.ndarray:
-            similarity = twin.vector_similarity(u, v)
-            if verifier is None or verifier.combination is None:
-                return similarity
-            texts = [*lefts, *rights]
-            rows = np.arange(len(lefts))
-            return verifier.rescore(texts, rows, rows + len(lefts), similarity)
+    async def work(self, run: Callable[[], T], tokens: int, gone: Gone) -> T:
+        """Run what scores vectors: in a thread of its own, or by the batcher where that takes the model.
 
-        if twin.head is None and self.scored_by_cosine:
-            return score()
-        return await self.wait(self._queued(partial(self.batcher.call, score, 16 * len(u))), gone)
+        Args:
+            run: The work.
+            tokens: How much of the model's time it takes, in tokens.
+            gone: Says whether the client has left.
+
+        Raises:
+            Refused: The queue is full.
+        """
+        if not self.asks_the_model:
+            return await asyncio.to_thread(run)
+        return await self.wait(self._queued(partial(self.batcher.call, run, tokens)), gone)
+
+    def _score(self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        similarity, verifier = self.twin.vector_similarity(u, v), self.twin.verifier
+        if verifier is None or verifier.combination is None:
+            return similarity
+        rows = np.arange(len(lefts))
+        return verifier.rescore([*lefts, *rights], rows, rows + len(lefts), similarity)
 
     async def wait(self, future: Future[T], gone: Gone) -> T:
         """Wait for work of the batcher; give it up when the client has left.
@@ -164,7 +173,7 @@ class Engine:
             return waiting.result()
         except DataError as error:
             raise unfit(str(error)) from error
-        except (Refused, asyncio.CancelledError):
+        except (Refused, QuestionIndexError, asyncio.CancelledError):
             raise
         except Exception as error:
             raise Refused(424, "the model could not encode this request", "Backend") from error
@@ -218,8 +227,3 @@ class Engine:
             hint = 'send "truncate": true to cut it'
             raise too_large(f"{where(at)}: {tokens[at]:,} tokens, the model reads {limit:,}; {hint}")
         return names, np.minimum(tokens, limit)
-
-
-def fingerprint_of(twin: Scorer) -> str:
-    """Return the digest that an index knows a twin's vectors by, 64 hexadecimal digits."""
-    return index_model(twin).fingerprint

@@ -7,13 +7,14 @@ import asyncio
 import numpy as np
 from fastapi import APIRouter, Request, Response
 
+from textsiam.search.check import Checked, Found
 from textsiam.search.checks import check_questions, check_where
-from textsiam.search.index import Hit, Question, QuestionIndex, QuestionIndexError
+from textsiam.search.index import Question, QuestionIndex, QuestionIndexError
 from textsiam.serving.embedding import PROBLEMS, Problems
 from textsiam.serving.engine import Engine, Gone
 from textsiam.serving.problems import Refused, unfit
 from textsiam.serving.reviews import Reviews, Suspect
-from textsiam.serving.verdicts import Looker, Seen
+from textsiam.serving.verdicts import Looker
 from textsiam.serving.wire import (
     Duplicate,
     DuplicatesRequest,
@@ -76,8 +77,8 @@ class _Answers:
             check_where(body.where)
         except QuestionIndexError as error:
             raise unfit(f"where: {error}") from error
-        seen = await look.look(texts, vectors, gone, threshold=body.threshold, limit=body.limit, where=body.where)
-        verdicts = [_verdict(text, one) for text, one in zip(texts, seen, strict=True)]
+        seen = await look.look(texts, vectors, gone, threshold=body.threshold, where=body.where)
+        verdicts = [_verdict(one, body.limit) for one in seen]
         return verdicts[0] if body.question is not None else verdicts
 
     async def put(self, id: Id, body: QuestionBody, request: Request, response: Response) -> Written:
@@ -145,7 +146,7 @@ class _Answers:
         deleted = await asyncio.to_thread(look.index.delete, delete) if delete else 0
         if not questions:
             return Written(upserted=0, deleted=deleted, suspects=0)
-        await asyncio.to_thread(look.index.upsert, questions, vectors, model=look.model)
+        await asyncio.to_thread(look.index.upsert, questions, vectors, model=self._engine.model)
         queued = 0
         if self._reviews is not None and engine.twin.decision is not None:
             suspects = await look.suspects(questions, vectors, gone)
@@ -153,19 +154,17 @@ class _Answers:
         return Written(upserted=len(questions), deleted=deleted, suspects=queued)
 
 
-def _verdict(text: str, seen: Seen) -> DuplicatesVerdict:
+def _verdict(one: Checked, limit: int) -> DuplicatesVerdict:
     return DuplicatesVerdict(
-        question=text,
-        duplicate=bool(seen.hits),
-        threshold=seen.threshold,
-        canonical=None if seen.canonical is None else _duplicate(*seen.canonical),
-        duplicates=[_duplicate(hit, probability) for hit, probability in seen.hits],
+        question=one.text,
+        duplicate=one.is_duplicate,
+        threshold=one.threshold,
+        canonical=None if one.canonical is None else _duplicate(one.canonical),
+        duplicates=[_duplicate(found) for found in one.duplicates[:limit]],
     )
 
 
-def _duplicate(hit: Hit, probability: float | None) -> Duplicate:
-    question = hit.question
-    return Duplicate(
-        id=question.id, text=question.text, metadata=dict(question.metadata), similarity=hit.similarity,
-        probability=probability,
-    )  # fmt: skip
+def _duplicate(found: Found) -> Duplicate:
+    question = found.question
+    facts = {"id": question.id, "text": question.text, "metadata": dict(question.metadata)}
+    return Duplicate(**facts, similarity=found.similarity, probability=found.probability)
