@@ -113,7 +113,9 @@ def test_sigterm_under_load_answers_what_was_taken_and_ends_in_peace(saved):
 @pytest.mark.slow
 def test_suspects_of_a_file_wait_for_a_moderator_and_decisions_correct_the_model(saved, tmp_path, sentences):
     flagged = tmp_path / "flagged.tsv"
-    out = run("flag", saved, "sample:forum", "--threshold", "0.97", "--output", flagged)
+    questions = tmp_path / "questions.txt"
+    questions.write_text("\n".join(sentences) + "\n")
+    out = run("flag", saved, questions, "--threshold", "0.5", "--output", flagged)
     assert out.returncode == 0, out.stderr
     reviews = tmp_path / "reviews.sqlite"
     with served(saved, "--reviews", reviews, "--suspects", flagged) as (_, ready, _):
