@@ -24,10 +24,9 @@ pytest.importorskip("playwright", reason="the package 'playwright' is not instal
 import uvicorn
 from playwright.sync_api import expect, sync_playwright
 
-from textsiam.search.index import IndexModel
+from textsiam.search.feeding import index_model
 from textsiam.search.memory import MemoryIndex
 from textsiam.serving.app import create_app
-from textsiam.serving.engine import fingerprint_of
 from textsiam.serving.reviews import Reviews, Suspect
 from textsiam.serving.settings import ServerSettings
 
@@ -109,7 +108,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         reviews = Reviews(tmp_path / "reviews.sqlite")
         reviews.add(suspects)
         settings = ServerSettings(token=token)
-        index = MemoryIndex(IndexModel("m", fingerprint_of(twin), twin.dim))
+        index = MemoryIndex(index_model(twin))
         app = create_app(twin, index, reviews=reviews, settings=settings)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
