@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test fast fix lint bench check docs clean
+.PHONY: setup demo test fast fix lint bench check docs audit clean
 
 setup: $(READY)
 
@@ -49,6 +49,10 @@ bench: $(READY)
 
 docs: $(READY)
 	$(BIN)/python -m pytest --doctest-modules textsiam tests/test_readme.py
+
+audit: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check pip-audit
+	$(BIN)/pip-audit --local --skip-editable --progress-spinner off
 
 clean:
 	rm -rf $(VENV) runs build dist *.egg-info

@@ -1,0 +1,279 @@
+"""The server: how long a verdict takes, what it keeps of the bare fast path, what becomes of it under twice its load.
+
+    python benchmarks/serve.py run                       # 100,000 questions in the index, 5 minutes of load
+    python benchmarks/serve.py run --questions 10000 --seconds 30
+    python benchmarks/serve.py table                     # Markdown from results/serve.json
+
+The server is `textsiam serve` as a user starts it, with all-MiniLM-L6-v2 and an index of Quora's questions; the client
+runs on the same cores. Verdicts are asked for one at a time, each about another question. Throughput is that of
+`/v1/embeddings` (base64) with eight clients, in rounds that alternate with `Twin.encode` on the same texts in a process
+of its own. The load is open: requests are sent at twice the measured capacity whatever comes back. One in ten is a
+single question for `/duplicates`; the others hold 100 questions for `/v1/embeddings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx2
+from encode import child_of, spread
+from quality import DATA, facts
+
+RESULTS = Path(__file__).parent / "results" / "serve.json"
+CLIENTS, BATCH = 8, 100
+
+
+def questions(count):
+    """Return distinct questions of Quora."""
+    from textsiam.data.pairs import read_pairs
+
+    found = [text for name in ("dev", "train") for text in read_pairs(DATA / f"{name}.tsv.gz").texts]
+    return list(dict.fromkeys(found))[:count]
+
+
+def filled(folder, texts):
+    """Make an index of the questions."""
+    from textsiam.models.encoders import MINILM
+    from textsiam.models.twin import Twin
+    from textsiam.search.feeding import add_questions, index_model
+    from textsiam.search.index import Question
+    from textsiam.search.opening import create_index
+
+    twin = Twin.from_pretrained(MINILM)
+    index = create_index(folder, index_model(twin, name=MINILM))
+    add_questions(twin, index, [Question(str(k), text) for k, text in enumerate(texts)])
+    index.compact()
+    index.close()
+
+
+@contextmanager
+def served(index, *more):
+    """Start the server; yields its address and its process."""
+    command = [sys.executable, "-m", "textsiam.cli", "serve", "all-MiniLM-L6-v2", "--index", str(index), "--port", "0",
+               "--json", *more]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            said = ""
+            for line in process.stdout:
+                said += line
+                if line == "}\n":
+                    break
+            yield json.loads(said)["address"], process
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def resident(process):
+    """Return the resident memory of a process in MiB."""
+    lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
+
+
+def verdicts(address, texts, count=500):
+    """Return the milliseconds of single verdicts."""
+    rng, taken = random.Random(1), []
+    with httpx2.Client(base_url=address) as client:
+        for k in range(count + 20):
+            text = f"{rng.choice(texts)} {k}"
+            started = time.perf_counter()
+            answer = client.post("/duplicates", json={"question": text})
+            taken.append(1000 * (time.perf_counter() - started))
+            assert answer.status_code == 200, answer.text
+    return sorted(taken[20:])
+
+
+def throughput(address, texts):
+    """Return texts/s of eight clients."""
+    batches = [texts[k : k + BATCH] for k in range(0, len(texts), BATCH)]
+    lock = threading.Lock()
+
+    def work():
+        with httpx2.Client(base_url=address, timeout=120) as client:
+            while True:
+                with lock:
+                    if not batches:
+                        return
+                    batch = batches.pop()
+                body = {"input": batch, "model": "m", "encoding_format": "base64"}
+                assert client.post("/v1/embeddings", json=body).status_code == 200
+
+    threads = [threading.Thread(target=work) for _ in range(CLIENTS)]
+    started = time.perf_counter()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return len(texts) / (time.perf_counter() - started)
+
+
+def bare(count, seed):
+    """Return texts/s of `Twin.encode`: what a child process prints."""
+    from textsiam.models.encoders import MINILM
+    from textsiam.models.twin import Twin
+
+    texts = sample(count, seed)
+    twin = Twin.from_pretrained(MINILM)
+    twin.encode(texts[:500])
+    started = time.perf_counter()
+    twin.encode(texts)
+    return {"texts_per_second": len(texts) / (time.perf_counter() - started)}
+
+
+def sample(count, seed):
+    """Return questions in an order of their own."""
+    return random.Random(seed).sample(questions(100_000), count)
+
+
+async def pressed(address, process, texts, per_second, seconds):
+    """Send requests at a fixed rate whatever comes back; returns what came back and how memory went."""
+    statuses, taken, memory, rng = Counter(), {"embed": [], "duplicates": []}, [], random.Random(2)
+    limits = httpx2.Limits(max_connections=2000, max_keepalive_connections=200)
+    async with httpx2.AsyncClient(base_url=address, timeout=300, limits=limits) as client:
+
+        async def ask(single):
+            begun = time.perf_counter()
+            try:
+                if single:
+                    answer = await client.post("/duplicates", json={"question": rng.choice(texts)})
+                else:
+                    body = {"input": rng.sample(texts, BATCH), "model": "m", "encoding_format": "base64"}
+                    answer = await client.post("/v1/embeddings", json=body)
+            except httpx2.TransportError as error:
+                statuses[type(error).__name__] += 1
+                return
+            statuses[str(answer.status_code)] += 1
+            if answer.status_code == 200:
+                taken["duplicates" if single else "embed"].append(time.perf_counter() - begun)
+
+        started, sent, tasks = time.perf_counter(), 0, set()
+        while (passed := time.perf_counter() - started) < seconds:
+            while sent < passed * per_second:
+                task = asyncio.create_task(ask(sent % 10 == 0))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                sent += 1
+            if not memory or passed - memory[-1][0] >= 1:
+                memory.append((passed, resident(process)))
+            await asyncio.sleep(0.005)
+        await asyncio.gather(*tasks)
+    return statuses, {name: sorted(values) for name, values in taken.items()}, memory
+
+
+def percentile(values, share):
+    """Return the value below which a share of sorted values lies."""
+    return values[min(len(values) - 1, int(share * len(values)))] if values else None
+
+
+def told(seconds):
+    """Return what is kept of sorted seconds."""
+    p50, p99, most = (percentile(seconds, share) for share in (0.5, 0.99, 1.0))
+    return {"count": len(seconds), "p50": p50, "p99": p99, "max": most}
+
+
+def told_memory(memory, after):
+    """Return where memory began and ended, and how it grew once the first seconds were over."""
+    return {"first": memory[0][1], "last": memory[-1][1], "a_minute": slope(memory, after)}
+
+
+def slope(memory, after):
+    """Return MiB a minute, by least squares, once the first seconds are over."""
+    from numpy import polyfit
+
+    late = [(t, m) for t, m in memory if t >= after]
+    return 60 * float(polyfit(*zip(*late, strict=True), 1)[0]) if len(late) > 2 else None
+
+
+def run(count, rounds, seconds):
+    """Measure everything; returns the results."""
+    texts = questions(count)
+    with tempfile.TemporaryDirectory() as folder:
+        filled(Path(folder) / "index", texts)
+        with served(Path(folder) / "index") as (address, process):
+            taken = verdicts(address, texts)
+            rates, free = [], []
+            for seed in range(rounds):
+                rates.append(throughput(address, sample(6000, seed)))
+                free.append(child_of(__file__, "bare", "--seed", seed)["texts_per_second"])
+        capacity = statistics.median(rates)
+        per_second = 2 * capacity / (0.9 * BATCH)
+        with served(Path(folder) / "index", "--max-queue", "65536") as (address, process):
+            throughput(address, sample(3000, 9))
+            statuses, accepted, memory = asyncio.run(pressed(address, process, texts, per_second, seconds))
+    ratio = spread([a / b for a, b in zip(rates, free, strict=True)])
+    return {
+        "questions": len(texts),
+        "verdict_ms": {"p50": percentile(taken, 0.5), "p99": percentile(taken, 0.99), "max": taken[-1]},
+        "texts_per_second": {"server": spread(rates), "bare": spread(free), "ratio": ratio},
+        "load": {
+            "seconds": seconds,
+            "requests_per_second": per_second,
+            "statuses": dict(statuses),
+            "accepted_seconds": {name: told(values) for name, values in accepted.items()},
+            "memory_mib": told_memory(memory, min(60, seconds / 3)),
+        },
+        "facts": facts(),
+    }  # fmt: skip
+
+
+def table():
+    """Print the results as Markdown."""
+    found = json.loads(RESULTS.read_text())
+    verdict, rate, load = found["verdict_ms"], found["texts_per_second"], found["load"]
+    lines = [
+        ("a verdict, one at a time", f"p50 {verdict['p50']:.1f} ms, p99 {verdict['p99']:.1f} ms"),
+        ("texts/s of `/v1/embeddings`", "{median:,.0f} ({low:,.0f}–{high:,.0f})".format(**rate["server"])),
+        ("share of the bare fast path", "{median:.0%} ({low:.0%}–{high:.0%})".format(**rate["ratio"])),
+        (
+            f"answers in {load['seconds']} s at twice that",
+            ", ".join(f"{n:,} × {s}" for s, n in load["statuses"].items()),
+        ),
+    ]
+    for name, times in load["accepted_seconds"].items():
+        if times["count"]:
+            lines.append((f"accepted `{name}` under load", f"p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s"))
+    memory = load["memory_mib"]
+    lines.append(
+        ("memory under load", f"{memory['first']:,.0f} → {memory['last']:,.0f} MiB, {memory['a_minute']:+.1f} a minute")
+    )
+    print(f"| {found['questions']:,} questions in the index | measured |\n| --- | --- |")
+    for name, value in lines:
+        print(f"| {name} | {value} |")
+
+
+def main():
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner, child = commands.add_parser("run"), commands.add_parser("bare")
+    runner.add_argument("--questions", type=int, default=100_000)
+    runner.add_argument("--rounds", type=int, default=3)
+    runner.add_argument("--seconds", type=int, default=300)
+    child.add_argument("--count", type=int, default=6000)
+    child.add_argument("--seed", type=int, default=0)
+    commands.add_parser("table")
+    arguments = parser.parse_args()
+    if arguments.command == "bare":
+        print(json.dumps(bare(arguments.count, arguments.seed)))
+    elif arguments.command == "table":
+        table()
+    else:
+        results = run(arguments.questions, arguments.rounds, arguments.seconds)
+        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+        print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
