@@ -62,7 +62,7 @@ def filled(folder, texts):
 def served(index, *more):
     """Start the server; yields its address and its process."""
     command = [sys.executable, "-m", "textsiam.cli", "serve", "all-MiniLM-L6-v2", "--index", str(index), "--port", "0",
-               "--json", *more]  # fmt: skip
+               "--truncate", "--json", *more]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
         try:
             said = ""

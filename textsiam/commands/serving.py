@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -23,6 +24,9 @@ from textsiam.terminal import print_json, say
 if TYPE_CHECKING:
     from textsiam.models.recalibration import Recalibration
 
+# oneDNN keeps a kernel for each shape of a batch, about half a megabyte each and 1,024 by default: a server meets ever new
+# shapes. Both its own cache and the one in front of it must be bounded.
+_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 _EXTRA = ("fastapi", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
 
@@ -53,6 +57,8 @@ def serve(
 
     if missing := [module for module in _EXTRA if find_spec(module) is None]:
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
+    for name, value in _KERNELS.items():
+        os.environ.setdefault(name, value)
     from textsiam.serving.reviews import Reviews, ReviewsError
     from textsiam.serving.settings import ServerSettings, token_for
 

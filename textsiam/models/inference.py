@@ -24,6 +24,8 @@ Progress = Callable[[int, int], None]
 
 _LARGE_JOB = 400_000  # tokens from which finding the best budget (about as long as 20,000 tokens) pays
 _SMALL_JOB = 512  # tokens up to which all cores share one batch
+_GRAIN = 256  # budgets of small jobs are multiples of so many tokens: a new shape of a batch costs time and memory
+_SHARES = 8  # batches that a worker should have, where they are not too small then
 BLOCK = 16_384
 """Texts that are tokenised, sorted by length and encoded together; the next block is tokenised meanwhile."""
 
@@ -193,7 +195,9 @@ def _encode_tokens(
         with torch.inference_mode():
             first, *_ = fast.budgets
             budget = token_budget or (fast.best_budget if total >= _LARGE_JOB else first)
-        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, -(-total // len(crew)))))
+        # Several batches for each worker, so that none waits long for the last one of another.
+        share = -(-total // (_SHARES * len(crew)) // _GRAIN) * _GRAIN
+        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, share)))
         lock = threading.Lock()
 
         @torch.inference_mode()

@@ -102,7 +102,7 @@ class Twin(nn.Module, Scorer):
             provenance=parts.provenance,
         )
         twin.backend, twin.verifier = parts.backend, parts.verifier
-        return twin
+        return twin.eval()  # else every call of `encode` would switch dropout off and on again
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.

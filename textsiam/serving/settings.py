@@ -29,7 +29,7 @@ class ServerSettings:
     max_body: int = 16 * 2**20
     max_batch: int = 10_000
     max_characters: int = 50_000
-    max_tokens: int = 2048
+    max_tokens: int = 8192
     max_queue: int = 262_144
     requests_per_minute: int | None = None
     truncate: bool = False
