@@ -24,7 +24,7 @@ from textsiam.terminal import print_json, say
 if TYPE_CHECKING:
     from textsiam.models.recalibration import Recalibration
 
-# oneDNN keeps a kernel for each shape of a batch, about half a megabyte each and 1,024 by default: a server meets ever new
+# oneDNN keeps a kernel for each shape of a batch, half a megabyte each, 1,024 by default, and a server meets ever new
 # shapes. Both its own cache and the one in front of it must be bounded.
 _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
 _EXTRA = ("fastapi", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")

@@ -11,8 +11,8 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_product_attention
 
-# Up to here two batched products beat the fused kernel in fp32; in bf16 they do at any length.
-_SHORT = 48
+# Up to so many tokens two batched products beat the fused kernel: in fp32, and in bf16.
+_SHORT, _SHORT_HALF = 48, 192
 # Softmax over the middle axis is vectorised where the last one is a multiple of this, in fp32.
 _LANES = 16
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
@@ -131,7 +131,7 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     """Return softmax(QKᵀ + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
     batch, longest, _, heads, width = mixed.shape
     half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
-    if longest > _SHORT and not half:
+    if longest > (_SHORT_HALF if half else _SHORT):
         q, k, v = mixed.permute(2, 0, 3, 1, 4)
         bias = None if bias is None else bias.expand(batch, 1, longest, longest)
         attended = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)

@@ -13,8 +13,8 @@ import uvicorn
 
 from textsiam.serving.meters import log_as_json
 
-# Seconds after which a thread that computes in Python lets another one go on. The cores that encode need the interpreter for
-# microseconds between two products, and would wait 5 ms each time for a thread that reads a request.
+# Seconds after which a thread that computes in Python lets another one go on. Cores that encode need the interpreter
+# for microseconds between two products, and would wait 5 ms each time for a thread that reads a request.
 _SWITCH = 0.0002
 
 
