@@ -39,7 +39,7 @@ def test_every_token_is_that_of_transformers(minilm: SentenceTransformer, texts:
     torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("longest", [1, 15, 16, 17, 32, 33, 48, 49, 70, 128])
+@pytest.mark.parametrize("longest", [1, 15, 16, 17, 32, 33, 48, 49, 70, 128, 192, 193, 256])
 def test_attention_in_bf16_at_any_length(longest: int) -> None:
     generator = torch.Generator().manual_seed(longest)
     mixed = torch.randn(3, longest, 3, 2, 8, generator=generator).bfloat16()

@@ -133,7 +133,7 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
     if longest > (_SHORT_HALF if half else _SHORT):
         q, k, v = mixed.permute(2, 0, 3, 1, 4)
-        bias = None if bias is None else bias.expand(batch, 1, longest, longest)
+        bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
         attended = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
     # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
