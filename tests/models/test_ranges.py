@@ -24,7 +24,8 @@ def observed(tower: SentenceTransformer, texts: list[str], size: int = 4) -> lis
     return observe(FusedBert(tower[0], torch.float32), batches(tower, texts, size))  # pyright: ignore
 
 
-def test_ranges_are_those_of_the_library_s_modules(tower: SentenceTransformer, sentences: list[str]) -> None:
+def test_ranges_are_those_of_the_library_s_modules(fresh_tower: SentenceTransformer, sentences: list[str]) -> None:
+    tower = fresh_tower.eval()
     seen: dict[torch.nn.Module, list[torch.Tensor]] = {}
     model: Any = tower[0].model
     parts = {
