@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -263,6 +264,20 @@ def open_scorer(name_or_path: str | Path, *, device: str | None = None) -> Twin 
     if (Path(name_or_path) / _FILE).exists():
         return Ensemble.from_pretrained(name_or_path, device=device)
     return Twin.from_pretrained(name_or_path, device=device)
+
+
+def members_digest(scorer: Scorer, kind: str) -> tuple[hashlib._Hash, list[Twin]]:
+    """Begin a digest of what vectors depend on: with `kind`, and with the regions of an ensemble that has some.
+
+    Returns:
+        The digest, to be updated, and the twins whose weights belong into it, in order.
+    """
+    digest = hashlib.sha256(kind.encode())
+    members = [scorer] if isinstance(scorer, Twin) else scorer.twins if isinstance(scorer, Ensemble) else []
+    if isinstance(scorer, Ensemble) and scorer.regions is not None:
+        members = [*members, scorer.regions.base]
+        digest.update(scorer.regions.centroids.tobytes() + str(scorer.regions.temperature).encode())
+    return digest, members
 
 
 def average_twins(twins: Sequence[Twin]) -> Twin:

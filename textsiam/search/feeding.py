@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from textsiam.models.cache import weights_fingerprint
-from textsiam.models.ensemble import Ensemble
+from textsiam.models.ensemble import members_digest
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
-from textsiam.models.twin import Twin
 from textsiam.search.checks import check_model
 from textsiam.search.index import Hit, IndexModel, Question, QuestionIndex, Where
 
@@ -36,11 +34,7 @@ def index_model(twin: Scorer, *, name: str = "a twin") -> IndexModel:
         twin: What encodes.
         name: What messages call it.
     """
-    digest = hashlib.sha256(type(twin).__name__.encode())
-    members = [twin] if isinstance(twin, Twin) else twin.twins if isinstance(twin, Ensemble) else []
-    if isinstance(twin, Ensemble) and twin.regions is not None:
-        members = [*members, twin.regions.base]
-        digest.update(twin.regions.centroids.tobytes() + str(twin.regions.temperature).encode())
+    digest, members = members_digest(twin, type(twin).__name__)
     for member in members:
         for tower in member.towers:
             digest.update(weights_fingerprint(tower, "any").encode())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +13,9 @@ from safetensors.numpy import load_file, save_file
 
 from textsiam.models.cache import weights_fingerprint
 from textsiam.models.encoders import ModelError
-from textsiam.models.ensemble import Ensemble
+from textsiam.models.ensemble import members_digest
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
-from textsiam.models.twin import Twin
 from textsiam.search.operating import OperatingPoint
 
 _FORMAT = 1
@@ -86,11 +84,7 @@ def scorer_fingerprint(twin: Scorer) -> str:
 
     The number format plays no part: in bf16 the cosine of a vector to its fp32 self is at least 0.9999.
     """
-    digest = hashlib.sha256(f"{type(twin).__name__} {twin.distance.name}".encode())
-    members = [twin] if isinstance(twin, Twin) else twin.twins if isinstance(twin, Ensemble) else []
-    if isinstance(twin, Ensemble) and twin.regions is not None:
-        members = [*members, twin.regions.base]
-        digest.update(twin.regions.centroids.tobytes() + str(twin.regions.temperature).encode())
+    digest, members = members_digest(twin, f"{type(twin).__name__} {twin.distance.name}")
     for member in members:
         for tower in member.towers:
             digest.update(weights_fingerprint(tower, "any").encode())

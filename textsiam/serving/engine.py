@@ -128,14 +128,7 @@ class Engine:
         """
         v, _ = await self.encode(others, gone, field=fields[1], truncate=truncate, side="right")
         u, _ = await self.encode(one, gone, field=fields[0], truncate=truncate)
-        count = len(v)
-        return await self.rescored([one] * count, others, np.repeat(u, count, axis=0), v, gone)
-
-    async def rescored(
-        self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray, gone: Gone
-    ) -> np.ndarray:
-        """Score pairs whose vectors `u` and `v`, both `(n, dim)`, are there already; `(n,)` float32."""
-        return await self.work(partial(self._score, lefts, rights, u, v), 16 * max(1, len(u)), gone)
+        return await self.work(partial(self._score, one, others, u, v), 16 * len(v), gone)
 
     async def work(self, run: Callable[[], T], tokens: int, gone: Gone) -> T:
         """Run what scores vectors: in a thread of its own, or by the batcher where that takes the model.
@@ -152,12 +145,13 @@ class Engine:
             return await asyncio.to_thread(run)
         return await self.wait(self._queued(partial(self.batcher.call, run, tokens)), gone)
 
-    def _score(self, lefts: Sequence[str], rights: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        similarity, verifier = self.twin.vector_similarity(u, v), self.twin.verifier
+    def _score(self, one: str, others: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score an input, `u` of `(1, dim)`, against others, `v` of `(n, dim)`."""
+        similarity, verifier = self.twin.vector_similarity(np.repeat(u, len(v), axis=0), v), self.twin.verifier
         if verifier is None or verifier.combination is None:
             return similarity
-        rows = np.arange(len(lefts))
-        return verifier.rescore([*lefts, *rights], rows, rows + len(lefts), similarity)
+        right = np.arange(1, len(others) + 1)
+        return verifier.rescore([one, *others], np.zeros_like(right), right, similarity)
 
     async def wait(self, future: Future[T], gone: Gone) -> T:
         """Wait for work of the batcher; give it up when the client has left.

@@ -54,7 +54,6 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        scope.setdefault("state", {})["request_id"] = request_id
         started, answered = time.perf_counter(), 0
 
         async def answer(message: dict[str, Any]) -> None:
@@ -87,7 +86,8 @@ class Guard:
             Refused: The token is wrong, the body too large, or the client asks too often.
         """
         path = scope["path"]
-        if self._token is not None and path not in _OPEN and not path.startswith(_OPEN_FILES):
+        everyone = path in _OPEN or path.startswith(_OPEN_FILES)  # a page is a dozen files: they count against no rate
+        if self._token is not None and not everyone:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
             if not (hmac.compare_digest(digest, self._token) and scheme.lower() == "bearer"):
@@ -96,8 +96,7 @@ class Guard:
         if length.isdigit() and int(length) > self.settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes, at most {self.settings.max_body:,} are taken",
                           "Validation")  # fmt: skip
-        unlimited = path in _OPEN or path.startswith(_OPEN_FILES)  # a page is a dozen files
-        if self.settings.requests_per_minute is not None and not unlimited:
+        if self.settings.requests_per_minute is not None and not everyone:
             self._count(_client(scope), self.settings.requests_per_minute)
 
     def _count(self, client: str, per_minute: int) -> None:
