@@ -408,6 +408,7 @@ def test_the_cluster_shows_what_hangs_together(serve: Serve, tab: Tab):
 def test_the_token_is_asked_for_and_kept_in_the_tab(serve: Serve, tab: Tab):
     served = serve(token=TOKEN)
     page = tab.open(served)
+    expect(page.locator("#ask")).to_be_visible()
     expect(page.locator("#ask-title")).to_have_text("This server asks for a token")
     page.keyboard.press("Escape")
     expect(page.locator("#alert-text")).to_have_text("The server asks for a token.")
