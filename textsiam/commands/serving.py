@@ -70,7 +70,7 @@ def serve(
         raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
     from textsiam.search.opening import open_index
 
-    opened = None if index is None else open_index(index)
+    opened = None if index is None else open_index(index, resident=True)
     store = None if place is None else Reviews(place)
     twin = open_twin(model)
     if precision is not None or prior is not None:

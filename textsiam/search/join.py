@@ -19,6 +19,7 @@ from textsiam.models.distances import Distance
 from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
+from textsiam.search.codes import codes_above, multiplies_bytes
 from textsiam.search.products import Block, Found, products_above, reduced, rounding
 
 # Blocked and rowwise similarities of distances that are no products differ by rounding only; this is far above it.
@@ -64,8 +65,8 @@ def pairs_above(
     so that the result does not depend on the block and equals `Twin.similarity`. Where the twin has a head, candidates
     are the pairs whose distance reaches the head's floor.
 
-    Blocks are bf16 products where the hardware multiplies bf16 natively, with a margin below the threshold that is
-    proved to be wide enough; see `textsiam.search.products`.
+    Blocks are products of bytes, or of bf16, where the hardware multiplies these natively, with a margin below the
+    threshold that is proved to be wide enough; see `textsiam.search.codes` and `textsiam.search.products`.
 
     Args:
         twin: Its distance is used, and its head.
@@ -198,13 +199,14 @@ def comparison(
         stop: See `Comparison`.
     """
     floor = threshold if twin.head is None else float(twin.head.floor)
+    height = block or _ROWS["cpu" if twin.device.type == "cpu" else "else"]
     return Comparison(
         twin=twin,
         points=points,
         threshold=threshold,
         floor=floor,
-        candidates=_by_products(twin, points, floor) or partial(_by_distance, twin.distance, points, floor),
-        block=block or _ROWS["cpu" if twin.device.type == "cpu" else "else"],
+        candidates=_by_products(twin, points, floor, height) or partial(_by_distance, twin.distance, points, floor),
+        block=height,
         rows=len(points) if rows is None else rows,
         after=after,
         stop=stop or threading.Event(),
@@ -243,7 +245,7 @@ def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: thre
         torch.set_num_threads(cores)  # a part of the setting is the whole process's
 
 
-def _by_products(twin: Scorer, points: Tensor, floor: float) -> Block | None:
+def _by_products(twin: Scorer, points: Tensor, floor: float, width: int) -> Block | None:
     """Return what finds candidates by products; None where the distance is none of products, or the floor too low."""
     if not len(points):
         return None
@@ -251,6 +253,10 @@ def _by_products(twin: Scorer, points: Tensor, floor: float) -> Block | None:
     if least is None:
         return None
     unit = twin.distance.name in ("cosine", "angular")
+    if twin.device.type == "cpu" and multiplies_bytes():
+        by_bytes = codes_above(points, least, width=width, unit=unit)
+        if by_bytes is not None:
+            return by_bytes
     return products_above(reduced(points, fast_dtype(twin.device), twin.device, unit=unit), least)
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from textsiam.search.index import IndexModel, Question, QuestionIndexError, Scalar, packed
 
 _FORMAT = 1
+_BATCH = 8192  # vectors read at once
 _WAIT = 60.0  # seconds that a writer waits for another one
 
 _TABLES = """
@@ -207,14 +208,25 @@ def delete_rows(table: sqlite3.Connection, state: State, ids: Iterable[str]) -> 
     return len(rows)
 
 
-def changes_since(table: sqlite3.Connection, state: State, clock: int) -> tuple[np.ndarray, np.ndarray, list[int]]:
-    """Return rows and vectors of what was written after a clock, `(n,)` and `(n, dim)`, and the rows deleted since."""
-    found = table.execute(
-        f"SELECT row, vector FROM questions JOIN vectors_{state.generation} USING (row) WHERE clock > ? ORDER BY row",
-        (clock,),
-    ).fetchall()
-    gone = [row for (row,) in table.execute("SELECT row FROM deleted WHERE clock > ?", (clock,))]
-    return *_arrays(found, state.model.dim), gone
+def changes_since(table: sqlite3.Connection, state: State, clock: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield rows `(n,)` int64 and vectors `(n, dim)` float32 of what was written after a clock, in order of rows."""
+    # From the first write on, everything is read in the order of the file rather than sorted.
+    since = f"WHERE clock > {int(clock)} " if clock > 0 else ""
+    cursor = table.execute(
+        f"SELECT row, vector FROM questions JOIN vectors_{state.generation} USING (row) {since}ORDER BY row"
+    )
+    while found := cursor.fetchmany(_BATCH):
+        yield _arrays(found, state.model.dim)
+
+
+def deleted_since(table: sqlite3.Connection, clock: int) -> list[int]:
+    """Return the rows deleted after a clock."""
+    return [row for (row,) in table.execute("SELECT row FROM deleted WHERE clock > ?", (clock,))]
+
+
+def all_rows(table: sqlite3.Connection) -> set[int]:
+    """Return the rows of all questions."""
+    return {row for (row,) in table.execute("SELECT row FROM questions")}
 
 
 def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,12 @@ after that clock are held in memory and scanned exactly, so that every search se
 
 LanceDB's index is IVF_FLAT over float32 vectors. With every partition probed, as is the default, it leaves nothing out:
 searches are exact. With fewer `probes`, the best k may miss some; a search with a threshold still probes all of them.
+A process that answers many searches can hold all vectors in memory, as bytes, and scan these; that is exact too.
 """
 
 from __future__ import annotations
 
-import fcntl
 import os
-import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -22,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.models.saving import whole_folder, write_failure
+from textsiam.models.saving import whole_folder
 from textsiam.search.checks import check_model, check_questions, check_search, check_vectors, check_where
+from textsiam.search.held import Held
 from textsiam.search.index import (
     Encode,
     Hit,
@@ -40,7 +40,6 @@ from textsiam.search.index import (
 from textsiam.search.journal import (
     Journal,
     State,
-    changes_since,
     condition,
     delete_rows,
     questions_of,
@@ -49,9 +48,9 @@ from textsiam.search.journal import (
     vectors_of,
     write_rows,
 )
-from textsiam.search.lance_table import LanceTable, lancedb, same_copy
+from textsiam.search.lance_table import LanceTable, lancedb, merge_reported, merging_alone
 from textsiam.search.migration import migrate_rows
-from textsiam.search.recent import Recent, View
+from textsiam.search.resident import View
 
 _TABLE = "questions.sqlite"
 # So few questions that match a filter are compared one by one rather than looked for among all.
@@ -68,25 +67,36 @@ class LanceIndex:
         path: The folder; `LanceIndex.create` makes it.
         probes: Partitions that a search for the best k looks into; None takes all, which is exact.
         merge_after: `upsert` merges by itself after so many changes through this object; None leaves it to `compact`.
+        resident: Hold all vectors in memory and scan these instead of LanceDB's files, which is exact as well: for a
+            process that answers many searches. Takes a byte for each number of a vector, and reads them all once.
 
     Raises:
         QuestionIndexError: The folder holds no index, or lancedb is not installed.
     """
 
-    def __init__(self, path: str | Path, *, probes: int | None = None, merge_after: int | None = 100_000) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        probes: int | None = None,
+        merge_after: int | None = 100_000,
+        resident: bool = False,
+    ) -> None:
         self.path = Path(path)
         if probes is not None and probes < 1:
             raise QuestionIndexError(f"probes must be >= 1, got {probes}")
         self.probes = probes
         self.merge_after = merge_after
+        self.resident = resident
         self._journal = Journal(self.path / _TABLE)
         self._lance = LanceTable(self.path / "lance")
-        self._lock = threading.Lock()
         self._written = 0
+        self._counted = (-1, 0)  # at which clock, how many
         self._filters: dict[tuple[Any, ...], tuple[int, set[int]]] = {}
         with self._journal.reading() as table:
-            self._state = read_state(table)
-        self._recent = Recent(self._state.model.dim, -1)
+            self._held = Held(read_state(table), everything=resident)
+            if resident:
+                self._held.look(table)
 
     @classmethod
     def create(cls, path: str | Path, model: IndexModel, **knobs: Any) -> LanceIndex:
@@ -202,27 +212,22 @@ class LanceIndex:
         self, state: State, view: View, asked: np.ndarray, k: int | None, threshold: float | None, kept: set[int] | None
     ) -> list[np.ndarray]:
         """Return the rows that may be among the hits of each query, and few others."""
-        margin = rounding_margin(state.model.dim) + 1e-6  # LanceDB's distance 1 - s is rounded once more
+        error = rounding_margin(state.model.dim) + 1e-6  # LanceDB's distance 1 - s is rounded once more
         floor = -np.inf if threshold is None else threshold
         # With a filter, how many of the best pass is known only afterwards.
-        recent = view.near(asked, None if kept is not None else k, floor, margin)
+        recent = view.near(asked, None if kept is not None else k, floor)
         found = []
-        for query, (places, scores) in zip(asked, recent, strict=True):
-            rows = view.rows[places]
+        for query, near in zip(asked, recent, strict=True):
             if kept is not None:
-                passed = np.fromiter((row in kept for row in rows.tolist()), bool, len(rows))
-                rows, scores = rows[passed], scores[passed]
-            if state.version:
+                near = near.kept(np.fromiter((row in kept for row in near.rows.tolist()), bool, len(near.rows)))
+            if state.version and not self.resident:
 
                 def current(row: int) -> bool:
                     return not view.superseded(row) and (kept is None or row in kept)
 
                 probes = self.probes if threshold is None else None
-                more, more_scores = self._lance.near(state, query, k, floor - margin, 2 * margin, probes, current)
-                rows, scores = np.concatenate([rows, more]), np.concatenate([scores, more_scores])
-            if k is not None and k < len(rows):
-                rows = rows[scores >= np.partition(scores, -k)[-k] - 2 * margin]
-            found.append(rows)
+                near = near.joined(self._lance.near(state, query, k, floor, error, probes, current))
+            found.append(near.best(k).rows)
         return found
 
     def _ranked(
@@ -238,23 +243,20 @@ class LanceIndex:
     def _snapshot(self) -> Iterator[tuple[Any, State, View]]:
         """Yield the table at one moment, its state, and the vectors in memory as they are at that same moment."""
         with self._journal.reading() as table:
-            with self._lock:  # the moment is the first read, and no other thread may move the view beyond it
-                state = read_state(table)
-                if not same_copy(state, self._state):
-                    self._recent = Recent(state.model.dim, -1)
-                recent = self._recent
-                if recent.view.clock < state.clock:
-                    rows, vectors, gone = changes_since(table, state, max(recent.view.clock, state.merged))
-                    recent.apply(rows, vectors, gone, state.clock)
-                self._state = state
-                view = recent.view
+            state, view = self._held.look(table)
             yield table, state, view
 
     def count(self, where: Where | None = None) -> int:
         """Count the questions (that match)."""
         clause, values = condition(check_where(where))
         with self._journal.reading() as table:
-            return table.execute(f"SELECT COUNT(*) FROM questions WHERE {clause}", values).fetchone()[0]
+            clock, known = read_state(table).clock, self._counted
+            if not where and known[0] == clock:
+                return known[1]
+            found = table.execute(f"SELECT COUNT(*) FROM questions WHERE {clause}", values).fetchone()[0]
+        if not where:
+            self._counted = (clock, found)
+        return found
 
     def compact(self) -> None:
         """Merge what waits in memory into LanceDB's files, and give back the space of what was deleted.
@@ -270,7 +272,7 @@ class LanceIndex:
 
     def _merge(self, *, anew: bool) -> None:
         self._written = 0
-        with self._alone(), self._reported():
+        with merging_alone(self.path), merge_reported(self.path):
             if anew:
                 with self._journal.writing() as table:  # so that no process takes the new copy for the old one
                     table.execute("UPDATE state SET clock = clock + 1")
@@ -286,32 +288,6 @@ class LanceIndex:
             self._lance.close()
             self._lance.clean(state)
             self._journal.shrink()
-
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        with open(self.path / "merge.lock", "a+", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                lock.seek(0)
-                owner = lock.read().strip() or "unknown"
-                raise QuestionIndexError(f"{self.location}: process {owner} is merging: wait for it") from None
-            lock.truncate(0)
-            lock.write(str(os.getpid()))
-            lock.flush()
-            yield
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except QuestionIndexError:
-            raise
-        except (OSError, RuntimeError, ValueError) as error:
-            reason = write_failure(error) or str(error).strip().split("\n")[0]
-            raise QuestionIndexError(
-                f"{self.location}: cannot merge: {reason}; every question is intact, and searches go on as before"
-            ) from error
 
     def migrate(self, model: IndexModel, encode: Encode, *, progress: Progress | None = None) -> None:
         """Encode every question with another model, then switch and merge; see `QuestionIndex.migrate`."""

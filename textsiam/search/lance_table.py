@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from textsiam.models.saving import write_failure
 from textsiam.search.checks import require
 from textsiam.search.index import QuestionIndexError
-from textsiam.search.journal import State, changes_since
+from textsiam.search.journal import State, changes_since, deleted_since
+from textsiam.search.resident import Near
 
 _ROWS_A_PARTITION = 1500
 _BATCH = 8192
@@ -56,18 +60,18 @@ class LanceTable:
         query: np.ndarray,
         k: int | None,
         floor: float,
-        slack: float,
+        error: float,
         probes: int | None,
         current: Callable[[int], bool],
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return rows and rough scores of all that may be among the hits: more are fetched until these are.
+    ) -> Near:
+        """Return rows and rough scores of all that may be among the hits: more are fetched until these are there.
 
         Args:
             state: Says which version to search.
             query: `(dim,)` float32.
             k: Only what may be among the best k that are current.
             floor: Least score.
-            slack: How far below the k-th score one may still turn out to be better.
+            error: By how much a score may be wrong.
             probes: Partitions to look into; None takes all.
             current: Says whether a row counts.
         """
@@ -77,13 +81,10 @@ class LanceTable:
             search = table.search(query, vector_column_name="vector").distance_type("dot").nprobes(probes or _ALL)
             found = search.limit(limit).select(["row", "_distance"]).to_arrow()
             rows, scores = found["row"].to_numpy(), 1 - found["_distance"].to_numpy()
-            kept = np.fromiter((current(row) for row in rows.tolist()), bool, len(rows)) & (scores >= floor)
-            least = floor
-            if k is not None and kept.sum() >= k:
-                least = max(least, float(np.partition(scores[kept], -k)[-k]) - slack)
-            if len(rows) < limit or scores[-1] < least:
-                kept &= scores >= least
-                return rows[kept], scores[kept]
+            kept = np.fromiter((current(row) for row in rows.tolist()), bool, len(rows)) & (scores + error >= floor)
+            near = Near(rows[kept], scores[kept], np.full(kept.sum(), error, np.float32))
+            if len(rows) < limit or scores[-1] + error < max(floor, near.certain(k)):
+                return near.best(k)
             limit *= 4
 
     def merge(self, journal: Any, state: State) -> int:
@@ -104,9 +105,8 @@ class LanceTable:
         if state.version and changed + gone == 0:
             return state.version
         if not state.version or (changed + gone) * 2 > total:
-            table = _connect(self.folder).create_table(
-                _name(state), _all(journal, state, schema), schema=schema, mode="overwrite"
-            )
+            everything = (_batch(rows, vectors, schema) for rows, vectors in changes_since(journal, state, 0))
+            table = _connect(self.folder).create_table(_name(state), everything, schema=schema, mode="overwrite")
             _index(table, total)
         else:
             table = self._changed(journal, state, schema)
@@ -120,12 +120,12 @@ class LanceTable:
         if table.version != state.version:  # left by a process that did not live to say that it had merged
             table.checkout(state.version)
             table.restore()
-        rows, vectors, gone = changes_since(journal, state, state.merged)
-        stale = [*rows.tolist(), *gone]
+        changed = list(changes_since(journal, state, state.merged))
+        stale = [row for rows, _ in changed for row in rows.tolist()] + deleted_since(journal, state.merged)
         for start in range(0, len(stale), _BATCH):
             table.delete(f"row IN ({', '.join(map(str, stale[start : start + _BATCH]))})")
-        if len(rows):
-            table.add(pa.Table.from_batches([_batch(rows, vectors, schema)]))
+        if changed:
+            table.add(pa.Table.from_batches([_batch(rows, vectors, schema) for rows, vectors in changed]))
         table.optimize(cleanup_older_than=_KEPT)
         indices = table.list_indices()
         if not indices or (indices[0].num_segments or 0) > _SEGMENTS:
@@ -156,6 +156,44 @@ class LanceTable:
         """Let go of the table."""
         with self._lock:
             self._opened = None
+
+
+@contextmanager
+def merging_alone(folder: Path) -> Iterator[None]:
+    """Keep other processes from merging the index in a folder meanwhile.
+
+    Raises:
+        QuestionIndexError: Another process is merging.
+    """
+    with open(folder / "merge.lock", "a+", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            owner = lock.read().strip() or "unknown"
+            raise QuestionIndexError(f"{folder}: process {owner} is merging: wait for it") from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield
+
+
+@contextmanager
+def merge_reported(folder: Path) -> Iterator[None]:
+    """Say in one line why an index in a folder cannot be merged.
+
+    Raises:
+        QuestionIndexError: In place of what LanceDB or the operating system raised.
+    """
+    try:
+        yield
+    except QuestionIndexError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = write_failure(error) or str(error).strip().split("\n")[0]
+        raise QuestionIndexError(
+            f"{folder}: cannot merge: {reason}; every question is intact, and searches go on as before"
+        ) from error
 
 
 def same_copy(one: State, other: State) -> bool:
@@ -193,13 +231,3 @@ def _batch(rows: np.ndarray, vectors: np.ndarray, schema: Any) -> Any:
 
     lists = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     return pa.RecordBatch.from_arrays([pa.array(rows), lists.cast(schema.field("vector").type)], schema=schema)
-
-
-def _all(journal: Any, state: State, schema: Any) -> Iterator[Any]:
-    cursor = journal.execute(
-        f"SELECT row, vector FROM questions JOIN vectors_{state.generation} USING (row) ORDER BY row"
-    )
-    while found := cursor.fetchmany(_BATCH):
-        rows = np.fromiter((row for row, _ in found), np.int64, len(found))
-        vectors = np.frombuffer(b"".join(blob for _, blob in found), np.float32)
-        yield _batch(rows, vectors.reshape(len(found), state.model.dim), schema)

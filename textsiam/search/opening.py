@@ -10,17 +10,21 @@ from textsiam.search.lance import LanceIndex
 from textsiam.search.postgres import SCHEMES, PostgresIndex
 
 
-def open_index(location: str | Path, **knobs: Any) -> QuestionIndex:
+def open_index(location: str | Path, *, resident: bool = False, **knobs: Any) -> QuestionIndex:
     """Open an index.
 
     Args:
         location: A folder, or `postgresql://user@host/database#name`.
+        resident: Answer searches from vectors held in memory, where it is this process that searches, and no server.
         knobs: Those of `LanceIndex` or `PostgresIndex`.
 
     Raises:
         QuestionIndexError: There is none.
     """
-    return _backend(location)(location, **knobs)
+    backend = _backend(location)
+    if backend is LanceIndex:
+        knobs["resident"] = resident
+    return backend(location, **knobs)
 
 
 def create_index(location: str | Path, model: IndexModel, **knobs: Any) -> QuestionIndex:

@@ -91,12 +91,11 @@ def products_above(points: Reduced, floor: float) -> Block | None:
     Returns:
         None where f is not positive (or no number): then the bits of floats are not ordered as integers are.
     """
-    least = np.nextafter(np.float32(floor - points.error), np.float32(-np.inf))
-    if not least >= np.finfo(np.float32).tiny or not np.isfinite(least):
+    values, integer = points.values, _BITS[points.values.dtype][0]
+    least = bits_of(np.array([floor - points.error]), values.dtype)
+    if least is None:
         return None
-    integer, shift = _BITS[points.values.dtype]
-    bits = int(least.view(np.int32)) >> shift  # cutting the last bits off rounds down
-    values = points.values
+    bits = int(least[0])
     own = threading.local()
 
     def on_cpu(top: int, bottom: int, first: int, last: int) -> Found:
@@ -108,6 +107,22 @@ def products_above(points: Reduced, floor: float) -> Block | None:
         return scan(product.view(integer).numpy(), bits, above=first - top if first < bottom else None)
 
     return on_cpu if values.device.type == "cpu" else partial(_found_elsewhere, values, integer, bits)
+
+
+def bits_of(least: np.ndarray, dtype: torch.dtype) -> np.ndarray | None:
+    """Return the bits of numbers rounded down to a format, `(n,)` int32, which order positive ones as integers.
+
+    Args:
+        least: `(n,)` float64.
+        dtype: bfloat16 or float32.
+
+    Returns:
+        None where one of them is not positive, or no number.
+    """
+    down = np.nextafter(least.astype(np.float32), np.float32(-np.inf))
+    if not ((down >= np.finfo(np.float32).tiny) & np.isfinite(down)).all():
+        return None
+    return down.view(np.int32) >> _BITS[dtype][1]  # cutting the last bits off rounds down
 
 
 def _found_elsewhere(
@@ -134,12 +149,12 @@ def _full_sums() -> Iterator[None]:
         knobs.allow_bf16_reduced_precision_reduction, knobs.allow_tf32 = before
 
 
-def scan(bits: np.ndarray, least: int, *, above: int | None = None) -> Found:
+def scan(bits: np.ndarray, least: int | np.ndarray, *, above: int | None = None) -> Found:
     """Return where a block of integers is at least `least`.
 
     Args:
         bits: `(rows, columns)`; overwritten below the diagonal.
-        least: What to look for.
+        least: What to look for; `(rows,)` where it differs.
         above: Look only where `column + above > row`; None looks everywhere.
     """
     if above is not None:
@@ -148,5 +163,5 @@ def scan(bits: np.ndarray, least: int, *, above: int | None = None) -> Found:
     hit = np.flatnonzero(bits.max(axis=1) >= least)  # few rows of a block hold anything
     if not len(hit):
         return hit, hit
-    row, column = np.nonzero(bits[hit] >= least)
+    row, column = np.nonzero(bits[hit] >= (least if isinstance(least, int) else least[hit, None]))
     return hit[row], column
