@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from textsiam.search.codes import Codes, coded, codes_above, multiplies_bytes
+from textsiam.search.codes import Codes, Frame, coded, codes_above, multiplies_bytes
 
 pytestmark = pytest.mark.skipif(
     not multiplies_bytes(), reason="this processor has no fast products of bytes (avx512_vnni)"
@@ -25,9 +25,16 @@ def exact(queries, vectors):
     return queries.astype(np.float64) @ vectors.astype(np.float64).T
 
 
+def whole(codes, asked):
+    """The products of all components."""
+    places = np.arange(len(codes.errors))
+    rest = np.stack([codes.others(asked, query, places) for query in range(len(asked.unit))])
+    return codes.leading(asked) + rest
+
+
 @pytest.mark.parametrize("dim", [2, 7, 24, 384, 1024])
-@pytest.mark.parametrize("kind", ["normal", "one large component", "one component only", "few"])
-def test_no_score_of_bytes_is_further_off_than_it_says(dim, kind):
+@pytest.mark.parametrize("kind", ["normal", "one large component", "one component only", "few", "a subspace"])
+def test_no_product_is_further_off_than_it_says(dim, kind):
     vectors, queries = normal(200, dim), normal(67, dim, seed=1)
     if kind == "one large component":
         vectors[:, 0], queries[:, -1] = 3, -3
@@ -35,20 +42,39 @@ def test_no_score_of_bytes_is_further_off_than_it_says(dim, kind):
         vectors[:, 1:], queries[:, 1:] = 0, 0
     elif kind == "few":
         vectors, queries = vectors[:3], queries[:1]
+    elif kind == "a subspace":
+        vectors[:, dim // 2 :] *= 0.1
     vectors, queries = unit(vectors), unit(queries)
-    codes = Codes(vectors)
-    scores = codes.scores(queries)
-    assert scores.shape == (len(queries), len(vectors))
-    assert (np.abs(scores - exact(queries, vectors)) <= codes.errors).all()
+    frame = Frame(vectors[:50])
+    codes, asked, truth = Codes(vectors, frame), frame.asked(queries), exact(queries, vectors)
+    assert (np.abs(whole(codes, asked) - truth) <= codes.errors).all()
+    leading = codes.leading(asked)
+    assert leading.shape == (len(queries), len(vectors))
+    assert (truth <= leading + codes.slack + asked.length[:, None] * codes.length).all()
     if kind == "normal":
-        assert codes.errors.max() < 0.015  # a bound that is far too wide would keep everything
+        assert codes.errors.max() < 0.02  # a bound that is far too wide would keep everything
+
+
+def test_leading_components_hold_most():
+    wide = np.concatenate([normal(2000, 60) * 0.95, normal(2000, 324, seed=1) * 0.3], 1) @ np.linalg.qr(
+        np.random.default_rng(0).standard_normal((384, 384))
+    )[0].astype(np.float32)
+    frame = Frame(unit(wide[:500]))
+    assert frame.leading == 64  # a multiple of 32
+    leading, rest = frame.turned(unit(wide))
+    assert (leading**2).sum() > 0.8 * len(wide)
+    np.testing.assert_allclose((leading**2).sum(1) + (rest**2).sum(1), 1, atol=1e-6)
+    assert frame.loss < 1e-3
+    assert np.abs(leading).max() < 0.75  # mixed: none holds nearly all
 
 
 def test_the_second_digit_of_a_query_matters():
     vectors, queries = normal(500, 384), normal(20, 384, seed=1)
-    codes = Codes(vectors)
-    rounded = np.rint(vectors / (scale := np.abs(vectors).max(1, keepdims=True) / 127)) * scale
-    assert np.abs(codes.scores(queries) - exact(queries, rounded)).max() < 3e-5
+    frame = Frame(vectors)
+    codes, asked = Codes(vectors, frame), frame.asked(queries)
+    (leading, _), (u, _) = frame.turned(vectors), frame.turned(queries)
+    scale = np.abs(leading).max(1, keepdims=True) / 127
+    assert np.abs(codes.leading(asked) - u @ (np.rint(leading / scale) * scale).T).max() < 3e-5
 
 
 def near_each_other(count, dim):
@@ -120,9 +146,9 @@ def test_vectors_that_are_no_numbers_are_left_to_others(wrong):
 
 def test_whole_numbers_and_what_is_lost():
     vectors = normal(30, 12)
-    whole, scales, lost, length = coded(vectors)
-    back = whole.astype(np.float64) * scales[:, None]
-    assert np.abs(whole).max(1).tolist() == [127] * 30
+    numbers, scales, lost, length = coded(vectors)
+    back = numbers.astype(np.float64) * scales[:, None]
+    assert np.abs(numbers).max(1).tolist() == [127] * 30
     assert (np.linalg.norm(vectors - back, axis=1) <= lost).all()
     assert (lost < 0.03).all()
     assert (np.linalg.norm(back, axis=1) <= length).all()

@@ -152,12 +152,19 @@ def _cast(feature: Any, dtype: torch.dtype) -> Any:
     return feature.to(dtype) if isinstance(feature, Tensor) and feature.is_floating_point() else feature
 
 
-def weights_version(tower: SentenceTransformer) -> tuple[tuple[int, int, float], ...]:
+def weights_version(tower: SentenceTransformer) -> tuple[Any, ...]:
     """Return what changes when the weights of a tower do."""
+    # As `parameters()` and `buffers()` have it, in a third of the time, which counts where one text is encoded.
+    weights = [
+        tensor
+        for module in tower.modules()
+        for tensor in (*module._parameters.values(), *module._buffers.values())
+        if tensor is not None
+    ]
     # Fused optimizers leave no trace in `_version`, so a few values of every parameter are looked at too.
-    parameters = [p.detach() for p in (*tower.parameters(), *tower.buffers())]
-    sample = torch.stack([p.reshape(-1)[:64].float().sum() for p in parameters]).tolist()
-    return tuple((p.data_ptr(), p._version, value) for p, value in zip(parameters, sample, strict=True))
+    with torch.no_grad():
+        sample = torch.cat([tensor.reshape(-1)[:64] for tensor in weights]).float().cpu().numpy().tobytes()
+    return sample, *((tensor.data_ptr(), tensor._version) for tensor in weights)
 
 
 def moved(feature: Any, device: torch.device) -> Any:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,9 @@ Progress = Callable[[int, int], None]
 
 _LARGE_JOB = 400_000  # tokens from which finding the best budget (about as long as 20,000 tokens) pays
 _SMALL_JOB = 512  # tokens up to which all cores share one batch
+# Tokens up to which one core does it all. Two are hardly faster, and where one of them has other work, as in a server,
+# the first waits for it after every operation: 6 ms become 300.
+_TINY_JOB = 64
 _GRAIN = 256  # budgets of small jobs are multiples of so many tokens: a new shape of a batch costs time and memory
 _SHARES = 8  # batches that a worker should have, where they are not too small then
 BLOCK = 16_384
@@ -215,11 +219,24 @@ def _encode_tokens(
                     advance(len(rows))
 
         works = [partial(work, one) for one in crew[: max(1, len(chunks))]]
-        _share_out(works, chunks.drop, alone=tower.device.type == "cpu")
+        on_cpu = tower.device.type == "cpu"
+        with one_core() if on_cpu and total <= _TINY_JOB else nullcontext():
+            _share_out(works, chunks.drop, alone=on_cpu)
     finally:
         if was_training:
             tower.train()
     return vectors
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Have torch use no other core for what this thread asks of it: where little is asked, others are not worth it."""
+    cores = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
 
 
 def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *, alone: bool) -> None:

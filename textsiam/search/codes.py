@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from textsiam.models.encoders import ModelError
+from textsiam.models.inference import one_core
 from textsiam.models.int8 import check_int8
 from textsiam.search.products import Block, Found, bits_of, rounding, scan
 
@@ -16,6 +18,9 @@ _MIDDLE = np.uint8(128)  # the byte that stands for 0
 _LARGEST = 127
 _FINER = 254  # steps of a query's second digit in one of its first
 _QUERIES = 32  # multiplied at once
+_FEW = 4  # one core reads all vectors for so few queries sooner than two of which one may have other work
+_MOST = 0.75  # share of all vectors, in squares, that their leading components hold
+_STEP = 32  # leading components come in multiples of so many
 _TINY = 1e-20
 
 
@@ -71,56 +76,125 @@ class _Packed:
         )
 
 
+class Asked(NamedTuple):
+    """Queries u ≈ û in a frame, q of them.
+
+    Attributes:
+        unit: a of each, where the leading components are about a·(h + l / 254); `(q,)` float32.
+        digits: h of all, then l of all, as bytes; `(2q, leading)`.
+        rest: The other components, `(q, dim - leading)` float32.
+        length: ‖rest‖, `(q,)` float32, rounded up.
+    """
+
+    unit: np.ndarray
+    digits: Tensor
+    rest: np.ndarray
+    length: np.ndarray
+
+
+class Frame:
+    """Vectors turned so that their leading components hold most of them: those are read for all, the others for few.
+
+    By Cauchy and Schwarz u·x ≤ u₁·x₁ + ‖u₂‖ ‖x₂‖ for leading components u₁ and the rest u₂. Directions are those of the
+    principal components of a sample; inside both parts they are mixed at random, so that no component is much larger
+    than the others and costs them digits. Queries are turned in double precision, vectors in fp32.
+
+    Args:
+        sample: `(n, dim)` float32: the more alike it is to all vectors, the fewer have to be looked at twice.
+    """
+
+    def __init__(self, sample: np.ndarray) -> None:
+        wide = torch.from_numpy(sample).double()
+        power, directions = torch.linalg.eigh(wide.T @ wide)
+        power, directions = power.flip(0), directions.flip(1)
+        enough = int((power.cumsum(0) < _MOST * power.sum()).sum()) + 1
+        self.leading = min(-(-enough // _STEP) * _STEP, len(power))
+        parts = directions[:, : self.leading], directions[:, self.leading :]
+        self._matrix = torch.cat([part @ _mixer(part.shape[1]) for part in parts], 1)
+        self._single = self._matrix.float()
+        # Sums of fp32 are wrong by rounding(d)·Σ|xⱼ||Rⱼₖ| each, together by rounding(d)·√d ‖x‖ as ‖|R|‖ ≤ √d.
+        self.loss = rounding(len(power)) * len(power) ** 0.5
+
+    def turned(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the leading components of vectors and the others, `(n, leading)` and `(n, dim - leading)` float32.
+
+        They are wrong by `loss` at most, in length, for vectors of length 1.
+        """
+        turned = torch.from_numpy(vectors) @ self._single
+        return turned[:, : self.leading].numpy(), turned[:, self.leading :].numpy()
+
+    def asked(self, queries: np.ndarray) -> Asked:
+        """Return queries `(q, dim)` float32 in this frame."""
+        turned = (torch.from_numpy(queries).double() @ self._matrix).numpy()
+        leading, rest = turned[:, : self.leading], turned[:, self.leading :]
+        unit = np.maximum(np.abs(leading).max(axis=1, initial=0) / _LARGEST, _TINY)
+        exact = leading / unit[:, None]
+        first = np.rint(exact)
+        second = np.rint((exact - first) * _FINER)
+        digits = torch.from_numpy((np.concatenate([first, second]) + _MIDDLE).astype(np.uint8))
+        length = 1.001 * np.linalg.norm(rest, axis=1)
+        return Asked(unit.astype(np.float32), digits, rest.astype(np.float32), length.astype(np.float32))
+
+
+def _mixer(width: int) -> Tensor:
+    """Return a random rotation, the same for the same width."""
+    seeded = torch.Generator().manual_seed(width)
+    return torch.linalg.qr(torch.randn(width, width, generator=seeded, dtype=torch.float64))[0]
+
+
 class Codes:
-    """Vectors as bytes that queries are compared with.
+    """Vectors as bytes that queries are compared with, in a frame.
 
-    A query u ≈ û has two digits, û = a·(h + l / 254), which cost no more than one, as the time goes into reading the
-    vectors. Thus
+    The two digits of a query cost no more than one, as the time goes into reading the vectors. For leading components
 
-        |u·x − û·x̂| ≤ ‖u‖ ‖x − x̂‖ + ‖u − û‖ ‖x̂‖ ≤ ‖x − x̂‖ + ‖x̂‖ √d / (2 · 254 · 127),
+        |u·x − û·x̂| ≤ ‖u‖ ‖x − x̂‖ + ‖u − û‖ ‖x̂‖ ≤ ‖x − x̂‖ + ‖x̂‖ √leading / (2 · 254 · 127),
 
-    where the first term is computed for each vector, and no component of u is above 1. Rounding in fp32 comes on top.
+    where the first term is computed for each vector, and no component of u is above 1. Of the others only x is rounded.
 
     Args:
         vectors: `(n, dim)` float32, of length 1.
+        frame: How they are turned.
 
     Attributes:
-        errors: By how much each score may be wrong, `(n,)` float32.
+        slack: By how much the product of the leading components may be wrong, `(n,)` float32.
+        length: ‖x₂‖ of the other components, `(n,)` float32, rounded up.
+        errors: By how much the whole product may be wrong, `(n,)` float32.
     """
 
-    def __init__(self, vectors: np.ndarray) -> None:
+    def __init__(self, vectors: np.ndarray, frame: Frame) -> None:
         count, dim = vectors.shape
-        found = coded(vectors)
-        digits = found.length * dim**0.5 / (2 * _FINER * _LARGEST)
-        self.errors = (1.001 * (found.lost + digits) + 2 * rounding(dim)).astype(np.float32)
-        self._count, self._packed = count, _Packed(found.whole, found.scales, 2)
+        leading, rest = frame.turned(vectors)
+        first, second = coded(leading), coded(rest)
+        digits = first.length * frame.leading**0.5 / (2 * _FINER * _LARGEST)
+        slack = 1.001 * (first.lost + digits + frame.loss) + 2 * rounding(dim)
+        self.slack = slack.astype(np.float32)
+        self.length = (1.001 * np.linalg.norm(rest, axis=1) + frame.loss).astype(np.float32)
+        self.errors = (1.001 * (slack + second.lost)).astype(np.float32)
+        self._count, self._packed = count, _Packed(first.whole, first.scales, 2)
+        self._rest, self._scales = second.whole, second.scales
 
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """Return the dot products `(q, n)` float32 with queries `(q, dim)`, about; see `errors`."""
-        found = np.empty((len(queries), self._count), np.float32)
-        for start in range(0, len(queries), _QUERIES):
-            part = queries[start : start + _QUERIES]
-            unit, digits = _digits(part)
-            products = self._packed.times(digits, torch.float32).numpy()
-            first, second = products[: len(part)], products[len(part) :]
+    def leading(self, asked: Asked) -> np.ndarray:
+        """Return the products `(q, n)` float32 of the leading components, about; see `slack`."""
+        found, queries = np.empty((len(asked.unit), self._count), np.float32), len(asked.unit)
+        for start in range(0, queries, _QUERIES):
+            end = min(start + _QUERIES, queries)
+            digits = torch.cat([asked.digits[start:end], asked.digits[queries + start : queries + end]])
+            with one_core() if queries <= _FEW else nullcontext():
+                products = self._packed.times(digits, torch.float32).numpy()
+            first, second = products[: end - start], products[end - start :]
             np.multiply(second, 1 / _FINER, out=second)
             np.add(first, second, out=first)
-            np.multiply(first, unit[:, None], out=found[start : start + _QUERIES])
+            np.multiply(first, asked.unit[start:end, None], out=found[start:end])
         return found
+
+    def others(self, asked: Asked, query: int, places: np.ndarray) -> np.ndarray:
+        """Return the products `(m,)` float32 of the other components of one query and the vectors at some places."""
+        return (self._rest[places].astype(np.float32) @ asked.rest[query]) * self._scales[places]
 
 
 def product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     """Multiply floats by the threads that multiply bytes: those of numpy would be in their way, and wait for them."""
     return torch.matmul(torch.from_numpy(one), torch.from_numpy(other)).numpy()
-
-
-def _digits(queries: np.ndarray) -> tuple[np.ndarray, Tensor]:
-    """Return the unit a of each query `(q,)`, and its two digits as bytes `(2q, dim)`."""
-    unit = np.maximum(np.abs(queries).max(axis=1, initial=0) / _LARGEST, _TINY)
-    exact = queries / unit[:, None]
-    first = np.rint(exact)
-    second = np.rint((exact - first) * _FINER)
-    return unit, torch.from_numpy((np.concatenate([first, second]) + _MIDDLE).astype(np.uint8))
 
 
 def codes_above(points: Tensor, floor: float, *, width: int, unit: bool = False) -> Block | None:

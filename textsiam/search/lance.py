@@ -214,12 +214,9 @@ class LanceIndex:
         """Return the rows that may be among the hits of each query, and few others."""
         error = rounding_margin(state.model.dim) + 1e-6  # LanceDB's distance 1 - s is rounded once more
         floor = -np.inf if threshold is None else threshold
-        # With a filter, how many of the best pass is known only afterwards.
-        recent = view.near(asked, None if kept is not None else k, floor)
+        recent = view.near(asked, k, floor, among=kept)
         found = []
         for query, near in zip(asked, recent, strict=True):
-            if kept is not None:
-                near = near.kept(np.fromiter((row in kept for row in near.rows.tolist()), bool, len(near.rows)))
             if state.version and not self.resident:
 
                 def current(row: int) -> bool:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from textsiam.search.index import rounding_margin
 
-Product = Callable[[np.ndarray, np.ndarray], np.ndarray]
+if TYPE_CHECKING:
+    from textsiam.search.codes import Asked, Codes, Frame
 
 _SCORES = 32 << 20  # scores held at once, 128 MB
 _BLOCK = 8192  # vectors that are packed together
+_LIKELY = 8  # times k that are scored first, to find what the best k reach at least
 
 
 class Near(NamedTuple):
@@ -42,49 +44,31 @@ class Near(NamedTuple):
         return Near(*map(np.concatenate, zip(self, other, strict=True)))
 
 
-class Block(Protocol):
-    """Vectors that are scanned together."""
-
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """Return the dot products `(q, n)` float32 with queries `(q, dim)` of length 1, about."""
-        ...
-
-
-class Floats:
-    """Vectors as they are, `(n, dim)` float32.
-
-    Args:
-        vectors: The vectors.
-        product: Multiplies two matrices, or a matrix and a vector.
-    """
-
-    def __init__(self, vectors: np.ndarray, product: Product = np.matmul) -> None:
-        self._vectors, self._product = vectors, product
-
-    def scores(self, queries: np.ndarray) -> np.ndarray:
-        """Return the dot products; one query is a product with a vector, which is faster as such."""
-        if len(queries) == 1:
-            return self._product(self._vectors, queries[0])[None]
-        return self._product(queries, self._vectors.T)
-
-
 @dataclass(frozen=True)
 class View:
     """The vectors as they are at one clock: what is added or changed later does not show.
 
+    The score of place i, and what bounds it, come in two steps: that of the leading components, which is wrong by
+    `slack[i]` at most, and of the others adds no more than their length times that of the query's; then the whole one,
+    wrong by `errors[i]` at most. Vectors that are not packed are whole at once.
+
     Attributes:
         clock: Of the last change that shows.
         rows: Row of each vector, `(n,)` int64.
-        blocks: The vectors, in the order of their rows.
-        errors: By how much each score may be wrong, `(n,)` float32.
+        packed: Blocks of `_BLOCK` vectors as bytes.
+        frame: How these are turned; None where there are none.
+        tail: The vectors after them, `(m, dim)` float32.
+        bounds: slack, length and errors of each vector, `(n,)` float32 each.
         alive: False where a newer vector, or a deletion, took the place; `(n,)` bool.
         changed: Row → clock at which it was changed first; also rows that were deleted, and later changes.
     """
 
     clock: int
     rows: np.ndarray
-    blocks: tuple[Block, ...]
-    errors: np.ndarray
+    packed: tuple[Codes, ...]
+    frame: Frame | None
+    tail: np.ndarray
+    bounds: tuple[np.ndarray, ...]
     alive: np.ndarray
     changed: dict[int, int]
 
@@ -93,23 +77,59 @@ class View:
         clock = self.changed.get(row)
         return clock is not None and clock <= self.clock
 
-    def near(self, queries: np.ndarray, k: int | None, floor: float) -> list[Near]:
+    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: set[int] | None = None) -> list[Near]:
         """Return, for each query, all that may be among its hits.
 
         Args:
             queries: `(q, dim)` float32.
             k: Only what may be among the best k.
             floor: Least score; `-inf` where there is none.
+            among: Only these rows; None takes all.
         """
+        kept = self.alive
+        if among is not None:
+            kept = kept & np.isin(self.rows, np.fromiter(among, np.int64, len(among)))
         found = []
         step = max(1, _SCORES // max(1, len(self.rows)))
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
-            scores = np.concatenate([block.scores(part) for block in self.blocks], axis=1)
-            for score in scores:
-                kept = (score + self.errors >= floor) & self.alive
-                found.append(Near(self.rows, score, self.errors).kept(kept).best(k))
+            asked = None if self.frame is None else self.frame.asked(part)
+            leading = self._leading(part, asked)
+            found += [self._near(leading[query], asked, query, kept, k, floor) for query in range(len(part))]
         return found
+
+    def _leading(self, queries: np.ndarray, asked: Asked | None) -> np.ndarray:
+        """Return what the leading components give, `(q, n)` float32; of vectors that are not packed, the score."""
+        multiply = np.matmul
+        if asked is not None:
+            from textsiam.search.codes import product as multiply
+        alone = len(queries) == 1  # a product with a vector is faster as such
+        last = multiply(self.tail, queries[0])[None] if alone else multiply(queries, self.tail.T)
+        return last if asked is None else np.concatenate([*(block.leading(asked) for block in self.packed), last], 1)
+
+    def _near(
+        self, leading: np.ndarray, asked: Asked | None, query: int, kept: np.ndarray, k: int | None, floor: float
+    ) -> Near:
+        slack, length, _ = self.bounds
+        most = leading + slack
+        if asked is not None:
+            most += asked.length[query] * length
+        if k is not None and _LIKELY * k < len(most):
+            likely = np.argpartition(np.where(kept, most, -np.inf), -_LIKELY * k)[-_LIKELY * k :]
+            likely = np.sort(likely[kept[likely]])
+            floor = max(floor, self._scored(leading, asked, query, likely).certain(k))
+        near = self._scored(leading, asked, query, np.flatnonzero((most >= floor) & kept))
+        return near.kept(near.scores + near.errors >= floor).best(k)
+
+    def _scored(self, leading: np.ndarray, asked: Asked | None, query: int, places: np.ndarray) -> Near:
+        """Return the whole scores at some places, `(m,)`, rising."""
+        scores = leading[places]
+        starts = np.searchsorted(places, np.arange(len(self.packed) + 1) * _BLOCK)
+        for number, block in enumerate(self.packed):
+            part = slice(starts[number], starts[number + 1])
+            if asked is not None and part.start < part.stop:
+                scores[part] += block.others(asked, query, places[part] - number * _BLOCK)
+        return Near(self.rows[places], scores, self.bounds[2][places])
 
 
 class Resident:
@@ -127,11 +147,11 @@ class Resident:
     def __init__(self, dim: int, *, alone: bool = False) -> None:
         self._alone = alone
         self._rows = np.zeros(64, np.int64)
-        self._errors = np.zeros(64, np.float32)
+        self._bounds = [np.zeros(64, np.float32) for _ in range(3)]
         self._alive = np.zeros(64, bool)
-        self._packed: list[Block] = []
+        self._packed: list[Codes] = []
+        self._frame: Frame | None = None
         self._tail = np.zeros((64, dim), np.float32)  # what is not packed
-        self._product: Product = np.matmul
         self._place: dict[int, int] = {}
         self._changed: dict[int, int] = {}
         self._count = 0
@@ -179,36 +199,41 @@ class Resident:
         start, end = self._count, self._count + len(rows)
         self._rows = _room(self._rows, start, end)
         self._alive = _room(self._alive, start, end)
-        self._errors = _room(self._errors, start, end)
+        self._bounds = [_room(bound, start, end) for bound in self._bounds]
         self._tail = _room(self._tail, start - packed, end - packed)
         self._rows[start:end], self._alive[start:end] = rows, True
-        self._errors[start:end] = rounding_margin(vectors.shape[1])
+        margin = rounding_margin(vectors.shape[1])
+        self._bound(start, (margin, 0, margin), len(rows))
         self._tail[start - packed : end - packed] = vectors
         self._place |= {row: start + i for i, row in enumerate(rows.tolist())}
         self._count = end
         if end - packed >= _BLOCK:
             self._pack()
 
+    def _bound(self, start: int, values: Iterable[np.ndarray | float], count: int) -> None:
+        for bound, value in zip(self._bounds, values, strict=True):
+            bound[start : start + count] = value
+
     def _pack(self) -> None:
         """Make blocks of the vectors that fill some, where that makes a scan faster."""
-        from textsiam.search.codes import Codes, multiplies_bytes, product  # torch, which a small index does without
+        from textsiam.search.codes import Codes, Frame, multiplies_bytes  # torch, which a small index does without
 
         if not multiplies_bytes():
             return
-        self._product = product
         start = len(self._packed) * _BLOCK
         filled = (self._count - start) // _BLOCK * _BLOCK
+        self._frame = self._frame or Frame(self._tail[:filled])
         for first in range(0, filled, _BLOCK):
-            block = Codes(self._tail[first : first + _BLOCK])
+            block = Codes(self._tail[first : first + _BLOCK], self._frame)
             # What an older view reads here grows, which lets it keep more than it has to, and nothing less.
-            self._errors[start + first : start + first + _BLOCK] = block.errors
+            self._bound(start + first, (block.slack, block.length, block.errors), _BLOCK)
             self._packed.append(block)
         self._tail = self._tail[filled : self._count - start].copy()
 
     def _seen(self, clock: int) -> View:
-        n = self._count
-        tail = Floats(self._tail[: n - len(self._packed) * _BLOCK], self._product)
-        return View(clock, self._rows[:n], (*self._packed, tail), self._errors[:n], self._alive[:n], self._changed)
+        n, tail = self._count, self._tail[: self._count - len(self._packed) * _BLOCK]
+        bounds, frame = tuple(bound[:n] for bound in self._bounds), self._frame
+        return View(clock, self._rows[:n], (*self._packed,), frame, tail, bounds, self._alive[:n], self._changed)
 
 
 def _room(array: np.ndarray, used: int, needed: int) -> np.ndarray:
