@@ -331,7 +331,10 @@ def main():
         said = run(a.vectors, a.sizes, a.methods, a.threshold, a.rounds, a.limit)
         RESULTS.parent.mkdir(exist_ok=True)
         old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        stored = {"threshold": a.threshold, "sizes": {**old.get("sizes", {}), **said}, "facts": facts()}
+        sizes = old.get("sizes", {})
+        for size, row in said.items():  # methods that were not measured again keep what they had
+            row["methods"] = sizes.get(size, {}).get("methods", {}) | row["methods"]
+        stored = {"threshold": a.threshold, "sizes": sizes | said, "facts": facts()}
         RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
     print(json.dumps(said))
     return None

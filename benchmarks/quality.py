@@ -147,11 +147,22 @@ def facts():
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     names = ("textsiam", "sentence-transformers", "transformers", "accelerate", "torch")
     return {
-        "cpu": platform.processor() or platform.machine(),
+        "cpu": processor(),
         "cores": os.cpu_count(),
         "versions": {n: version(n) for n in names},
         "commit": commit,
     }
+
+
+def processor():
+    """Return the name of the processor, and those of its instructions that figures depend on most."""
+    known = Path("/proc/cpuinfo")
+    if not known.exists():
+        return platform.processor() or platform.machine()
+    lines = dict(line.split(":", 1) for line in known.read_text().splitlines() if ":" in line)
+    found = {key.strip(): value.strip() for key, value in lines.items()}
+    has = [flag for flag in ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if flag in found.get("flags", "")]
+    return ", ".join([found.get("model name", platform.machine()), *has])
 
 
 def stored(file):
