@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 # oneDNN keeps a kernel for each shape of a batch, half a megabyte each, 1,024 by default, and a server meets ever new
 # shapes. Both its own cache and the one in front of it must be bounded.
 _KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
+_ARENA_MAX = -8  # of malloc.h
 _EXTRA = ("fastapi", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
 
@@ -59,6 +60,7 @@ def serve(
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
     for name, value in _KERNELS.items():
         os.environ.setdefault(name, value)
+    _share_one_heap()
     from textsiam.serving.reviews import Reviews, ReviewsError
     from textsiam.serving.settings import ServerSettings, token_for
 
@@ -159,6 +161,19 @@ def _told(found: Recalibration, threshold: float) -> str:
         f"({100 * found.duplicates / found.pairs:.1f} %)\n{table}\n"
         "(measured on these pairs, which were flagged before; after: on folds that the correction did not see)"
     )
+
+
+def _share_one_heap() -> None:
+    """Have all threads take memory from one heap, where the C library is glibc.
+
+    It would give each of the threads that encode a heap of its own, and none of them gives back what it once needed: a
+    server of a day would grow for hours.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_ARENA_MAX, 1)
 
 
 def _beside(index: str | None) -> str | None:

@@ -16,6 +16,9 @@ from textsiam.serving.meters import log_as_json
 # Seconds after which a thread that computes in Python lets another one go on. Cores that encode need the interpreter
 # for microseconds between two products, and would wait 5 ms each time for a thread that reads a request.
 _SWITCH = 0.0002
+# Seconds that an idle connection is kept: longer than clients do, most of them for 5 or 60. The client must be the first
+# to close it, or now and then a request meets a connection that has just been closed.
+_KEEP_ALIVE = 65
 
 
 class ServingError(ValueError):
@@ -42,7 +45,7 @@ def run_server(app: Any, *, host: str, port: int, ready: Callable[[str], None], 
     sys.setswitchinterval(_SWITCH)
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
-        timeout_graceful_shutdown=max(1, round(grace)),
+        timeout_graceful_shutdown=max(1, round(grace)), timeout_keep_alive=_KEEP_ALIVE,
     )  # fmt: skip
     before = signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it is done
     try:
