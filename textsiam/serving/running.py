@@ -16,8 +16,8 @@ from textsiam.serving.meters import log_as_json
 # Seconds after which a thread that computes in Python lets another one go on. Cores that encode need the interpreter
 # for microseconds between two products, and would wait 5 ms each time for a thread that reads a request.
 _SWITCH = 0.0002
-# Seconds that an idle connection is kept: longer than clients do, most of them for 5 or 60. The client must be the first
-# to close it, or now and then a request meets a connection that has just been closed.
+# Seconds that an idle connection is kept: longer than clients do, most of them 5 or 60. Were the server the first to
+# close it, a request would now and then meet a connection that has just been closed.
 _KEEP_ALIVE = 65
 
 
