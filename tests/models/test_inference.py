@@ -226,6 +226,7 @@ def test_workers_give_the_vectors_of_one(
 
 def test_several_devices_share_the_work(twin: Twin, sentences: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "_SMALL_JOB", 16)
+    monkeypatch.setattr(inference, "_GRAIN", 16)  # batches for all workers, however many cores there are
     expected = twin.encode(sentences, precision="fp32")
     both, used = threading.Event(), set()
     call = FastTower.__call__
