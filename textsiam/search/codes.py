@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,7 @@ import torch
 from torch import Tensor
 
 from textsiam.models.encoders import ModelError
-from textsiam.models.inference import one_core
+from textsiam.models.fast_tower import one_core
 from textsiam.models.int8 import check_int8
 from textsiam.search.products import Block, Found, bits_of, rounding, scan
 
@@ -179,7 +178,7 @@ class Codes:
         for start in range(0, queries, _QUERIES):
             end = min(start + _QUERIES, queries)
             digits = torch.cat([asked.digits[start:end], asked.digits[queries + start : queries + end]])
-            with one_core() if queries <= _FEW else nullcontext():
+            with one_core(queries <= _FEW):
                 products = self._packed.times(digits, torch.float32).numpy()
             first, second = products[: end - start], products[end - start :]
             np.multiply(second, 1 / _FINER, out=second)

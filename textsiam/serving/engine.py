@@ -25,7 +25,7 @@ T = TypeVar("T")
 Gone = Callable[[], Awaitable[bool]]
 """Says whether the client has left."""
 
-_SHORT = 2000  # characters
+_SHORT, _FEW = 2000, 16  # characters, and inputs, that are looked at without handing them to another thread
 _LOOK = 0.1  # seconds between two looks whether the client is still there
 
 
@@ -107,7 +107,7 @@ class Engine:
         """
         check = partial(self._checked, inputs, field, truncate, side)
         # Counting the tokens of a question takes less than handing that to another thread.
-        names, tokens = check() if sum(map(len, inputs)) <= _SHORT else await asyncio.to_thread(check)
+        names, tokens = check() if _is_short(inputs) else await asyncio.to_thread(check)
         future = self._queued(partial(self.batcher.encode, self._encoders[side], names, tokens))
         return await self.wait(future, gone), int(tokens.sum())
 
@@ -224,3 +224,10 @@ class Engine:
             hint = 'send "truncate": true to cut it'
             raise too_large(f"{where(at)}: {tokens[at]:,} tokens, the model reads {limit:,}; {hint}")
         return names, np.minimum(tokens, limit)
+
+
+def _is_short(inputs: str | Sequence[str]) -> bool:
+    """Say whether inputs of a request are so little that looking at them delays nobody."""
+    if isinstance(inputs, str):
+        return len(inputs) <= _SHORT
+    return len(inputs) <= _FEW and sum(map(len, inputs)) <= _SHORT
