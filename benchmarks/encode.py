@@ -7,9 +7,10 @@
     python benchmarks/encode.py int8                    # the exports to int8 beside the twin in bf16
     python benchmarks/encode.py table                   # Markdown from results/encode.json
 
-Every measurement is a process of its own, so that peak memory is its own too. The peer's best setting is its weights in
-bf16 and the fastest of several batch sizes, chosen in a run before. The share of the ceiling counts the products of the
-encoder over real tokens only (padding is waste), against the fastest large product of that number format.
+Every measurement is a process of its own, so that peak memory is its own too; on a GPU, whose peak is
+counted anew when asked, all are made in one. The peer's best setting is its weights in bf16 and the fastest of several
+batch sizes, chosen in a run before. The share of the ceiling counts the products of the encoder over real tokens only
+(padding is waste), against the fastest large product of that number format.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ import time
 from pathlib import Path
 
 from int8 import run_int8
-from quality import DATA, facts
+from quality import DATA, accelerator, facts, results_file
 
-RESULTS = Path(__file__).parent / "results" / "encode.json"
-PEER_BATCHES = (8, 16, 32, 64)
+RESULTS = results_file("encode")
+PEER_BATCHES = (128, 512, 2048) if accelerator() else (8, 16, 32, 64)
 METHODS = ("peer default", "peer best", "textsiam fp32", "textsiam")
 
 
@@ -61,7 +62,8 @@ def encoder(method, batch):
 
     kwargs = {"dtype": torch.bfloat16} if method == "peer best" else {}
     model = SentenceTransformer(resolve(MINILM), model_kwargs=kwargs)
-    return lambda texts: model.encode(texts, batch_size=batch, show_progress_bar=False, convert_to_numpy=False)
+    there = bool(accelerator())  # vectors that stay on a GPU may not be computed yet
+    return lambda texts: model.encode(texts, batch_size=batch, show_progress_bar=False, convert_to_numpy=there)
 
 
 def measure(method, count, tokens, batch):
@@ -70,6 +72,8 @@ def measure(method, count, tokens, batch):
     import torch
 
     texts = texts_of(count, tokens)
+    if accelerator():
+        torch.cuda.reset_peak_memory_stats()
     encode = encoder(method, batch)
     encode(texts[: min(len(texts), 256)])
     started = time.perf_counter()
@@ -77,6 +81,8 @@ def measure(method, count, tokens, batch):
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     row = {"seconds": seconds, "peak_mib": peak, "texts": len(texts)}
+    if accelerator():
+        row["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
     if method == "textsiam":
         from textsiam.models import inference
         from textsiam.models.encoders import text_encoder
@@ -99,15 +105,28 @@ def ceiling(dtype_name):
     """Return the fastest rate of a large product in a number format, in GFLOP/s."""
     import torch
 
-    dtype = getattr(torch, dtype_name)
+    dtype, device = getattr(torch, dtype_name), "cuda" if accelerator() else "cpu"
+    shapes = [(2048, 2048, 2048), (4096, 384, 1536), (4096, 1536, 384)]
+    if accelerator():
+        shapes += [(8192, 8192, 8192), (65_536, 384, 1536), (65_536, 1536, 384)]
     best = 0.0
-    for m, k, n in ((2048, 2048, 2048), (4096, 384, 1536), (4096, 1536, 384)):
-        a, b = torch.randn(m, k).to(dtype), torch.randn(n, k).to(dtype)
+    for m, k, n in shapes:
+        a, b = (torch.randn(*size, device=device).to(dtype) for size in ((m, k), (n, k)))
         for _ in range(8):
+            synchronise()
             started = time.perf_counter()
             torch.nn.functional.linear(a, b)
+            synchronise()
             best = max(best, 2 * m * k * n / (time.perf_counter() - started))
     return best / 1e9
+
+
+def synchronise():
+    """Wait until a GPU has done what it was told."""
+    import torch
+
+    if accelerator():
+        torch.cuda.synchronize()
 
 
 def child(*arguments):
@@ -128,18 +147,24 @@ def spread(values):
 
 def run(count, tokens, rounds, methods):
     """Compare all methods in alternating rounds; returns one row of the results."""
-    where = ["--texts", min(count, 1000), *(["--tokens", tokens] if tokens else [])]
-    trial = {b: child("one", "peer best", *where, "--batch", b)["seconds"] for b in PEER_BATCHES}
+
+    def one(method, texts, batch):
+        if accelerator():
+            return measure(method, texts, tokens, batch)
+        where = ["--texts", texts, *(["--tokens", tokens] if tokens else [])]
+        return child("one", method, *where, "--batch", batch)
+
+    some = min(count, 20_000 if accelerator() else 1000)
+    trial = {b: one("peer best", some, b)["seconds"] for b in PEER_BATCHES}
     batch = min(trial, key=trial.get)
     print(f"peer's best batch size: {batch}", flush=True)
-    where[1] = count
     seen, rooms, ceilings, work = {m: [] for m in methods}, {}, [], {}
     for _ in range(rounds):
-        ceilings.append(child("ceiling", "bfloat16")["gflops"])
+        ceilings.append(ceiling("bfloat16") if accelerator() else child("ceiling", "bfloat16")["gflops"])
         for method in methods:
-            row = child("one", method, *where, "--batch", batch if method == "peer best" else 32)
+            row = one(method, count, batch if method == "peer best" else 32)
             seen[method].append(row["texts"] / row["seconds"])
-            rooms[method] = max(rooms.get(method, 0), row["peak_mib"])
+            rooms[method] = max(rooms.get(method, 0), row.get("peak_gpu_mib", row["peak_mib"]))
             work |= row if method == "textsiam" else {}
             print(f"{method}: {seen[method][-1]:.0f} texts/s, {row['peak_mib']:.0f} MiB", flush=True)
     ours = seen["textsiam"]

@@ -149,9 +149,22 @@ def facts():
     return {
         "cpu": processor(),
         "cores": os.cpu_count(),
+        **accelerator(),
         "versions": {n: version(n) for n in names},
         "commit": commit,
     }
+
+
+def accelerator():
+    """Return the name of the GPU that torch takes by itself; nothing where there is none."""
+    import torch
+
+    return {"gpu": torch.cuda.get_device_name()} if torch.cuda.is_available() else {}
+
+
+def results_file(name):
+    """Return the file of a benchmark's results: those of a GPU stand apart."""
+    return Path(__file__).parent / "results" / f"{name}{'_gpu' if accelerator() else ''}.json"
 
 
 def processor():

@@ -4,10 +4,10 @@
     python benchmarks/train.py agree                          # the same steps reach the same validation AP
     python benchmarks/train.py table
 
-Same pairs, backbone and batch size, contrastive loss over hard pairs on both sides. The peer runs as it comes (fp32)
-and in bf16 like textsiam. The time of a shorter run is taken off, so that start-up does not count. `agree` trains both
-for as many steps with the same loss, learning rate and schedule, and compares the average precision on validation pairs
-over several seeds: what is faster must not learn less.
+Same pairs, backbone and batch size (on a GPU each takes its fastest, all in one process), contrastive loss over hard
+pairs on both sides. The peer runs as it comes (fp32) and in bf16 like textsiam. The time of a shorter run is taken off,
+so that start-up does not count. `agree` trains both for as many steps with the same loss, learning rate and schedule,
+and compares the average precision on validation pairs over several seeds: what is faster must not learn less.
 """
 
 from __future__ import annotations
@@ -15,43 +15,70 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-from pathlib import Path
 
 from encode import ceiling, child_of, spread
-from quality import BATCH_SIZE, facts, splits, train_peer, train_textsiam
+from quality import BATCH_SIZE, accelerator, facts, results_file, splits, train_peer, train_textsiam
 
-RESULTS = Path(__file__).parent / "results" / "train.json"
+RESULTS = results_file("train")
+# On a GPU each method takes its fastest.
+BATCH_SIZES = (128, 512, 2048) if accelerator() else (BATCH_SIZE,)
 # What the recipe adds to the loss that the peer has too.
 _ONE_LOSS = [f"--{key}=null" for key in ("model.head", "loss.head", "loss.info_nce", "training.duplicate_share")]
 METHODS = ("peer default", "peer bf16", "textsiam")
 
 
-def pace(method, steps):
-    """Return the pairs/s of a method over some steps, and its peak memory."""
+def pace(method, steps, batch_sizes):
+    """Return the pairs/s of a method, its peak memory (the GPU's, if any), and its fastest batch size.
+
+    The steps are those of the recipe's batch size: larger batches take fewer.
+    """
+    import torch
+
     train, *_ = splits()
+    if accelerator():
+        torch.cuda.reset_peak_memory_stats()
 
-    def seconds(count):
+    def seconds(count, size):
         if method == "textsiam":
-            return train_textsiam(train, None, max_steps=count)[1]
-        return train_peer("OnlineContrastiveLoss", train, max_steps=count, bf16=method != "peer default")[1]
+            options = ["--training.batch_size", str(size)]
+            return train_textsiam(train, None, max_steps=count, options=options)[1]
+        bf16 = method != "peer default"
+        return train_peer("OnlineContrastiveLoss", train, max_steps=count, batch_size=size, bf16=bf16)[1]
 
-    short, full = seconds(3), seconds(3 + steps)
+    def rate(size):
+        count = max(4, steps * BATCH_SIZE // size)
+        short, full = seconds(3, size), seconds(3 + count, size)
+        return count * size / (full - short)
+
+    rates = {size: rate(size) for size in batch_sizes}
+    best = max(rates, key=rates.get)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"pairs_per_second": steps * BATCH_SIZE / (full - short), "peak_mib": peak}
+    if accelerator():
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    return {"pairs_per_second": rates[best], "peak_mib": peak, "batch_size": best}
 
 
 def run(rounds, steps):
     """Compare all methods in alternating rounds; returns the results."""
     seen, rooms = {m: [] for m in METHODS}, {}
+
+    def trial(method, *sizes):
+        if accelerator():
+            return pace(method, steps, sizes)
+        return child_of(__file__, "pace", method, "--steps", steps, "--batch", *sizes)
+
+    sizes = dict.fromkeys(METHODS, BATCH_SIZE)
+    if len(BATCH_SIZES) > 1:
+        sizes = {m: trial(m, *BATCH_SIZES)["batch_size"] for m in METHODS}
     for _ in range(rounds):
         for method in METHODS:
-            row = child_of(__file__, "pace", method, "--steps", steps)
+            row = trial(method, sizes[method])
             seen[method].append(row["pairs_per_second"])
             rooms[method] = max(rooms.get(method, 0), row["peak_mib"])
             print(f"{method}: {seen[method][-1]:.1f} pairs/s, {row['peak_mib']:.0f} MiB", flush=True)
     ours = seen["textsiam"]
     return {
-        "batch_size": BATCH_SIZE,
+        "batch_size": sizes,
         "pairs_per_second": {m: spread(v) for m, v in seen.items()},
         "ratio": {m: spread([a / b for a, b in zip(ours, v, strict=True)]) for m, v in seen.items() if m != "textsiam"},
         "peak_mib": rooms,
@@ -114,6 +141,7 @@ def main():
     racer, timer = commands.add_parser("run"), commands.add_parser("pace")
     racer.add_argument("--rounds", type=int, default=3)
     timer.add_argument("method", choices=METHODS)
+    timer.add_argument("--batch", type=int, nargs="+", default=[BATCH_SIZE])
     for sub in (racer, timer):
         sub.add_argument("--steps", type=int, default=15)
     judge, agreer = commands.add_parser("reached"), commands.add_parser("agree")
@@ -125,7 +153,7 @@ def main():
     commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "pace":
-        print(json.dumps(pace(arguments.method, arguments.steps)))
+        print(json.dumps(pace(arguments.method, arguments.steps, arguments.batch)))
     elif arguments.command == "reached":
         print(json.dumps(reached(arguments.method, arguments.seed, arguments.steps)))
     elif arguments.command == "table":

@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+import torch
 
 from textsiam.training.settings import Settings
 
@@ -60,3 +61,9 @@ def test_batch_is_a_multiple_of_the_accumulation() -> None:
     assert Settings(batch_size=12, accumulation=3).batch_size == 12
     with pytest.raises(ValueError, match=r"^batch_size 10 is not a multiple of accumulation 3$"):
         Settings(batch_size=10, accumulation=3)
+
+
+def test_the_token_budget_is_that_of_the_device_unless_it_is_given() -> None:
+    devices = [torch.device("cpu"), torch.device("cuda", 0)]
+    assert [Settings().budget_on(device) for device in devices] == [1536, 65_536]
+    assert [Settings(token_budget=100).budget_on(device) for device in devices] == [100, 100]

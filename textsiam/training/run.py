@@ -81,7 +81,7 @@ class Run:
             twin,
             batch_size=settings.batch_size // settings.accumulation,
             # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
-            token_budget=_ONE_CHUNK if self._sharded else settings.token_budget,
+            token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device),
             seed=settings.seed,
             negatives=objective.needs_negatives,
             positives_only=objective.positives_only,

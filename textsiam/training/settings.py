@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.data.augment import Augment
+
+if TYPE_CHECKING:
+    import torch
 
 _FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
 
@@ -106,7 +109,8 @@ class Settings:
         runs: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
-        token_budget: Largest padded size of a chunk, in tokens. With FSDP a batch is one chunk, whatever this says.
+        token_budget: Largest padded size of a chunk, in tokens. None picks it for the device: 1,536 on a CPU, whose
+            caches hold no more, 65,536 elsewhere. With FSDP a batch is one chunk, whatever this says.
         gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them keeps its activations at a
             time, so that the batch may be as large as the embeddings allow. The gradients are the same up to rounding.
         gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
@@ -138,7 +142,7 @@ class Settings:
     average: float | None = None
     runs: int = 1
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    token_budget: int = 1536
+    token_budget: int | None = None
     gradient_cache: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
@@ -170,6 +174,10 @@ class Settings:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+
+    def budget_on(self, device: torch.device) -> int:
+        """Return the largest padded size of a chunk on a device, in tokens."""
+        return self.token_budget or (1536 if device.type == "cpu" else 65_536)
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run resumes: all that touches the weights."""
