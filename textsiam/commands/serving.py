@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,10 +23,6 @@ from textsiam.terminal import print_json, say
 if TYPE_CHECKING:
     from textsiam.models.recalibration import Recalibration
 
-# oneDNN keeps a kernel for each shape of a batch, half a megabyte each, 1,024 by default, and a server meets ever new
-# shapes. Both its own cache and the one in front of it must be bounded.
-_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "256", "LRU_CACHE_CAPACITY": "256"}
-_ARENA_MAX = -8  # of malloc.h
 _EXTRA = ("fastapi", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
 
@@ -58,9 +53,9 @@ def serve(
 
     if missing := [module for module in _EXTRA if find_spec(module) is None]:
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
-    for name, value in _KERNELS.items():
-        os.environ.setdefault(name, value)
-    _share_one_heap()
+    from textsiam.serving.memory import keep_few_kernels
+
+    keep_few_kernels()
     from textsiam.serving.reviews import Reviews, ReviewsError
     from textsiam.serving.settings import ServerSettings, token_for
 
@@ -161,19 +156,6 @@ def _told(found: Recalibration, threshold: float) -> str:
         f"({100 * found.duplicates / found.pairs:.1f} %)\n{table}\n"
         "(measured on these pairs, which were flagged before; after: on folds that the correction did not see)"
     )
-
-
-def _share_one_heap() -> None:
-    """Have all threads take memory from one heap, where the C library is glibc.
-
-    It would give each of the threads that encode a heap of its own, and none of them gives back what it once needed: a
-    server of a day would grow for hours.
-    """
-    import ctypes
-
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_ARENA_MAX, 1)
 
 
 def _beside(index: str | None) -> str | None:

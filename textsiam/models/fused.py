@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, layer_norm, linear, scaled_dot_product_attention
+from torch.nn.functional import embedding, gelu, layer_norm, linear, pad, scaled_dot_product_attention
 
 # Up to so many tokens two batched products beat the fused kernel: in fp32, and in bf16.
 _SHORT, _SHORT_HALF = 48, 192
@@ -17,6 +17,9 @@ _SHORT, _SHORT_HALF = 48, 192
 _LANES = 16
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
 _ROWS = 1024
+# oneDNN makes a kernel for each number of rows, in 0.3 ms, and keeps the latest ones. The rows of its products are a
+# multiple of this, so that a batch of any size finds its kernels among a few.
+_GRAIN = 16
 
 
 def fusable(backbone: nn.Module) -> bool:
@@ -68,6 +71,7 @@ class FusedBert:
         model: Any = backbone.model
         first = model.embeddings
         self.dtype, self.heads = dtype, model.config.num_attention_heads
+        self.grain = _GRAIN if dtype == torch.bfloat16 else 1
         self.words = first.word_embeddings.weight.detach().float()
         kind = first.token_type_embeddings.weight.detach()[0]
         self.places = (first.position_embeddings.weight.detach() + kind).float()
@@ -103,16 +107,26 @@ class FusedBert:
         # 0 where a key is a token, the least number where it is padding.
         bias = None if bool(mask.all()) else torch.zeros(mask.shape).masked_fill_(mask == 0, -1e9)[:, None, None]
         x = embedding(ids, self.words) + self.places[:longest]
-        x = layer_norm(x.view(-1, hidden), (hidden,), *self.norm)
+        x = self._rounded(layer_norm(x.view(-1, hidden), (hidden,), *self.norm))
         for layer in self.layers:
             x = self._through(layer, x, (batch, longest, 3, self.heads, -1), bias)
-        return {**features, "token_embeddings": x.view(batch, longest, hidden)}
+        return {**features, "token_embeddings": x[: batch * longest].view(batch, longest, hidden)}
+
+    def _rounded(self, x: Tensor) -> Tensor:
+        """Return rows with idle ones below, up to a multiple of the grain."""
+        idle = -len(x) % self.grain
+        return pad(x, (0, 0, 0, idle)) if idle else x
+
+    def _attended(self, mixed: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
+        """Return attention to queries, keys and values, `(rows, 3 · hidden)`, as `(rows, hidden)`."""
+        tokens = shape[0] * shape[1]
+        return self._rounded(attend(mixed[:tokens].view(shape), bias).view(tokens, -1))
 
     def _through(self, layer: Layer, x: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
-        """Return what one layer makes of `(batch · longest, hidden)` float32."""
+        """Return what one layer makes of `(rows, hidden)` float32: the tokens of the batch, then idle rows."""
         hidden = (x.shape[1],)
-        mixed = layer.query_key_value(x.to(self.dtype)).view(shape)
-        x = layer_norm(x + layer.out(attend(mixed, bias).view(x.shape)), hidden, *layer.norm_attention)
+        attended = self._attended(layer.query_key_value(x.to(self.dtype)), shape, bias)
+        x = layer_norm(x + layer.out(attended), hidden, *layer.norm_attention)
         return layer_norm(x + layer.narrow(layer.wide(x.to(self.dtype))), hidden, *layer.norm_out)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from textsiam.models.encoders import ModelError
-from textsiam.models.fused import FusedBert, Layer, attend, joined, norm_of
+from textsiam.models.fused import FusedBert, Layer, joined, norm_of
 from textsiam.models.ranges import LayerRanges, Range
 
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
@@ -97,7 +97,7 @@ class Int8Bert(FusedBert):
 
     def _through(self, layer: Layer, x: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
         hidden = (x.shape[1],)
-        attended = attend(layer.query_key_value(x).view(shape), bias).view(x.shape)
+        attended = self._attended(layer.query_key_value(x), shape, bias)
         x = layer_norm(layer.out(_bytes(attended.float().add_(_ROUNDING + _MIDDLE)), x), hidden, *layer.norm_attention)
         return layer_norm(layer.narrow(layer.wide(x), x), hidden, *layer.norm_out)
 

@@ -22,6 +22,7 @@ from textsiam.search.index import QuestionIndex, QuestionIndexError
 from textsiam.serving.embedding import PROBLEMS, embedding_routes
 from textsiam.serving.engine import Engine
 from textsiam.serving.guard import Guard
+from textsiam.serving.memory import give_back_memory
 from textsiam.serving.meters import Meters
 from textsiam.serving.page import page_routes
 from textsiam.serving.problems import Refused, problem_body
@@ -67,7 +68,9 @@ def create_app(
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await asyncio.to_thread(engine.warm_up)
+        giving_back = asyncio.create_task(give_back_memory())
         yield
+        giving_back.cancel()
         if not await asyncio.to_thread(engine.close):
             log.warning("shut down with work unfinished", extra={"facts": {"grace": settings.grace}})
 
