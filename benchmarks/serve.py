@@ -184,8 +184,10 @@ def told(seconds):
 
 
 def told_memory(memory, after):
-    """Return where memory began and ended, and how it grew once the first seconds were over."""
-    return {"first": memory[0][1], "last": memory[-1][1], "a_minute": slope(memory, after)}
+    """Return memory at the start, once the first seconds were over, and at the end, and how it grew from then on."""
+    settled = next((mib for passed, mib in memory if passed >= after), memory[-1][1])
+    return {"first": memory[0][1], "settled": settled, "settled_after": after, "last": memory[-1][1],
+            "a_minute": slope(memory, after)}  # fmt: skip
 
 
 def slope(memory, after):
@@ -245,9 +247,9 @@ def table():
         if times["count"]:
             lines.append((f"accepted `{name}` under load", f"p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s"))
     memory = load["memory_mib"]
-    lines.append(
-        ("memory under load", f"{memory['first']:,.0f} → {memory['last']:,.0f} MiB, {memory['a_minute']:+.1f} a minute")
-    )
+    course = "{first:,.0f} MiB at the start, {settled:,.0f} after {settled_after:.0f} s, {last:,.0f} at the end"
+    growth = "too short to tell" if memory["a_minute"] is None else f"{memory['a_minute']:+.1f} MiB a minute"
+    lines += [("memory meanwhile", course.format(**memory)), ("its growth after that", growth)]
     print(f"| {found['questions']:,} questions in the index | measured |\n| --- | --- |")
     for name, value in lines:
         print(f"| {name} | {value} |")
