@@ -35,6 +35,7 @@ from textsiam.model_config import ScratchConfig
 from textsiam.models.encoders import ModelError
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
+from textsiam.models.verifier import Verifier
 from textsiam.recipe import Interrupted, run
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.settings import VerifierSettings
@@ -344,6 +345,19 @@ def test_a_verifier_is_trained_saved_and_measured(config, backbone):
     assert again.compare(test.left_texts, test.right_texts) == outcome.twin.compare(test.left_texts, test.right_texts)
     written = read_config([str(outcome.output / "config.yaml")])
     assert written.verifier == verifier
+
+
+@pytest.mark.parametrize("validation_share", [0.0, 0.15])
+def test_a_verifier_is_combined_on_pairs_that_the_decision_does_not_see(
+    config, backbone, monkeypatch, validation_share
+):
+    told: list[tuple[int, bool]] = []
+    monkeypatch.setattr(Verifier, "fit", lambda self, pairs, _, *, band, wording: told.append((len(pairs), wording)))
+    verifier = VerifierSettings(model=backbone, batch_size=16, wording=True)
+    data = replace(config.data, validation_share=validation_share)
+    splits = run(replace(config, data=data, verifier=verifier)).splits
+    assert told == [(len(splits.validation or splits.calibration), True)]  # where there are none, better than nothing
+    assert bool(len(splits.validation)) == bool(validation_share)
 
 
 def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backbone):

@@ -265,12 +265,15 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
 
 
 def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config) -> bool:
-    """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without."""
+    """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without.
+
+    The combination is learned from the validation pairs, so that the decision is learned from pairs that are new to it.
+    """
     assert config.verifier is not None
-    pairs = splits.calibration
+    settings, pairs = config.verifier, splits.validation if splits.validation.both_labels else splits.calibration
     similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
     try:
-        twin.verifier = verifier.fit(pairs, similarity, band=config.verifier.band)
+        twin.verifier = verifier.fit(pairs, similarity, band=settings.band, wording=settings.wording)
     except ValueError as error:
         warnings.warn(f"verifier: {error}. The twin goes without it.", stacklevel=2)
         return False

@@ -141,7 +141,7 @@ def test_a_score_means_what_the_twins_similarity_means(verifier, task):
     assert combination is not None
     logits = told.logits(pairs.texts, pairs.left, pairs.right)
     both = combination.twin * similarity + combination.verifier * logits + combination.constant
-    as_sure = combination.slope * combination.score(similarity, logits) + combination.intercept
+    as_sure = combination.slope * combination.score(both) + combination.intercept
     np.testing.assert_allclose(as_sure, both, atol=1e-5)
     expected = 1 / (1 + np.exp(-both.astype(np.float64)))
     found = told.probability(pairs.texts, pairs.left, pairs.right, similarity)
@@ -165,7 +165,8 @@ def test_a_verifier_that_knows_next_to_nothing_changes_little(verifier, task):
     rng = np.random.default_rng(0)
     told.say = lambda left, right_: 0.02 * right(left, right_) + rng.normal(size=len(left))
     told.fit(pairs, similarity)
-    np.testing.assert_allclose(told.combination.score(similarity, np.zeros(400)), similarity, atol=0.1)
+    odds = told.combination.log_odds(similarity, np.zeros(400))
+    np.testing.assert_allclose(told.combination.score(odds), similarity, atol=0.1)
     assert 0 < told.combination.verifier < 0.5
 
 
@@ -212,6 +213,73 @@ def test_the_order_of_the_pairs_does_not_matter(verifier, task):
     first = told.fit(pairs, similarity).combination
     second = told.fit(pairs.select(np.arange(400)[::-1]), similarity[::-1]).combination
     assert astuple(first) == pytest.approx(astuple(second), abs=1e-6)
+
+
+@pytest.fixture
+def misled() -> tuple[Pairs, np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """1,000 pairs of which half share no word and are no duplicates, though similarity and logit are as high."""
+    rng = np.random.default_rng(0)
+    shared = rng.random(1000) < 0.5
+    labels = (shared & (rng.random(1000) < 0.6)).astype(int)
+    left = [f"alpha beta {i}" for i in range(1000)]
+    right = [f"alpha beta gamma {i}" if s else f"delta epsilon zeta x{i}" for i, s in enumerate(shared)]
+    logits = rng.normal(size=1000) + labels
+    pairs = Pairs.from_texts(left, right, labels.tolist())
+    known = dict(zip(pairs.left.tolist(), logits.tolist(), strict=True))
+    return pairs, rng.normal(size=1000) + labels, lambda left, right: np.array([known[i] for i in left.tolist()])
+
+
+def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path):
+    pairs, similarity, say = misled
+    arguments = pairs.texts, pairs.left, pairs.right, similarity
+    told = Told(verifier, say).fit(pairs, similarity, band=(0.01, 0.99))
+    assert told.wording is None
+    alone = told.rescore(*arguments)
+    before = told.probability(*arguments)
+    told.fit(pairs, similarity, band=(0.01, 0.99), wording=True)
+    found = told.rescore(*arguments)
+    inside = told.combination.asks(similarity)
+    np.testing.assert_array_equal(found[~inside], alone[~inside])
+    scores = [average_precision_score(pairs.labels[inside], s[inside]) for s in (alone, found)]
+    assert scores[1] > scores[0] + 0.05
+    evidence = np.stack([similarity, say(pairs.left, pairs.right).astype(np.float32)], 1).astype(np.float64)
+    by_wording = told.wording.probability(pairs.left_texts, pairs.right_texts, evidence)
+    np.testing.assert_allclose(told.probability(*arguments), (before + by_wording) / 2, atol=1e-9)
+
+    folder = told.save_pretrained(tmp_path / "verifier")
+    again = Verifier.from_pretrained(folder, device="cpu")
+    np.testing.assert_array_equal(Told.rescore(again_told(again, say, verifier), *arguments), found)
+    (folder / "wording.safetensors").write_bytes(b"nothing")
+    with pytest.raises(ModelError, match=r"verifier\.json"):
+        Verifier.from_pretrained(folder, device="cpu")
+    told.fit(pairs, similarity, band=(0.01, 0.99))  # without it again
+    assert told.wording is None
+
+
+def again_told(loaded: Verifier, say: Callable[[np.ndarray, np.ndarray], np.ndarray], verifier: Verifier) -> Told:
+    told = Told(verifier, say)
+    told.combination, told.wording = loaded.combination, loaded.wording
+    return told
+
+
+def test_too_few_pairs_for_the_wording_leave_the_verifier_as_it_was(verifier, task):
+    pairs, similarity = task
+    told = Told(verifier, truth(pairs)).fit(pairs, similarity)
+    before = told.combination
+    rows = np.r_[np.flatnonzero(pairs.labels == 1)[:30], np.flatnonzero(pairs.labels == 0)[:100]]
+    few = pairs.select(rows)
+    told.say = truth(few)
+    with pytest.raises(ValueError, match="wording is learned from 50 pairs"):
+        told.fit(few, similarity[rows], band=(0.01, 0.99), wording=True)
+    assert told.combination is before
+
+
+def test_a_verifier_of_the_first_format_is_read(verifier, tmp_path):
+    folder = verifier.save_pretrained(tmp_path / "verifier")
+    file = folder / "verifier.json"
+    facts = json.loads(file.read_text())
+    file.write_text(json.dumps({"format": 1, **{k: facts[k] for k in ("symmetric", "combination")}}))
+    assert Verifier.from_pretrained(folder, device="cpu").wording is None
 
 
 def test_what_cannot_be_combined_is_refused(verifier, task):

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
 from sentence_transformers import CrossEncoder
 from sklearn.linear_model import LogisticRegression
 from torch import nn
@@ -18,9 +20,12 @@ from torch import nn
 from textsiam.models.calibration import check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.models.encoders import MINILM, ModelError, resolve
 from textsiam.models.fast_tower import Precision, fast_dtype
+from textsiam.models.forest import Forest
+from textsiam.models.wording import Wording
 
-_FORMAT = 1
+_FORMATS = (1, 2)  # the first knew no wording
 _FILE = "verifier.json"
+_FOREST = "wording.safetensors"
 _FEWEST = 5  # pairs of each label inside the band that the combination is learned from
 
 
@@ -29,8 +34,8 @@ class Combination:
     """What the twin's similarity s and the verifier's logit z say together, and where z is worth asking for.
 
     The twin alone: logit P = slope · s + intercept. Both, where low ≤ s ≤ high: logit P = twin · s + verifier · z +
-    constant. The score that both give is the similarity at which the twin alone would be as sure,
-    (logit P - intercept) / slope: scores from inside and outside the band have one meaning and can be ranked together.
+    constant. The score is the similarity at which the twin alone would be as sure, (logit P - intercept) / slope, so
+    that scores from inside and outside the band have one meaning and can be ranked together.
     """
 
     slope: float
@@ -49,9 +54,9 @@ class Combination:
         """Return the log odds of a duplicate, from both."""
         return self.twin * similarity.astype(np.float64) + self.verifier * logits + self.constant
 
-    def score(self, similarity: np.ndarray, logits: np.ndarray) -> NDArray[np.float64]:
-        """Return the similarity at which the twin alone would be as sure as both are; it may lie beyond 1."""
-        return (self.log_odds(similarity, logits) - self.intercept) / self.slope
+    def score(self, odds: np.ndarray) -> NDArray[np.float64]:
+        """Return the similarity at which the twin alone would have these log odds; it may lie beyond 1."""
+        return (odds - self.intercept) / self.slope
 
 
 class Verifier:
@@ -61,6 +66,7 @@ class Verifier:
         model: The cross-encoder; its logit is larger for duplicates.
         symmetric: Ask for both orders of a pair and take the mean logit, so that the order does not matter.
         combination: Learned by `fit`.
+        wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and the wording say then.
 
     Raises:
         ModelError: The cross-encoder has not one output.
@@ -71,12 +77,19 @@ class Verifier:
         >>> twin.verifier = verifier.fit(pairs, similarity)  # doctest: +SKIP
     """
 
-    def __init__(self, model: CrossEncoder, *, symmetric: bool = True, combination: Combination | None = None) -> None:
+    def __init__(
+        self,
+        model: CrossEncoder,
+        *,
+        symmetric: bool = True,
+        combination: Combination | None = None,
+        wording: Wording | None = None,
+    ) -> None:
         if model.num_labels != 1:
             raise ModelError(f"a verifier is a cross-encoder with one output, this one has {model.num_labels}")
         self.model = model
         self.symmetric = symmetric
-        self.combination = combination
+        self.combination, self.wording = combination, wording
 
     def logits(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"
@@ -96,13 +109,18 @@ class Verifier:
             found = self.model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
         return np.asarray(found, np.float32).reshape(len(orders), -1).mean(0)[inverse.reshape(-1)]
 
-    def fit(self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.1, 0.9)) -> Verifier:
+    def fit(
+        self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.1, 0.9), wording: bool = False
+    ) -> Verifier:
         """Learn the combination from labelled pairs that neither training saw; returns the verifier itself.
+
+        A threshold should be learned from other pairs than these: with `wording` it would be too sure of itself.
 
         Args:
             pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels).
             similarity: The twin's own similarity of each pair, `(n,)`.
             band: Probabilities of the twin alone between which the verifier is asked.
+            wording: Learn from the wording of the pairs too; thousands of pairs are wanted for it.
 
         Raises:
             ValueError: The similarities, or the logits in the band, do not rise with the labels; or too few pairs lie
@@ -131,7 +149,12 @@ class Verifier:
             raise ValueError(
                 "the verifier's logit does not rise with the labels where the twin is in doubt: train it more"
             )
+        learned = None
+        if wording:
+            inside = pairs.select(rows)
+            learned = Wording.fit(inside.left_texts, inside.right_texts, features, labels[rows])
         self.combination = Combination(alone.slope, alone.intercept, low, high, twin, verifier, constant)
+        self.wording = learned
         return self
 
     def rescore(
@@ -150,9 +173,9 @@ class Verifier:
         """
         combination = self._fitted()
         rows = np.flatnonzero(combination.asks(similarity))
-        logits = self.logits(texts, left[rows], right[rows], precision=precision)
+        odds = self._log_odds(texts, left[rows], right[rows], similarity[rows], precision)
         scores = similarity.astype(np.float32)
-        scores[rows] = combination.score(similarity[rows], logits)
+        scores[rows] = combination.score(odds)
         return scores
 
     def probability(
@@ -160,13 +183,26 @@ class Verifier:
     ) -> NDArray[np.float64]:
         """Return P(duplicate) of every pair from twin and verifier together, in the band or not, `(n,)`.
 
-        It holds for the share of duplicates of the calibration pairs.
+        It holds for the share of duplicates of the pairs that the combination was learned from.
 
         Raises:
             ModelError: There is no combination yet.
         """
+        return from_log_odds(self._log_odds(texts, left, right, similarity, "auto"))
+
+    def _log_odds(
+        self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, similarity: np.ndarray, precision: Precision
+    ) -> NDArray[np.float64]:
+        """Return the log odds of a duplicate of each pair, from twin and verifier, and from the wording, if learned."""
         combination = self._fitted()
-        return from_log_odds(combination.log_odds(similarity, self.logits(texts, left, right)))
+        logits = self.logits(texts, left, right, precision=precision)
+        odds = combination.log_odds(similarity, logits)
+        if self.wording is None:
+            return odds
+        evidence = np.stack([similarity, logits], 1).astype(np.float64)
+        one, other = ([str(texts[i]) for i in side.tolist()] for side in (left, right))
+        by_wording = self.wording.probability(one, other, evidence)
+        return log_odds((from_log_odds(odds) + by_wording) / 2)
 
     def _fitted(self) -> Combination:
         if self.combination is None:
@@ -178,8 +214,12 @@ class Verifier:
         folder = Path(path)
         self.model.save_pretrained(str(folder), create_model_card=False)
         combination = None if self.combination is None else asdict(self.combination)
-        facts = {"format": _FORMAT, "symmetric": self.symmetric, "combination": combination}
-        (folder / _FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts = {"format": _FORMATS[-1], "symmetric": self.symmetric, "combination": combination, "wording": None}
+        if self.wording is not None:
+            facts["wording"] = {"texts": self.wording.texts, "counts": dict(self.wording.counts)}
+            save_file(self.wording.forest.arrays(), folder / _FOREST)
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        (folder / _FILE).write_text(text + "\n", encoding="utf-8")
         return folder
 
     @classmethod
@@ -192,14 +232,17 @@ class Verifier:
         file = Path(path) / _FILE
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))
-            if facts["format"] != _FORMAT:
-                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+            if facts["format"] not in _FORMATS:
+                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMATS[-1]}: update textsiam")
             combination = None if facts["combination"] is None else Combination(**facts["combination"])
-            symmetric = facts["symmetric"]
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            symmetric, wording = facts["symmetric"], None
+            if facts["format"] > 1 and facts["wording"] is not None:
+                forest = Forest.of_arrays(load_file(file.with_name(_FOREST)))
+                wording = Wording(facts["wording"]["texts"], facts["wording"]["counts"], forest)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{file}: {reason}") from error
-        return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination)
+        return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination, wording=wording)
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:

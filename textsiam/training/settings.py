@@ -195,6 +195,7 @@ class VerifierSettings:
         batch_size: Pairs of one step of one process.
         max_tokens: Cut a pair after this many tokens.
         band: Probabilities of the twin alone between which the verifier is asked.
+        wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares.
     """
 
     model: str = "sentence-transformers/all-MiniLM-L6-v2"
@@ -203,6 +204,7 @@ class VerifierSettings:
     batch_size: int = 32
     max_tokens: int | None = 128
     band: tuple[float, float] = (0.1, 0.9)
+    wording: bool = False
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):
