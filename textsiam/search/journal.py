@@ -23,6 +23,9 @@ from textsiam.search.index import IndexModel, Question, QuestionIndexError, Scal
 _FORMAT = 1
 _BATCH = 8192  # vectors read at once
 _WAIT = 60.0  # seconds that a writer waits for another one
+# KiB of pages that a connection keeps. Each thread that reads has a connection, and the system keeps the file in memory
+# as well: more is for large changes only, which would be written twice.
+_IDLE, _WRITING = 2_000, 65_536
 
 _TABLES = """
 CREATE TABLE state (format INTEGER, clock INTEGER, generation INTEGER, model TEXT, next_model TEXT, merged INTEGER,
@@ -101,7 +104,9 @@ class Journal:
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Yield a connection whose changes are kept, all of them, when the block ends without an error."""
         with self._transaction("BEGIN IMMEDIATE", "written") as table:
+            table.execute(f"PRAGMA cache_size = -{_WRITING}")
             yield table
+            table.execute(f"PRAGMA cache_size = -{_IDLE}")
 
     @contextmanager
     def _transaction(self, begin: str, done: str) -> Iterator[sqlite3.Connection]:
@@ -125,7 +130,7 @@ class Journal:
                 return self._idle.pop()
         table = sqlite3.connect(self.path, timeout=_WAIT, isolation_level=None, check_same_thread=False)
         table.execute("PRAGMA synchronous = FULL")
-        table.execute("PRAGMA cache_size = -65536")
+        table.execute(f"PRAGMA cache_size = -{_IDLE}")
         return table
 
     def shrink(self) -> None:
