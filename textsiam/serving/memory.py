@@ -23,11 +23,11 @@ def keep_few_kernels() -> None:
 async def give_back_memory(every: float = _EVERY) -> None:
     """Give memory that is free back to the system from time to time, for ever.
 
-    Left alone, glibc gives back the end of a heap and no piece in the middle: each thread's heap keeps the most that it
-    ever held, and the holes between what lives long. Where the C library is another one, nothing is done.
+    Left alone, glibc gives back the end of a heap, and none of the pieces between what lives long. Where the C library
+    is another one, nothing is done.
 
     Args:
-        every: Seconds between two times, each of which takes 10 ms.
+        every: Seconds between two times, each of which takes 10 ms, or 100 where all cores are busy.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     while trim is not None:
