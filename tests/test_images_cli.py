@@ -131,7 +131,7 @@ def test_unseen_classes_are_in_the_test_only(tmp_path):
 
 
 def test_knobs_of_labelled_images_are_refused_for_pairs():
-    with pytest.raises(ConfigError, match=r"data.pairs, .unseen, .disjoint and .joined are for labelled images"):
+    with pytest.raises(ConfigError, match=r"data.pairs, .more, .unseen and .disjoint are for labelled images"):
         build_pairs(read_config(["--data.pairs", "100"]).data)
 
 

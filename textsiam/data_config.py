@@ -28,9 +28,9 @@ class DataConfig:
         on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
         pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
             an idx file); None draws 20,000, or as many as there are.
+        more: Further labelled images, whose classes join those of `train`; no pair is of two sources.
         unseen: Classes of images, or folders of classes, that only the test sees.
         disjoint: Give every split classes of its own, instead of images of its own.
-        joined: Made-up classes of images that training gets beside its own: each joins the images of two of them.
         seed: Seed of the cut.
     """
 
@@ -44,9 +44,9 @@ class DataConfig:
     columns: dict[str, str] | None = None
     on_bad_row: Literal["error", "skip"] = "error"
     pairs: int | None = None
+    more: list[str] | None = None
     unseen: list[str] | None = None
     disjoint: bool = False
-    joined: int = 0
     seed: int = 0
 
 
@@ -69,10 +69,11 @@ def build_pairs(config: DataConfig) -> Splits:
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     if holds_images(config.train):
         images = read_images(config.train, on_bad_row=config.on_bad_row)
-        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint, "joined": config.joined}
-        cut = split_labelled(images, **shares, **drawn, seed=config.seed)
-    elif config.pairs is not None or config.unseen or config.disjoint or config.joined:
-        keys = "data.pairs, .unseen, .disjoint and .joined"
+        more = [read_images(source, on_bad_row=config.on_bad_row) for source in config.more or ()]
+        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint}
+        cut = split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
+    elif config.pairs is not None or config.more or config.unseen or config.disjoint:
+        keys = "data.pairs, .more, .unseen and .disjoint"
         raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
     else:
         cut = split_pairs(read(config.train), **shares, seed=config.seed)

@@ -33,12 +33,14 @@ class ScratchImageConfig:
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
+        drawings: Bring drawings to one form first: light on black, centred, upright, of one size and thickness.
     """
 
     size: int = 28
     channels: int = 1
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
+    drawings: bool = False
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from textsiam.data.augment import Augment
+from textsiam.data.augment import Augment, changed
 
 SEEDS = [(0, i) for i in range(20)]
 
@@ -37,6 +37,8 @@ def test_no_knob_is_the_identity(picture):
         scale=st.floats(0, 2),
         shear=st.floats(0, 60),
         flip=st.booleans(),
+        elastic=st.floats(0, 0.25),
+        thickness=st.floats(0, 0.25),
         brightness=st.floats(0, 1),
         contrast=st.floats(0, 1),
     ),
@@ -94,6 +96,38 @@ def test_scale_and_shear_change_the_area_as_they_should(picture):
         assert (array(Augment(shear=20)(picture, seed))[..., 0] < 130).sum() == pytest.approx(area, rel=0.15)
 
 
+def test_elastic_bends_a_line_and_keeps_its_ink():
+    pixels = np.zeros((60, 60), dtype=np.uint8)
+    pixels[28:32, 10:50] = 255
+    bent = [array(Augment(elastic=0.05)(Image.fromarray(pixels), seed)) for seed in SEEDS]
+    for each in bent:
+        assert each.sum() == pytest.approx(pixels.sum(), rel=0.6)
+        assert each[5:55].sum() == each.sum()
+    middles = [(each * np.arange(60)[:, None]).sum(0)[12:48] / each.sum(0)[12:48] for each in bent]
+    assert np.median([np.ptp(middle) for middle in middles]) > 1.5  # it is no straight line any more
+    assert np.median([abs(np.diff(middle)).max() for middle in middles]) < 1  # nor is it torn
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_thickness_widens_and_narrows_strokes_of_any_colour(light):
+    pixels = np.zeros((50, 50), dtype=np.uint8)
+    pixels[10:40, 20:30] = 200
+    image = Image.fromarray(pixels if light else 255 - pixels)
+    drawn = [array(Augment(thickness=0.08)(image, seed)) for seed in SEEDS]
+    widths = [(each if light else 255 - each)[25].sum() / 200 for each in drawn]
+    assert 6 - 0.1 <= min(widths) < 8 < 12 < max(widths) <= 14 + 0.1
+    assert all((each[:5] == (0 if light else 255)).all() for each in drawn)
+
+
+def test_changes_add_up_to_one_after_the_other(picture):
+    first, second = Augment(rotate=40, shift=0.1, flip=True, brightness=0.3), Augment(shear=20, scale=0.2)
+    for seed in SEEDS:
+        at_once = array(changed(picture, [first.drawn(seed), second.drawn(seed)]))
+        in_turn = array(second(first(picture, seed), seed))
+        assert abs(at_once - in_turn).mean() < 4
+    assert changed(picture, []) is picture
+
+
 def test_brightness_and_contrast():
     grey = Image.fromarray(np.tile(np.array([60, 100], np.uint8), (8, 4)))
     means = [array(Augment(brightness=0.5)(grey, seed)).mean() for seed in SEEDS]
@@ -112,6 +146,8 @@ def test_brightness_and_contrast():
         ({"shift": 1}, "shift must be from 0 to below 1, got 1"),
         ({"scale": float("inf")}, "scale must be from 0 to 10, got inf"),
         ({"shear": 90}, "shear must be from 0 to below 90, got 90"),
+        ({"elastic": 0.3}, "elastic must be from 0 to 0.25, got 0.3"),
+        ({"thickness": -0.1}, "thickness must be from 0 to 0.25, got -0.1"),
         ({"contrast": 1.5}, "contrast must be from 0 to 1, got 1.5"),
     ],
 )

@@ -9,16 +9,17 @@ from textsiam.data.images import (
     LabelledImages,
     split_classes,
     split_images,
+    split_labelled,
 )
 from textsiam.data.problems import DataError, ReadReport
 
 
-def made(sizes, names=None):
+def made(sizes, names=None, source="made"):
     """Images of these class sizes, without files."""
     classes = np.repeat(np.arange(len(sizes)), sizes)
     class_names = names or [f"class{i}" for i in range(len(sizes))]
-    labelled = [f"{class_names[c]}/{i}.png" for i, c in enumerate(classes)]
-    return LabelledImages(labelled, classes, class_names, "made", ReadReport("made", len(labelled), len(labelled)))
+    labelled = [f"{source}/{class_names[c]}/{i}.png" for i, c in enumerate(classes)]
+    return LabelledImages(labelled, classes, class_names, source, ReadReport(source, len(labelled), len(labelled)))
 
 
 class TestSplits:
@@ -60,3 +61,50 @@ class TestSplits:
         for sizes in ({"test": 1.0}, {"test": -1}, {"test": 0.5, "validation": 0.5}):
             with pytest.raises(ValueError, match="must "):
                 split(made([5] * 5), **sizes)
+
+
+class TestSeveralSources:
+    def cut(self, **how):
+        first, second = made([40] * 10, source="first"), made([20] * 40, source="second")
+        knobs = {"pairs": 1000, "validation": 0.1, "calibration": 0.1, "unseen": ["class7", "class8"], "disjoint": True}
+        return split_labelled(first, more=[second], **(knobs | how))
+
+    def test_no_pair_is_of_two_sources_and_each_gives_pairs_by_its_classes(self):
+        train = self.cut().train
+        owners = [[name.split("/")[0] for name in side] for side in (train.left_texts, train.right_texts)]
+        assert owners[0] == owners[1]
+        shares = [owners[0].count(name) / 1000 for name in ("first", "second")]
+        assert shares == pytest.approx([8 / 38, 30 / 38], abs=0.01)
+        assert len(train) == 1000
+        assert train.positives == 500
+
+    def test_classes_of_one_name_are_two(self):
+        train = self.cut(unseen=None).train
+        groups = {}
+        for name, group in zip(train.texts, train.groups.tolist(), strict=True):
+            groups.setdefault(tuple(name.split("/")[:2]), set()).add(group)
+        assert all(len(each) == 1 for each in groups.values())
+        assert len(set().union(*groups.values())) == len(groups)
+
+    def test_every_part_has_classes_of_its_own(self):
+        cut = self.cut()
+        parts = [cut.train, cut.validation, cut.calibration, cut.test]
+        classes = [{tuple(name.split("/")[:2]) for name in part.texts} for part in parts]
+        assert sum(map(len, classes)) == len(set().union(*classes))
+        assert {name for source, name in classes[3] if source == "first"} == {"class7", "class8"}
+        assert {source for source, _ in classes[1] | classes[2]} == {"second"}  # the first has too few to share
+        assert len(classes[1]) == len(classes[2]) == 4
+
+    def test_unseen_classes_may_be_of_any_source(self):
+        cut = split_labelled(made([9] * 4), more=[made([9] * 4, ["a/x", "a/y", "b", "c"], "other")], unseen=["a"])
+        assert {name.split("/")[1] for name in cut.test.texts} == {"a"}
+        with pytest.raises(DataError, match=r"first \+ second: has no class 'Latin'"):
+            self.cut(unseen=["Latin"])
+
+    def test_an_image_has_one_source(self):
+        with pytest.raises(DataError, match=r"made: holds made/class0/0.png, and so does made: give each once"):
+            split_labelled(made([5] * 3), more=[made([5] * 3)])
+
+    def test_too_many_pairs_are_refused(self):
+        with pytest.raises(DataError, match="pairs of images of one class are wanted, only"):
+            self.cut(pairs=100_000)

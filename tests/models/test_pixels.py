@@ -76,6 +76,18 @@ def test_an_image_is_changed_alike_whatever_stands_beside_it(images, names):
     assert torch.equal(together, alone)
 
 
+def test_large_images_are_shrunk_before_they_are_changed_and_opened_once(images, tmp_path):
+    pixels = np.zeros((300, 400), dtype=np.uint8)
+    pixels[100:200, 150:250] = 255
+    Image.fromarray(pixels).save(tmp_path / "large.png")
+    changed = Pixels([str(tmp_path / "large.png")], images).augmented(Augment(rotate=0.001))
+    plain = Pixels([str(tmp_path / "large.png")], images)
+    first = values(changed, [0], seed=[0])
+    assert (first - values(plain, [0])).abs().max() < 0.1
+    (tmp_path / "large.png").unlink()
+    assert torch.equal(values(changed, [0], seed=[0]), first)
+
+
 def test_images_of_a_cluster_are_changed_alike_and_those_of_others_otherwise(images, names):
     changed = Pixels(names, images).augmented(None, TURNED)
     same = values(changed, [0, 5], seed=[1], clusters=np.array([4, 4]))  # two files of one picture

@@ -1,10 +1,11 @@
-"""Random changes of an image that leave what it shows: turned, moved, scaled, sheared, mirrored, lit otherwise."""
+"""Random changes of an image that leave what it shows: turned, moved, scaled, bent, drawn thicker, lit otherwise."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,17 +19,20 @@ _BOUNDS = {
     "shift": (1.0, False),
     "scale": (10.0, True),
     "shear": (90.0, False),
+    "elastic": (0.25, True),
+    "thickness": (0.25, True),
     "brightness": (1.0, True),
     "contrast": (1.0, True),
 }
+_CELLS = 3  # of the grid that an image is bent with, along each side
 
 
 @dataclass(frozen=True)
 class Augment:
     """Change images at random, the same way for the same seed; with every knob at 0 an image stays itself.
 
-    All changes of place are one affine transform about the centre, interpolated once (bilinear); what comes in
-    from outside has the median colour of the border. Brightness and contrast follow.
+    All changes of place are one transform, affine about the centre and then bent, interpolated once (bilinear); what comes
+    in from outside has the median colour of the border. Thickness, brightness and contrast follow.
 
     Attributes:
         rotate: Turned by up to so many degrees, either way.
@@ -36,6 +40,10 @@ class Augment:
         scale: Enlarged or made smaller by a factor of up to 1 + `scale`.
         shear: Slanted by up to so many degrees, either way.
         flip: Mirrored left to right, one time in two.
+        elastic: Bent: the nodes of a grid of 3 × 3 cells are moved by a normal distribution of this standard deviation, as
+            a share of the width and height, and what lies between them goes along (after Simard et al. 2003).
+        thickness: Strokes, light or dark, are drawn thicker or thinner by up to this share of the shorter side: what is
+            lighter than its surroundings grows by it, or what is darker does.
         brightness: Multiplied by a factor from 1 − `brightness` to 1 + `brightness`.
         contrast: The distance of each pixel from the mean grey is multiplied likewise.
 
@@ -53,6 +61,8 @@ class Augment:
     scale: float = 0.0
     shear: float = 0.0
     flip: bool = False
+    elastic: float = 0.0
+    thickness: float = 0.0
     brightness: float = 0.0
     contrast: float = 0.0
 
@@ -73,38 +83,135 @@ class Augment:
         Raises:
             ValueError: The image is of another mode, or a number of the seed is negative.
         """
-        if image.mode not in ("L", "RGB"):
-            raise ValueError(f"the image must be of mode 'L' or 'RGB', got {image.mode!r}")
+        return changed(image, [self.drawn(seed)])
+
+    def drawn(self, seed: Sequence[int]) -> Change:
+        """Draw what `changed` does to an image.
+
+        Raises:
+            ValueError: A number of the seed is negative.
+        """
         rng = np.random.default_rng(list(seed))
         turn, slant, grow, along, down, light, spread = rng.uniform(-1, 1, 7).tolist()
         mirrored = self.flip and rng.random() < 0.5
-        if mirrored or self.rotate or self.shift or self.scale or self.shear:
-            image = _moved(
-                image,
-                turn=math.radians(turn * self.rotate),
-                slant=math.tan(math.radians(slant * self.shear)),
-                grow=(1 + self.scale) ** grow,
-                shift=(along * self.shift, down * self.shift),
-                mirrored=mirrored,
-            )
-        return _lit(image, 1 + light * self.brightness, 1 + spread * self.contrast)
+        swelling = rng.uniform(-1, 1) * self.thickness if self.thickness else 0.0
+        bends = self.elastic * rng.standard_normal((_CELLS + 1, _CELLS + 1, 2)) if self.elastic else None
+        moves = mirrored or self.rotate or self.shift or self.scale or self.shear
+        back = _backwards(
+            turn=math.radians(turn * self.rotate),
+            slant=math.tan(math.radians(slant * self.shear)),
+            grow=(1 + self.scale) ** grow,
+            mirrored=mirrored,
+        )
+        return Change(
+            back if moves else None,
+            (along * self.shift, down * self.shift),
+            bends,
+            swelling,
+            1 + light * self.brightness,
+            1 + spread * self.contrast,
+        )
 
 
-def _moved(
-    image: Image, *, turn: float, slant: float, grow: float, shift: tuple[float, float], mirrored: bool
-) -> Image:
+@dataclass(frozen=True, eq=False)
+class Change:
+    """What an `Augment` drew for one image.
+
+    Attributes:
+        back: Where a pixel of the result comes from, about the centre, `(2, 2)`; None moves nothing.
+        shift: Shares of the width and height that all is moved by.
+        bends: Shares of them that each node of the grid is moved by, `(4, 4, 2)`; None bends nothing.
+        swelling: Share of the shorter side that light strokes grow by, or shrink by below 0.
+        brightness: Factor of all values.
+        contrast: Factor of their distances from the mean.
+    """
+
+    back: np.ndarray | None
+    shift: tuple[float, float]
+    bends: np.ndarray | None
+    swelling: float
+    brightness: float
+    contrast: float
+
+
+def changed(image: Image, changes: Sequence[Change]) -> Image:
+    """Change an image of mode "L" or "RGB", one change after the other; all moves are interpolated at once.
+
+    Raises:
+        ValueError: The image is of another mode.
+    """
+    if image.mode not in ("L", "RGB"):
+        raise ValueError(f"the image must be of mode 'L' or 'RGB', got {image.mode!r}")
+    if any(change.back is not None or change.bends is not None for change in changes):
+        image = _moved(image, changes)
+    if swelling := sum(change.swelling for change in changes):
+        image = _swollen(image, swelling * min(image.size) / 2)
+    for change in changes:
+        image = _lit(image, change.brightness, change.contrast)
+    return image
+
+
+def _backwards(*, turn: float, slant: float, grow: float, mirrored: bool) -> np.ndarray:
+    """Return the inverse of `grow · rotation · shear · mirror`, `(2, 2)`."""
+    sine, cosine = math.sin(turn) / grow, math.cos(turn) / grow
+    sign = -1.0 if mirrored else 1.0
+    return np.array([[sign * (cosine + slant * sine), sign * (sine - slant * cosine)], [-sine, cosine]])
+
+
+def _moved(image: Image, changes: Sequence[Change]) -> Image:
     from PIL.Image import Resampling, Transform
 
-    width, height = image.size
-    linear = np.array([[math.cos(turn), -math.sin(turn)], [math.sin(turn), math.cos(turn)]])
-    linear = grow * linear @ np.array([[1.0, slant], [0.0, 1.0]]) @ np.diag([-1.0 if mirrored else 1.0, 1.0])
-    back = np.linalg.inv(linear)  # Pillow asks where each pixel of the result comes from
-    centre = np.array([width, height]) / 2
-    origin = centre - back @ (centre + np.array(shift) * [width, height])
-    data = (*back[0].tolist(), float(origin[0]), *back[1].tolist(), float(origin[1]))
-    return image.transform(
-        image.size, Transform.AFFINE, data, resample=Resampling.BILINEAR, fillcolor=border_colour(image)
-    )
+    across, down = ([round(side * i / _CELLS) for i in range(_CELLS + 1)] for side in image.size)
+    nodes = np.stack(np.meshgrid(across, down), -1).astype(float)
+    bent = any(change.bends is not None for change in changes)
+    origin = _origin(nodes if bent else np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]]), image.size, changes)
+    how = {"resample": Resampling.BILINEAR, "fillcolor": border_colour(image)}
+    if bent:
+        return image.transform(image.size, Transform.MESH, _mesh(across, down, origin), **how)
+    (x, y), (right_x, right_y), (below_x, below_y) = origin.tolist()
+    data = (right_x - x, below_x - x, x, right_y - y, below_y - y, y)
+    return image.transform(image.size, Transform.AFFINE, data, **how)
+
+
+def _origin(points: np.ndarray, size: tuple[int, int], changes: Sequence[Change]) -> np.ndarray:
+    """Return where points of the result come from, in pixels, `(…, 2)`; the points are nodes where something bends."""
+    sides = np.array(size, float)
+    for change in reversed(changes):
+        if change.back is not None:
+            points = (points - sides / 2 - change.shift * sides) @ change.back.T + sides / 2
+        if change.bends is not None:
+            points = points + change.bends * sides
+    return points
+
+
+def _mesh(
+    across: list[int], down: list[int], origin: np.ndarray
+) -> list[tuple[tuple[int, int, int, int], tuple[float, ...]]]:
+    """Return the cells of the grid as Pillow wants them: a box of the result, and the corners that it comes from."""
+    corners = np.concatenate([origin[:-1, :-1], origin[1:, :-1], origin[1:, 1:], origin[:-1, 1:]], -1)
+    boxes = [(x0, y0, x1, y1) for y0, y1 in pairwise(down) for x0, x1 in pairwise(across)]
+    cells = zip(boxes, corners.reshape(-1, 8).tolist(), strict=True)
+    return [(box, tuple(cell)) for box, cell in cells if box[0] < box[2] and box[1] < box[3]]
+
+
+def _swollen(image: Image, pixels: float) -> Image:
+    """Grow what is lighter than its surroundings by so many pixels on each side; below 0, what is darker."""
+    from PIL import Image as Images
+
+    sign, left = (1, pixels) if pixels > 0 else (-1, -pixels)
+    shown = np.asarray(image, np.int16) * sign
+    while left > 0:
+        shown = shown + (min(left, 1) * (_grown(shown) - shown)).astype(np.int16)
+        left -= 1
+    return Images.fromarray((shown * sign).astype(np.uint8))
+
+
+def _grown(values: np.ndarray) -> np.ndarray:
+    """Return the largest of each pixel and its eight neighbours."""
+    for _ in range(2):
+        wide = np.concatenate([values[:1], values, values[-1:]])
+        values = np.maximum(np.maximum(wide[:-2], wide[1:-1]), wide[2:]).swapaxes(0, 1)
+    return values
 
 
 def border_colour(image: Image) -> int | tuple[int, ...]:

@@ -9,8 +9,8 @@ import numpy as np
 
 from textsiam.data.image_pairs import draw_pairs, most_pairs
 from textsiam.data.image_sets import LabelledImages
-from textsiam.data.joined import with_joined_classes
 from textsiam.data.pairs import DRAWN_PAIRS, Pairs
+from textsiam.data.pictures import shown_name
 from textsiam.data.problems import DataError
 from textsiam.data.reports import leakage
 from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
@@ -129,51 +129,91 @@ def _key(name: str, seed: int) -> bytes:
 def split_labelled(
     images: LabelledImages,
     *,
+    more: Sequence[LabelledImages] = (),
     pairs: int | None = None,
     validation: float = 0.05,
     calibration: float = 0.05,
     test: float = 0.1,
     unseen: Sequence[str] | None = None,
     disjoint: bool = False,
-    joined: int = 0,
     seed: int = 0,
 ) -> Splits:
     """Split labelled images, then draw pairs inside each part: no image is in two, and no pair is lost between them.
 
+    Each source is cut by itself, and no pair is of two sources: they would be told apart by their paper and pens, which
+    says nothing about classes. A source gives each part pairs by the number of its classes there.
+
     Args:
         images: what to split.
+        more: further sources; their classes are others than those of `images`, whatever their names.
         pairs: how many pairs to draw for training; None draws `TRAINING_PAIRS`, or as many as exist. The other parts
             get up to `DRAWN_PAIRS` each. Half of the pairs are duplicates.
-        validation: share of the images, or of the classes where they are disjoint.
+        validation: share of the images, or of the classes where they are disjoint; a share of less than two classes of a
+            source is none.
         calibration: likewise.
         test: likewise; without meaning where `unseen` says what the test is.
         unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
         disjoint: whether the other parts have classes of their own too, instead of images of their own.
-        joined: how many made-up classes of two of its own train gets beside them; see `textsiam.data.joined`.
         seed: another seed, another split.
 
     Raises:
         ValueError: a share is negative or not below 1.
-        DataError: there is no such class, there are not so many made-up classes, or a part would have too few images.
+        DataError: there is no such class, two sources hold the same image, or a part would have too few images.
     """
-    held = np.zeros(len(images.class_names), bool)
-    for name in unseen or ():
-        found = [each == name or each.startswith(f"{name}/") for each in images.class_names]
-        if not any(found):
-            raise DataError(f"{images.source}: has no class {name!r}, nor a folder of classes of this name")
-        held |= found
+    sources = [images, *more]
+    _check_apart(sources)
     shares = {"validation": validation, "calibration": calibration, "test": 0.0 if unseen else test}
-    rest, split = images.select(~held[images.classes]), split_classes if disjoint else split_images
-    parts = split(rest, validation=validation, calibration=calibration, test=shares["test"], seed=seed)
-    if unseen:
-        parts["test"] = images.select(held[images.classes])
-    parts["train"] = with_joined_classes(parts["train"], joined, seed=seed)
+    cuts = []
+    for source, held in zip(sources, _held(sources, unseen or ()), strict=True):
+        rest = source.select(~held[source.classes])
+        cut = _cut_by_class(rest, shares, seed) if disjoint else split_images(rest, **shares, seed=seed)
+        cuts.append({**cut, "test": source.select(held[source.classes])} if unseen else cut)
     named: dict[str, Pairs] = {}
-    for name, part in parts.items():
-        wanted = (pairs or TRAINING_PAIRS) if name == "train" else DRAWN_PAIRS
-        most = most_pairs(part)
-        if name == "train" and pairs is not None:
-            most = max(most, pairs)  # as many as were asked for, or an error that says how many there are
-        named[name] = draw_pairs(part, min(wanted, most), seed=seed) if most else named["train"].select([])
+    for name in NAMES:
+        asked = pairs if name == "train" else None  # an error says how many there are, where there are fewer
+        wanted = TRAINING_PAIRS if name == "train" else DRAWN_PAIRS
+        named[name] = _drawn([cut[name] for cut in cuts], wanted, asked, seed) or named["train"].select([])
     report = SplitReport(seed, shares, split_sizes(named), dropped=0, cut=False, leakage=leakage(named))
     return Splits(**named, report=report)
+
+
+def _held(sources: Sequence[LabelledImages], unseen: Sequence[str]) -> list[np.ndarray]:
+    """Tell of each class of each source whether only the test sees it."""
+    held = [np.zeros(len(source.class_names), bool) for source in sources]
+    for name in unseen:
+        found = [
+            np.array([each == name or each.startswith(f"{name}/") for each in source.class_names], bool)
+            for source in sources
+        ]
+        if not any(each.any() for each in found):
+            where = " + ".join(source.source for source in sources)
+            raise DataError(f"{where}: has no class {name!r}, nor a folder of classes of this name")
+        held = [before | each for before, each in zip(held, found, strict=True)]
+    return held
+
+
+def _check_apart(sources: Sequence[LabelledImages]) -> None:
+    owner: dict[str, str] = {}
+    for source in sources:
+        again = next((name for name in source.names if name in owner), None)
+        if again is not None:
+            raise DataError(f"{source.source}: holds {shown_name(again)}, and so does {owner[again]}: give each once")
+        owner.update(dict.fromkeys(source.names, source.source))
+
+
+def _cut_by_class(images: LabelledImages, shares: Mapping[str, float], seed: int) -> dict[str, LabelledImages]:
+    classes = len(images.present)
+    counts = {name: _number(share, classes) for name, share in _checked_sizes(shares).items()}
+    return split_classes(images, **{name: n if n > 1 else 0 for name, n in counts.items()}, seed=seed)
+
+
+def _drawn(parts: Sequence[LabelledImages], wanted: int, asked: int | None, seed: int) -> Pairs | None:
+    """Draw pairs of each part, by the number of its classes; None where there are none."""
+    most = [most_pairs(part) for part in parts]
+    usable = [(part, limit) for part, limit in zip(parts, most, strict=True) if limit or (asked and len(parts) == 1)]
+    classes = sum(len(part.present) for part, _ in usable)
+    drawn = []
+    for part, limit in usable:
+        count = round((asked or wanted) * len(part.present) / classes)
+        drawn.append(draw_pairs(part, count if asked else min(count, limit), seed=seed))
+    return Pairs.concat(drawn) if len(drawn) > 1 else drawn[0] if drawn else None

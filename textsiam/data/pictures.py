@@ -5,8 +5,7 @@ Every input of a twin is a string. An image is named by
 * the path of its file: `photos/cat.png`;
 * a row of an idx file, plain or .gz: `train-images-idx3-ubyte.gz#17`;
 * a member of a zip: `characters.zip#Balinese/character01/0108_01.png`;
-* its own bytes, as a data URI (RFC 2397): `data:image/png;base64,iVBOR…`;
-* two others that it is made up of (see `textsiam.data.joined`): `above(a.png,b.png)`, `beside(a.png,b.png)`.
+* its own bytes, as a data URI (RFC 2397): `data:image/png;base64,iVBOR…`.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ from urllib.parse import unquote_to_bytes
 import numpy as np
 
 from textsiam.data.archives import archive_kind, idx_array, zip_member
-from textsiam.data.joined import join_pictures, joined_parts
 from textsiam.data.problems import DataError
 from textsiam.data.rasters import decode_raster, plain_raster, raster_format
 
@@ -49,8 +47,7 @@ def is_picture_name(name: str) -> bool:
         >>> is_picture_name("photos/cat.PNG"), is_picture_name("Is a PNG better than a JPEG?")
         (True, False)
     """
-    parts = joined_parts(name)
-    return all(_NAMED.fullmatch(each) is not None for each in (parts[:2] if parts else (name,)))
+    return _NAMED.fullmatch(name) is not None
 
 
 def picture_name(value: Any, position: int | None = None) -> str:
@@ -126,15 +123,7 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-    where = shown_name(name)
-    if parts := joined_parts(name):
-        first, second = (_single(part, where, max_pixels) for part in parts[:2])
-        return join_pictures(first, second, parts[2])
-    return _single(name, where, max_pixels)
-
-
-def _single(name: str, where: str, max_pixels: int) -> Image:
-    largest = max_pixels * _BYTES_PER_PIXEL + (1 << 16)
+    where, largest = shown_name(name), max_pixels * _BYTES_PER_PIXEL + (1 << 16)
     if _is_data(name):
         return decode_raster(_embedded(name, where, largest), where, max_pixels)
     path, inner = _located(name, where)
@@ -201,8 +190,6 @@ def picture_version(name: str) -> str:
     """
     if _is_data(name):
         return name
-    if parts := joined_parts(name):
-        return "\0".join([parts[2], *map(picture_version, parts[:2])])
     path, _ = _located(name, shown_name(name))
     found = path.stat()
     return f"{name}\0{found.st_mtime_ns}\0{found.st_size}"

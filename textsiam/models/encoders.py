@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+import textsiam.models.drawings  # noqa: F401 - so that towers with its CNN can be opened
 from textsiam.models.inputs import IMAGES, TEXTS, Inputs, Prepared
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"

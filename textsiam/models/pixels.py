@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,10 +12,13 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
+from textsiam.data.augment import Augment, Change, changed
 from textsiam.data.pictures import open_picture
 
-Augmentation = Callable[[Image.Image, Sequence[int]], Image.Image]
-"""From an image and a seed to a changed image; the same seed changes it alike."""
+# Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there is
+# room. One that cuts the middle out of an image makes it larger than the tower takes it, though not by more than this.
+_CUT = 1.25
+_KEPT_BYTES = 256 << 20
 
 # A square of so many pixels counts as a token, as in a vision transformer: what budgets of tokens mean for images.
 _PATCH = 16 * 16
@@ -34,16 +37,45 @@ class Pixels:
 
     names: Sequence[str]
     tower: SentenceTransformer
-    own: Augmentation | None = None
-    shared: Augmentation | None = None
+    own: Augment | None = None
+    shared: Augment | None = None
+    _memory: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.names)
 
     @cached_property
-    def _length(self) -> int:
+    def _size(self) -> tuple[int, int]:
         height, width = made_up_pixels(self.tower, 1)["pixel_values"].shape[-2:]
+        return height, width
+
+    @cached_property
+    def _length(self) -> int:
+        height, width = self._size
         return max(1, height * width // _PATCH)
+
+    @cached_property
+    def _side(self) -> float:
+        """Least side of an image that the processor is given, in pixels."""
+        backbone: Any = self.tower[0]
+        exact = "height" in backbone.processor.to_dict().get("size", {})
+        return max(self._size) * (1 if exact else _CUT)
+
+    def _opened(self, row: int) -> Image.Image:
+        return open_picture(self.names[row]).convert(image_mode(self.tower))
+
+    def _kept(self, row: int) -> Image.Image:
+        """Open an image that is to be changed, not much larger than the tower takes it, or remember it."""
+        found = self._memory.get(row)
+        if found is None:
+            found = self._opened(row)
+            scale = self._side / min(found.size)
+            if scale < 1:
+                size = (round(scale * found.width), round(scale * found.height))
+                found = found.resize(size, Image.Resampling.BILINEAR)
+            if (len(self._memory) + 1) * found.width * found.height * len(found.mode) <= _KEPT_BYTES:
+                self._memory[row] = found
+        return found
 
     @property
     def lengths(self) -> np.ndarray:
@@ -67,15 +99,20 @@ class Pixels:
         Raises:
             DataError: An image cannot be opened; the message names it.
         """
-        mode = image_mode(self.tower)
-        images = [open_picture(self.names[int(row)]).convert(mode) for row in rows]
-        if seed is not None and self.shared is not None and clusters is not None:
-            images = [self.shared(image, [*seed, 1, int(c)]) for image, c in zip(images, clusters, strict=True)]
-        if seed is not None and self.own is not None:
-            images = [self.own(image, [*seed, 0, int(row)]) for image, row in zip(images, rows, strict=True)]
+        if seed is None or (self.own is None and self.shared is None):
+            return _features(self.tower, [self._opened(int(row)) for row in rows])
+        alike: dict[int, Change] = {}
+        if self.shared is not None and clusters is not None:
+            alike = {c: self.shared.drawn([*seed, 1, c]) for c in np.unique(clusters).tolist()}
+        images = []
+        for place, row in enumerate(np.asarray(rows).tolist()):
+            changes = [alike[int(clusters[place])]] if alike and clusters is not None else []
+            if self.own is not None:
+                changes.append(self.own.drawn([*seed, 0, row]))
+            images.append(changed(self._kept(row), changes))
         return _features(self.tower, images)
 
-    def augmented(self, own: Augmentation | None, shared: Augmentation | None = None) -> Pixels:
+    def augmented(self, own: Augment | None, shared: Augment | None = None) -> Pixels:
         """Return the images as training shall see them."""
         return replace(self, own=own, shared=shared)
 

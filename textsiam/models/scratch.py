@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from textsiam.models.drawings import DrawingConfig, DrawingResNet
 from textsiam.models.encoders import SMALLEST_SIDE, ModelError, rebuilt
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def scratch_image_encoder(
     channels: int = 1,
     widths: Sequence[int] = (32, 64, 128),
     depths: Sequence[int] = (1, 1, 1),
+    drawings: bool = False,
     dim: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -92,6 +94,8 @@ def scratch_image_encoder(
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
+        drawings: Images are strokes on plain ground, and the CNN sees them centred, upright, of one size and one thickness;
+            see `textsiam.models.drawings.normal_form`.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.
         device: Where the weights go; None lets torch choose.
@@ -109,7 +113,8 @@ def scratch_image_encoder(
         raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
     if min(*widths, *depths) < 1:
         raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
-    config = ResNetConfig(
+    kind, knobs = (DrawingResNet, DrawingConfig) if drawings else (ResNetModel, ResNetConfig)
+    config = knobs(
         num_channels=channels,
         embedding_size=widths[0],
         hidden_sizes=list(widths),
@@ -117,11 +122,12 @@ def scratch_image_encoder(
         layer_type="basic",
         downsample_in_first_stage=False,
     )
+    side = 2 * size if drawings else size  # the normal form has half the side of what it is made of
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": False,
         "do_resize": True,
-        "size": {"height": size, "width": size},
+        "size": {"height": side, "width": side},
         "resample": 2,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -131,7 +137,7 @@ def scratch_image_encoder(
     }
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        _write(ResNetModel(config), folder)
+        _write(kind(config), folder)
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         return _tower(Transformer(folder), dim, seed + 1, device)
 

@@ -1,0 +1,169 @@
+"""The normal form of drawings: what it takes away, what it leaves, and the tower that sees it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from PIL import Image, ImageDraw
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Transformer
+from transformers import ResNetModel
+
+from textsiam.models.drawings import DrawingResNet, normal_form
+from textsiam.models.scratch import scratch_image_encoder
+from textsiam.models.twin import Twin
+
+SIDE = 56
+# Strokes through points of the unit square: a hook like a 2, a fork like a 4, a ring.
+GLYPHS = {
+    "hook": [[(0, 0.2), (0.5, 0), (1, 0.25), (0, 1), (1, 1)]],
+    "fork": [[(0.1, 0), (0, 0.6), (1, 0.6)], [(0.8, 0), (0.8, 1)]],
+    "ring": [[(0.5, 0), (1, 0.3), (0.9, 0.9), (0.4, 1), (0, 0.6), (0.1, 0.2), (0.5, 0)]],
+}
+
+
+def drawn(name: str, *, at=(0.25, 0.2), size=(0.45, 0.6), slant=0.0, pen=0.06) -> torch.Tensor:
+    """Return a glyph as light ink on black, `(1, 1, SIDE, SIDE)` in 0..1; drawn large, then reduced."""
+    large = 8 * SIDE
+    sheet = Image.new("L", (large, large), 0)
+    pencil = ImageDraw.Draw(sheet)
+    for stroke in GLYPHS[name]:
+        points = [
+            (large * (at[0] + size[0] * (x + slant * (0.5 - y))), large * (at[1] + size[1] * y)) for x, y in stroke
+        ]
+        pencil.line(points, fill=255, width=round(pen * large), joint="curve")
+    return torch.from_numpy(np.asarray(sheet.resize((SIDE, SIDE), Image.Resampling.BOX)) / 255).float()[None, None]
+
+
+def cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    return torch.cosine_similarity(a.flatten(), b.flatten(), dim=0).item()
+
+
+@pytest.mark.parametrize("name", GLYPHS)
+@given(
+    at=st.tuples(st.floats(0.12, 0.5), st.floats(0.08, 0.35)),
+    wide=st.floats(0.3, 0.45),
+    high=st.floats(0.4, 0.6),
+    slant=st.floats(-0.4, 0.4),
+)
+@settings(deadline=None, max_examples=25)
+def test_place_size_and_slant_are_taken_away(name, at, wide, high, slant):
+    at = (max(at[0], wide * abs(slant) / 2 + 0.05), at[1])
+    other = drawn(name, at=at, size=(wide, high), slant=slant)
+    same = cosine(normal_form(drawn(name)), normal_form(other))
+    different = max(cosine(normal_form(drawn(each)), normal_form(other)) for each in GLYPHS if each != name)
+    assert same > 0.85
+    assert same > different + 0.1
+
+
+@pytest.mark.parametrize("name", GLYPHS)
+def test_the_colours_of_pen_and_paper_are_taken_away(name):
+    ink = drawn(name)
+    for changed in (1 - ink, 2 * ink - 1, 0.3 + 0.4 * ink):
+        torch.testing.assert_close(normal_form(changed), normal_form(ink), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", GLYPHS)
+def test_what_has_its_normal_form_keeps_it(name):
+    once = normal_form(drawn(name))
+    again = normal_form(torch.nn.functional.interpolate(once, scale_factor=2, mode="bilinear"))
+    assert cosine(once, again) > 0.97
+
+
+@pytest.mark.parametrize("name", GLYPHS)
+def test_ink_is_centred_and_upright_and_of_one_size(name):
+    ink = normal_form(drawn(name, at=(0.45, 0.1), size=(0.4, 0.5), slant=0.3))[0, 0].double()
+    axis = (2 * torch.arange(SIDE // 2) + 1) / (SIDE // 2) - 1
+    ink = ink / ink.sum()
+    x, y = (ink.sum(0) * axis).sum(), (ink.sum(1) * axis).sum()
+    dx, dy = axis - x, axis - y
+    assert x.abs() < 0.02
+    assert y.abs() < 0.02
+    assert (ink * dx * dy[:, None]).sum().abs() < 0.01
+    assert (ink.sum(0) * dx**2).sum().sqrt().item() == pytest.approx(0.32, abs=0.03)
+    assert (ink.sum(1) * dy**2).sum().sqrt().item() == pytest.approx(0.40, abs=0.03)
+
+
+def test_thin_strokes_grow_and_thick_ones_stay():
+    amounts = {pen: normal_form(drawn("hook", pen=pen)).sum().item() for pen in (0.015, 0.03, 0.08, 0.14)}
+    assert amounts[0.015] > 0.75 * amounts[0.08] * 0.9
+    assert amounts[0.14] > 1.3 * amounts[0.08]
+    assert cosine(normal_form(drawn("hook", pen=0.015)), normal_form(drawn("hook", pen=0.08))) > 0.9
+
+
+def test_a_line_stays_a_line():
+    line = torch.zeros(1, 1, SIDE, SIDE)
+    line[..., 10:46, 27:30] = 1
+    shown = normal_form(line)[0, 0] > 0.5
+    rows, columns = (shown.any(axis).sum().item() for axis in (1, 0))
+    assert rows > 2 * columns
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, 0.37, 1.0])
+def test_a_blank_image_becomes_black(value):
+    assert torch.equal(normal_form(torch.full((2, 3, SIDE, SIDE), value)), torch.zeros(2, 1, SIDE // 2, SIDE // 2))
+
+
+@given(arrays(np.uint8, (2, 1, 16, 16)))
+@settings(deadline=None)
+def test_any_image_gives_shares_of_ink(values):
+    found = normal_form(torch.from_numpy(values / 127.5 - 1))
+    assert found.shape == (2, 1, 8, 8)
+    assert found.dtype == torch.float32
+    assert 0 <= found.min() <= found.max() <= 1
+
+
+def test_images_do_not_touch_each_other():
+    batch = torch.cat([drawn(name) for name in GLYPHS])
+    torch.testing.assert_close(normal_form(batch)[1:2], normal_form(batch[1:2]))
+
+
+def test_no_gradient_flows():
+    assert not normal_form(drawn("ring").requires_grad_()).requires_grad
+
+
+@pytest.fixture(scope="module")
+def tower() -> SentenceTransformer:
+    return scratch_image_encoder(size=20, widths=(8, 16), depths=(1, 1), drawings=True, dim=12, device="cpu")
+
+
+def picture(name: str, **how) -> Image.Image:
+    return Image.fromarray((255 * drawn(name, **how)[0, 0].numpy()).astype(np.uint8))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cnn_sees_the_normal_form_of_half_the_side(channels):
+    tower = scratch_image_encoder(size=20, channels=channels, widths=(8,), depths=(1,), drawings=True, device="cpu")
+    features = tower.eval().preprocess([picture("hook").convert("L" if channels == 1 else "RGB")])
+    assert features["pixel_values"].shape == (1, channels, 40, 40)
+    seen = 2 * normal_form(features["pixel_values"]).expand(-1, channels, -1, -1) - 1
+    with torch.inference_mode():
+        expected = ResNetModel.forward(tower[0].model, seen).last_hidden_state.flatten(2).transpose(1, 2)
+        torch.testing.assert_close(tower[0](dict(features))["token_embeddings"], expected)
+
+
+def test_the_tower_is_saved_with_its_normal_form(tower, tmp_path):
+    pictures = [picture(name) for name in GLYPHS]
+    vectors = Twin(tower).encode(pictures)
+    np.testing.assert_allclose(tower.encode(pictures), vectors, atol=1e-5)
+    Twin(tower).save_pretrained(tmp_path / "twin")
+    plain = SentenceTransformer(str(tmp_path / "twin"), device="cpu")
+    assert isinstance(plain[0], Transformer)
+    assert isinstance(plain[0].model, DrawingResNet)
+    np.testing.assert_allclose(plain.encode(pictures), vectors, atol=1e-5)
+    again = Twin.from_pretrained(tmp_path / "twin", device="cpu")
+    np.testing.assert_allclose(again.encode(pictures), vectors, atol=1e-6)
+    inverted = [Image.fromarray(255 - np.asarray(each)) for each in pictures]
+    np.testing.assert_allclose(again.encode(inverted), vectors, atol=1e-3)
+
+
+def test_training_reaches_the_weights_behind_it(tower):
+    features = tower.preprocess([picture(name) for name in GLYPHS])
+    tower.train()(features)["sentence_embedding"].sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
+    tower.zero_grad(set_to_none=True)
+    tower.eval()
