@@ -11,7 +11,8 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "images.md").read_text(en
 
 
 def test_the_example_runs():
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    block, registering = re.findall(r"```python\n(.*?)```", PAGE, re.S)
+    exec(registering, {})
     names = {}
     exec(compile(block, "docs/images.md", "exec"), names)
     assert names["twin"].encode([names["ring"], names["disc"]]).shape == (2, 64)

@@ -33,7 +33,7 @@ class ScratchImageConfig:
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        drawings: Bring drawings to one form first: light on black, centred, upright, of one size and thickness.
+        drawings: Bring drawings to one form first: light on black, centred, upright, of one size.
     """
 
     size: int = 28

@@ -80,6 +80,7 @@ class TestSeveralSources:
 
     def test_classes_of_one_name_are_two(self):
         train = self.cut(unseen=None).train
+        assert train.groups is not None
         groups = {}
         for name, group in zip(train.texts, train.groups.tolist(), strict=True):
             groups.setdefault(tuple(name.split("/")[:2]), set()).add(group)

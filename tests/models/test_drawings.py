@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -142,7 +147,9 @@ def test_the_cnn_sees_the_normal_form_of_half_the_side(channels):
     assert features["pixel_values"].shape == (1, channels, 40, 40)
     seen = 2 * normal_form(features["pixel_values"]).expand(-1, channels, -1, -1) - 1
     with torch.inference_mode():
-        expected = ResNetModel.forward(tower[0].model, seen).last_hidden_state.flatten(2).transpose(1, 2)
+        backbone: Any = tower[0]
+        expected: Any = ResNetModel.forward(backbone.model, seen).last_hidden_state
+        expected = expected.flatten(2).transpose(1, 2)
         torch.testing.assert_close(tower[0](dict(features))["token_embeddings"], expected)
 
 
@@ -167,3 +174,16 @@ def test_training_reaches_the_weights_behind_it(tower):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in tower.parameters())
     tower.zero_grad(set_to_none=True)
     tower.eval()
+
+
+def test_a_program_without_twins_opens_the_tower_too(tower, tmp_path):
+    tower.save_pretrained(str(tmp_path / "tower"), create_model_card=False)
+    picture("fork").save(tmp_path / "fork.png")
+    program = (
+        "import sys, textsiam.models.drawings, sentence_transformers as st; from PIL import Image;"
+        "print(st.SentenceTransformer(sys.argv[1], device='cpu').encode([Image.open(sys.argv[2])])[0].tolist())"
+    )
+    arguments = [sys.executable, "-c", program, str(tmp_path / "tower"), str(tmp_path / "fork.png")]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout.strip().splitlines()[-1])
+    np.testing.assert_allclose(found, Twin(tower).encode([picture("fork")])[0], atol=1e-5)

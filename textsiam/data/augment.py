@@ -31,8 +31,8 @@ _CELLS = 3  # of the grid that an image is bent with, along each side
 class Augment:
     """Change images at random, the same way for the same seed; with every knob at 0 an image stays itself.
 
-    All changes of place are one transform, affine about the centre and then bent, interpolated once (bilinear); what comes
-    in from outside has the median colour of the border. Thickness, brightness and contrast follow.
+    All changes of place are one transform, affine about the centre and then bent, interpolated once (bilinear); what
+    comes in from outside has the median colour of the border. Thickness, brightness and contrast follow.
 
     Attributes:
         rotate: Turned by up to so many degrees, either way.
@@ -40,8 +40,8 @@ class Augment:
         scale: Enlarged or made smaller by a factor of up to 1 + `scale`.
         shear: Slanted by up to so many degrees, either way.
         flip: Mirrored left to right, one time in two.
-        elastic: Bent: the nodes of a grid of 3 × 3 cells are moved by a normal distribution of this standard deviation, as
-            a share of the width and height, and what lies between them goes along (after Simard et al. 2003).
+        elastic: Bent: the nodes of a grid of 3 × 3 cells are moved by a normal distribution of this standard deviation,
+            as a share of the width and height, and what lies between them goes along (after Simard et al. 2003).
         thickness: Strokes, light or dark, are drawn thicker or thinner by up to this share of the shorter side: what is
             lighter than its surroundings grows by it, or what is darker does.
         brightness: Multiplied by a factor from 1 − `brightness` to 1 + `brightness`.

@@ -148,8 +148,8 @@ def split_labelled(
         more: further sources; their classes are others than those of `images`, whatever their names.
         pairs: how many pairs to draw for training; None draws `TRAINING_PAIRS`, or as many as exist. The other parts
             get up to `DRAWN_PAIRS` each. Half of the pairs are duplicates.
-        validation: share of the images, or of the classes where they are disjoint; a share of less than two classes of a
-            source is none.
+        validation: share of the images, or of the classes where they are disjoint; a share of less than two classes of
+            a source is none.
         calibration: likewise.
         test: likewise; without meaning where `unseen` says what the test is.
         unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.

@@ -1,6 +1,6 @@
-"""Drawings brought to one form before a CNN sees them: handwriting, signatures, sketches, whatever the pen and the paper.
+"""Drawings brought to one form before a CNN sees them: handwriting, signatures, sketches, whatever pen and paper.
 
-Two drawings of one character differ in where they stand, how large, wide and slanted they are, how thick the pen was and
+Two drawings of one character differ in where they stand, how large, wide and slanted they are, how thin the pen was and
 whether it was black or white. None of it says which character it is, and all of it can be measured and taken away.
 """
 
@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
 
-# Standard deviations of the ink of a drawing in its normal form, in halves of its side, and the least part of one of them
-# that the other may take: a line stays a line.
+# Standard deviations of the ink of a drawing in its normal form, in halves of its side, and the least part of one of
+# them that the other may take: a line stays a line.
 _WIDTH, _HEIGHT, _NARROWEST = 0.32, 0.4, 0.5
 # Strokes are at least so wide, as a share of the side: of 28 pixels, 2.2.
 _STROKE = 0.08
@@ -30,11 +30,12 @@ def normal_form(pixels: Float[Tensor, "n channels size size"]) -> Float[Tensor, 
     """Return drawings as light ink on black, centred, upright, of one size and with strokes that are not thin.
 
     What differs from the colour of an image's border is ink. Its first moments are moved to the centre; its slant
-    `k = Σ m·x·y / Σ m·y²` is taken away by a shear; width and height are scaled until the standard deviations of the ink
-    are those of every other drawing, though neither to less than half of its part. Strokes, `2 · area / outline` wide,
-    grow where they are thinner than 8 % of the side. A blank image becomes black.
+    `k = Σ m·x·y / Σ m·y²` is taken away by a shear; width and height are scaled until the standard deviations of the
+    ink are those of every other drawing, though neither to less than half of its part. Strokes, `2 · area / outline`
+    wide, grow where they are thinner than 8 % of the side. A blank image becomes black.
 
-    Normalising handprinted characters by their moments goes back to Casey 1970; LeCun et al. 1998 centre and deslant digits.
+    Normalising handprinted characters by their moments goes back to Casey 1970; LeCun et al. 1998 centre digits by
+    their mass, and take away the slant.
 
     Args:
         pixels: Square images of one range of values, on ground of any colour.
@@ -112,12 +113,19 @@ class DrawingResNet(ResNetModel):
 
     config_class = DrawingConfig
 
-    def forward(self, pixel_values: Tensor, **options: Any) -> Any:
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+        **options: Any,
+    ) -> Any:
         """Return the feature map of drawings, as ResNetModel does."""
         with torch.autocast(pixel_values.device.type, enabled=False):  # moments need all their digits
             drawings = 2 * normal_form(pixel_values) - 1
         seen = drawings.to(pixel_values.dtype).expand(-1, pixel_values.shape[1], -1, -1)
-        return super().forward(seen.contiguous(memory_format=torch.channels_last), **options)
+        seen = seen.contiguous(memory_format=torch.channels_last)
+        return super().forward(seen, output_hidden_states, return_dict, **options)
 
 
 AutoConfig.register(DrawingConfig.model_type, DrawingConfig, exist_ok=True)

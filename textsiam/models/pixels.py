@@ -15,8 +15,8 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.augment import Augment, Change, changed
 from textsiam.data.pictures import open_picture
 
-# Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there is
-# room. One that cuts the middle out of an image makes it larger than the tower takes it, though not by more than this.
+# Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there
+# is room. One that cuts the middle out makes an image larger than the tower takes it, though not by more than this.
 _CUT = 1.25
 _KEPT_BYTES = 256 << 20
 

@@ -94,8 +94,8 @@ def scratch_image_encoder(
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        drawings: Images are strokes on plain ground, and the CNN sees them centred, upright, of one size and one thickness;
-            see `textsiam.models.drawings.normal_form`.
+        drawings: Images are strokes on plain ground, and the CNN sees them centred, upright, of one size and not too
+            thin; see `textsiam.models.drawings.normal_form`.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.
         device: Where the weights go; None lets torch choose.
