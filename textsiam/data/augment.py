@@ -42,8 +42,9 @@ class Augment:
         flip: Mirrored left to right, one time in two.
         elastic: Bent: the nodes of a grid of 3 × 3 cells are moved by a normal distribution of this standard deviation,
             as a share of the width and height, and what lies between them goes along (after Simard et al. 2003).
-        thickness: Strokes, light or dark, are drawn thicker or thinner by up to this share of the shorter side: what is
-            lighter than its surroundings grows by it, or what is darker does.
+        thickness: Strokes are drawn thicker by up to this share of the shorter side: what is lighter than the border
+            grows by it, or what is darker where most of the image is. They never get thinner, since thin ones would
+            vanish.
         brightness: Multiplied by a factor from 1 − `brightness` to 1 + `brightness`.
         contrast: The distance of each pixel from the mean grey is multiplied likewise.
 
@@ -94,7 +95,7 @@ class Augment:
         rng = np.random.default_rng(list(seed))
         turn, slant, grow, along, down, light, spread = rng.uniform(-1, 1, 7).tolist()
         mirrored = self.flip and rng.random() < 0.5
-        swelling = rng.uniform(-1, 1) * self.thickness if self.thickness else 0.0
+        swelling = rng.random() * self.thickness if self.thickness else 0.0
         bends = self.elastic * rng.standard_normal((_CELLS + 1, _CELLS + 1, 2)) if self.elastic else None
         moves = mirrored or self.rotate or self.shift or self.scale or self.shear
         back = _backwards(
@@ -121,7 +122,7 @@ class Change:
         back: Where a pixel of the result comes from, about the centre, `(2, 2)`; None moves nothing.
         shift: Shares of the width and height that all is moved by.
         bends: Shares of them that each node of the grid is moved by, `(4, 4, 2)`; None bends nothing.
-        swelling: Share of the shorter side that light strokes grow by, or shrink by below 0.
+        swelling: Share of the shorter side that strokes grow by.
         brightness: Factor of all values.
         contrast: Factor of their distances from the mean.
     """
@@ -195,15 +196,16 @@ def _mesh(
 
 
 def _swollen(image: Image, pixels: float) -> Image:
-    """Grow what is lighter than its surroundings by so many pixels on each side; below 0, what is darker."""
+    """Grow what is lighter than the border by so many pixels on each side; in a light image, what is darker."""
     from PIL import Image as Images
 
-    sign, left = (1, pixels) if pixels > 0 else (-1, -pixels)
-    shown = np.asarray(image, np.int16) * sign
-    while left > 0:
-        shown = shown + (min(left, 1) * (_grown(shown) - shown)).astype(np.int16)
-        left -= 1
-    return Images.fromarray((shown * sign).astype(np.uint8))
+    shown = np.asarray(image, np.int16)
+    sign = 1 if shown.mean() >= np.mean(border_colour(image)) else -1
+    shown = sign * shown
+    while pixels > 0:
+        shown = shown + (min(pixels, 1) * (_grown(shown) - shown)).astype(np.int16)
+        pixels -= 1
+    return Images.fromarray((sign * shown).astype(np.uint8))
 
 
 def _grown(values: np.ndarray) -> np.ndarray:
