@@ -24,6 +24,7 @@ _BOUNDS = {
     "brightness": (1.0, True),
     "contrast": (1.0, True),
 }
+_THINNER = 0.6  # pixels on each side of a stroke, at most
 _CELLS = 3  # of the grid that an image is bent with, along each side
 
 
@@ -42,9 +43,9 @@ class Augment:
         flip: Mirrored left to right, one time in two.
         elastic: Bent: the nodes of a grid of 3 × 3 cells are moved by a normal distribution of this standard deviation,
             as a share of the width and height, and what lies between them goes along (after Simard et al. 2003).
-        thickness: Strokes are drawn thicker by up to this share of the shorter side: what is lighter than the border
-            grows by it, or what is darker where most of the image is. They never get thinner, since thin ones would
-            vanish.
+        thickness: Strokes are drawn thicker by up to this share of the shorter side, or thinner by up to this share
+            too, but by no more than about a pixel, since thin ones would vanish. Strokes are what is lighter than the
+            border, or what is darker where more of the image is.
         brightness: Multiplied by a factor from 1 − `brightness` to 1 + `brightness`.
         contrast: The distance of each pixel from the mean grey is multiplied likewise.
 
@@ -95,7 +96,7 @@ class Augment:
         rng = np.random.default_rng(list(seed))
         turn, slant, grow, along, down, light, spread = rng.uniform(-1, 1, 7).tolist()
         mirrored = self.flip and rng.random() < 0.5
-        swelling = rng.random() * self.thickness if self.thickness else 0.0
+        swelling = rng.uniform(-1, 1) * self.thickness if self.thickness else 0.0
         bends = self.elastic * rng.standard_normal((_CELLS + 1, _CELLS + 1, 2)) if self.elastic else None
         moves = mirrored or self.rotate or self.shift or self.scale or self.shear
         back = _backwards(
@@ -122,7 +123,7 @@ class Change:
         back: Where a pixel of the result comes from, about the centre, `(2, 2)`; None moves nothing.
         shift: Shares of the width and height that all is moved by.
         bends: Shares of them that each node of the grid is moved by, `(4, 4, 2)`; None bends nothing.
-        swelling: Share of the shorter side that strokes grow by.
+        swelling: Share of the shorter side that strokes grow by, or below 0 shrink by.
         brightness: Factor of all values.
         contrast: Factor of their distances from the mean.
     """
@@ -196,11 +197,13 @@ def _mesh(
 
 
 def _swollen(image: Image, pixels: float) -> Image:
-    """Grow what is lighter than the border by so many pixels on each side; in a light image, what is darker."""
+    """Grow strokes by so many pixels on each side, or shrink them below 0, by a part of a pixel."""
     from PIL import Image as Images
 
     shown = np.asarray(image, np.int16)
     sign = 1 if shown.mean() >= np.mean(border_colour(image)) else -1
+    if pixels < 0:
+        sign, pixels = -sign, min(-pixels, _THINNER)
     shown = sign * shown
     while pixels > 0:
         shown = shown + (min(pixels, 1) * (_grown(shown) - shown)).astype(np.int16)
