@@ -112,6 +112,8 @@ def run(kind: str, name: str, seed: int, steps: int) -> dict:
     settings = replace(config.training, max_steps=steps, tracker="none", runs=1)
     with tempfile.TemporaryDirectory() as folder:
         result = train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings)
+    if result.interrupted:  # its twin is what it was
+        raise SystemExit(f"{name}, seed {seed}: stopped at step {result.steps}, nothing is kept of it")
     row = {"kind": kind, "name": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size}
     row["seconds"] = result.seconds
     return row | judge(twin, calibration, test) | elsewhere(twin, DATA.parent)

@@ -18,8 +18,9 @@ _LANES = 16
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
 _ROWS = 1024
 # oneDNN makes a kernel for each number of rows, in 0.3 ms, and keeps the latest ones. The rows of its products are a
-# multiple of this, so that a batch of any size finds its kernels among a few.
-_GRAIN = 16
+# multiple of this, so that a batch of any size finds its kernels among a few; where they are few, idle ones cost most, and
+# a multiple of less will do.
+_GRAIN, _FEW, _FINE = 16, 64, 8
 
 
 def fusable(backbone: nn.Module) -> bool:
@@ -71,7 +72,7 @@ class FusedBert:
         model: Any = backbone.model
         first = model.embeddings
         self.dtype, self.heads = dtype, model.config.num_attention_heads
-        self.grain = _GRAIN if dtype == torch.bfloat16 else 1
+        self.rounds = dtype == torch.bfloat16
         self.words = first.word_embeddings.weight.detach().float()
         kind = first.token_type_embeddings.weight.detach()[0]
         self.places = (first.position_embeddings.weight.detach() + kind).float()
@@ -113,8 +114,8 @@ class FusedBert:
         return {**features, "token_embeddings": x[: batch * longest].view(batch, longest, hidden)}
 
     def _rounded(self, x: Tensor) -> Tensor:
-        """Return rows with idle ones below, up to a multiple of the grain."""
-        idle = -len(x) % self.grain
+        """Return rows with idle ones below, as many as share a kernel."""
+        idle = -len(x) % (_FINE if len(x) <= _FEW else _GRAIN) if self.rounds else 0
         return pad(x, (0, 0, 0, idle)) if idle else x
 
     def _attended(self, mixed: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
