@@ -18,8 +18,8 @@ _LANES = 16
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
 _ROWS = 1024
 # oneDNN makes a kernel for each number of rows, in 0.3 ms, and keeps the latest ones. The rows of its products are a
-# multiple of this, so that a batch of any size finds its kernels among a few; where they are few, idle ones cost most, and
-# a multiple of less will do.
+# multiple of this, so that a batch of any size finds its kernels among a few; where rows are few, idle ones cost most,
+# and a multiple of less will do.
 _GRAIN, _FEW, _FINE = 16, 64, 8
 
 
