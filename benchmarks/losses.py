@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from elsewhere import elsewhere
-from quality import DATA, judge, keep, splits, stored
+from quality import DATA, finished, judge, keep, splits, stored
 
 RESULTS = Path(__file__).parent / "results" / "losses.json"
 EPOCH = 348  # steps
@@ -111,9 +111,7 @@ def run(kind: str, name: str, seed: int, steps: int) -> dict:
     twin = build_twin(config.model, pairs, seed=seed)
     settings = replace(config.training, max_steps=steps, tracker="none", runs=1)
     with tempfile.TemporaryDirectory() as folder:
-        result = train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings)
-    if result.interrupted:  # its twin is what it was
-        raise SystemExit(f"{name}, seed {seed}: stopped at step {result.steps}, nothing is kept of it")
+        result = finished(train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings))
     row = {"kind": kind, "name": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size}
     row["seconds"] = result.seconds
     return row | judge(twin, calibration, test) | elsewhere(twin, DATA.parent)

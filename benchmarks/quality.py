@@ -96,16 +96,17 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None, options=()
         settings = replace(settings, epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         started, cpu = time.perf_counter(), time.process_time()
-        fit(
-            twin,
-            train,
-            build_objective(config.loss, twin.head),
-            output=folder,
-            settings=settings,
-            validation=validation,
-        )
+        knobs = {"output": folder, "settings": settings, "validation": validation}
+        finished(fit(twin, train, build_objective(config.loss, twin.head), **knobs))
         passes = settings.epochs * settings.runs
         return twin, time.perf_counter() - started, time.process_time() - cpu, passes
+
+
+def finished(result):
+    """Return the result of a training, unless a signal stopped it: its twin is what it was then, and no row is kept."""
+    if result.interrupted:
+        raise SystemExit(f"stopped at step {result.steps}, nothing is kept of it")
+    return result
 
 
 def judge(twin, calibration, test):

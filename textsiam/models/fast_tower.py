@@ -51,9 +51,11 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
 @contextmanager
 def one_core(wanted: bool = True) -> Iterator[None]:
     """Have torch use no other core, where that is wanted, for what this thread asks of it."""
+    if not wanted:  # and leave alone what other threads may be setting
+        yield
+        return
     cores = torch.get_num_threads()
-    if wanted:
-        torch.set_num_threads(1)
+    torch.set_num_threads(1)
     try:
         yield
     finally:

@@ -151,8 +151,7 @@ class Verifier:
             )
         learned = None
         if wording:
-            inside = pairs.select(rows)
-            learned = Wording.fit(inside.left_texts, inside.right_texts, features, labels[rows])
+            learned = Wording.fit(*_sides(pairs.texts, pairs.left[rows], pairs.right[rows]), features, labels[rows])
         self.combination = Combination(alone.slope, alone.intercept, low, high, twin, verifier, constant)
         self.wording = learned
         return self
@@ -200,8 +199,7 @@ class Verifier:
         if self.wording is None:
             return odds
         evidence = np.stack([similarity, logits], 1).astype(np.float64)
-        one, other = ([str(texts[i]) for i in side.tolist()] for side in (left, right))
-        by_wording = self.wording.probability(one, other, evidence)
+        by_wording = self.wording.probability(*_sides(texts, left, right), evidence)
         return log_odds((from_log_odds(odds) + by_wording) / 2)
 
     def _fitted(self) -> Combination:
@@ -243,6 +241,11 @@ class Verifier:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{file}: {reason}") from error
         return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination, wording=wording)
+
+
+def _sides(texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[list[str], list[str]]:
+    """Return the left and the right texts of pairs."""
+    return [texts[int(i)] for i in left], [texts[int(i)] for i in right]
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
