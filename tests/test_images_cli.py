@@ -12,6 +12,7 @@ from PIL import Image
 
 from textsiam.cli import main
 from textsiam.config import ConfigError, build_pairs, read_config
+from textsiam.data.problems import DataError
 
 
 def draw(folder: Path, *, classes: int = 6, each: int = 30, alphabet: str = "bars") -> Path:
@@ -130,14 +131,27 @@ def test_unseen_classes_are_in_the_test_only(tmp_path):
     assert sum(map(len, classes)) == len(set().union(*classes))
 
 
+def test_splits_with_a_source_of_their_own_keep_to_the_unseen_classes(tmp_path):
+    letters, digits = draw(tmp_path / "letters"), draw(tmp_path / "digits", alphabet="digits", classes=4)
+    sources = {"train": letters, "calibration": digits, "test": digits}
+    given = [x for name, source in sources.items() for x in (f"--data.{name}", str(source))]
+    splits = build_pairs(read_config([*given, "--data.unseen", '["digits/c2", "digits/c3"]']).data)
+    classes = {name: {Path(text).parent.name for text in pairs.texts} for name, pairs in splits.named().items()}
+    assert classes["calibration"] == {"c0", "c1"}
+    assert classes["test"] == {"c2", "c3"}
+    assert all("/letters/" in name for name in splits.train.texts)
+    with pytest.raises(DataError, match="digits: has no class 'Greek', nor a folder of classes of this name"):
+        build_pairs(read_config([*given, "--data.unseen", '["digits/c2", "Greek"]']).data)
+    with pytest.raises(ConfigError, match=r"data.calibration: .* gives no pairs without the classes of data.unseen"):
+        build_pairs(read_config([*given, "--data.unseen", '["digits"]']).data)
+
+
 def test_knobs_of_labelled_images_are_refused_for_pairs():
     with pytest.raises(ConfigError, match=r"data.pairs, .more, .unseen and .disjoint are for labelled images"):
         build_pairs(read_config(["--data.pairs", "100"]).data)
 
 
 def test_a_class_that_is_not_there(tmp_path):
-    from textsiam.data.problems import DataError
-
     images = draw(tmp_path / "images", classes=2)
     with pytest.raises(DataError, match="has no class 'Greek', nor a folder of classes of this name"):
         build_pairs(read_config(["--data.train", str(images), "--data.unseen", '["Greek"]']).data)

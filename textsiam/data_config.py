@@ -29,7 +29,8 @@ class DataConfig:
         pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
             an idx file); None draws 20,000, or as many as there are.
         more: Further labelled images, whose classes join those of `train`; no pair is of two sources.
-        unseen: Classes of images, or folders of classes, that only the test sees.
+        unseen: Classes of images, or folders of classes, that only the test sees, and of which it is made. What has a
+            source of its own keeps to that too.
         disjoint: Give every split classes of its own, instead of images of its own.
         seed: Seed of the cut.
     """
@@ -57,28 +58,59 @@ def build_pairs(config: DataConfig) -> Splits:
         DataError: A source cannot be read.
         ConfigError: The calibration or test split would be empty.
     """
-    from textsiam.data.images import holds_images, read_images, split_labelled
-    from textsiam.data.pairs import read_pairs
+    from textsiam.data.images import holds_images
     from textsiam.data.splits import split_pairs
-
-    def read(source: str) -> Pairs:
-        return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
 
     names = ("validation", "calibration", "test")
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     if holds_images(config.train):
-        images = read_images(config.train, on_bad_row=config.on_bad_row)
-        more = [read_images(source, on_bad_row=config.on_bad_row) for source in config.more or ()]
-        drawn = {"pairs": config.pairs, "unseen": config.unseen, "disjoint": config.disjoint}
-        cut = split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
+        cut = _cut_images(config, shares)
     elif config.pairs is not None or config.more or config.unseen or config.disjoint:
         keys = "data.pairs, .more, .unseen and .disjoint"
         raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
     else:
-        cut = split_pairs(read(config.train), **shares, seed=config.seed)
-    splits = cut.replacing(**{name: read(source) for name, source in given.items()}) if given else cut
+        cut = split_pairs(_read(config, config.train), **shares, seed=config.seed)
+    own = {name: _read_split(config, name, source) for name, source in given.items()}
+    splits = cut.replacing(**own) if own else cut
     for name in ("train", "calibration", "test"):
         if len(getattr(splits, name)) == 0:
             raise ConfigError(f"data.{name} is empty: give it a source, or a larger data.{name}_share")
     return splits
+
+
+def _read(config: DataConfig, source: str) -> Pairs:
+    from textsiam.data.pairs import read_pairs
+
+    return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
+
+
+def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
+    """Cut the splits of labelled images."""
+    from textsiam.data.images import read_images, split_labelled
+
+    sources = [config.train, *(config.more or ())]
+    images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
+    unseen = config.unseen
+    if config.test is not None:  # it may be the only one that has them
+        unseen = [name for name in unseen or () if any(each.named([name]).any() for each in (images, *more))]
+    drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
+    return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
+
+
+def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
+    """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
+    from textsiam.data.images import draw_pairs, holds_images, most_pairs, read_images
+    from textsiam.data.pairs import DRAWN_PAIRS
+
+    if not config.unseen or not holds_images(source):
+        return _read(config, source)
+    images = read_images(source, on_bad_row=config.on_bad_row)
+    if name == "test":
+        images.check_named(config.unseen)
+    unseen = images.named(config.unseen)
+    kept = images.select((unseen if name == "test" else ~unseen)[images.classes])
+    if most_pairs(kept) == 0:
+        what = "only" if name == "test" else "without"
+        raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
+    return draw_pairs(kept, min(DRAWN_PAIRS, most_pairs(kept)))

@@ -267,3 +267,13 @@ def test_find_duplicates_errors(twin: Twin, fresh_tower: SentenceTransformer) ->
         find_duplicates(Twin(fresh_tower, copy.deepcopy(fresh_tower)), ["a", "b"], threshold=0.5)
     with pytest.raises(TypeError, match="expected a list of inputs"):
         find_duplicates(twin, "a", threshold=0.5)
+
+
+def test_a_collection_decision_of_a_few_huge_classes_sees_them_all(twin: Twin) -> None:
+    texts = [f"{word} {number}" for word in ("apple", "banana", "cherry") for number in range(40)]
+    left = np.concatenate([np.arange(40 * c, 40 * c + 39) for c in range(3)])
+    pairs = Pairs(texts, left, left + 1, np.ones(len(left), np.int8), "huge", None)
+    found = fit_collection_decision(twin, pairs, limit=36)
+    assert found.texts == 36
+    sizes = (10 + 6, 10, 10)  # ten of each, then what has room
+    assert found.decision.labels.sum() == sum(n * (n - 1) // 2 for n in sizes)

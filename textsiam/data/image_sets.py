@@ -59,6 +59,23 @@ class LabelledImages:
             raise DataError(f"{self.source}: has no class {unknown[0]!r}")
         return self.select(np.isin(self.classes, [known[name] for name in names]))
 
+    def named(self, names: Sequence[str]) -> np.ndarray:
+        """Tell of each class (of `class_names`) whether it is one of these, or in one of these folders of classes."""
+        of_name = [[each == name or each.startswith(f"{name}/") for each in self.class_names] for name in names]
+        return np.any(np.array(of_name, dtype=bool).reshape(-1, len(self.class_names)), axis=0)
+
+    def check_named(self, names: Sequence[str], *others: LabelledImages) -> None:
+        """Refuse names that neither these images nor the others have.
+
+        Raises:
+            DataError: there is no such class and no such folder of classes.
+        """
+        sources = (self, *others)
+        for name in names:
+            if not any(source.named([name]).any() for source in sources):
+                where = " + ".join(source.source for source in sources)
+                raise DataError(f"{where}: has no class {name!r}, nor a folder of classes of this name")
+
     @property
     def present(self) -> np.ndarray:
         """The classes that have an image (k,), ascending."""

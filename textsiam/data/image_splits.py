@@ -162,9 +162,11 @@ def split_labelled(
     """
     sources = [images, *more]
     _check_apart(sources)
+    images.check_named(unseen or (), *more)
     shares = {"validation": validation, "calibration": calibration, "test": 0.0 if unseen else test}
     cuts = []
-    for source, held in zip(sources, _held(sources, unseen or ()), strict=True):
+    for source in sources:
+        held = source.named(unseen or ())
         rest = source.select(~held[source.classes])
         cut = _cut_by_class(rest, shares, seed) if disjoint else split_images(rest, **shares, seed=seed)
         cuts.append({**cut, "test": source.select(held[source.classes])} if unseen else cut)
@@ -175,21 +177,6 @@ def split_labelled(
         named[name] = _drawn([cut[name] for cut in cuts], wanted, asked, seed) or named["train"].select([])
     report = SplitReport(seed, shares, split_sizes(named), dropped=0, cut=False, leakage=leakage(named))
     return Splits(**named, report=report)
-
-
-def _held(sources: Sequence[LabelledImages], unseen: Sequence[str]) -> list[np.ndarray]:
-    """Tell of each class of each source whether only the test sees it."""
-    held = [np.zeros(len(source.class_names), bool) for source in sources]
-    for name in unseen:
-        found = [
-            np.array([each == name or each.startswith(f"{name}/") for each in source.class_names], bool)
-            for source in sources
-        ]
-        if not any(each.any() for each in found):
-            where = " + ".join(source.source for source in sources)
-            raise DataError(f"{where}: has no class {name!r}, nor a folder of classes of this name")
-        held = [before | each for before, each in zip(held, found, strict=True)]
-    return held
 
 
 def _check_apart(sources: Sequence[LabelledImages]) -> None:

@@ -168,6 +168,9 @@ def _verified(twin: Scorer, texts: Sequence[str], threshold: float, join: Join) 
     return FoundPairs(left[keep], right[keep], similarity[keep]), most.recall
 
 
+_WHOLE = 10  # texts of a cluster that always stay together
+
+
 def fit_collection_decision(
     twin: Scorer, pairs: Pairs, *, rule: Rule = "f1", precision: float | None = None, limit: int = 700, seed: int = 0
 ) -> CollectionDecision:
@@ -181,7 +184,8 @@ def fit_collection_decision(
         pairs: Labelled pairs kept out of training.
         rule: What the threshold maximises.
         precision: A precision to reach with 95 % confidence, instead of the rule.
-        limit: Texts used at most, in whole clusters: the pairs grow with the square.
+        limit: Texts used at most, in whole clusters: the pairs grow with the square. A cluster of more than a tenth of
+            them, such as a class of thousands of images, gives no more before all others have given theirs.
         seed: Which clusters are used when there are more texts.
 
     Raises:
@@ -189,7 +193,10 @@ def fit_collection_decision(
     """
     clusters = cluster_ids(pairs)
     order = np.random.default_rng(seed).permutation(clusters.max() + 1)[clusters]
-    kept = np.argsort(order, kind="stable")[:limit]
+    queue = np.argsort(order, kind="stable")
+    starts = np.searchsorted(order[queue], order[queue])  # where the cluster of each begins
+    late = np.arange(len(queue)) - starts >= max(limit // 10, _WHOLE)
+    kept = np.concatenate([queue[~late], queue[late]])[:limit]
     vectors = twin.encode([pairs.texts[i] for i in kept])
     left, right = np.triu_indices(len(kept), 1)
     slices = [slice(start, start + _SLICE) for start in range(0, len(left), _SLICE)]
