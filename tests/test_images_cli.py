@@ -153,8 +153,10 @@ def test_knobs_of_labelled_images_are_refused_for_pairs():
 
 def test_a_class_that_is_not_there(tmp_path):
     images = draw(tmp_path / "images", classes=2)
-    with pytest.raises(DataError, match="has no class 'Greek', nor a folder of classes of this name"):
-        build_pairs(read_config(["--data.train", str(images), "--data.unseen", '["Greek"]']).data)
+    (tmp_path / "test.csv").write_text("image1,image2,label\n")  # pairs have no classes
+    for more in ([], ["--data.test", str(tmp_path / "test.csv")]):
+        with pytest.raises(DataError, match="has no class 'Greek', nor a folder of classes of this name"):
+            build_pairs(read_config(["--data.train", str(images), "--data.unseen", '["Greek"]', *more]).data)
 
 
 def test_augmented_texts_are_refused(tmp_path, capsys):

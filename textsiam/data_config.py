@@ -87,12 +87,12 @@ def _read(config: DataConfig, source: str) -> Pairs:
 
 def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     """Cut the splits of labelled images."""
-    from textsiam.data.images import read_images, split_labelled
+    from textsiam.data.images import holds_images, read_images, split_labelled
 
     sources = [config.train, *(config.more or ())]
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
-    if config.test is not None:  # it may be the only one that has them
+    if config.test is not None and holds_images(config.test):  # it may be the only one that has them
         unseen = [name for name in unseen or () if any(each.named([name]).any() for each in (images, *more))]
     drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
     return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
@@ -100,7 +100,7 @@ def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
 
 def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
-    from textsiam.data.images import draw_pairs, holds_images, most_pairs, read_images
+    from textsiam.data.images import draw_up_to, holds_images, most_pairs, read_images
     from textsiam.data.pairs import DRAWN_PAIRS
 
     if not config.unseen or not holds_images(source):
@@ -113,4 +113,4 @@ def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
     if most_pairs(kept) == 0:
         what = "only" if name == "test" else "without"
         raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
-    return draw_pairs(kept, min(DRAWN_PAIRS, most_pairs(kept)))
+    return draw_up_to(kept, DRAWN_PAIRS)

@@ -60,6 +60,11 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
     return _pairs(images, ends, labels, rng)
 
 
+def draw_up_to(images: LabelledImages, count: int) -> Pairs:
+    """Draw so many pairs as `draw_pairs` does, or as many as exist."""
+    return draw_pairs(images, min(count, most_pairs(images)))
+
+
 def draw_triplets(images: LabelledImages, count: int, *, seed: int = 0) -> np.ndarray:
     """Draw (anchor, positive, negative) as rows of `images`, `(count, 3)` int64.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textsiam.data.image_files import holds_images
-from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, most_pairs
+from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, draw_up_to, most_pairs
 from textsiam.data.image_readers import read_images
 from textsiam.data.image_sets import LabelledImages
 from textsiam.data.image_splits import split_classes, split_images, split_labelled
@@ -13,6 +13,7 @@ __all__ = [
     "class_pairs",
     "draw_pairs",
     "draw_triplets",
+    "draw_up_to",
     "holds_images",
     "most_pairs",
     "read_images",

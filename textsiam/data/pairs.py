@@ -296,10 +296,9 @@ def sample_pairs() -> Pairs:
 
 
 def _drawn(source: str | Path, *, on_bad_row: OnBadRow, labelled: bool) -> Pairs:
-    from textsiam.data.images import draw_pairs, most_pairs, read_images
+    from textsiam.data.images import draw_up_to, read_images
 
-    images = read_images(source, on_bad_row=on_bad_row)
-    pairs = draw_pairs(images, min(DRAWN_PAIRS, most_pairs(images)))
+    pairs = draw_up_to(read_images(source, on_bad_row=on_bad_row), DRAWN_PAIRS)
     return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
 
 

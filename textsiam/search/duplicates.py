@@ -27,6 +27,7 @@ Join = Callable[[float], MostPairs]
 
 # Pairs scored at once.
 _SLICE = 65_536
+_WHOLE = 10  # texts of a cluster that always stay together
 
 
 @dataclass(frozen=True)
@@ -166,9 +167,6 @@ def _verified(twin: Scorer, texts: Sequence[str], threshold: float, join: Join) 
     similarity = verifier.rescore(texts, left, right, similarity)
     keep = similarity.astype(np.float64) >= threshold
     return FoundPairs(left[keep], right[keep], similarity[keep]), most.recall
-
-
-_WHOLE = 10  # texts of a cluster that always stay together
 
 
 def fit_collection_decision(
