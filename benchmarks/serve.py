@@ -4,11 +4,11 @@
     python benchmarks/serve.py run --questions 10000 --seconds 30
     python benchmarks/serve.py table                     # Markdown from results/serve.json
 
-The server is `textsiam serve` as a user starts it, with all-MiniLM-L6-v2 and an index of Quora's questions; the client
-runs on the same cores. Verdicts are asked for one at a time, each about another question. Throughput is that of
-`/v1/embeddings` (base64) with eight clients, in rounds that alternate with `Twin.encode` on the same texts in a process
-of its own. The load is open: requests are sent at twice the measured capacity whatever comes back. One in ten is a
-single question for `/duplicates`; the others hold 100 questions for `/v1/embeddings`.
+The server is `textsiam serve` as a user starts it, with all-MiniLM-L6-v2 and an index of Quora's questions; the
+client runs on the same cores. Verdicts are asked for one at a time, each about another question, 500 in a round.
+Throughput is that of `/v1/embeddings` (base64) with eight clients, in rounds that alternate with `Twin.encode` on the
+same texts in a process of its own. The load is open: requests are sent at twice the measured capacity whatever comes
+back. One in ten is a single question for `/duplicates`; the others hold 100 questions for `/v1/embeddings`.
 """
 
 from __future__ import annotations
@@ -82,9 +82,9 @@ def resident(process):
     return int(next(line for line in lines if line.startswith("VmRSS")).split()[1]) / 1024
 
 
-def verdicts(address, texts, count=500):
-    """Return the milliseconds of single verdicts."""
-    rng, taken = random.Random(1), []
+def verdicts(address, texts, seed, count=500):
+    """Return the milliseconds of single verdicts, sorted."""
+    rng, taken = random.Random(seed), []
     with httpx2.Client(base_url=address) as client:
         for k in range(count + 20):
             text = f"{rng.choice(texts)} {k}"
@@ -186,8 +186,10 @@ def told(seconds):
 def told_memory(memory, after):
     """Return memory at the start, once the first seconds were over, and at the end, and how it grew from then on."""
     settled = next((mib for passed, mib in memory if passed >= after), memory[-1][1])
+    third = (memory[-1][0] - after) / 3
+    thirds = [[one for one in memory if after + k * third <= one[0] <= after + (k + 1) * third] for k in range(3)]
     return {"first": memory[0][1], "settled": settled, "settled_after": after, "last": memory[-1][1],
-            "a_minute": slope(memory, after)}  # fmt: skip
+            "a_minute": slope(memory, after), "a_minute_by_third": [slope(part, 0) for part in thirds]}  # fmt: skip
 
 
 def slope(memory, after):
@@ -204,9 +206,9 @@ def run(count, rounds, seconds):
     with tempfile.TemporaryDirectory() as folder:
         filled(Path(folder) / "index", texts)
         with served(Path(folder) / "index") as (address, process):
-            taken = verdicts(address, texts)
-            rates, free = [], []
+            taken, rates, free = [], [], []
             for seed in range(rounds):
+                taken.append(verdicts(address, texts, seed))
                 rates.append(throughput(address, sample(6000, seed)))
                 free.append(child_of(__file__, "bare", "--seed", seed)["texts_per_second"])
         capacity = statistics.median(rates)
@@ -217,7 +219,10 @@ def run(count, rounds, seconds):
     ratio = spread([a / b for a, b in zip(rates, free, strict=True)])
     return {
         "questions": len(texts),
-        "verdict_ms": {"p50": percentile(taken, 0.5), "p99": percentile(taken, 0.99), "max": taken[-1]},
+        "verdict_ms": {
+            name: spread([percentile(round_, share) for round_ in taken])
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+        },
         "texts_per_second": {"server": spread(rates), "bare": spread(free), "ratio": ratio},
         "load": {
             "seconds": seconds,
@@ -235,7 +240,8 @@ def table():
     found = json.loads(RESULTS.read_text())
     verdict, rate, load = found["verdict_ms"], found["texts_per_second"], found["load"]
     lines = [
-        ("a verdict, one at a time", f"p50 {verdict['p50']:.1f} ms, p99 {verdict['p99']:.1f} ms"),
+        ("a verdict, one at a time: p50", "{median:.1f} ms ({low:.1f}–{high:.1f})".format(**verdict["p50"])),
+        ("its p99", "{median:.1f} ms ({low:.1f}–{high:.1f})".format(**verdict["p99"])),
         ("texts/s of `/v1/embeddings`", "{median:,.0f} ({low:,.0f}–{high:,.0f})".format(**rate["server"])),
         ("share of the bare fast path", "{median:.0%} ({low:.0%}–{high:.0%})".format(**rate["ratio"])),
         (
@@ -250,6 +256,9 @@ def table():
     course = "{first:,.0f} MiB at the start, {settled:,.0f} after {settled_after:.0f} s, {last:,.0f} at the end"
     growth = "too short to tell" if memory["a_minute"] is None else f"{memory['a_minute']:+.1f} MiB a minute"
     lines += [("memory meanwhile", course.format(**memory)), ("its growth after that", growth)]
+    if None not in memory["a_minute_by_third"]:
+        parts = ", ".join(f"{one:+.1f}" for one in memory["a_minute_by_third"])
+        lines.append(("of its first, second and last third", f"{parts} MiB a minute"))
     print(f"| {found['questions']:,} questions in the index | measured |\n| --- | --- |")
     for name, value in lines:
         print(f"| {name} | {value} |")
@@ -261,7 +270,7 @@ def main():
     commands = parser.add_subparsers(dest="command", required=True)
     runner, child = commands.add_parser("run"), commands.add_parser("bare")
     runner.add_argument("--questions", type=int, default=100_000)
-    runner.add_argument("--rounds", type=int, default=3)
+    runner.add_argument("--rounds", type=int, default=5)
     runner.add_argument("--seconds", type=int, default=300)
     child.add_argument("--count", type=int, default=6000)
     child.add_argument("--seed", type=int, default=0)

@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from textsiam.models import fast_tower, inference
-from textsiam.models.fast_tower import FastTower, fast_dtype
+from textsiam.models.fast_tower import FastTower, Weights, fast_dtype
 from textsiam.models.inference import encode, encode_stream
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.tokens import tokenise
@@ -374,6 +374,28 @@ def test_bf16_copy_leaves_the_tower_alone(fresh_tower: SentenceTransformer, sent
     for name, weight in fresh_tower.state_dict().items():
         assert weight.dtype == before[name].dtype
         assert torch.equal(weight, before[name])
+
+
+@pytest.mark.parametrize("how", ["value", "storage", "parameter", "module", "buffer"])
+def test_weights_notice_every_change(fresh_tower: SentenceTransformer, how: str) -> None:
+    dense = nn.Linear(8, 80)
+    dense.weight = nn.Parameter(torch.randn(8, 80).T)  # its first values in memory are no row
+    dense.register_buffer("seen", torch.zeros(()))
+    fresh_tower.dense, fresh_tower.twice = dense, dense
+    weights = Weights(fresh_tower)
+    assert not weights.changed
+    if how == "value":
+        dense.weight.data[3, 0] += 1  # among the first in memory; `data` leaves no trace in `_version`
+    elif how == "storage":
+        dense.weight.data = dense.weight.data.clone()
+    elif how == "parameter":
+        dense.bias = nn.Parameter(dense.bias.detach().clone())
+    elif how == "module":
+        fresh_tower.dense = copy.deepcopy(dense)
+    else:
+        dense.seen += 1
+    assert weights.changed
+    assert not Weights(fresh_tower).changed
 
 
 @pytest.mark.parametrize("how", ["fused", "foreach", "single", "load", "data"])

@@ -88,7 +88,7 @@ class FastTower:
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype
         self.replicas: list[FastTower] = []
-        self._version = weights_version(tower)
+        self._weights = Weights(tower)
         backbone: nn.Module = self.tower[0]
         # Copies and not casts: training goes on with the fp32 weights.
         if self.supported and fusable(backbone):
@@ -115,7 +115,7 @@ class FastTower:
     @property
     def stale(self) -> bool:
         """Whether the weights of the tower have changed since this copy was made."""
-        return self.backbone is not self.source[0] and self._version != weights_version(self.source)
+        return self.backbone is not self.source[0] and self._weights.changed
 
     @property
     def workers(self) -> int:
@@ -163,19 +163,52 @@ def _cast(feature: Any, dtype: torch.dtype) -> Any:
     return feature.to(dtype) if isinstance(feature, Tensor) and feature.is_floating_point() else feature
 
 
-def weights_version(tower: SentenceTransformer) -> tuple[Any, ...]:
-    """Return what changes when the weights of a tower do."""
-    # As `parameters()` and `buffers()` have it, in a third of the time, which counts where one text is encoded.
-    weights = [
-        tensor
-        for module in tower.modules()
-        for tensor in (*module._parameters.values(), *module._buffers.values())
-        if tensor is not None
-    ]
-    # Fused optimizers leave no trace in `_version`, so a few values of every parameter are looked at too.
-    with torch.no_grad():
-        sample = torch.cat([tensor.reshape(-1)[:64] for tensor in weights]).float().cpu().numpy().tobytes()
-    return sample, *((tensor.data_ptr(), tensor._version) for tensor in weights)
+class Weights:
+    """The weights of a tower as they are now; `changed` tells later whether they are that still.
+
+    Args:
+        tower: Whose weights. Its modules may be replaced, and so may the weights in them.
+    """
+
+    def __init__(self, tower: SentenceTransformer) -> None:
+        self._tower = tower
+        self._places: list[int] = []
+        self._samples: list[Tensor] = []
+        self._before = self._look()
+
+    @property
+    def changed(self) -> bool:
+        """Whether a weight was written to or replaced since."""
+        return self._look() != self._before
+
+    def _look(self) -> tuple[Any, ...]:
+        weights = _weights(self._tower)
+        places = [tensor.data_ptr() for tensor in weights]
+        if places != self._places:
+            self._places, self._samples = places, [_first_values(tensor) for tensor in weights]
+        # Fused optimizers leave no trace in `_version`, so a few values of every weight are looked at too.
+        with torch.no_grad():
+            sample = torch.cat(self._samples).float().cpu().numpy().tobytes()
+        return sample, places, [tensor._version for tensor in weights]
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    # As `parameters()` and `buffers()` have it, in a fifth of the time, which counts where one text is encoded.
+    found, waiting, seen = [], [module], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [child for child in one._modules.values() if child is not None]
+        found += [tensor for own in (one._parameters, one._buffers) for tensor in own.values() if tensor is not None]
+    return found
+
+
+def _first_values(tensor: Tensor) -> Tensor:
+    """Return the first values of a tensor in memory, as a view."""
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    return tensor.detach().as_strided((min(64, stored, tensor.numel()),), (1,), tensor.storage_offset())
 
 
 def moved(feature: Any, device: torch.device) -> Any:

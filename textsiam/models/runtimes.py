@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from textsiam.models.cache import weights_digest
 from textsiam.models.encoders import ModelError, inputs_of
-from textsiam.models.fast_tower import FastTower, fast_dtype, weights_version
+from textsiam.models.fast_tower import FastTower, Weights, fast_dtype
 from textsiam.models.int8 import Int8Bert, check_int8
 from textsiam.models.ranges import read_ranges
 
@@ -83,7 +83,7 @@ class RuntimeTower(FastTower):
         self.graph_format = graph_format
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
-        self._version = weights_version(tower)
+        self._weights = Weights(tower)
         opened = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[graph_format]
         self._run = opened(tower, file, self.dtype)
 
@@ -102,7 +102,7 @@ class RuntimeTower(FastTower):
     @property
     def stale(self) -> bool:
         """Whether the torch weights have changed since the graph was opened."""
-        return self._version != weights_version(self.tower)
+        return self._weights.changed
 
     def __call__(self, features: dict[str, Tensor]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -80,13 +81,13 @@ class Asked(NamedTuple):
 
     Attributes:
         unit: a of each, where the leading components are about a·(h + l / 254); `(q,)` float32.
-        digits: h of all, then l of all, as bytes; `(2q, leading)`.
+        digits: h of `_QUERIES` queries, then their l, as bytes, `(≤ 2 · _QUERIES, leading)`; then of the next ones.
         rest: The other components, `(q, dim - leading)` float32.
         length: ‖rest‖, `(q,)` float32, rounded up.
     """
 
     unit: np.ndarray
-    digits: Tensor
+    digits: list[Tensor]
     rest: np.ndarray
     length: np.ndarray
 
@@ -130,7 +131,9 @@ class Frame:
         exact = leading / unit[:, None]
         first = np.rint(exact)
         second = np.rint((exact - first) * _FINER)
-        digits = torch.from_numpy((np.concatenate([first, second]) + _MIDDLE).astype(np.uint8))
+        pairs = (np.concatenate([first[k : k + _QUERIES], second[k : k + _QUERIES]])
+                 for k in range(0, len(queries), _QUERIES))  # fmt: skip
+        digits = [torch.from_numpy((pair + _MIDDLE).astype(np.uint8)) for pair in pairs]
         length = 1.001 * np.linalg.norm(rest, axis=1)
         return Asked(unit.astype(np.float32), digits, rest.astype(np.float32), length.astype(np.float32))
 
@@ -155,6 +158,7 @@ class Codes:
         frame: How they are turned.
 
     Attributes:
+        count: n.
         slack: By how much the product of the leading components may be wrong, `(n,)` float32.
         length: ‖x₂‖ of the other components, `(n,)` float32, rounded up.
         errors: By how much the whole product may be wrong, `(n,)` float32.
@@ -169,21 +173,21 @@ class Codes:
         self.slack = slack.astype(np.float32)
         self.length = (1.001 * np.linalg.norm(rest, axis=1) + frame.loss).astype(np.float32)
         self.errors = (1.001 * (slack + second.lost)).astype(np.float32)
-        self._count, self._packed = count, _Packed(first.whole, first.scales, 2)
+        self.count, self._packed = count, _Packed(first.whole, first.scales, 2)
         self._rest, self._scales = second.whole, second.scales
 
-    def leading(self, asked: Asked) -> np.ndarray:
-        """Return the products `(q, n)` float32 of the leading components, about; see `slack`."""
-        found, queries = np.empty((len(asked.unit), self._count), np.float32), len(asked.unit)
-        for start in range(0, queries, _QUERIES):
-            end = min(start + _QUERIES, queries)
-            digits = torch.cat([asked.digits[start:end], asked.digits[queries + start : queries + end]])
-            with one_core(queries <= _FEW):
-                products = self._packed.times(digits, torch.float32).numpy()
+    def leading(self, asked: Asked, out: np.ndarray | None = None) -> np.ndarray:
+        """Return the products `(q, n)` float32 of the leading components, about, in `out` if given; see `slack`."""
+        found = np.empty((len(asked.unit), self.count), np.float32) if out is None else out
+        start = 0
+        for digits in asked.digits:
+            end = start + len(digits) // 2
+            products = self._packed.times(digits, torch.float32).numpy()
             first, second = products[: end - start], products[end - start :]
             np.multiply(second, 1 / _FINER, out=second)
             np.add(first, second, out=first)
             np.multiply(first, asked.unit[start:end, None], out=found[start:end])
+            start = end
         return found
 
     def others(self, asked: Asked, query: int, places: np.ndarray) -> np.ndarray:
@@ -191,9 +195,23 @@ class Codes:
         return (self._rest[places].astype(np.float32) @ asked.rest[query]) * self._scales[places]
 
 
-def product(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Multiply floats by the threads that multiply bytes: those of numpy would be in their way, and wait for them."""
-    return torch.matmul(torch.from_numpy(one), torch.from_numpy(other)).numpy()
+def compared(queries: np.ndarray, frame: Frame, blocks: Sequence[Codes], tail: np.ndarray) -> tuple[Asked, np.ndarray]:
+    """Compare queries `(q, dim)` with blocks of vectors as bytes, and with those after them, `(m, dim)` float32.
+
+    Returns:
+        The queries in the frame, and `(q, n)` float32: what leading components of blocks give, then whole products.
+    """
+    found = np.empty((len(queries), sum(block.count for block in blocks) + len(tail)), np.float32)
+    start, alone = 0, len(queries) == 1  # a product with a vector is faster as such
+    with one_core(len(queries) <= _FEW):
+        asked = frame.asked(queries)
+        for block in blocks:
+            block.leading(asked, found[:, start : start + block.count])
+            start += block.count
+        # By the threads that multiply bytes: those of numpy would be in their way, and wait for them.
+        points, one = torch.from_numpy(tail), torch.from_numpy(queries)
+        found[:, start:] = (points @ one[0] if alone else one @ points.T).numpy()
+    return asked, found
 
 
 def codes_above(points: Tensor, floor: float, *, width: int, unit: bool = False) -> Block | None:

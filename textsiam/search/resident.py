@@ -93,19 +93,17 @@ class View:
         step = max(1, _SCORES // max(1, len(self.rows)))
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
-            asked = None if self.frame is None else self.frame.asked(part)
-            leading = self._leading(part, asked)
+            asked, leading = self._leading(part)
             found += [self._near(leading[query], asked, query, kept, k, floor) for query in range(len(part))]
         return found
 
-    def _leading(self, queries: np.ndarray, asked: Asked | None) -> np.ndarray:
+    def _leading(self, queries: np.ndarray) -> tuple[Asked | None, np.ndarray]:
         """Return what the leading components give, `(q, n)` float32; of vectors that are not packed, the score."""
-        multiply = np.matmul
-        if asked is not None:
-            from textsiam.search.codes import product as multiply
-        alone = len(queries) == 1  # a product with a vector is faster as such
-        last = multiply(self.tail, queries[0])[None] if alone else multiply(queries, self.tail.T)
-        return last if asked is None else np.concatenate([*(block.leading(asked) for block in self.packed), last], 1)
+        if self.frame is None:
+            return None, (self.tail @ queries[0])[None] if len(queries) == 1 else queries @ self.tail.T
+        from textsiam.search.codes import compared
+
+        return compared(queries, self.frame, self.packed, self.tail)
 
     def _near(
         self, leading: np.ndarray, asked: Asked | None, query: int, kept: np.ndarray, k: int | None, floor: float
