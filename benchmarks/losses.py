@@ -89,6 +89,7 @@ def run_recipe(name: str, seed: int) -> list[dict]:
         fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
         row = {"kind": "recipes", "name": f"{name}, {kind}", "seed": seed, "steps": outcome.result.steps}
         row |= {"seconds": seconds, "training_seconds": outcome.result.seconds}
+        row |= {"verifier_seconds": outcome.verifier_seconds if kind == "verified" else None}
         row |= {field: vars(getattr(evaluation.report, field)) for field in fields}
         rows.append(row | elsewhere(judged, DATA.parent))
     return rows

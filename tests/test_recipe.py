@@ -335,6 +335,7 @@ def test_a_verifier_is_trained_saved_and_measured(config, backbone):
     verifier = VerifierSettings(model=backbone, epochs=30, learning_rate=1e-2, batch_size=16, band=(0.02, 0.98))
     outcome = run(replace(config, verifier=verifier))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
+    assert outcome.to_dict()["verifier_seconds"] > 0
     trained, verified = (e.similarities for e in outcome.evaluations[1:])
     assert (trained != verified).any()
     again = Twin.from_pretrained(outcome.output / "model", device="cpu")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -67,6 +68,7 @@ class Outcome:
         evaluations: Zero-shot and trained, on the test pairs.
         result: What the training loop did.
         splits: The pairs that were used.
+        verifier_seconds: How long the verifier was trained; None where there is none.
     """
 
     output: Path
@@ -74,6 +76,7 @@ class Outcome:
     evaluations: list[PairEvaluation]
     result: TrainResult
     splits: Splits
+    verifier_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -86,6 +89,7 @@ class Outcome:
             "best_step": self.result.best_step,
             "stopped_early": self.result.stopped_early,
             "training_seconds": self.result.seconds,
+            "verifier_seconds": self.verifier_seconds,
         }
 
 
@@ -154,11 +158,13 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         )
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
-    verifier = None
+    verifier, verifier_seconds = None, None
     if config.verifier is not None:
-        knobs = {"symmetric": twin.right is None, "seed": config.training.seed, "device": str(state.device)}
+        started = time.perf_counter()
+        knobs = {"tower": twin.left, "symmetric": twin.right is None, "seed": config.training.seed}
         with say.status("training the verifier"):
-            verifier = train_verifier(splits.train, config.verifier, **knobs)
+            verifier = train_verifier(splits.train, config.verifier, **knobs, device=str(state.device))
+        verifier_seconds = time.perf_counter() - started
     if not state.is_main_process:
         return None
     _decide_trained(twin, splits, config.decision)
@@ -167,7 +173,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     if verifier is not None and _verify(twin, splits, verifier, config):
         with say.status("measuring the trained twin with its verifier"):
             evaluations.append(_evaluate(twin, splits, "verified"))
-    outcome = Outcome(output, twin, evaluations, result, splits)
+    outcome = Outcome(output, twin, evaluations, result, splits, verifier_seconds)
     _save(outcome, config)
     say.print(results_table(evaluations))
     return outcome
@@ -292,7 +298,8 @@ def _save(outcome: Outcome, config: Config) -> None:
         "model": "from scratch" if config.model.scratch or config.model.scratch_image else config.model.left,
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
-        "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps",
+        "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
+        + (f", {outcome.verifier_seconds:.0f} s for the verifier" if outcome.verifier_seconds is not None else ""),
         "versions": ", ".join(
             f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")
         ),

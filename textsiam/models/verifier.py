@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import CrossEncoder
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
@@ -257,13 +258,18 @@ def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, f
 
 
 def cross_encoder(
-    name_or_path: str | Path = MINILM, *, max_tokens: int | None = None, seed: int = 0, device: str | None = None
+    backbone: str | Path | SentenceTransformer = MINILM,
+    *,
+    max_tokens: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
 ) -> CrossEncoder:
     """Open a cross-encoder with one output, or make one of a backbone: its output layer is new then, drawn by the seed.
 
     Args:
-        name_or_path: A saved cross-encoder, a transformer or a `SentenceTransformer`, by folder or Hub id;
-            all-MiniLM-L6-v2 resolves to the packaged copy where the Hub cache has none.
+        backbone: A saved cross-encoder, a transformer or a `SentenceTransformer`, by folder or Hub id;
+            all-MiniLM-L6-v2 resolves to the packaged copy where the Hub cache has none. Or a text tower, whose weights
+            are copied.
         max_tokens: Cut a pair after this many tokens; None keeps the model's limit.
         seed: Of the new weights.
         device: Where the weights go; None lets torch choose.
@@ -271,10 +277,14 @@ def cross_encoder(
     Raises:
         ModelError: The model cannot be found or read.
     """
+    if isinstance(backbone, SentenceTransformer):
+        with tempfile.TemporaryDirectory() as folder:
+            backbone.save_pretrained(folder, create_model_card=False)
+            return cross_encoder(folder, max_tokens=max_tokens, seed=seed, device=device)
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return CrossEncoder(resolve(name_or_path), num_labels=1, max_length=max_tokens, device=device)
+            return CrossEncoder(resolve(backbone), num_labels=1, max_length=max_tokens, device=device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
-        raise ModelError(f"cannot open the cross-encoder {str(name_or_path)!r}: {first}") from error
+        raise ModelError(f"cannot open the cross-encoder {str(backbone)!r}: {first}") from error

@@ -179,9 +179,10 @@ class TrainingPairs:
         if self.duplicate_share is None:
             columns = [rng.permutation(self.rows)[: steps * room].reshape(steps, room)]
         else:
+            counts = {1: self._duplicates, 0: room - self._duplicates}
             columns = [
-                self._stream(label, epoch * steps * count, steps * count).reshape(steps, count)
-                for label, count in ((1, self._duplicates), (0, room - self._duplicates))
+                labelled(self.pairs.labels, label, epoch * steps * n, steps * n, self.seed).reshape(steps, n)
+                for label, n in counts.items()
             ]
         if self._from_mined:
             columns.append(self._with_negatives(rng, steps * self._from_mined).reshape(steps, self._from_mined))
@@ -198,13 +199,6 @@ class TrainingPairs:
             rows = rows[self.mined[rows, 0] >= 0]
         laps = [rng.permutation(rows) for _ in range(-(-count // len(rows)))]
         return len(self.pairs) + np.concatenate(laps)[:count]
-
-    def _stream(self, label: int, start: int, count: int) -> np.ndarray:
-        """Return a piece of an endless stream of the pairs of one label: all of them, shuffled anew in every lap."""
-        rows = np.flatnonzero(self.pairs.labels == label)
-        laps = range(start // len(rows), (start + count) // len(rows) + 1)
-        shuffled = [np.random.default_rng([self.seed, label, lap]).permutation(rows) for lap in laps]
-        return np.concatenate(shuffled)[start % len(rows) :][:count]
 
     def collate(
         self, rows: np.ndarray, negative: np.ndarray | None = None, *, seed: Sequence[int] | None = None
@@ -244,6 +238,14 @@ class TrainingPairs:
             right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
             negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
         )
+
+
+def labelled(labels: np.ndarray, label: int, start: int, count: int, seed: int) -> np.ndarray:
+    """Return a piece of an endless stream of the pairs of one label: all of them, shuffled anew in every lap."""
+    rows = np.flatnonzero(labels == label)
+    laps = range(start // len(rows), (start + count) // len(rows) + 1)
+    shuffled = [np.random.default_rng([seed, label, lap]).permutation(rows) for lap in laps]
+    return np.concatenate(shuffled)[start % len(rows) :][:count]
 
 
 def _chunks(

@@ -189,20 +189,23 @@ class VerifierSettings:
     """Knobs of a verifier: a cross-encoder that is asked where the twin is in doubt.
 
     Attributes:
-        model: A cross-encoder, or a backbone to make one of, by folder or Hub id.
+        model: A cross-encoder, or a backbone to make one of, by folder or Hub id; None takes the trained twin's.
         epochs: Passes over the training pairs.
         learning_rate: Peak learning rate of AdamW.
         batch_size: Pairs of one step of one process.
         max_tokens: Cut a pair after this many tokens.
+        duplicate_share: Share of duplicates that it is trained on: pairs of the rarer label come up more often. None
+            takes pairs as they come.
         band: Probabilities of the twin alone between which the verifier is asked.
         wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares.
     """
 
-    model: str = "sentence-transformers/all-MiniLM-L6-v2"
+    model: str | None = None
     epochs: int = 1
     learning_rate: float = 5e-5
     batch_size: int = 32
     max_tokens: int | None = 128
+    duplicate_share: float | None = None
     band: tuple[float, float] = (0.1, 0.9)
     wording: bool = False
 
@@ -212,5 +215,7 @@ class VerifierSettings:
                 raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
+        if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
+            raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if not 0 < self.band[0] < self.band[1] < 1:
             raise ValueError(f"band must be two probabilities that rise, got {tuple(self.band)}")

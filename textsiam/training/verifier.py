@@ -5,18 +5,23 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import PrinterCallback
 
 from textsiam.data.pairs import Pairs
+from textsiam.models.encoders import MINILM
 from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.verifier import Verifier, cross_encoder
+from textsiam.training.batches import labelled
 from textsiam.training.settings import VerifierSettings
 
 _POOL = 50  # batches that are sorted by length together
@@ -26,6 +31,7 @@ def train_verifier(
     pairs: Pairs,
     settings: VerifierSettings | None = None,
     *,
+    tower: SentenceTransformer | None = None,
     symmetric: bool = True,
     seed: int = 0,
     device: str | None = None,
@@ -35,6 +41,8 @@ def train_verifier(
     Args:
         pairs: Labelled pairs to learn from.
         settings: The knobs; None takes the defaults.
+        tower: What the cross-encoder is made of where the settings name no model. That of a twin trained on the
+            same pairs knows half of the work already; None takes all-MiniLM-L6-v2.
         symmetric: Whether the order of a pair means nothing; half of the pairs are turned round then.
         seed: Of the new weights, the order of the pairs and dropout.
         device: Where to train; None lets torch choose.
@@ -48,7 +56,7 @@ def train_verifier(
     """
     settings = settings or VerifierSettings()
     check_readable(pairs)
-    model = cross_encoder(settings.model, max_tokens=settings.max_tokens, seed=seed, device=device)
+    model = cross_encoder(settings.model or tower or MINILM, max_tokens=settings.max_tokens, seed=seed, device=device)
     on = torch.device(model.device)
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
     sides = np.where(turned, pairs.right, pairs.left), np.where(turned, pairs.left, pairs.right)
@@ -64,7 +72,7 @@ def train_verifier(
             warmup_steps=0.1,
             bf16=fast_dtype(on) == torch.bfloat16,
             use_cpu=on.type == "cpu",
-            batch_sampler=ByLength,
+            batch_sampler=partial(ByLength, duplicate_share=settings.duplicate_share),
             seed=seed,
             save_strategy="no",
             logging_strategy="no",
@@ -91,19 +99,33 @@ def check_readable(pairs: Pairs) -> None:
 
 
 class ByLength(DefaultBatchSampler):
-    """Batches of pairs of similar length, in an order that seed and epoch fix; every pair comes once an epoch."""
+    """Batches of pairs of similar length, in an order that seed and epoch fix.
+
+    Every pair comes once an epoch; with `duplicate_share` as many pairs come, those of the rarer label more often.
+    """
+
+    def __init__(self, *given: Any, duplicate_share: float | None = None, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.duplicate_share = duplicate_share
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield the rows of each batch."""
         columns = ("left", "right")
         lengths = np.sum([[len(text) for text in self.sampler[name]] for name in columns], axis=0)  # pyright: ignore
         rng = np.random.default_rng([self.seed, self.epoch])
-        order, pool = rng.permutation(len(lengths)), _POOL * self.batch_size
+        order, pool = rng.permutation(self._rows(len(lengths))), _POOL * self.batch_size
         pools = (order[start : start + pool] for start in range(0, len(order), pool))
         order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
         batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
         for place in rng.permutation(len(batches)):
             yield batches[place].tolist()
+
+    def _rows(self, count: int) -> np.ndarray:
+        if self.duplicate_share is None:
+            return np.arange(count)
+        labels, duplicates = np.asarray(self.sampler["label"]), round(self.duplicate_share * count)  # pyright: ignore
+        counts = {1: duplicates, 0: count - duplicates}
+        return np.concatenate([labelled(labels, y, self.epoch * n, n, self.seed) for y, n in counts.items()])
 
 
 def label_pairs(verifier: Verifier, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
