@@ -56,7 +56,8 @@ def test_what_cannot_be_learned_from_is_refused(driver, backbone):
         train_verifier(pairs.select(pairs.labels == 1), knobs(backbone))
     with pytest.raises(ModelError, match="no such folder"):
         train_verifier(pairs, VerifierSettings(model="./nowhere"))
-    for bad in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"band": (0.9, 0.1)}, {"band": (0.0, 0.5)}):
+    for bad in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"band": (0.9, 0.1)}, {"band": (0.0, 0.5)},
+                {"duplicate_share": 1.0}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad))):
             VerifierSettings(**bad)
 
@@ -76,6 +77,32 @@ def test_batches_hold_pairs_of_like_length_and_every_pair_once():
         assert len(batches) == len(sampler) == 63
         assert sorted(row for batch in batches for row in batch) == list(range(1000))
         assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < np.ptp(lengths) / 10
+
+
+def test_a_share_of_duplicates_has_the_rarer_label_come_up_more_often():
+    labels = np.array([1.0] * 90 + [0.0] * 10)
+    dataset = Dataset.from_dict({"left": ["a"] * 100, "right": ["b"] * 100, "label": labels.tolist()})
+    sampler = ByLength(dataset, batch_size=8, drop_last=False, seed=0, duplicate_share=0.5)
+    seen = np.zeros(100, int)
+    for epoch in range(9):
+        sampler.set_epoch(epoch)
+        rows = [row for batch in sampler for row in batch]
+        assert len(rows) == 100
+        assert labels[rows].sum() == 50
+        seen += np.bincount(rows, minlength=100)
+    assert (seen[:90] == 5).all()  # 450 of 90 in nine epochs: each lap goes on where the last epoch stopped
+    assert (seen[90:] == 45).all()
+
+
+def test_it_starts_from_a_tower(driver):
+    tower = driver.small_twin(dropout=0).left
+    before = {name: value.clone() for name, value in tower.state_dict().items()}
+    made = cross_encoder(tower, seed=1, device="cpu").model.bert.state_dict()
+    theirs = tower[0].model.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in made.items())
+    pairs = driver.keyword_pairs(24)
+    train_verifier(pairs, VerifierSettings(learning_rate=1e-2, duplicate_share=0.5), tower=tower, device="cpu")
+    assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
 
 
 def test_a_teacher_labels_what_it_is_sure_of(driver, backbone):
