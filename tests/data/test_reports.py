@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from textsiam.data.pairs import Pairs, read_pairs
 from textsiam.data.reports import data_report, leakage
@@ -87,3 +88,14 @@ def test_data_report_of_nothing():
     report = data_report(pairs_of())
     assert (report.pairs, report.clusters, report.component_pairs) == (0, 0, 0)
     assert "0 (0.0%)" in str(report)
+
+
+def test_data_report_of_images_counts_no_words():
+    pairs = replace(pairs_of(("a/1.png", "a/2.png", 1), ("a/1.png", "A/1.png", 0)), images=True)
+    report = data_report(pairs)
+    assert (report.words, report.near_identical) == ((), 0)
+    shown = str(report)
+    assert "distinct images" in shown
+    assert "images in the largest cluster" in shown
+    assert "words" not in shown
+    assert "near-identical" not in shown

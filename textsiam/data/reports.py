@@ -134,7 +134,7 @@ class DataReport:
     `direct` and `transitive` contradictions are rows, as in `contradictions`; `near_identical` texts differ
     from an earlier one only in case, punctuation or whitespace; `component_pairs` is the largest number of
     pairs connected to one another through shared texts; `words` are the 5 %, 50 % and 95 % quantiles of
-    text lengths.
+    text lengths. Of images there are no words, and none is near-identical to another.
     """
 
     source: str
@@ -168,17 +168,20 @@ class DataReport:
         """Lay out the report on reading, the counts and examples."""
         share = self.positives / self.pairs if self.pairs else 0.0
         largest = max(self.cluster_sizes, default=0)
+        kind = "texts" if self.words else "images"
+        words = ("words a text (5 %, 50 %, 95 %)", ", ".join(f"{value:.0f}" for value in self.words))
+        near = ("near-identical texts", self.near_identical)
         rows: list[tuple[Any, ...]] = [
             ("pairs", self.pairs),
             ("duplicates", f"{self.positives:,} ({share:.1%})"),
             ("not duplicates", self.negatives),
             ("unlabelled", self.unlabelled),
-            ("distinct texts", self.texts),
-            ("words a text (5 %, 50 %, 95 %)", ", ".join(f"{value:.0f}" for value in self.words)),
+            (f"distinct {kind}", self.texts),
+            *([words] if self.words else []),
             ("duplicate clusters", self.clusters),
-            ("texts in the largest cluster", largest),
+            (f"{kind} in the largest cluster", largest),
             ("pairs connected at most", self.component_pairs),
-            ("near-identical texts", self.near_identical),
+            *([near] if self.words else []),
             ("contradictory labels, direct", self.direct),
             ("contradictory labels, through a cluster", self.transitive),
         ]
@@ -195,6 +198,7 @@ def data_report(pairs: Pairs) -> DataReport:
     components = connected_components(len(pairs.texts), pairs.left, pairs.right)
     connected = np.bincount(components[pairs.left]) if len(pairs) else np.zeros(1, dtype=np.int64)
     words = np.array([len(text.split()) for text in pairs.texts] or [0])
+    quantiles = () if pairs.images else tuple(float(value) for value in np.quantile(words, _QUANTILES))
     left, right = pairs.left, pairs.right
     examples = [
         f"labelled 0 inside a duplicate cluster: {pairs.texts[left[row]]!r} and {pairs.texts[right[row]]!r}"
@@ -211,9 +215,9 @@ def data_report(pairs: Pairs) -> DataReport:
         cluster_sizes={int(size): int(counts[size]) for size in np.flatnonzero(counts)},
         direct=len(found.direct),
         transitive=len(found.transitive),
-        near_identical=len(pairs.texts) - len(set(text_forms(pairs))),
+        near_identical=0 if pairs.images else len(pairs.texts) - len(set(text_forms(pairs))),
         component_pairs=int(connected.max()),
-        words=tuple(float(value) for value in np.quantile(words, _QUANTILES)),
+        words=quantiles,
         examples=tuple(examples),
         read=pairs.report,
     )
