@@ -101,7 +101,8 @@ def test_it_starts_from_a_tower(driver):
     theirs = tower[0].model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in made.items())
     pairs = driver.keyword_pairs(24)
-    train_verifier(pairs, VerifierSettings(learning_rate=1e-2, duplicate_share=0.5), tower=tower, device="cpu")
+    settings = VerifierSettings(model=None, learning_rate=1e-2, duplicate_share=0.5)
+    train_verifier(pairs, settings, tower=tower, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
 
 

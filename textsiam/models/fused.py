@@ -11,7 +11,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu, layer_norm, linear, pad, scaled_dot_product_attention
 
-# Up to so many tokens of a text two batched products beat the fused kernel: in fp32, and in bf16.
+# Up to so many tokens two batched products beat the fused kernel: in fp32, and in bf16.
 _SHORT, _SHORT_HALF = 48, 192
 # Softmax over the middle axis is vectorised where the last one is a multiple of this, in fp32.
 _LANES = 16
@@ -19,7 +19,7 @@ _LANES = 16
 _ROWS = 1024
 # oneDNN makes a kernel for each number of rows, in 0.3 ms, and keeps the latest ones. The rows of its products are a
 # multiple of this, so that a batch of any size finds its kernels among a few; where rows are few, idle ones cost most,
-# and a multiple of less will do. So few are done by the fused kernel, too, in fp32: it takes a third of the time there.
+# and a multiple of less will do.
 _GRAIN, _FEW, _FINE = 16, 64, 8
 
 
@@ -145,11 +145,11 @@ def joined(*modules: nn.Linear) -> tuple[Tensor, Tensor]:
 def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     """Return softmax(QKᵀ + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
     batch, longest, _, heads, width = mixed.shape
-    half, lanes, few = mixed.dtype == torch.bfloat16, _lanes(longest), batch * longest <= _FEW
-    if few or longest > (_SHORT_HALF if half else _SHORT):
-        q, k, v = (mixed.float() if few else mixed).permute(2, 0, 3, 1, 4)
-        bias = None if bias is None else bias.to(q.dtype).expand(batch, 1, longest, longest)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0).to(mixed.dtype)
+    half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
+    if longest > (_SHORT_HALF if half else _SHORT):
+        q, k, v = mixed.permute(2, 0, 3, 1, 4)
+        bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
+        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
     # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
     queries = -(-longest // lanes) * lanes

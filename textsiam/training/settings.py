@@ -200,7 +200,7 @@ class VerifierSettings:
         wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares.
     """
 
-    model: str | None = None
+    model: str | None = "sentence-transformers/all-MiniLM-L6-v2"
     epochs: int = 1
     learning_rate: float = 5e-5
     batch_size: int = 32
