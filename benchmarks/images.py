@@ -29,6 +29,11 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 MNIST = DATA.parent / "mnist"
 OMNIGLOT = DATA.parent / "omniglot" / "images_background_small1.zip"
 NEW = ["7", "8", "9"]
+# What is told to configs/mnist_unseen.yaml: digits and characters, as it is made for, or characters alone.
+SOURCES = {
+    "both": ["--data.train", str(MNIST / "train-images-idx3-ubyte.gz"), "--data.more", json.dumps([str(OMNIGLOT)])],
+    "characters": ["--data.train", str(OMNIGLOT), "--data.more", "null", "--data.unseen", "null"],
+}
 LONGER = ["--training.max_steps", "5000", "--training.average", "0.998"]  # the members of the ensemble
 ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin")
 # What is told to configs/omniglot.yaml in place of its loss; pairs and triplets take batches as they come.
@@ -64,15 +69,9 @@ def digits() -> dict:
 
 def unseen(seed: int) -> dict:
     """Return the row of digits that training never saw, among themselves and among all ten."""
-    from textsiam.data.images import draw_pairs, read_images
-
-    test = read_images(MNIST / "t10k-images-idx3-ubyte.gz")
-    data = ["--data.train", str(MNIST / "train-images-idx3-ubyte.gz"), "--data.more", json.dumps([str(OMNIGLOT)])]
-    outcome, seconds = trained(str(CONFIGS / "mnist_unseen.yaml"), *data, "--training.seed", str(seed))
+    outcome, seconds = trained(str(CONFIGS / "mnist_unseen.yaml"), *SOURCES["both"], "--training.seed", str(seed))
     row = {"data": "unseen", "loss": "info_nce", "seed": seed, "seconds": seconds, **_training(outcome)}
-    new = test.of_classes(NEW)
-    row |= _measures(outcome.twin, draw_pairs(new, 10_000))
-    return row | {"any": _measures(outcome.twin, _with_one_of(draw_pairs(test, 40_000), set(new.names)))}
+    return row | _of_new_digits(outcome.twin)
 
 
 def member(kind: str, seed: int, folder: str) -> dict:
@@ -80,10 +79,8 @@ def member(kind: str, seed: int, folder: str) -> dict:
     import torch
 
     torch.set_num_threads(1)
-    data = ["--data.train", str(MNIST / "train-images-idx3-ubyte.gz"), "--data.more", json.dumps([str(OMNIGLOT)])]
-    if kind == "characters":
-        data = ["--data.train", str(OMNIGLOT), "--data.more", "null", "--data.unseen", "null"]
-    outcome, _ = trained(str(CONFIGS / "mnist_unseen.yaml"), *data, "--training.seed", str(seed), *LONGER)
+    knobs = [*SOURCES[kind], "--training.seed", str(seed), *LONGER]
+    outcome, _ = trained(str(CONFIGS / "mnist_unseen.yaml"), *knobs)
     outcome.twin.save_pretrained(f"{folder}/{kind}")
     return _training(outcome)
 
@@ -97,21 +94,28 @@ def together(seed: int) -> dict:
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.twin import Twin
 
-    kinds, started = ("both", "characters"), time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(kinds)) as pool:
-        jobs = [pool.submit(child_of, __file__, "member", kind, str(seed), folder) for kind in kinds]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(len(SOURCES)) as pool:
+        jobs = [pool.submit(child_of, __file__, "member", kind, seed, folder) for kind in SOURCES]
         parts = [job.result() for job in jobs]
         seconds = time.perf_counter() - started
-        ensemble = Ensemble([Twin.from_pretrained(f"{folder}/{kind}") for kind in kinds])
+        ensemble = Ensemble([Twin.from_pretrained(f"{folder}/{kind}") for kind in SOURCES])
     known = read_images(MNIST / "train-images-idx3-ubyte.gz")
     known = known.of_classes([name for name in known.class_names if name not in NEW])
     ensemble.calibrate(draw_pairs(known, 10_000), rule="accuracy")
-    test = read_images(MNIST / "t10k-images-idx3-ubyte.gz")
-    new = test.of_classes(NEW)
     row = {"data": "unseen, two twins", "loss": "info_nce", "seed": seed, "seconds": seconds, "members": parts}
     row |= {"training_seconds": max(part["training_seconds"] for part in parts), "steps": parts[0]["steps"]}
-    row |= _measures(ensemble, draw_pairs(new, 10_000))
-    return row | {"any": _measures(ensemble, _with_one_of(draw_pairs(test, 40_000), set(new.names)))}
+    return row | _of_new_digits(ensemble)
+
+
+def _of_new_digits(scorer) -> dict:
+    """Measure what is said of pairs of unseen test digits, and of pairs of which one image at least is of those."""
+    from textsiam.data.images import draw_pairs, read_images
+
+    test = read_images(MNIST / "t10k-images-idx3-ubyte.gz")
+    new = test.of_classes(NEW)
+    found = _measures(scorer, draw_pairs(new, 10_000))
+    return found | {"any": _measures(scorer, _with_one_of(draw_pairs(test, 40_000), set(new.names)))}
 
 
 def _with_one_of(pairs, new: set[str]):

@@ -93,7 +93,7 @@ def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
     if config.test is not None and holds_images(config.test):  # it may be the only one that has them
-        unseen = [name for name in unseen or () if any(each.named([name]).any() for each in (images, *more))]
+        unseen = [name for name in unseen or () if any(each.has(name) for each in (images, *more))]
     drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
     return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
 

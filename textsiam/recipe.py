@@ -161,9 +161,15 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     verifier, verifier_seconds = None, None
     if config.verifier is not None:
         started = time.perf_counter()
-        knobs = {"tower": twin.left, "symmetric": twin.right is None, "seed": config.training.seed}
         with say.status("training the verifier"):
-            verifier = train_verifier(splits.train, config.verifier, **knobs, device=str(state.device))
+            verifier = train_verifier(
+                splits.train,
+                config.verifier,
+                tower=twin.left,
+                symmetric=twin.right is None,
+                seed=config.training.seed,
+                device=str(state.device),
+            )
         verifier_seconds = time.perf_counter() - started
     if not state.is_main_process:
         return None

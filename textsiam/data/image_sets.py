@@ -64,6 +64,10 @@ class LabelledImages:
         of_name = [[each == name or each.startswith(f"{name}/") for each in self.class_names] for name in names]
         return np.any(np.array(of_name, dtype=bool).reshape(-1, len(self.class_names)), axis=0)
 
+    def has(self, name: str) -> bool:
+        """Say whether there is a class, or a folder of classes, of this name."""
+        return bool(self.named([name]).any())
+
     def check_named(self, names: Sequence[str], *others: LabelledImages) -> None:
         """Refuse names that neither these images nor the others have.
 
@@ -72,7 +76,7 @@ class LabelledImages:
         """
         sources = (self, *others)
         for name in names:
-            if not any(source.named([name]).any() for source in sources):
+            if not any(source.has(name) for source in sources):
                 where = " + ".join(source.source for source in sources)
                 raise DataError(f"{where}: has no class {name!r}, nor a folder of classes of this name")
 

@@ -197,8 +197,7 @@ def data_report(pairs: Pairs) -> DataReport:
     counts = np.bincount(sizes[sizes > 1]) if len(sizes) else sizes
     components = connected_components(len(pairs.texts), pairs.left, pairs.right)
     connected = np.bincount(components[pairs.left]) if len(pairs) else np.zeros(1, dtype=np.int64)
-    words = np.array([len(text.split()) for text in pairs.texts] or [0])
-    quantiles = () if pairs.images else tuple(float(value) for value in np.quantile(words, _QUANTILES))
+    words = () if pairs.images else np.quantile([len(text.split()) for text in pairs.texts] or [0], _QUANTILES).tolist()
     left, right = pairs.left, pairs.right
     examples = [
         f"labelled 0 inside a duplicate cluster: {pairs.texts[left[row]]!r} and {pairs.texts[right[row]]!r}"
@@ -217,7 +216,7 @@ def data_report(pairs: Pairs) -> DataReport:
         transitive=len(found.transitive),
         near_identical=0 if pairs.images else len(pairs.texts) - len(set(text_forms(pairs))),
         component_pairs=int(connected.max()),
-        words=quantiles,
+        words=tuple(words),
         examples=tuple(examples),
         read=pairs.report,
     )

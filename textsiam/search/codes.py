@@ -158,7 +158,6 @@ class Codes:
         frame: How they are turned.
 
     Attributes:
-        count: n.
         slack: By how much the product of the leading components may be wrong, `(n,)` float32.
         length: ‖x₂‖ of the other components, `(n,)` float32, rounded up.
         errors: By how much the whole product may be wrong, `(n,)` float32.
@@ -173,13 +172,12 @@ class Codes:
         self.slack = slack.astype(np.float32)
         self.length = (1.001 * np.linalg.norm(rest, axis=1) + frame.loss).astype(np.float32)
         self.errors = (1.001 * (slack + second.lost)).astype(np.float32)
-        self.count, self._packed = count, _Packed(first.whole, first.scales, 2)
+        self._count, self._packed = count, _Packed(first.whole, first.scales, 2)
         self._rest, self._scales = second.whole, second.scales
 
-    def leading(self, asked: Asked, out: np.ndarray | None = None) -> np.ndarray:
-        """Return the products `(q, n)` float32 of the leading components, about, in `out` if given; see `slack`."""
-        found = np.empty((len(asked.unit), self.count), np.float32) if out is None else out
-        start = 0
+    def leading(self, asked: Asked) -> np.ndarray:
+        """Return the products `(q, n)` float32 of the leading components, about; see `slack`."""
+        found, start = np.empty((len(asked.unit), self._count), np.float32), 0
         for digits in asked.digits:
             end = start + len(digits) // 2
             products = self._packed.times(digits, torch.float32).numpy()
@@ -201,17 +199,14 @@ def compared(queries: np.ndarray, frame: Frame, blocks: Sequence[Codes], tail: n
     Returns:
         The queries in the frame, and `(q, n)` float32: what leading components of blocks give, then whole products.
     """
-    found = np.empty((len(queries), sum(block.count for block in blocks) + len(tail)), np.float32)
-    start, alone = 0, len(queries) == 1  # a product with a vector is faster as such
+    # By the threads that multiply bytes: those of numpy would be in their way, and wait for them.
+    points, others = torch.from_numpy(queries), torch.from_numpy(tail)
     with one_core(len(queries) <= _FEW):
         asked = frame.asked(queries)
-        for block in blocks:
-            block.leading(asked, found[:, start : start + block.count])
-            start += block.count
-        # By the threads that multiply bytes: those of numpy would be in their way, and wait for them.
-        points, one = torch.from_numpy(tail), torch.from_numpy(queries)
-        found[:, start:] = (points @ one[0] if alone else one @ points.T).numpy()
-    return asked, found
+        leading = [block.leading(asked) for block in blocks]
+        # A product with a vector is faster as such.
+        last = (others @ points[0])[None] if len(queries) == 1 else points @ others.T
+    return asked, np.concatenate([*leading, last.numpy()], 1)
 
 
 def codes_above(points: Tensor, floor: float, *, width: int, unit: bool = False) -> Block | None:

@@ -181,7 +181,7 @@ class TrainingPairs:
         else:
             counts = {1: self._duplicates, 0: room - self._duplicates}
             columns = [
-                labelled(self.pairs.labels, label, epoch * steps * n, steps * n, self.seed).reshape(steps, n)
+                labelled(self.pairs.labels, label, steps * n, epoch, self.seed).reshape(steps, n)
                 for label, n in counts.items()
             ]
         if self._from_mined:
@@ -240,9 +240,9 @@ class TrainingPairs:
         )
 
 
-def labelled(labels: np.ndarray, label: int, start: int, count: int, seed: int) -> np.ndarray:
-    """Return a piece of an endless stream of the pairs of one label: all of them, shuffled anew in every lap."""
-    rows = np.flatnonzero(labels == label)
+def labelled(labels: np.ndarray, label: int, count: int, epoch: int, seed: int) -> np.ndarray:
+    """Return the pairs of one label that an epoch of so many takes of an endless stream: all, shuffled in every lap."""
+    rows, start = np.flatnonzero(labels == label), epoch * count
     laps = range(start // len(rows), (start + count) // len(rows) + 1)
     shuffled = [np.random.default_rng([seed, label, lap]).permutation(rows) for lap in laps]
     return np.concatenate(shuffled)[start % len(rows) :][:count]

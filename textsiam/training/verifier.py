@@ -56,7 +56,9 @@ def train_verifier(
     """
     settings = settings or VerifierSettings()
     check_readable(pairs)
-    model = cross_encoder(settings.model or tower or MINILM, max_tokens=settings.max_tokens, seed=seed, device=device)
+    start = MINILM if tower is None else tower
+    start = start if settings.model is None else settings.model
+    model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
     on = torch.device(model.device)
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
     sides = np.where(turned, pairs.right, pairs.left), np.where(turned, pairs.left, pairs.right)
@@ -125,7 +127,7 @@ class ByLength(DefaultBatchSampler):
             return np.arange(count)
         labels, duplicates = np.asarray(self.sampler["label"]), round(self.duplicate_share * count)  # pyright: ignore
         counts = {1: duplicates, 0: count - duplicates}
-        return np.concatenate([labelled(labels, y, self.epoch * n, n, self.seed) for y, n in counts.items()])
+        return np.concatenate([labelled(labels, y, n, self.epoch, self.seed) for y, n in counts.items()])
 
 
 def label_pairs(verifier: Verifier, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
