@@ -1,7 +1,7 @@
 """The server: how long a verdict takes, what it keeps of the bare fast path, what becomes of it under twice its load.
 
     python benchmarks/serve.py run                       # 100,000 questions in the index, 5 minutes of load
-    python benchmarks/serve.py run --questions 10000 --seconds 30
+    python benchmarks/serve.py run --only load --seconds 900    # for longer; kept beside the other
     python benchmarks/serve.py table                     # Markdown from results/serve.json
 
 The server is `textsiam serve` as a user starts it, with all-MiniLM-L6-v2 and an index of Quora's questions; the
@@ -200,68 +200,91 @@ def slope(memory, after):
     return 60 * float(polyfit(*zip(*late, strict=True), 1)[0]) if len(late) > 2 else None
 
 
-def run(count, rounds, seconds):
-    """Measure everything; returns the results."""
-    texts = questions(count)
-    with tempfile.TemporaryDirectory() as folder:
-        filled(Path(folder) / "index", texts)
-        with served(Path(folder) / "index") as (address, process):
-            taken, rates, free = [], [], []
-            for seed in range(rounds):
-                taken.append(verdicts(address, texts, seed))
-                rates.append(throughput(address, sample(6000, seed)))
-                free.append(child_of(__file__, "bare", "--seed", seed)["texts_per_second"])
-        capacity = statistics.median(rates)
-        per_second = 2 * capacity / (0.9 * BATCH)
-        with served(Path(folder) / "index", "--max-queue", "65536") as (address, process):
-            throughput(address, sample(3000, 9))
-            statuses, accepted, memory = asyncio.run(pressed(address, process, texts, per_second, seconds))
+def single(index, texts, rounds):
+    """Measure verdicts one at a time, and throughput beside the bare fast path."""
+    taken, rates, free = [], [], []
+    with served(index) as (address, _):
+        for seed in range(rounds):
+            taken.append(verdicts(address, texts, seed))
+            rates.append(throughput(address, sample(6000, seed)))
+            free.append(child_of(__file__, "bare", "--seed", seed)["texts_per_second"])
     ratio = spread([a / b for a, b in zip(rates, free, strict=True)])
+    percentiles = {"p50": 0.5, "p99": 0.99, "max": 1.0}
     return {
         "questions": len(texts),
         "verdict_ms": {
-            name: spread([percentile(round_, share) for round_ in taken])
-            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))
+            name: spread([percentile(round_, share) for round_ in taken]) for name, share in percentiles.items()
         },
         "texts_per_second": {"server": spread(rates), "bare": spread(free), "ratio": ratio},
-        "load": {
-            "seconds": seconds,
-            "requests_per_second": per_second,
-            "statuses": dict(statuses),
-            "accepted_seconds": {name: told(values) for name, values in accepted.items()},
-            "memory_mib": told_memory(memory, min(60, seconds / 3)),
-        },
         "facts": facts(),
-    }  # fmt: skip
+    }
+
+
+def load(index, texts, seconds):
+    """Measure what becomes of a server under twice its load."""
+    with served(index, "--max-queue", "65536") as (address, process):
+        capacity = statistics.median(throughput(address, sample(3000, seed)) for seed in range(3))
+        per_second = 2 * capacity / (0.9 * BATCH)
+        statuses, accepted, memory = asyncio.run(pressed(address, process, texts, per_second, seconds))
+    return {
+        "questions": len(texts),
+        "seconds": seconds,
+        "requests_per_second": per_second,
+        "statuses": dict(statuses),
+        "accepted_seconds": {name: told(values) for name, values in accepted.items()},
+        "memory_mib": told_memory(memory, min(60, seconds / 3)),
+        "facts": facts(),
+    }
+
+
+def run(only, count, rounds, seconds):
+    """Measure, and keep each part as soon as it is done: loads of different lengths beside each other."""
+    texts = questions(count)
+    with tempfile.TemporaryDirectory() as folder:
+        index = Path(folder) / "index"
+        filled(index, texts)
+        found = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        if only != "load":
+            found["single"] = single(index, texts, rounds)
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+        if only != "single":
+            others = [one for one in found.get("load", []) if one["seconds"] != seconds]
+            found["load"] = [*others, load(index, texts, seconds)]
+            RESULTS.write_text(json.dumps(found, indent=1) + "\n")
+    table()
 
 
 def table():
     """Print the results as Markdown."""
     found = json.loads(RESULTS.read_text())
-    verdict, rate, load = found["verdict_ms"], found["texts_per_second"], found["load"]
-    lines = [
-        ("a verdict, one at a time: p50", "{median:.1f} ms ({low:.1f}–{high:.1f})".format(**verdict["p50"])),
-        ("its p99", "{median:.1f} ms ({low:.1f}–{high:.1f})".format(**verdict["p99"])),
-        ("texts/s of `/v1/embeddings`", "{median:,.0f} ({low:,.0f}–{high:,.0f})".format(**rate["server"])),
-        ("share of the bare fast path", "{median:.0%} ({low:.0%}–{high:.0%})".format(**rate["ratio"])),
-        (
-            f"answers in {load['seconds']} s at twice that",
-            ", ".join(f"{n:,} × {s}" for s, n in load["statuses"].items()),
-        ),
-    ]
-    for name, times in load["accepted_seconds"].items():
-        if times["count"]:
-            lines.append((f"accepted `{name}` under load", f"p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s"))
-    memory = load["memory_mib"]
-    course = "{first:,.0f} MiB at the start, {settled:,.0f} after {settled_after:.0f} s, {last:,.0f} at the end"
-    growth = "too short to tell" if memory["a_minute"] is None else f"{memory['a_minute']:+.1f} MiB a minute"
-    lines += [("memory meanwhile", course.format(**memory)), ("its growth after that", growth)]
-    if None not in memory["a_minute_by_third"]:
-        parts = ", ".join(f"{one:+.1f}" for one in memory["a_minute_by_third"])
-        lines.append(("of its first, second and last third", f"{parts} MiB a minute"))
-    print(f"| {found['questions']:,} questions in the index | measured |\n| --- | --- |")
-    for name, value in lines:
-        print(f"| {name} | {value} |")
+    if "single" in found:
+        rate, between = found["single"]["texts_per_second"], "{median:,.0f} ({low:,.0f}–{high:,.0f})"
+        wait = {
+            name: "{median:.1f} ms ({low:.1f}–{high:.1f})".format(**of)
+            for name, of in found["single"]["verdict_ms"].items()
+        }
+        print(f"| {found['single']['questions']:,} questions in the index | measured |\n| --- | --- |")
+        print(f"| a verdict, one at a time: p50 | {wait['p50']} |\n| its p99 | {wait['p99']} |")
+        print(f"| texts/s of `/v1/embeddings` | {between.format(**rate['server'])} |")
+        print("| share of the bare fast path | {median:.0%} ({low:.0%}–{high:.0%}) |\n".format(**rate["ratio"]))
+    for one in found.get("load", []):
+        print(f"| {one['seconds']} s at {one['requests_per_second']:.0f} requests a second | measured |\n| --- | --- |")
+        print(f"| answers | {', '.join(f'{n:,} × {s}' for s, n in one['statuses'].items())} |")
+        for name, times in one["accepted_seconds"].items():
+            if times["count"]:
+                print(f"| accepted `{name}` | p50 {times['p50']:.2f} s, p99 {times['p99']:.2f} s |")
+        print(f"| memory | {_course(one['memory_mib'])} |\n")
+
+
+def _course(memory):
+    """Say how memory went."""
+    course = "{first:,.0f} MiB at the start, {settled:,.0f} after {settled_after:.0f} s, {last:,.0f} at the end".format(
+        **memory
+    )
+    if memory["a_minute"] is None or None in memory["a_minute_by_third"]:
+        return f"{course}; too short to tell more"
+    thirds = ", ".join(f"{one:+.1f}" for one in memory["a_minute_by_third"])
+    return f"{course}: {memory['a_minute']:+.1f} MiB a minute after that, by thirds {thirds}"
 
 
 def main():
@@ -269,6 +292,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
     runner, child = commands.add_parser("run"), commands.add_parser("bare")
+    runner.add_argument("--only", choices=("single", "load"))
     runner.add_argument("--questions", type=int, default=100_000)
     runner.add_argument("--rounds", type=int, default=5)
     runner.add_argument("--seconds", type=int, default=300)
@@ -281,9 +305,7 @@ def main():
     elif arguments.command == "table":
         table()
     else:
-        results = run(arguments.questions, arguments.rounds, arguments.seconds)
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n")
-        print(json.dumps(results))
+        run(arguments.only, arguments.questions, arguments.rounds, arguments.seconds)
 
 
 if __name__ == "__main__":
