@@ -5,6 +5,7 @@
     python benchmarks/encode.py run --tokens 256        # made-up texts of one length
     python benchmarks/encode.py latency                 # one pair at a time, and a cold start
     python benchmarks/encode.py int8                    # the exports to int8 beside the twin in bf16
+    python benchmarks/encode.py verifier                # pairs read by a cross-encoder, beside its own `predict`
     python benchmarks/encode.py table                   # Markdown from results/encode.json
 
 Every measurement is a process of its own, so that peak memory is its own too; on a GPU, whose peak is
@@ -197,6 +198,52 @@ def latency(rounds=100):
     return {"compare_ms": spread(warm[10:]), "score_cold_seconds": spread(cold)}
 
 
+def verifier(count=600, rounds=5):
+    """Return the pairs/s of cross-encoders on Quora's test pairs: by sentence-transformers, and by ours."""
+    import copy
+
+    import numpy as np
+    import torch
+
+    from textsiam.data.pairs import read_pairs
+    from textsiam.models.verifier import Verifier, cross_encoder
+
+    pairs = read_pairs(DATA / "dev.tsv.gz").select(range(count))
+    model = cross_encoder(max_tokens=128).eval()
+    half, ours = copy.deepcopy(model).bfloat16(), Verifier(model, symmetric=False)
+    asked = list(zip(pairs.left_texts, pairs.right_texts, strict=True))
+
+    def peer(model, batch):
+        return lambda: model.predict(
+            asked, activation_fn=torch.nn.Identity(), batch_size=batch, show_progress_bar=False
+        )
+
+    def read(precision):
+        return lambda: ours.logits(pairs.texts, pairs.left, pairs.right, precision=precision)
+
+    methods = {"peer default": peer(model, 32), **{f"peer bf16, batches of {b}": peer(half, b) for b in PEER_BATCHES},
+               "textsiam fp32": read("fp32"), "textsiam": read("auto")}  # fmt: skip
+    rates, logits = {name: [] for name in methods}, {}
+    for number in range(rounds + 1):  # the first warms up
+        for name, method in methods.items():
+            started = time.perf_counter()
+            logits[name] = np.asarray(method(), np.float32)
+            if number:
+                rates[name].append(count / (time.perf_counter() - started))
+    best = max((n for n in rates if n.startswith("peer bf16")), key=lambda n: statistics.median(rates[n]))
+    difference = np.abs(logits["textsiam fp32"] - logits["peer default"]).max() / logits["peer default"].std()
+    return {
+        "pairs": count,
+        "pairs_per_second": {name: spread(values) for name, values in rates.items()},
+        "ratio": {
+            name: spread([a / b for a, b in zip(rates["textsiam"], rates[other], strict=True)])
+            for name, other in (("peer default", "peer default"), ("peer best", best))
+        },
+        "ratio_fp32": spread([a / b for a, b in zip(rates["textsiam fp32"], rates["peer default"], strict=True)]),
+        "largest_difference_fp32": float(difference),  # in standard deviations of the logit
+    }
+
+
 def store(key, value):
     """Put a value under a key of the results file."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
@@ -241,6 +288,7 @@ def main():
         sub.add_argument("--tokens", type=int)
     commands.add_parser("ceiling").add_argument("dtype")
     commands.add_parser("latency")
+    commands.add_parser("verifier")
     commands.add_parser("table")
     small = commands.add_parser("int8")
     small.add_argument("--texts", type=int, default=2000)
@@ -257,9 +305,9 @@ def main():
         found = run_int8(texts_of(arguments.texts, None), arguments.rounds, arguments.pairs, spread)
         store(f"int8 {arguments.texts}", found)
         print(json.dumps(found))
-    elif arguments.command == "latency":
-        found = latency()
-        store("latency", found)
+    elif arguments.command in ("latency", "verifier"):
+        found = latency() if arguments.command == "latency" else verifier()
+        store(arguments.command, found)
         print(json.dumps(found))
     else:
         row = run(arguments.texts, arguments.tokens, arguments.rounds, arguments.methods)

@@ -105,8 +105,8 @@ def test_bf16_differs_by_rounding_only(verifier, sentences):
 
 def test_equal_pairs_are_read_once(verifier, sentences, monkeypatch):
     asked = []
-    predict = verifier.model.predict
-    monkeypatch.setattr(verifier.model, "predict", lambda rows, **more: asked.extend(rows) or predict(rows, **more))
+    read = verifier._read
+    monkeypatch.setattr(verifier, "_read", lambda rows, *more: asked.extend(rows) or read(rows, *more))
     found = verifier.logits(sentences, np.array([0, 1, 0, 2]), np.array([1, 0, 1, 3]))
     assert len(asked) == 4  # two distinct pairs, both orders
     assert found[0] == found[1] == found[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from typing import Any, Literal
@@ -62,7 +62,57 @@ def one_core(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(cores)
 
 
-class FastTower:
+class Paced:
+    """How much of what there is to do a device takes at once.
+
+    Attributes:
+        tower: The model that runs there.
+        replicas: The same on other devices, which share its work.
+    """
+
+    tower: Any
+    replicas: Sequence[Any] = ()
+
+    @property
+    def workers(self) -> int:
+        """How many batches are encoded at once: one for each core of a CPU; on a GPU, one while the next is made."""
+        return torch.get_num_threads() if self.tower.device.type == "cpu" else 2
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Token budgets worth trying on the device, the one for small jobs first."""
+        return _BUDGETS["cpu" if self.tower.device.type == "cpu" else "else"]
+
+    @cached_property
+    def best_budget(self) -> int:
+        """The fastest token budget, measured on made-up inputs the first time it is asked for."""
+        with one_core(self.tower.device.type == "cpu"):  # as the workers have it
+            return min(self.budgets, key=self._seconds_per_token)
+
+    def _seconds_per_token(self, budget: int) -> float:
+        features = {k: moved(t, self.tower.device) for k, t in self._made_up(budget).items()}
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            self(dict(features)).cpu()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds) / budget
+
+    @property
+    def dim(self) -> int:
+        """How many numbers come out of an input."""
+        raise NotImplementedError
+
+    def _made_up(self, tokens: int) -> dict[str, Any]:
+        """Return the features of made-up inputs of so many tokens."""
+        raise NotImplementedError
+
+    def __call__(self, features: dict[str, Any]) -> Tensor:
+        """Return what comes out of one padded batch, `(batch, dim)` float32."""
+        raise NotImplementedError
+
+
+class FastTower(Paced):
     """A tower as inference sees it: the backbone in a fast number format, pooling and normalisation in fp32.
 
     Args:
@@ -70,9 +120,6 @@ class FastTower:
         dtype: Number format of the backbone.
         device: Where to encode; None stays where the tower is.
         compiled: Compile the backbone with `torch.compile`. One that is fused is left as it is.
-
-    Attributes:
-        replicas: The same tower on other devices, which share its work.
     """
 
     def __init__(
@@ -87,7 +134,7 @@ class FastTower:
         self.inputs = inputs_of(tower)
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype
-        self.replicas: list[FastTower] = []
+        self.replicas = []
         self._weights = Weights(tower)
         backbone: nn.Module = self.tower[0]
         # Copies and not casts: training goes on with the fp32 weights.
@@ -118,30 +165,12 @@ class FastTower:
         return self.backbone is not self.source[0] and self._weights.changed
 
     @property
-    def workers(self) -> int:
-        """How many batches are encoded at once: one for each core of a CPU; on a GPU, one while the next is made."""
-        return torch.get_num_threads() if self.tower.device.type == "cpu" else 2
+    def dim(self) -> int:
+        """Components of a vector."""
+        return self.tower.get_embedding_dimension() or 0
 
-    @property
-    def budgets(self) -> tuple[int, ...]:
-        """Token budgets worth trying on the device, the one for small jobs first."""
-        return _BUDGETS["cpu" if self.tower.device.type == "cpu" else "else"]
-
-    @cached_property
-    def best_budget(self) -> int:
-        """The fastest token budget, measured on made-up inputs the first time it is asked for."""
-        with one_core(self.tower.device.type == "cpu"):  # as the workers have it
-            return min(self.budgets, key=self._seconds_per_token)
-
-    def _seconds_per_token(self, budget: int) -> float:
-        device = self.tower.device
-        features = {k: moved(t, device) for k, t in self.inputs.made_up(self.tower, budget).items()}
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            self(dict(features)).cpu()
-            seconds.append(time.perf_counter() - started)
-        return min(seconds) / budget
+    def _made_up(self, tokens: int) -> dict[str, Any]:
+        return self.inputs.made_up(self.tower, tokens)
 
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""
@@ -170,7 +199,7 @@ class Weights:
         tower: Whose weights. Its modules may be replaced, and so may the weights in them.
     """
 
-    def __init__(self, tower: SentenceTransformer) -> None:
+    def __init__(self, tower: nn.Module) -> None:
         self._tower = tower
         self._places: list[int] = []
         self._samples: list[Tensor] = []

@@ -27,7 +27,7 @@ def fusable(backbone: nn.Module) -> bool:
     """Whether `FusedBert` computes what this backbone does: an encoder of BERT's shape on a CPU, with exact GELU."""
     if not isinstance(backbone, Transformer):
         return False
-    model: Any = backbone.model
+    model: Any = encoder_of(backbone)
     config = getattr(model, "config", None)
     return (
         type(model).__name__ == "BertModel"
@@ -39,6 +39,12 @@ def fusable(backbone: nn.Module) -> bool:
         and "peft" not in type(model).__module__
         and not any(type(m).__module__.startswith("peft") for m in model.modules())
     )
+
+
+def encoder_of(backbone: Transformer) -> Any:
+    """Return the model of transformers in a backbone, without what stands on top of it for a task."""
+    model: Any = backbone.model
+    return getattr(model, "base_model", model)
 
 
 Norm = tuple[Tensor, Tensor, float]
@@ -69,13 +75,14 @@ class FusedBert:
     """
 
     def __init__(self, backbone: Transformer, dtype: torch.dtype) -> None:
-        model: Any = backbone.model
+        model: Any = encoder_of(backbone)
         first = model.embeddings
         self.dtype, self.heads = dtype, model.config.num_attention_heads
         self.rounds = dtype == torch.bfloat16
         self.words = first.word_embeddings.weight.detach().float()
-        kind = first.token_type_embeddings.weight.detach()[0]
-        self.places = (first.position_embeddings.weight.detach() + kind).float()
+        kinds = first.token_type_embeddings.weight.detach().float()
+        self.places = first.position_embeddings.weight.detach().float() + kinds[0]
+        self.kinds = kinds - kinds[0]
         self.norm = norm_of(first.LayerNorm)
         self.layers = [self._prepared(layer, number) for number, layer in enumerate(model.encoder.layer)]
 
@@ -108,6 +115,8 @@ class FusedBert:
         # 0 where a key is a token, the least number where it is padding.
         bias = None if bool(mask.all()) else torch.zeros(mask.shape).masked_fill_(mask == 0, -1e9)[:, None, None]
         x = embedding(ids, self.words) + self.places[:longest]
+        if "token_type_ids" in features:
+            x += embedding(features["token_type_ids"], self.kinds)
         x = self._rounded(layer_norm(x.view(-1, hidden), (hidden,), *self.norm))
         for layer in self.layers:
             x = self._through(layer, x, (batch, longest, 3, self.heads, -1), bias)

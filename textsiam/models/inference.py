@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textsiam.models.fast_tower import FastTower, moved, one_core
+from textsiam.models.fast_tower import FastTower, Paced, moved, one_core
 from textsiam.models.inputs import Prepared
 from textsiam.models.tokens import chunk_by_tokens
 
@@ -96,7 +96,7 @@ def encode(
     texts = fast.inputs.named(texts)
     index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     distinct = list(index)
-    vectors = np.zeros((len(distinct), fast.tower.get_embedding_dimension() or 0), dtype=np.float32)
+    vectors = np.zeros((len(distinct), fast.dim), dtype=np.float32)
     blocks = (distinct[start : start + BLOCK] for start in range(0, len(distinct), BLOCK))
     done = 0
 
@@ -177,18 +177,25 @@ def _encode_blocks(
         while block is not None:
             following = next(blocks, None)
             later = None if following is None else ahead.submit(prepare, tower, following)
-            yield _encode_tokens(fast, tokens, token_budget, advance)
+            yield encode_tokens(fast, tokens, token_budget, advance)
             block = following
             if later is not None:
                 tokens = later.result()
 
 
-def _encode_tokens(
-    fast: FastTower, tokens: Prepared, token_budget: int | None, advance: Callable[[int], None]
+def encode_tokens(
+    fast: Paced, tokens: Prepared, token_budget: int | None, advance: Callable[[int], None]
 ) -> np.ndarray:
-    """Return the vectors of tokenised texts, `(m, dim)` float32; the batches are shared out among the workers."""
+    """Return what comes out of tokenised inputs, `(m, dim)` float32; batches are shared out among the workers.
+
+    Args:
+        fast: What encodes.
+        tokens: m inputs.
+        token_budget: As for `encode`.
+        advance: Called after each batch with its size.
+    """
     tower = fast.tower
-    vectors = np.zeros((len(tokens), tower.get_embedding_dimension() or 0), dtype=np.float32)
+    vectors = np.zeros((len(tokens), fast.dim), dtype=np.float32)
     total = int(tokens.lengths.sum())
     crew = [fast] if total <= _SMALL_JOB else [one for one in (fast, *fast.replicas) for _ in range(one.workers)]
     was_training = tower.training
@@ -204,7 +211,7 @@ def _encode_tokens(
         lock = threading.Lock()
 
         @torch.inference_mode()
-        def work(worker: FastTower) -> None:
+        def work(worker: Paced) -> None:
             while (rows := chunks.take()) is not None:
                 try:
                     features = {k: moved(t, worker.tower.device) for k, t in tokens.collate(rows).items()}

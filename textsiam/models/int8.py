@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn.functional import layer_norm
 
 from textsiam.models.encoders import ModelError
-from textsiam.models.fused import FusedBert, Layer, joined, norm_of
+from textsiam.models.fused import FusedBert, Layer, encoder_of, joined, norm_of
 from textsiam.models.ranges import LayerRanges, Range
 
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
@@ -66,7 +66,7 @@ class Int8Bert(FusedBert):
 
     def __init__(self, backbone: Transformer, ranges: Sequence[LayerRanges], dtype: torch.dtype) -> None:
         check_int8()
-        model: Any = backbone.model
+        model = encoder_of(backbone)
         if len(ranges) != (layers := len(model.encoder.layer)):
             raise ValueError(f"ranges of {len(ranges)} layers, the backbone has {layers}")
         self.ranges = list(ranges)

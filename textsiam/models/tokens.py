@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 
 @dataclass(frozen=True)
@@ -23,12 +23,14 @@ class Tokens:
         offsets: Text i is `ids[offsets[i]:offsets[i + 1]]`, `(m + 1,)` int64.
         pad_id: Token id that fills a batch.
         pad_left: Whether the padding stands before the text (decoder backbones).
+        kinds: For pairs of texts, which of the two a token is of, `(total,)` int32.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     pad_id: int
     pad_left: bool = False
+    kinds: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -48,6 +50,8 @@ class Tokens:
     ) -> dict[str, Any]:
         """Return the padded features `input_ids` and `attention_mask`, `(len(rows), longest)` int64.
 
+        Pairs have `token_type_ids` too.
+
         Args:
             rows: Which texts.
             seed: Of what changes inputs for training; nothing changes texts.
@@ -57,9 +61,17 @@ class Tokens:
         longest = max(1, int(lengths.max()))  # some tokenizers make nothing of an empty text
         positions = np.arange(longest)
         mask = positions >= longest - lengths[:, None] if self.pad_left else positions < lengths[:, None]
-        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
-        ids[mask] = np.concatenate([self.ids[self.offsets[r] : self.offsets[r + 1]] for r in rows])
-        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask.astype(np.int64))}
+
+        def filled(flat: np.ndarray, rest: int) -> torch.Tensor:
+            found = np.full(mask.shape, rest, dtype=np.int64)
+            found[mask] = np.concatenate([flat[self.offsets[r] : self.offsets[r + 1]] for r in rows])
+            return torch.from_numpy(found)
+
+        features = {"input_ids": filled(self.ids, self.pad_id)}
+        features["attention_mask"] = torch.from_numpy(mask.astype(np.int64))
+        if self.kinds is not None:
+            features["token_type_ids"] = filled(self.kinds, 0)
+        return features
 
     def augmented(self, own: Any, shared: Any = None) -> Tokens:
         """Raise a ValueError: no augmentation changes texts."""
@@ -82,6 +94,36 @@ def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 1
         ids=np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in blocks)]),
         offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in blocks)])),
         **padding_of(tower),
+    )
+
+
+def tokenise_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Tokens:
+    """Tokenise pairs of texts with the tokenizer and the length limit of a cross-encoder.
+
+    Args:
+        model: The cross-encoder.
+        pairs: m pairs.
+
+    Returns:
+        The tokens of the m pairs, in order, with the kinds that the tokenizer tells.
+    """
+    found = model.tokenizer(
+        [one for one, _ in pairs],
+        [other for _, other in pairs],
+        truncation=True,
+        max_length=model.max_seq_length,
+        padding=False,
+        return_attention_mask=False,
+    )
+    flat = {
+        name: np.concatenate([np.zeros(0, np.int32), *(np.asarray(i, np.int32) for i in rows)])
+        for name, rows in found.items()
+    }
+    return Tokens(
+        ids=flat["input_ids"],
+        offsets=np.cumsum([0, *map(len, found["input_ids"])]),
+        kinds=flat.get("token_type_ids"),
+        **padding_of(model),
     )
 
 
@@ -159,12 +201,12 @@ def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
     return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
 
 
-def padding_of(tower: SentenceTransformer) -> dict[str, Any]:
+def padding_of(tower: SentenceTransformer | CrossEncoder) -> dict[str, Any]:
     """Return how a tower fills a batch, as `Tokens` wants it."""
     return {"pad_id": tower.tokenizer.pad_token_id or 0, "pad_left": tower.tokenizer.padding_side == "left"}
 
 
-def made_up_tokens(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+def made_up_tokens(tower: SentenceTransformer | CrossEncoder, tokens: int) -> dict[str, Any]:
     """Return the features of made-up texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
     longest = min(16, tower.max_seq_length or 16)
     count = max(1, tokens // longest)

@@ -20,6 +20,7 @@ from torch import nn
 
 from textsiam.models.calibration import check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.models.encoders import MINILM, ModelError, resolve
+from textsiam.models.fast_cross_encoder import FastCrossEncoder
 from textsiam.models.fast_tower import Precision, fast_dtype
 from textsiam.models.forest import Forest
 from textsiam.models.wording import Wording
@@ -91,6 +92,7 @@ class Verifier:
         self.model = model
         self.symmetric = symmetric
         self.combination, self.wording = combination, wording
+        self._fast: FastCrossEncoder | None = None
 
     def logits(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"
@@ -103,12 +105,19 @@ class Verifier:
             rows = np.sort(rows, axis=1)
         distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
         orders = [distinct, distinct[:, ::-1]] if self.symmetric else [distinct]
-        asked = [(texts[a], texts[b]) for order in orders for a, b in order.tolist()]
-        device = torch.device(self.model.device)
-        dtype = fast_dtype(device, precision)
-        with torch.autocast(device.type, dtype=dtype, enabled=dtype != torch.float32):
+        asked = [(str(texts[a]), str(texts[b])) for order in orders for a, b in order.tolist()]
+        found = self._read(asked, fast_dtype(torch.device(self.model.device), precision))
+        return found.reshape(len(orders), -1).mean(0)[inverse.reshape(-1)]
+
+    def _read(self, asked: list[tuple[str, str]], dtype: torch.dtype) -> np.ndarray:
+        """Return the logit of each pair in this order of its texts, `(n,)` float32."""
+        if FastCrossEncoder.readable(self.model):
+            if self._fast is None or self._fast.dtype != dtype or self._fast.stale:
+                self._fast = FastCrossEncoder(self.model, dtype)
+            return self._fast.logits(asked)[:, 0]
+        with torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype != torch.float32):
             found = self.model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
-        return np.asarray(found, np.float32).reshape(len(orders), -1).mean(0)[inverse.reshape(-1)]
+        return np.asarray(found, np.float32)
 
     def fit(
         self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.1, 0.9), wording: bool = False
