@@ -13,9 +13,10 @@ PAGE = (Path(__file__).resolve().parents[1] / "docs" / "verification.md").read_t
 def test_the_example_runs(minilm, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.S)
-    assert len(blocks) == 1
+    assert len(blocks) == 2
     names = {}
-    exec(compile(blocks[0], "docs/verification.md", "exec"), names)
+    exec(compile("\n".join(blocks), "docs/verification.md", "exec"), names)
+    assert names["twin"].head.knobs()["size"] == 4
     assert len(names["gallery"]) == 100
     assert names["claim"].duplicate
     assert {"EER", "rank 1"} <= {line.split("  ")[0] for line in capsys.readouterr().out.splitlines()}
@@ -34,7 +35,7 @@ def test_functions_exist():
     owners = [few_shot, identification, report_pictures, verification, images]
     known = {name for owner in owners for name in vars(owner)}
     named = set(re.findall(r"`(\w+)\(", PAGE)) | set(re.findall(r"`(evaluate_\w+)`", PAGE))
-    gallery = {"calibrate", "load", "enroll", "write_report", "verify", "identify"}
+    gallery = {"score", "of", "encode", "calibrate", "load", "enroll", "write_report", "verify", "identify"}
     assert named - gallery <= known
 
 

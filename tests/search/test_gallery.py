@@ -8,6 +8,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from textsiam.models.cohort import Cohort
 from textsiam.models.distances import DISTANCES
 from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import Ensemble, Regions
@@ -324,6 +325,8 @@ def test_the_fingerprint_is_that_of_all_scores_depend_on(tower: SentenceTransfor
         Ensemble([Twin(tower), Twin(other)], regions=Regions(Twin(tower), np.eye(2, 32, dtype=np.float32), 1.0)),
         Ensemble([Twin(tower), Twin(other)], regions=Regions(Twin(tower), np.ones((2, 32), np.float32), 1.0)),
     ]
+    members = [np.eye(2, 64, k=k, dtype=np.float32) for k in range(2)]
+    scorers += [Ensemble([Twin(tower), Twin(other)], head=Cohort.of(vectors)) for vectors in members]
     assert len({scorer_fingerprint(s) for s in scorers}) == len(scorers)
     assert scorer_fingerprint(Twin(copy.deepcopy(tower))) == scorer_fingerprint(scorers[0])
     # how far the head looks for candidates changes no score

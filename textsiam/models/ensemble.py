@@ -21,13 +21,15 @@ from torch import nn
 from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.models.encoders import ModelError
 from textsiam.models.fast_tower import Precision
+from textsiam.models.folder import head_arrays, restored_head
 from textsiam.models.inference import BLOCK, Progress
+from textsiam.models.learned import Head
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
 from textsiam.models.tokens import tokenizer_rules
 from textsiam.models.twin import Twin
 
-_FORMAT = 1
+_FORMATS = (1, 2)  # the first knew no head
 _FILE = "ensemble.json"
 _ARRAYS = "ensemble.safetensors"
 
@@ -77,12 +79,14 @@ class Ensemble(Scorer):
     Args:
         twins: The members; all score by the same distance.
         regions: How texts weigh the members; None weighs them alike.
+        head: What scores the vectors of all members together: a `Cohort` of such vectors.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection.
         provenance: Facts saved beside the members.
 
     Raises:
-        ValueError: No member, one with a head, other distances, or not as many regions as members.
+        ValueError: No member, one with a head, other distances, not as many regions as members, or a head of another
+            width.
 
     Example:
         >>> ensemble = Ensemble([first, second]).calibrate(pairs)  # doctest: +SKIP
@@ -93,6 +97,7 @@ class Ensemble(Scorer):
         twins: Sequence[Twin],
         *,
         regions: Regions | None = None,
+        head: Head | None = None,
         decision: Decision | None = None,
         collection: CollectionDecision | None = None,
         provenance: Mapping[str, Any] | None = None,
@@ -107,10 +112,13 @@ class Ensemble(Scorer):
             raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
         self.twins = list(twins)
         self.regions = regions
-        self.distance, self.head, self.verifier = twins[0].distance, None, None
+        self.distance, self.verifier = twins[0].distance, None
+        self.head = None if head is None else head.to(self.device)
         self.right = next((twin.right for twin in twins if twin.right is not None), None)
         self.decision, self.collection = decision, collection
         self.provenance: dict[str, Any] = dict(provenance or {})
+        if head is not None and head.dim != self.dim:
+            raise ValueError(f"the head takes vectors of {head.dim} components, those of this ensemble have {self.dim}")
 
     @property
     def device(self) -> torch.device:
@@ -170,10 +178,6 @@ class Ensemble(Scorer):
         while texts := list(islice(rest, block)):
             yield self.encode(texts, side=side, precision=precision, compiled=compiled)
 
-    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Score row i of `u` against row i of `v`, both from `encode`; `(n,)` float32."""
-        return self.twins[0].vector_similarity(u, v)
-
     def pair_similarity(
         self,
         texts: Sequence[str],
@@ -183,9 +187,9 @@ class Ensemble(Scorer):
         precision: Precision = "auto",
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Return the weighted mean of the members' similarities of `texts[left[i]]` and `texts[right[i]]`, `(n,)`."""
-        if len(left) == 0:
-            return np.zeros(0, np.float32)
+        """Return the weighted mean of the members' similarities, or what the head says, `(n,)`."""
+        if len(left) == 0 or self.head is not None:
+            return super().pair_similarity(texts, left, right, precision=precision, progress=progress)
         weights = self._weights(texts, "left", precision)
         others = weights if self.right is None else self._weights(texts, "right", precision)
         joint = np.sqrt(weights[left] * others[right])
@@ -209,14 +213,17 @@ class Ensemble(Scorer):
         places = [f"member-{k}" for k in range(len(self.twins))]
         decisions, arrays = store_decisions(self.decision, self.collection)
         facts = {
-            "format": _FORMAT,
+            "format": _FORMATS[0] if self.head is None else _FORMATS[1],
             "members": places,
+            "head": None if self.head is None else self.head.knobs(),
             "temperature": None if self.regions is None else self.regions.temperature,
             **decisions,
             "provenance": self.provenance,
         }
         if self.regions is not None:
             arrays["centroids"] = self.regions.centroids
+        if self.head is not None:
+            arrays |= head_arrays(self.head)
         with whole_folder(path) as folder:
             for place, twin in zip(places, self.twins, strict=True):
                 twin.save_pretrained(folder / place)
@@ -238,8 +245,8 @@ class Ensemble(Scorer):
         folder = Path(path)
         try:
             facts = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            if facts["format"] != _FORMAT:
-                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+            if facts["format"] not in _FORMATS:
+                raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMATS[-1]}: update textsiam")
             arrays = load_file(folder / _ARRAYS) if (folder / _ARRAYS).exists() else {}
             decision, collection = restore_decisions(facts, arrays)
             regions = None
@@ -249,6 +256,7 @@ class Ensemble(Scorer):
             return cls(
                 [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]],
                 regions=regions,
+                head=restored_head(facts.get("head"), arrays),
                 decision=decision,
                 collection=collection,
                 provenance=facts["provenance"],

@@ -65,7 +65,7 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
         if facts.get("shared_layers") is not None:
             towers[1] = tie(towers[0], towers[1], facts["shared_layers"])
         decision, collection = restore_decisions(facts, arrays)
-        head = _restored_head(facts.get("head"), arrays)
+        head = restored_head(facts.get("head"), arrays)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{folder}: {' '.join(str(error).split())}") from error
     return Parts(
@@ -99,7 +99,7 @@ def write_twin(twin: Twin, path: str | Path) -> None:
         "provenance": twin.provenance,
     }
     if twin.head is not None:
-        arrays |= {f"head.{name}": t.detach().cpu().numpy() for name, t in twin.head.state_dict().items()}
+        arrays |= head_arrays(twin.head)
     with whole_folder(path) as folder:
         for place, tower in zip(places, twin.towers, strict=True):
             tower.save_pretrained(str(folder / place), create_model_card=False)
@@ -155,7 +155,13 @@ def _verifier(folder: Path, device: str | None) -> Verifier | None:
     return Verifier.from_pretrained(folder, device=device)
 
 
-def _restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> Head | None:
+def head_arrays(head: Head) -> dict[str, np.ndarray]:
+    """Return what is saved of a head beside its knobs."""
+    return {f"head.{name}": t.detach().cpu().numpy() for name, t in head.state_dict().items()}
+
+
+def restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> Head | None:
+    """Return the head that was saved, or None where there was none."""
     if knobs is None:
         return None
     head = build_head(**knobs).eval()

@@ -1,8 +1,9 @@
 """Learned metrics: heads that score two embeddings, with weights of their own; symmetric by construction.
 
-A `Head` maps `(n, dim), (n, dim) → (n,)`: the log-odds that row i of `u` and row i of `v` are duplicates, so larger is
-closer, as for every similarity. A twin finds candidates by its distance and scores them with its head; what lies below
-the head's `floor`, a similarity by that distance, is no candidate. `Twin.calibrate` sets it.
+A `Head` maps `(n, dim), (n, dim) → (n,)`: how close row i of `u` and row i of `v` are, larger is closer, as for every
+similarity. Those of this file learn the log-odds of a duplicate; a `Cohort` needs no labels. A twin finds candidates by
+its distance and scores them with its head; what lies below the head's `floor`, a similarity by that distance, is no
+candidate. `calibrate` sets it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
+from textsiam.models.cohort import Cohort
 from textsiam.models.distances import EUCLIDEAN, Distance
 
 
@@ -124,8 +126,8 @@ class Mahalanobis(nn.Module):
         return {"kind": self.kind, "dim": self.dim, "rank": self.rank, "diagonal": self.diagonal}
 
 
-Head = PairHead | Mahalanobis
-HeadKind = Literal["mlp", "mahalanobis"]
+Head = PairHead | Mahalanobis | Cohort
+HeadKind = Literal["mlp", "mahalanobis", "cohort"]
 
 
 def build_head(kind: HeadKind, **knobs: Any) -> Head:
@@ -134,7 +136,7 @@ def build_head(kind: HeadKind, **knobs: Any) -> Head:
     Raises:
         ValueError: No head has this kind.
     """
-    kinds = {head.kind: head for head in (PairHead, Mahalanobis)}
+    kinds = {head.kind: head for head in (PairHead, Mahalanobis, Cohort)}
     if kind not in kinds:
         raise ValueError(f"head is {kind!r}, expected one of {', '.join(kinds)}")
     return kinds[kind](**knobs)

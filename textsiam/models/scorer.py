@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="Scorer")
 
+# Share of the calibration duplicates that reach the head's floor, so that they are found and scored.
+_FOUND = 0.99
+
 
 class Scorer(ABC):
     """Scores pairs of inputs, and says when a score means "duplicate".
@@ -92,11 +95,6 @@ class Scorer(ABC):
     ) -> Iterator[np.ndarray]:
         """Encode any number of inputs from an iterator: the vectors of each block, in order."""
 
-    @abstractmethod
-    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
-
-    @abstractmethod
     def pair_similarity(
         self,
         texts: Sequence[str],
@@ -106,7 +104,57 @@ class Scorer(ABC):
         precision: Precision = "auto",
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Score pairs given as indices into texts; `(n,)` float32."""
+        """Score pairs given as indices into texts, so that each text is encoded once.
+
+        Args:
+            texts: m texts.
+            left: Index of each pair's left text, `(n,)`.
+            right: Index of each pair's right text, `(n,)`.
+            precision: As for `encode`.
+            progress: As for `encode`.
+
+        Returns:
+            Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; what the head says, where
+            there is one. Those in doubt are what twin and verifier say together, where there is a verifier.
+        """
+        if len(left) == 0:
+            return np.zeros(0, np.float32)
+        return self.vector_similarity(*self.pair_vectors(texts, left, right, precision=precision, progress=progress))
+
+    def pair_vectors(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        *,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Encode pairs given as indices into texts, each text once; the vectors of both sides, `(n, dim)` float32."""
+        if self.right is None:
+            vectors = self.encode(texts, precision=precision, progress=progress)
+            return vectors[left], vectors[right]
+        used_left, at_left = np.unique(left, return_inverse=True)
+        used_right, at_right = np.unique(right, return_inverse=True)
+        u = self.encode([texts[int(i)] for i in used_left], side="left", precision=precision, progress=progress)
+        v = self.encode([texts[int(i)] for i in used_right], side="right", precision=precision, progress=progress)
+        return u[at_left], v[at_right]
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
+        if self.head is None:
+            return self._distance_similarity(u, v)
+        head, device = self.head.eval(), self.device  # no unit is dropped when pairs are scored
+        scores = np.zeros(len(u), np.float32)
+        with torch.inference_mode():
+            for start in range(0, len(u), BLOCK):
+                part = slice(start, start + BLOCK)
+                z = head(torch.from_numpy(u[part]).to(device), torch.from_numpy(v[part]).to(device))
+                scores[part] = z.float().cpu().numpy()
+        return scores
+
+    def _distance_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return self.distance.similarity(self.distance(torch.from_numpy(u), torch.from_numpy(v))).numpy()
 
     def similarity(self, left: Sequence[Any], right: Sequence[Any], *, precision: Precision = "auto") -> np.ndarray:
         """Score `left[i]` against `right[i]`.
@@ -161,6 +209,8 @@ class Scorer(ABC):
     def calibrate(self: Self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Self:
         """Learn from labelled pairs when a score means "duplicate"; returns the scorer itself.
 
+        Where there is a head, how far it looks for candidates is learned too.
+
         Args:
             pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels) kept out of training.
             rule: What the threshold maximises: "f1" or "accuracy". See `Decision.at_precision` for more.
@@ -171,4 +221,8 @@ class Scorer(ABC):
         """
         scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
         self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        if self.head is not None:
+            duplicates = pairs.labels == 1
+            vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])
+            self.head.floor.fill_(float(np.quantile(self._distance_similarity(*vectors), 1 - _FOUND)))
         return self

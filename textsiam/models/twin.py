@@ -21,13 +21,9 @@ from textsiam.models.inference import BLOCK, Progress, encode, encode_stream
 from textsiam.models.learned import Head
 from textsiam.models.runtimes import Backend
 from textsiam.models.scorer import Scorer
-from textsiam.models.thresholds import Rule
 
 if TYPE_CHECKING:
     from textsiam.models.verifier import Verifier
-
-# Share of the calibration duplicates that reach the head's floor, so that they are found and scored.
-_FOUND = 0.99
 
 
 class Twin(nn.Module, Scorer):
@@ -234,73 +230,11 @@ class Twin(nn.Module, Scorer):
         precision: Precision = "auto",
         progress: Progress | None = None,
     ) -> np.ndarray:
-        """Score pairs given as indices into texts, so that each text is encoded once.
-
-        Args:
-            texts: m texts.
-            left: Index of each pair's left text, `(n,)`.
-            right: Index of each pair's right text, `(n,)`.
-            precision: As for `encode`.
-            progress: As for `encode`.
-
-        Returns:
-            Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; log-odds, where there is a
-            head. Those in doubt are what twin and verifier say together, where there is a verifier.
-        """
-        if len(left) == 0:
-            return np.zeros(0, np.float32)
-        vectors = self.pair_vectors(texts, left, right, precision=precision, progress=progress)
-        similarity = self.vector_similarity(*vectors)
-        if self.verifier is None:
+        """Score pairs given as indices into texts, those in doubt by twin and verifier; `(n,)` float32."""
+        similarity = super().pair_similarity(texts, left, right, precision=precision, progress=progress)
+        if self.verifier is None or len(left) == 0:
             return similarity
         return self.verifier.rescore(texts, left, right, similarity, precision=precision)
-
-    def pair_vectors(
-        self,
-        texts: Sequence[str],
-        left: np.ndarray,
-        right: np.ndarray,
-        *,
-        precision: Precision = "auto",
-        progress: Progress | None = None,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Encode pairs given as indices into texts, each text once; the vectors of both sides, `(n, dim)` float32."""
-        if self.right is None:
-            vectors = self.encode(texts, precision=precision, progress=progress)
-            return vectors[left], vectors[right]
-        used_left, at_left = np.unique(left, return_inverse=True)
-        used_right, at_right = np.unique(right, return_inverse=True)
-        u = self.encode([texts[int(i)] for i in used_left], side="left", precision=precision, progress=progress)
-        v = self.encode([texts[int(i)] for i in used_right], side="right", precision=precision, progress=progress)
-        return u[at_left], v[at_right]
-
-    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Score row i of `u` against row i of `v`, both `(n, dim)` float32; `(n,)` float32."""
-        if self.head is None:
-            return self._distance_similarity(u, v)
-        head, device = self.head.eval(), self.device  # no unit is dropped when pairs are scored
-        scores = np.zeros(len(u), np.float32)
-        with torch.inference_mode():
-            for start in range(0, len(u), BLOCK):
-                part = slice(start, start + BLOCK)
-                z = head(torch.from_numpy(u[part]).to(device), torch.from_numpy(v[part]).to(device))
-                scores[part] = z.float().cpu().numpy()
-        return scores
-
-    def _distance_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return self.distance.similarity(self.distance(torch.from_numpy(u), torch.from_numpy(v))).numpy()
-
-    def calibrate(self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Twin:
-        """Learn from labelled pairs when a score means "duplicate", and how far a head looks for candidates.
-
-        See `Scorer.calibrate`.
-        """
-        super().calibrate(pairs, rule=rule, prior=prior)
-        if self.head is not None:
-            duplicates = pairs.labels == 1
-            vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])
-            self.head.floor.fill_(float(np.quantile(self._distance_similarity(*vectors), 1 - _FOUND)))
-        return self
 
     def forward(
         self, left: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]] | None = None

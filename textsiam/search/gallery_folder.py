@@ -88,11 +88,11 @@ def scorer_fingerprint(twin: Scorer) -> str:
     for member in members:
         for tower in member.towers:
             digest.update(weights_fingerprint(tower, "any").encode())
-        if member.head is not None:
-            digest.update(f"{member.head.knobs()}".encode())
-            for name, tensor in sorted(member.head.state_dict().items()):
-                if name != "floor":  # where candidates are looked for; no score depends on it
-                    digest.update(name.encode() + tensor.cpu().numpy().tobytes())
+    if twin.head is not None:
+        digest.update(f"{twin.head.knobs()}".encode())
+        for name, tensor in sorted(twin.head.state_dict().items()):
+            if name != "floor":  # where candidates are looked for; no score depends on it
+                digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 
