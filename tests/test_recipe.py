@@ -369,6 +369,39 @@ def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backb
     assert Twin.from_pretrained(outcome.output / "model", device="cpu").verifier is None
 
 
+@pytest.mark.parametrize("leave_out", [None, 0.3])
+def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leave_out, monkeypatch):
+    told: list[tuple[set[str], int]] = []
+    fit = Verifier.fit
+
+    def watched(self, pairs, similarity, **more):
+        told.append((set(pairs.texts), len(similarity)))
+        return fit(self, pairs, similarity, **more)
+
+    monkeypatch.setattr(Verifier, "fit", watched)
+    monkeypatch.setattr("textsiam.models.wording._FEWEST", 5)
+    settings = replace(config.training, runs=2, leave_out=leave_out)
+    verifier = VerifierSettings(epochs=0, wording=True, band=(0.001, 0.999))
+    outcome = run(replace(config, training=settings, verifier=verifier))
+    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
+    ((texts, count),) = told
+    held = outcome.splits.validation if leave_out is None else outcome.splits.train
+    assert texts <= set(held.texts)
+    assert count > 0.5 * len(held)
+    again = Twin.from_pretrained(outcome.output / "model", device="cpu")
+    assert again.verifier is not None
+    assert again.verifier.model is None
+    test = outcome.splits.test
+    found = again.pair_similarity(test.texts, test.left, test.right)
+    np.testing.assert_allclose(found, outcome.evaluations[2].similarities, atol=1e-5)
+    assert (found != outcome.evaluations[1].similarities).any()
+
+
+def test_no_cross_encoder_and_no_wording_is_no_verifier():
+    with pytest.raises(ValueError, match="epochs must be >= 1, or 0 with wording, got 0"):
+        VerifierSettings(epochs=0)
+
+
 def test_a_verifier_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
     monkeypatch.setattr(recipe, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
     with pytest.raises(ConfigError, match="verifier is trained by one process, not by 2"):

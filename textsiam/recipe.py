@@ -34,6 +34,7 @@ from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import TrainResult, train
 from textsiam.training.processes import process_state
+from textsiam.training.run import LeftOut
 from textsiam.training.verifier import check_readable, train_verifier
 
 if TYPE_CHECKING:
@@ -158,25 +159,13 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         )
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
-    verifier, verifier_seconds = None, None
-    if config.verifier is not None:
-        started = time.perf_counter()
-        with say.status("training the verifier"):
-            verifier = train_verifier(
-                splits.train,
-                config.verifier,
-                tower=twin.left,
-                symmetric=twin.right is None,
-                seed=config.training.seed,
-                device=str(state.device),
-            )
-        verifier_seconds = time.perf_counter() - started
+    verifier, verifier_seconds = _verifier(twin, splits, config, say)
     if not state.is_main_process:
         return None
     _decide_trained(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
         evaluations.append(_evaluate(twin, splits, "trained"))
-    if verifier is not None and _verify(twin, splits, verifier, config):
+    if verifier is not None and _verify(twin, splits, verifier, config, result.left_out):
         with say.status("measuring the trained twin with its verifier"):
             evaluations.append(_evaluate(twin, splits, "verified"))
     outcome = Outcome(output, twin, evaluations, result, splits, verifier_seconds)
@@ -276,14 +265,40 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
         warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
 
 
-def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config) -> bool:
+def _verifier(twin: Twin, splits: Splits, config: Config, say: Console) -> tuple[Verifier, float] | tuple[None, None]:
+    """Return the verifier that a config asks for, and the seconds that its training took."""
+    if config.verifier is None:
+        return None, None
+    if config.verifier.epochs == 0:
+        from textsiam.models.verifier import Verifier
+
+        return Verifier(None, symmetric=twin.right is None), 0.0
+    started = time.perf_counter()
+    with say.status("training the verifier"):
+        verifier = train_verifier(
+            splits.train,
+            config.verifier,
+            tower=twin.left,
+            symmetric=twin.right is None,
+            seed=config.training.seed,
+            device=str(twin.device),
+        )
+    return verifier, time.perf_counter() - started
+
+
+def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config, left_out: LeftOut | None) -> bool:
     """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without.
 
-    The combination is learned from the validation pairs, so that the decision is learned from pairs that are new to it.
+    The combination is learned from pairs that are new to twin and verifier: what the runs left out, where there is no
+    cross-encoder, which learned from those too; else the validation pairs. The decision is learned from other pairs.
     """
     assert config.verifier is not None
-    settings, pairs = config.verifier, splits.validation if splits.validation.both_labels else splits.calibration
-    similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
+    settings = config.verifier
+    if verifier.model is None and left_out is not None:
+        pairs, similarity = left_out.pairs, left_out.similarity
+    else:
+        pairs = splits.validation if splits.validation.both_labels else splits.calibration
+        similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
     try:
         twin.verifier = verifier.fit(pairs, similarity, band=settings.band, wording=settings.wording)
     except ValueError as error:

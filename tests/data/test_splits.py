@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from textsiam.data.clusters import cluster_ids, normalised
 from textsiam.data.pairs import Pairs, read_pairs, sample_pairs
-from textsiam.data.splits import NAMES, split_pairs
+from textsiam.data.splits import NAMES, question_disjoint_parts, split_pairs
 
 WORDS = st.sampled_from([f"{word}{mark}" for word in "abcdefghijkl" for mark in ("", "?", " !")] + ["A", "B ?"])
 TRIPLES = st.lists(st.tuples(WORDS, WORDS, st.sampled_from([0, 0, 1, -1])), min_size=1, max_size=40)
@@ -85,6 +85,33 @@ def test_shares_and_balance_are_met_exactly():
     assert sizes(splits) == {"train": 2400, "validation": 150, "calibration": 150, "test": 300}
     assert [part.positives for part in named(splits).values()] == [800, 50, 50, 100]
     assert (splits.report.dropped, splits.report.cut) == (0, False)
+
+
+@given(TRIPLES, st.sampled_from([(0.5, 2), (0.25, 3), (0.2, 1)]), st.integers(-3, 3))
+@settings(max_examples=100, deadline=None)
+def test_no_part_shares_a_text_or_a_cluster_with_another(triples, wanted, seed):
+    pairs = pairs_of(triples)
+    places = question_disjoint_parts(pairs, *wanted, seed=seed)
+    assert places.shape == (len(pairs.texts),)
+    assert set(places.tolist()) <= set(range(-1, wanted[1]))
+    for group in (cluster_ids(pairs).tolist(), [normalised(text) for text in pairs.texts]):
+        assert len(set(zip(group, places.tolist(), strict=True))) == len(set(group))
+
+
+def test_parts_have_their_share_of_either_label():
+    pairs = pairs_of(islands(1200))
+    places = question_disjoint_parts(pairs, 0.25, 4)
+    assert np.array_equal(places[pairs.left], places[pairs.right])
+    for part in range(4):
+        inside = places[pairs.left] == part
+        assert (inside.sum(), pairs.labels[inside].sum()) == (300, 100)
+    assert not np.array_equal(places, question_disjoint_parts(pairs, 0.25, 4, seed=1))
+
+
+@pytest.mark.parametrize(("share", "count"), [(0.5, 3), (0.0, 2), (1.0, 1), (0.3, 0)])
+def test_parts_that_cannot_be_are_refused(share, count):
+    with pytest.raises(ValueError, match=f"{count} parts of {share:g} each"):
+        question_disjoint_parts(pairs_of(islands(10)), share, count)
 
 
 def test_rows_keep_their_order():

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 from sentence_transformers import CrossEncoder
 from sklearn.metrics import average_precision_score
 
@@ -106,7 +107,7 @@ def test_bf16_differs_by_rounding_only(verifier, sentences):
 def test_equal_pairs_are_read_once(verifier, sentences, monkeypatch):
     asked = []
     read = verifier._read
-    monkeypatch.setattr(verifier, "_read", lambda rows, *more: asked.extend(rows) or read(rows, *more))
+    monkeypatch.setattr(verifier, "_read", lambda of, rows, *more: asked.extend(rows) or read(of, rows, *more))
     found = verifier.logits(sentences, np.array([0, 1, 0, 2]), np.array([1, 0, 1, 3]))
     assert len(asked) == 4  # two distinct pairs, both orders
     assert found[0] == found[1] == found[2]
@@ -244,7 +245,8 @@ def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path
     assert scores[1] > scores[0] + 0.05
     evidence = np.stack([similarity, say(pairs.left, pairs.right).astype(np.float32)], 1).astype(np.float64)
     by_wording = told.wording.probability(pairs.left_texts, pairs.right_texts, evidence)
-    np.testing.assert_allclose(told.probability(*arguments), (before + by_wording) / 2, atol=1e-9)
+    expected = (before + by_wording.sum(0)) / 3  # the regression, the forest and the boosted trees
+    np.testing.assert_allclose(told.probability(*arguments), expected, atol=1e-9)
 
     folder = told.save_pretrained(tmp_path / "verifier")
     again = Verifier.from_pretrained(folder, device="cpu")
@@ -254,6 +256,42 @@ def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path
         Verifier.from_pretrained(folder, device="cpu")
     told.fit(pairs, similarity, band=(0.01, 0.99))  # without it again
     assert told.wording is None
+
+
+def test_the_wording_is_weighed_without_a_cross_encoder(misled, tmp_path):
+    pairs, similarity, _ = misled
+    arguments = pairs.texts, pairs.left, pairs.right, similarity
+    verifier = Verifier(None).fit(pairs, similarity, band=(0.01, 0.99), wording=True)
+    assert verifier.combination is not None
+    assert verifier.combination.verifier == 0
+    found = verifier.rescore(*arguments)
+    inside = verifier.combination.asks(similarity)
+    np.testing.assert_array_equal(found[~inside], similarity[~inside].astype(np.float32))
+    before, after = (average_precision_score(pairs.labels[inside], s[inside]) for s in (similarity, found))
+    assert after > before + 0.05
+    folder = verifier.save_pretrained(tmp_path / "verifier")
+    assert {path.name for path in folder.iterdir()} == {"verifier.json", "wording.safetensors"}
+    again = Verifier.from_pretrained(folder)
+    assert again.model is None
+    np.testing.assert_array_equal(again.rescore(*arguments), found)
+    turned = Pairs.from_texts(pairs.right_texts, pairs.left_texts, pairs.labels.tolist())
+    np.testing.assert_array_equal(again.rescore(turned.texts, turned.left, turned.right, similarity), found)
+
+
+def test_one_forest_as_it_was_saved_before_is_opened(verifier, misled, tmp_path):
+    pairs, similarity, say = misled
+    told = Told(verifier, say).fit(pairs, similarity, band=(0.01, 0.99), wording=True)
+    assert told.wording is not None
+    folder = told.save_pretrained(tmp_path / "verifier")
+    facts = json.loads((folder / "verifier.json").read_text())
+    del facts["cross_encoder"]
+    (folder / "verifier.json").write_text(json.dumps({**facts, "format": 2}))
+    save_file(told.wording.trees[0].arrays(), folder / "wording.safetensors")
+    again = Verifier.from_pretrained(folder, device="cpu")
+    assert again.wording is not None
+    evidence = np.stack([similarity, say(pairs.left, pairs.right)], 1)
+    said = [one.probability(pairs.left_texts, pairs.right_texts, evidence) for one in (again.wording, told.wording)]
+    np.testing.assert_array_equal(said[0], said[1][:1])
 
 
 def again_told(loaded: Verifier, say: Callable[[np.ndarray, np.ndarray], np.ndarray], verifier: Verifier) -> Told:

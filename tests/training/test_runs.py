@@ -7,10 +7,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from textsiam.data.pairs import Pairs
+from textsiam.models.twin import Twin
+from textsiam.training import loop
 from textsiam.training.checkpoints import ResumeError
 from textsiam.training.loop import train
 from textsiam.training.settings import Settings
@@ -101,10 +105,8 @@ def test_finished_runs_may_be_resumed_with_other_logs(driver, tmp_path: Path) ->
 
 
 def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
-    from textsiam.data.pairs import Pairs
     from textsiam.models.ensemble import average_twins
     from textsiam.models.scratch import scratch_image_encoder
-    from textsiam.models.twin import Twin
 
     twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu"))
     with pytest.raises(ValueError, match="the twin has batch norms"):
@@ -112,6 +114,47 @@ def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
     pairs = Pairs.from_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
     with pytest.raises(ValueError, match="the twin has batch norms"):  # before any work is done
         train(twin, pairs, None, output=tmp_path, settings=Settings(runs=2), quiet=True)  # pyright: ignore
+
+
+def test_each_run_leaves_out_a_part_and_judges_it(driver, tmp_path: Path, monkeypatch) -> None:
+    seen: list[set[str]] = []
+    once = loop.Run
+    monkeypatch.setattr(loop, "Run", lambda *given: seen.append(set(given[1].texts)) or once(*given))
+    pairs = lone_pairs()
+    twin, settings = driver.small_twin(), Settings(**{**KNOBS, "runs": 2, "leave_out": 0.25})
+    objective = driver.build_objective(["online_contrastive"])
+    result = train(twin, pairs, objective, output=tmp_path, settings=settings, quiet=True)
+    assert result.left_out is not None
+    apart, similarity = result.left_out.pairs, result.left_out.similarity
+    assert len(apart) == len(similarity) == 24
+    parts = [apart.select(range(12)), apart.select(range(12, 24))]
+    for k, part in enumerate(parts):
+        assert not seen[k] & set(part.texts)
+        assert seen[k] | set(part.texts) == set(pairs.texts)
+        member = Twin.from_pretrained(tmp_path / f"run-{k}" / "finished" / "twin", device="cpu")
+        expected = member.pair_similarity(part.texts, part.left, part.right)
+        np.testing.assert_allclose(similarity[12 * k : 12 * k + 12], expected, atol=1e-5)
+    assert not set(parts[0].texts) & set(parts[1].texts)
+    again = driver.small_twin()
+    resumed = train(again, pairs, driver.build_objective(["online_contrastive"]), output=tmp_path, settings=settings,
+                    resume=True, quiet=True)  # fmt: skip
+    assert resumed.left_out is not None
+    np.testing.assert_allclose(resumed.left_out.similarity, similarity, atol=1e-5)
+    assert all(torch.equal(value, again.state_dict()[name]) for name, value in twin.state_dict().items())
+
+
+def lone_pairs() -> Pairs:
+    """48 pairs that share no text."""
+    words = ["cat", "dog", "sun", "sea", "tea", "car"]
+    left = [f"{words[i % 6]} {words[i // 6 % 6]} {i}" for i in range(48)]
+    right = [f"{words[i % 6]} {words[(i // 6 + i % 2) % 6]} {i} too" for i in range(48)]
+    return Pairs.from_texts(left, right, [1 - i % 2 for i in range(48)])
+
+
+@pytest.mark.parametrize(("runs", "share"), [(1, 0.1), (2, 0.6), (3, 0.0)])
+def test_what_is_left_out_is_a_part_of_several_runs(runs: int, share: float) -> None:
+    with pytest.raises(ValueError, match=f"at most 1 / runs, of 2 runs or more, got {share} of {runs}"):
+        Settings(runs=runs, leave_out=share)
 
 
 def test_there_is_at_least_one_run() -> None:

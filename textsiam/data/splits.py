@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from textsiam.data.clusters import connected_components, same_thing, text_forms
 from textsiam.data.cuts import cut_regions
@@ -22,6 +23,7 @@ __all__ = [
     "Splits",
     "data_report",
     "leakage",
+    "question_disjoint_parts",
     "split_pairs",
 ]
 
@@ -152,6 +154,27 @@ def split_pairs(
         leakage=leakage(named),
     )
     return Splits(*parts, report=report)
+
+
+def question_disjoint_parts(pairs: Pairs, share: float, count: int, *, seed: int = 0) -> NDArray[np.int64]:
+    """Cut several parts of the same share out of pairs; no question, cluster or near-identical text is in two of them.
+
+    Args:
+        pairs: What to cut.
+        share: Share of the pairs that each part gets.
+        count: How many parts.
+        seed: Another seed, other parts.
+
+    Returns:
+        The part that each text is in, -1 for what is left, `(m,)`. A pair has its texts in two parts, or in one and in
+        none, only where components had to be cut, as `split_pairs` says.
+
+    Raises:
+        ValueError: The parts are more than there is.
+    """
+    if not 0 < share < 1 or count < 1 or share * count > 1 + 1e-9:
+        raise ValueError(f"{count} parts of {share:g} each are more than there is, or none")
+    return _place(_Graph(pairs, seed), _targets(pairs.labels, [share] * count))
 
 
 def split_sizes(named: Mapping[str, Pairs]) -> tuple[SplitSize, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,11 +23,11 @@ from textsiam.models.encoders import MINILM, ModelError, resolve
 from textsiam.models.fast_cross_encoder import FastCrossEncoder
 from textsiam.models.fast_tower import Precision, fast_dtype
 from textsiam.models.forest import Forest
-from textsiam.models.wording import Wording
+from textsiam.models.wording import KINDS, Wording
 
-_FORMATS = (1, 2)  # the first knew no wording
+_FORMATS = (1, 2, 3)  # the first knew no wording, the second one forest of it and always a cross-encoder
 _FILE = "verifier.json"
-_FOREST = "wording.safetensors"
+_TREES = "wording.safetensors"
 _FEWEST = 5  # pairs of each label inside the band that the combination is learned from
 
 
@@ -62,10 +62,11 @@ class Combination:
 
 
 class Verifier:
-    """A cross-encoder with one output, and how it is combined with a twin.
+    """A cross-encoder with one output, and how it is combined with a twin; or the wording of a pair alone.
 
     Args:
-        model: The cross-encoder; its logit is larger for duplicates.
+        model: The cross-encoder; its logit is larger for duplicates. None asks none: then the wording is what is
+            weighed against the twin's similarity, which costs next to nothing.
         symmetric: Ask for both orders of a pair and take the mean logit, so that the order does not matter.
         combination: Learned by `fit`.
         wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and the wording say then.
@@ -81,13 +82,13 @@ class Verifier:
 
     def __init__(
         self,
-        model: CrossEncoder,
+        model: CrossEncoder | None,
         *,
         symmetric: bool = True,
         combination: Combination | None = None,
         wording: Wording | None = None,
     ) -> None:
-        if model.num_labels != 1:
+        if model is not None and model.num_labels != 1:
             raise ModelError(f"a verifier is a cross-encoder with one output, this one has {model.num_labels}")
         self.model = model
         self.symmetric = symmetric
@@ -97,26 +98,29 @@ class Verifier:
     def logits(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"
     ) -> np.ndarray:
-        """Return the logit of each pair `texts[left[i]], texts[right[i]]`, `(n,)`; equal pairs are read once."""
-        if len(left) == 0:
-            return np.zeros(0, np.float32)
+        """Return the logit of each pair `texts[left[i]], texts[right[i]]`, `(n,)`; equal pairs are read once.
+
+        Without a cross-encoder every logit is 0.
+        """
+        if len(left) == 0 or self.model is None:
+            return np.zeros(len(left), np.float32)
         rows = np.stack([left, right], 1)
         if self.symmetric:
             rows = np.sort(rows, axis=1)
         distinct, inverse = np.unique(rows, axis=0, return_inverse=True)
         orders = [distinct, distinct[:, ::-1]] if self.symmetric else [distinct]
         asked = [(str(texts[a]), str(texts[b])) for order in orders for a, b in order.tolist()]
-        found = self._read(asked, fast_dtype(torch.device(self.model.device), precision))
+        found = self._read(self.model, asked, fast_dtype(torch.device(self.model.device), precision))
         return found.reshape(len(orders), -1).mean(0)[inverse.reshape(-1)]
 
-    def _read(self, asked: list[tuple[str, str]], dtype: torch.dtype) -> np.ndarray:
+    def _read(self, model: CrossEncoder, asked: list[tuple[str, str]], dtype: torch.dtype) -> np.ndarray:
         """Return the logit of each pair in this order of its texts, `(n,)` float32."""
-        if FastCrossEncoder.readable(self.model):
+        if FastCrossEncoder.readable(model):
             if self._fast is None or self._fast.dtype != dtype or self._fast.stale:
-                self._fast = FastCrossEncoder(self.model, dtype)
+                self._fast = FastCrossEncoder(model, dtype)
             return self._fast.logits(asked)[:, 0]
-        with torch.autocast(self.model.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            found = self.model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
+        with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            found = model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
         return np.asarray(found, np.float32)
 
     def fit(
@@ -155,7 +159,7 @@ class Verifier:
         twin, verifier, constant = _logistic(features, labels[rows])
         if twin < 0:  # a larger similarity never lowers a score
             twin, verifier, constant = _logistic(features * [0, 1], labels[rows])
-        if verifier <= 0:
+        if verifier <= 0 and self.model is not None:
             raise ValueError(
                 "the verifier's logit does not rise with the labels where the twin is in doubt: train it more"
             )
@@ -210,7 +214,7 @@ class Verifier:
             return odds
         evidence = np.stack([similarity, logits], 1).astype(np.float64)
         by_wording = self.wording.probability(*_sides(texts, left, right), evidence)
-        return log_odds((from_log_odds(odds) + by_wording) / 2)
+        return log_odds(np.mean([from_log_odds(odds), *by_wording], 0))
 
     def _fitted(self) -> Combination:
         if self.combination is None:
@@ -220,12 +224,18 @@ class Verifier:
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the cross-encoder, which plain `CrossEncoder(path)` opens, and the combination beside it."""
         folder = Path(path)
-        self.model.save_pretrained(str(folder), create_model_card=False)
+        folder.mkdir(parents=True, exist_ok=True)
+        if self.model is not None:
+            self.model.save_pretrained(str(folder), create_model_card=False)
         combination = None if self.combination is None else asdict(self.combination)
-        facts = {"format": _FORMATS[-1], "symmetric": self.symmetric, "combination": combination, "wording": None}
+        facts = {"format": _FORMATS[-1], "symmetric": self.symmetric, "combination": combination, "wording": None,
+                 "cross_encoder": self.model is not None}  # fmt: skip
         if self.wording is not None:
             facts["wording"] = {"texts": self.wording.texts, "counts": dict(self.wording.counts)}
-            save_file(self.wording.forest.arrays(), folder / _FOREST)
+            save_file(
+                {f"{k}.{n}": a for k, one in enumerate(self.wording.trees) for n, a in one.arrays().items()},
+                folder / _TREES,
+            )
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         (folder / _FILE).write_text(text + "\n", encoding="utf-8")
         return folder
@@ -245,17 +255,25 @@ class Verifier:
             combination = None if facts["combination"] is None else Combination(**facts["combination"])
             symmetric, wording = facts["symmetric"], None
             if facts["format"] > 1 and facts["wording"] is not None:
-                forest = Forest.of_arrays(load_file(file.with_name(_FOREST)))
-                wording = Wording(facts["wording"]["texts"], facts["wording"]["counts"], forest)
+                trees = _trees(load_file(file.with_name(_TREES)), prefixed=facts["format"] > 2)
+                wording = Wording(facts["wording"]["texts"], facts["wording"]["counts"], trees)
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{file}: {reason}") from error
-        return cls(cross_encoder(path, device=device), symmetric=symmetric, combination=combination, wording=wording)
+        model = cross_encoder(path, device=device) if facts.get("cross_encoder", True) else None
+        return cls(model, symmetric=symmetric, combination=combination, wording=wording)
 
 
 def _sides(texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[list[str], list[str]]:
     """Return the left and the right texts of pairs."""
     return [texts[int(i)] for i in left], [texts[int(i)] for i in right]
+
+
+def _trees(arrays: Mapping[str, np.ndarray], *, prefixed: bool) -> tuple[Forest, ...]:
+    if not prefixed:
+        return (Forest.of_arrays(arrays),)
+    own = [{n.removeprefix(f"{k}."): a for n, a in arrays.items() if n.startswith(f"{k}.")} for k in range(len(KINDS))]
+    return tuple(kind.of_arrays(of) for kind, of in zip(KINDS, own, strict=True))
 
 
 def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:

@@ -15,7 +15,10 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.models.forest import Forest
+from textsiam.models.forest import BoostedTrees, Forest
+
+KINDS = (Forest, BoostedTrees)
+"""What is learned, in the order of `Wording.trees`."""
 
 FEATURES = (
     "words shared, by weight",
@@ -42,12 +45,13 @@ class Wording:
     Attributes:
         texts: Number of texts that words were counted in.
         counts: In how many of them a word occurs; words that occur in one only are left out.
-        forest: Of the evidence, whose columns never lower the probability when they rise, and `FEATURES`.
+        trees: Of the evidence, whose columns never lower the probability when they rise, and `FEATURES`: a random
+            forest and boosted trees. They err in other places.
     """
 
     texts: int
     counts: Mapping[str, int]
-    forest: Forest
+    trees: tuple[Forest, ...]
 
     @classmethod
     def fit(
@@ -72,7 +76,7 @@ class Wording:
         kept = {word: count for word, count in sorted(counts.items()) if count > 1}
         features = np.concatenate([evidence, _features(left, right, kept, len(distinct))], axis=1)
         rising = range(evidence.shape[1])
-        return cls(len(distinct), kept, Forest.grow(features, labels, rising=rising))
+        return cls(len(distinct), kept, tuple(kind.grow(features, labels, rising=rising) for kind in KINDS))
 
     def features(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.float64]:
         """Return `FEATURES` of each pair, `(n, 10)`; which text is left does not matter."""
@@ -81,8 +85,9 @@ class Wording:
     def probability(
         self, left: Sequence[str], right: Sequence[str], evidence: NDArray[np.floating]
     ) -> NDArray[np.float64]:
-        """Return P(duplicate) of each pair, `(n,)`."""
-        return self.forest.probability(np.concatenate([evidence, self.features(left, right)], axis=1))
+        """Return P(duplicate) of each pair as each of the trees says it, `(trees, n)`."""
+        features = np.concatenate([evidence, self.features(left, right)], axis=1)
+        return np.stack([one.probability(features) for one in self.trees])
 
 
 def words(text: str) -> list[str]:

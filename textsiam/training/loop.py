@@ -9,9 +9,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from sklearn.metrics import average_precision_score
 
 from textsiam.data.pairs import Pairs
+from textsiam.data.splits import question_disjoint_parts
 from textsiam.models.ensemble import average_twins, check_averageable
 from textsiam.models.folder import write_twin
 from textsiam.models.saving import whole_folder
@@ -19,7 +21,7 @@ from textsiam.models.twin import Twin
 from textsiam.training.checkpoints import check_identity, run_identity
 from textsiam.training.objective import Objective
 from textsiam.training.processes import process_state
-from textsiam.training.run import Run, TrainResult
+from textsiam.training.run import LeftOut, Run, TrainResult
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
 
@@ -38,7 +40,9 @@ def train(
     """Train a twin on labelled pairs; the twin ends with the weights of the best validation.
 
     Without validation pairs, the last weights are kept. With `settings.runs` above 1, copies of the twin are trained
-    one after the other, each with a seed of its own, and the twin ends with the mean of what they kept.
+    one after the other, each with a seed of its own, and the twin ends with the mean of what they kept. With
+    `settings.leave_out` each leaves out another part of the pairs and judges it afterwards (cross-fitting): that is the
+    `left_out` of the result.
 
     Args:
         twin: Trained in place.
@@ -98,10 +102,11 @@ def _train_several(
     check_averageable(twin)
     origin = copy.deepcopy((twin, objective))  # together: a head belongs to both
     members, results, started = [], [], time.perf_counter()
+    kept, apart = _parts(pairs, settings)
     for k in range(settings.runs):
-        folder, own = output / f"run-{k}", replace(settings, runs=1, seed=settings.seed + k)
+        folder, own = output / f"run-{k}", replace(settings, runs=1, leave_out=None, seed=settings.seed + k)
         identity = {
-            **run_identity(pairs, validation, objective),
+            **run_identity(kept[k], validation, objective),
             **own.identity(),
         }
         member, minimised = copy.deepcopy(origin)
@@ -110,23 +115,45 @@ def _train_several(
             member.load_state_dict(Twin.from_pretrained(folder / "finished" / "twin").state_dict())
             result = TrainResult(**json.loads((folder / "finished" / "result.json").read_text()))
         else:
-            result = train(member, pairs, minimised, output=folder, settings=own, validation=validation, resume=resume,
-                           quiet=quiet)  # fmt: skip
+            result = train(
+                member,
+                kept[k],
+                minimised,
+                output=folder,
+                settings=own,
+                validation=validation,
+                resume=resume,
+                quiet=quiet,
+            )
             if not result.interrupted and process_state().is_main_process:
                 _keep(member, folder / "finished", identity, result)
         results.append(result)
         if result.interrupted:
             return _together(results, None, time.perf_counter() - started)
         members.append(member)
+    left_out = None
+    if apart and process_state().is_main_process:
+        scores = [member.pair_similarity(p.texts, p.left, p.right) for member, p in zip(members, apart, strict=True)]
+        left_out = LeftOut(Pairs.concat(apart), np.concatenate(scores))
     twin.load_state_dict(average_twins(members).state_dict())
     score = None
     if validation is not None:
         similarity = twin.pair_similarity(validation.texts, validation.left, validation.right)
         score = float(average_precision_score(validation.labels, similarity))
-    whole = _together(results, score, time.perf_counter() - started)
+    whole = replace(_together(results, score, time.perf_counter() - started), left_out=left_out)
     if process_state().is_main_process:
         (output / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in whole.history))
     return whole
+
+
+def _parts(pairs: Pairs, settings: Settings) -> tuple[list[Pairs], list[Pairs]]:
+    """Return what each run is trained on, and what it leaves out, if it does."""
+    if settings.leave_out is None:
+        return [pairs] * settings.runs, []
+    places = question_disjoint_parts(pairs, settings.leave_out, settings.runs, seed=settings.seed)
+    left, right = places[pairs.left], places[pairs.right]
+    kept = [pairs.select((left != k) & (right != k)) for k in range(settings.runs)]
+    return kept, [pairs.select((left == k) & (right == k)) for k in range(settings.runs)]
 
 
 def _keep(member: Twin, folder: Path, identity: dict[str, Any], result: TrainResult) -> None:

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import DistributedType, set_seed
 from rich.console import Console
@@ -41,6 +42,19 @@ from textsiam.training.token_store import stored_tokens
 _ONE_CHUNK = 2**40
 
 
+@dataclass(frozen=True, eq=False)
+class LeftOut:
+    """Pairs that one of several runs left out each.
+
+    Attributes:
+        pairs: The pairs of all runs.
+        similarity: That of the twin which did not learn from the pair, `(n,)`.
+    """
+
+    pairs: Pairs
+    similarity: np.ndarray
+
+
 @dataclass(frozen=True)
 class TrainResult:
     """What a run did.
@@ -53,6 +67,7 @@ class TrainResult:
         stopped_early: Whether patience ran out.
         interrupted: Whether a signal stopped the run; resume goes on from its last checkpoint.
         seconds: Wall-clock seconds of this call.
+        left_out: What several runs left out, on the main process; None where they did not.
     """
 
     steps: int
@@ -62,6 +77,7 @@ class TrainResult:
     stopped_early: bool
     interrupted: bool
     seconds: float
+    left_out: LeftOut | None = None
 
 
 class Run:

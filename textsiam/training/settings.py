@@ -107,6 +107,8 @@ class Settings:
         average: Decay per step of a running mean of the weights that is validated and saved instead of the last
             weights; None saves the last weights.
         runs: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
+        leave_out: Share of the pairs that each of several runs leaves out, each another part and no question in two:
+            what is learned about the twin's scores can be learned from those pairs then. None leaves out nothing.
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
         token_budget: Largest padded size of a chunk, in tokens. None picks it for the device: 1,536 on a CPU, whose
@@ -141,6 +143,7 @@ class Settings:
     max_gradient_norm: float | None = 1.0
     average: float | None = None
     runs: int = 1
+    leave_out: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: int | None = None
     gradient_cache: bool = False
@@ -172,8 +175,15 @@ class Settings:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
+        self._check_leave_out()
         if self.batch_size % self.accumulation:
             raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+
+    def _check_leave_out(self) -> None:
+        if self.leave_out is not None and (self.runs < 2 or not 0 < self.leave_out <= 1 / self.runs):
+            raise ValueError(
+                f"leave_out must be a share of at most 1 / runs, of 2 runs or more, got {self.leave_out} of {self.runs}"
+            )
 
     def budget_on(self, device: torch.device) -> int:
         """Return the largest padded size of a chunk on a device, in tokens."""
@@ -190,7 +200,8 @@ class VerifierSettings:
 
     Attributes:
         model: A cross-encoder, or a backbone to make one of, by folder or Hub id; None takes the trained twin's.
-        epochs: Passes over the training pairs.
+        epochs: Passes over the training pairs; 0 trains no cross-encoder, and has the wording alone weighed against the
+            twin's score.
         learning_rate: Peak learning rate of AdamW.
         batch_size: Pairs of one step of one process.
         max_tokens: Cut a pair after this many tokens.
@@ -210,9 +221,10 @@ class VerifierSettings:
     wording: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        if self.epochs < (0 if self.wording else 1):
+            raise ValueError(f"epochs must be >= 1, or 0 with wording, got {self.epochs}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
         if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
