@@ -69,7 +69,7 @@ class Verifier:
             weighed against the twin's similarity, which costs next to nothing.
         symmetric: Ask for both orders of a pair and take the mean logit, so that the order does not matter.
         combination: Learned by `fit`.
-        wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and the wording say then.
+        wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and its trees say then.
 
     Raises:
         ModelError: The cross-encoder has not one output.
