@@ -280,7 +280,8 @@ def test_every_config_gives_data_and_a_twin(file, minilm):
         assert build_twin(config.model, None, device="cpu").dim == config.model.dim  # pyright: ignore
         return
     splits = build_pairs(config.data)
-    assert min(len(getattr(splits, n)) for n in ("train", "validation", "calibration", "test")) > 10
+    assert min(len(getattr(splits, n)) for n in ("train", "calibration", "test")) > 10
+    assert (len(splits.validation) > 10) == (config.data.validation_share > 0)
     twin = build_twin(config.model, splits.train, device="cpu")
     assert twin.dim == minilm.get_embedding_dimension()
 
