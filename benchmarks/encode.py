@@ -198,7 +198,7 @@ def latency(rounds=100):
     return {"compare_ms": spread(warm[10:]), "score_cold_seconds": spread(cold)}
 
 
-def verifier(count=600, rounds=5):
+def verifier(count=300, rounds=5):
     """Return the pairs/s of cross-encoders on Quora's test pairs: by sentence-transformers, and by ours."""
     import copy
 
