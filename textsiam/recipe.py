@@ -32,9 +32,9 @@ from textsiam.models.twin import Twin
 from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
-from textsiam.training.loop import TrainResult, train
+from textsiam.training.loop import train
 from textsiam.training.processes import process_state
-from textsiam.training.run import LeftOut
+from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.verifier import check_readable, train_verifier
 
 if TYPE_CHECKING:
@@ -269,10 +269,6 @@ def _verifier(twin: Twin, splits: Splits, config: Config, say: Console) -> tuple
     """Return the verifier that a config asks for, and the seconds that its training took."""
     if config.verifier is None:
         return None, None
-    if config.verifier.epochs == 0:
-        from textsiam.models.verifier import Verifier
-
-        return Verifier(None, symmetric=twin.right is None), 0.0
     started = time.perf_counter()
     with say.status("training the verifier"):
         verifier = train_verifier(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
@@ -62,7 +63,7 @@ def one_core(wanted: bool = True) -> Iterator[None]:
         torch.set_num_threads(cores)
 
 
-class Paced:
+class Paced(ABC):
     """How much of what there is to do a device takes at once.
 
     Attributes:
@@ -99,17 +100,17 @@ class Paced:
         return min(seconds) / budget
 
     @property
+    @abstractmethod
     def dim(self) -> int:
         """How many numbers come out of an input."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _made_up(self, tokens: int) -> dict[str, Any]:
         """Return the features of made-up inputs of so many tokens."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return what comes out of one padded batch, `(batch, dim)` float32."""
-        raise NotImplementedError
 
 
 class FastTower(Paced):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
@@ -15,11 +16,11 @@ _ROWS = 4096  # that go down all trees together
 _LEAF = -2  # scikit-learn's mark of a node without a question
 _OF_NODES = ("feature", "threshold", "left", "right", "share")
 
-Grown = TypeVar("Grown", bound="Forest")
+Grown = TypeVar("Grown", bound="Trees")
 
 
 @dataclass(frozen=True, eq=False)
-class Forest:
+class Trees(ABC):
     """Decision trees, one after another in the same arrays; a node without a question is a leaf.
 
     Attributes:
@@ -28,7 +29,7 @@ class Forest:
         threshold: A row goes left where its feature is at most this, `(nodes,)` float64.
         left: The node after "at most", `(nodes,)` int32.
         right: The node after "more", `(nodes,)` int32.
-        share: Share of label 1 among what was learned from, `(nodes,)` float64.
+        share: What a leaf says, `(nodes,)` float64.
     """
 
     roots: NDArray[np.int32]
@@ -38,56 +39,9 @@ class Forest:
     right: NDArray[np.int32]
     share: NDArray[np.float64]
 
-    @classmethod
-    def grow(
-        cls,
-        features: ArrayLike,
-        labels: ArrayLike,
-        *,
-        rising: Sequence[int] = (),
-        trees: int = 200,
-        leaf: int = 20,
-        share: float = 0.3,
-    ) -> Forest:
-        """Grow a forest (Breiman 2001) for labels 0 and 1; the order of the rows does not matter.
-
-        Args:
-            features: `(n, k)`; compared in float32.
-            labels: `(n,)`, 0 or 1.
-            rising: Features that never lower the probability when they rise.
-            trees: How many.
-            leaf: Fewest rows of a leaf.
-            share: Of the features, among which each question is chosen.
-        """
-        from sklearn.ensemble import RandomForestClassifier
-
-        features, labels = np.asarray(features, np.float32), np.asarray(labels)
-        order = np.lexsort([labels, *features.T])
-        monotonic = np.isin(np.arange(features.shape[1]), rising).astype(int)
-        knobs: Any = {"max_features": share}  # the stubs of scikit-learn know no share
-        forest = RandomForestClassifier(
-            trees, min_samples_leaf=leaf, monotonic_cst=monotonic, random_state=0, **knobs
-        ).fit(features[order], labels[order])
-        grown = [one.tree_ for one in forest.estimators_]
-        roots = np.cumsum([0, *(tree.node_count for tree in grown[:-1])]).astype(np.int32)
-
-        def children(name: str) -> NDArray[np.int32]:
-            parts = [getattr(tree, name) + root for tree, root in zip(grown, roots, strict=True)]
-            return np.concatenate(parts).astype(np.int32)
-
-        one = int(np.flatnonzero(forest.classes_ == 1)[0])
-        return cls(
-            roots=roots,
-            feature=np.concatenate([tree.feature for tree in grown]).astype(np.int16),
-            threshold=np.concatenate([tree.threshold for tree in grown]),
-            left=children("children_left"),
-            right=children("children_right"),
-            share=np.concatenate([tree.value[:, 0, one] / tree.value[:, 0].sum(1) for tree in grown]),
-        )
-
+    @abstractmethod
     def probability(self, features: ArrayLike) -> NDArray[np.float64]:
-        """Return the mean over the trees of the share of label 1 in the leaf that a row falls into, `(n,)`."""
-        return self._mean(np.asarray(features, np.float32))
+        """Return P(label 1) of each row of features, `(n,)`."""
 
     def _mean(self, features: NDArray[np.floating]) -> NDArray[np.float64]:
         parts = [self._descend(features[start : start + _ROWS]) for start in range(0, len(features), _ROWS)]
@@ -126,7 +80,61 @@ class Forest:
 
 
 @dataclass(frozen=True, eq=False)
-class BoostedTrees(Forest):
+class Forest(Trees):
+    """A random forest: leaves hold the share of label 1 among what was learned from."""
+
+    @classmethod
+    def grow(
+        cls,
+        features: ArrayLike,
+        labels: ArrayLike,
+        *,
+        rising: Sequence[int] = (),
+        trees: int = 200,
+        leaf: int = 20,
+        share: float = 0.3,
+    ) -> Forest:
+        """Grow a forest (Breiman 2001) for labels 0 and 1; the order of the rows does not matter.
+
+        Args:
+            features: `(n, k)`; compared in float32.
+            labels: `(n,)`, 0 or 1.
+            rising: Features that never lower the probability when they rise.
+            trees: How many.
+            leaf: Fewest rows of a leaf.
+            share: Of the features, among which each question is chosen.
+        """
+        from sklearn.ensemble import RandomForestClassifier
+
+        features, labels, monotonic = _prepared(np.asarray(features, np.float32), labels, rising)
+        knobs: Any = {"max_features": share}  # the stubs of scikit-learn know no share
+        forest = RandomForestClassifier(
+            trees, min_samples_leaf=leaf, monotonic_cst=monotonic, random_state=0, **knobs
+        ).fit(features, labels)
+        grown = [one.tree_ for one in forest.estimators_]
+        roots = _roots([tree.node_count for tree in grown])
+
+        def children(name: str) -> NDArray[np.int32]:
+            parts = [getattr(tree, name) + root for tree, root in zip(grown, roots, strict=True)]
+            return np.concatenate(parts).astype(np.int32)
+
+        one = int(np.flatnonzero(forest.classes_ == 1)[0])
+        return cls(
+            roots=roots,
+            feature=np.concatenate([tree.feature for tree in grown]).astype(np.int16),
+            threshold=np.concatenate([tree.threshold for tree in grown]),
+            left=children("children_left"),
+            right=children("children_right"),
+            share=np.concatenate([tree.value[:, 0, one] / tree.value[:, 0].sum(1) for tree in grown]),
+        )
+
+    def probability(self, features: ArrayLike) -> NDArray[np.float64]:
+        """Return the mean over the trees of the share of label 1 in the leaf that a row falls into, `(n,)`."""
+        return self._mean(np.asarray(features, np.float32))
+
+
+@dataclass(frozen=True, eq=False)
+class BoostedTrees(Trees):
     """Trees that were grown one for the mistakes of another; their leaves hold log-odds, which add up.
 
     Attributes:
@@ -144,7 +152,6 @@ class BoostedTrees(Forest):
         rising: Sequence[int] = (),
         trees: int = 400,
         leaf: int = 40,
-        share: float = 1.0,
     ) -> BoostedTrees:
         """Grow trees by gradient boosting (Friedman 2001), until a tenth of the rows is no longer better for it.
 
@@ -154,24 +161,22 @@ class BoostedTrees(Forest):
             rising: Features that never lower the probability when they rise.
             trees: How many at most.
             leaf: Fewest rows of a leaf.
-            share: Of the features, among which each question is chosen.
         """
         from sklearn.ensemble import HistGradientBoostingClassifier
 
-        features, labels = np.asarray(features, np.float64), np.asarray(labels)
-        order = np.lexsort([labels, *features.T])
-        knobs: Any = {"early_stopping": True, "max_features": share}  # the stubs of scikit-learn know no such values
+        features, labels, monotonic = _prepared(np.asarray(features, np.float64), labels, rising)
+        early: Any = True  # the stubs of scikit-learn know no such value
         boosted: Any = HistGradientBoostingClassifier(
             learning_rate=0.05,
             max_iter=trees,
             max_leaf_nodes=8,
             min_samples_leaf=leaf,
-            monotonic_cst=np.isin(np.arange(features.shape[1]), rising).astype(int),
+            monotonic_cst=monotonic,
+            early_stopping=early,
             random_state=0,
-            **knobs,
-        ).fit(features[order], labels[order])
+        ).fit(features, labels)
         grown = [one.nodes for (one,) in boosted._predictors]
-        roots = np.cumsum([0, *(len(nodes) for nodes in grown[:-1])]).astype(np.int32)
+        roots = _roots([len(nodes) for nodes in grown])
         nodes, root = np.concatenate(grown), np.repeat(roots, [len(nodes) for nodes in grown])
         return cls(
             roots=roots,
@@ -186,3 +191,17 @@ class BoostedTrees(Forest):
     def probability(self, features: ArrayLike) -> NDArray[np.float64]:
         """Return the logistic function of the sum of log-odds, `(n,)`."""
         return from_log_odds(self.start + len(self.roots) * self._mean(np.asarray(features, np.float64)))
+
+
+def _prepared(
+    features: NDArray[np.floating], labels: ArrayLike, rising: Sequence[int]
+) -> tuple[NDArray[np.floating], NDArray[np.integer], NDArray[np.integer]]:
+    """Return rows in an order of their own, their labels, and 1 for each feature that shall rise."""
+    order = np.lexsort([np.asarray(labels), *features.T])
+    monotonic = np.isin(np.arange(features.shape[1]), rising).astype(int)
+    return features[order], np.asarray(labels)[order], monotonic
+
+
+def _roots(counts: Sequence[int]) -> NDArray[np.int32]:
+    """Return where each tree begins, of trees of so many nodes."""
+    return np.cumsum([0, *counts[:-1]]).astype(np.int32)

@@ -119,7 +119,11 @@ class Scorer(ABC):
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
-        return self.vector_similarity(*self.pair_vectors(texts, left, right, precision=precision, progress=progress))
+        vectors = self.pair_vectors(texts, left, right, precision=precision, progress=progress)
+        similarity = self.vector_similarity(*vectors)
+        if self.verifier is None:
+            return similarity
+        return self.verifier.rescore(texts, left, right, similarity, precision=precision)
 
     def pair_vectors(
         self,

@@ -221,21 +221,6 @@ class Twin(nn.Module, Scorer):
         """
         return encode_stream(self._fast_tower(side, precision, devices, compiled=compiled), inputs, block=block)
 
-    def pair_similarity(
-        self,
-        texts: Sequence[str],
-        left: np.ndarray,
-        right: np.ndarray,
-        *,
-        precision: Precision = "auto",
-        progress: Progress | None = None,
-    ) -> np.ndarray:
-        """Score pairs given as indices into texts, those in doubt by twin and verifier; `(n,)` float32."""
-        similarity = super().pair_similarity(texts, left, right, precision=precision, progress=progress)
-        if self.verifier is None or len(left) == 0:
-            return similarity
-        return self.verifier.rescore(texts, left, right, similarity, precision=precision)
-
     def forward(
         self, left: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]] | None = None
     ) -> tuple[Tensor, Tensor]:

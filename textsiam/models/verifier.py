@@ -22,7 +22,7 @@ from textsiam.models.calibration import check_fraction, finite_scores, fit_platt
 from textsiam.models.encoders import MINILM, ModelError, resolve
 from textsiam.models.fast_cross_encoder import FastCrossEncoder
 from textsiam.models.fast_tower import Precision, fast_dtype
-from textsiam.models.forest import Forest
+from textsiam.models.forest import Forest, Trees
 from textsiam.models.wording import KINDS, Wording
 
 _FORMATS = (1, 2, 3)  # the first knew no wording, the second one forest of it and always a cross-encoder
@@ -115,9 +115,9 @@ class Verifier:
 
     def _read(self, model: CrossEncoder, asked: list[tuple[str, str]], dtype: torch.dtype) -> np.ndarray:
         """Return the logit of each pair in this order of its texts, `(n,)` float32."""
-        if FastCrossEncoder.readable(model):
-            if self._fast is None or self._fast.dtype != dtype or self._fast.stale:
-                self._fast = FastCrossEncoder(model, dtype)
+        if self._fast is None or self._fast.dtype != dtype or self._fast.stale:
+            self._fast = FastCrossEncoder(model, dtype) if FastCrossEncoder.readable(model) else None
+        if self._fast is not None:
             return self._fast.logits(asked)[:, 0]
         with torch.autocast(model.device.type, dtype=dtype, enabled=dtype != torch.float32):
             found = model.predict(asked, activation_fn=nn.Identity(), show_progress_bar=False, batch_size=32)
@@ -269,7 +269,7 @@ def _sides(texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[l
     return [texts[int(i)] for i in left], [texts[int(i)] for i in right]
 
 
-def _trees(arrays: Mapping[str, np.ndarray], *, prefixed: bool) -> tuple[Forest, ...]:
+def _trees(arrays: Mapping[str, np.ndarray], *, prefixed: bool) -> tuple[Trees, ...]:
     if not prefixed:
         return (Forest.of_arrays(arrays),)
     own = [{n.removeprefix(f"{k}."): a for n, a in arrays.items() if n.startswith(f"{k}.")} for k in range(len(KINDS))]

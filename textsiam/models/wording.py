@@ -15,7 +15,7 @@ from math import log
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.models.forest import BoostedTrees, Forest
+from textsiam.models.forest import BoostedTrees, Forest, Trees
 
 KINDS = (Forest, BoostedTrees)
 """What is learned, in the order of `Wording.trees`."""
@@ -51,7 +51,7 @@ class Wording:
 
     texts: int
     counts: Mapping[str, int]
-    trees: tuple[Forest, ...]
+    trees: tuple[Trees, ...]
 
     @classmethod
     def fit(

@@ -18,9 +18,10 @@ from textsiam.models.ensemble import Ensemble, Regions, squared_distances
 from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
 from textsiam.training.checkpoints import check_identity, run_identity
-from textsiam.training.loop import TrainResult, train
+from textsiam.training.loop import train
 from textsiam.training.objective import Objective
 from textsiam.training.processes import process_state
+from textsiam.training.result import TrainResult
 from textsiam.training.settings import Settings
 
 

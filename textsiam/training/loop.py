@@ -21,7 +21,8 @@ from textsiam.models.twin import Twin
 from textsiam.training.checkpoints import check_identity, run_identity
 from textsiam.training.objective import Objective
 from textsiam.training.processes import process_state
-from textsiam.training.run import LeftOut, Run, TrainResult
+from textsiam.training.result import LeftOut, TrainResult
+from textsiam.training.run import Run
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
 

@@ -48,7 +48,7 @@ def train_verifier(
         device: Where to train; None lets torch choose.
 
     Returns:
-        A verifier that is not combined with a twin yet: see `Verifier.fit`.
+        A verifier that is not combined with a twin yet: see `Verifier.fit`. Without epochs it has no cross-encoder.
 
     Raises:
         ValueError: The pairs do not hold both labels, or are of images.
@@ -56,6 +56,8 @@ def train_verifier(
     """
     settings = settings or VerifierSettings()
     check_readable(pairs)
+    if settings.epochs == 0:
+        return Verifier(None, symmetric=symmetric)
     start = MINILM if tower is None else tower
     start = start if settings.model is None else settings.model
     model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
