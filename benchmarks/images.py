@@ -32,8 +32,10 @@ NEW = ["7", "8", "9"]
 # What is told to configs/mnist_unseen.yaml: digits and characters, as it is made for, or characters alone.
 BOTH = ["--data.train", str(MNIST / "train-images-idx3-ubyte.gz"), "--data.more", json.dumps([str(OMNIGLOT)])]
 CHARACTERS = ["--data.train", str(OMNIGLOT), "--data.more", "null", "--data.unseen", "null"]
-# The ensemble has so many twins of characters, two of them trained at once: twelve minutes on two cores.
+# The ensemble has so many twins of characters, two of them trained at once: twelve minutes on two cores. Every other
+# one sees what its drawings enclose.
 MEMBERS, SHORTER = 4, ["--training.max_steps", "2500"]
+ENCLOSURES = ["--model.scratch_image.enclosures", "true"]
 ALPHABETS = ("Balinese", "Early_Aramaic", "Greek", "Korean", "Latin")
 # What is told to configs/omniglot.yaml in place of its loss; pairs and triplets take batches as they come.
 LOSSES = {
@@ -78,7 +80,7 @@ def member(seed: int, folder: str) -> dict:
     import torch
 
     torch.set_num_threads(1)
-    knobs = [*CHARACTERS, "--training.seed", str(seed), *SHORTER]
+    knobs = [*CHARACTERS, "--training.seed", str(seed), *SHORTER, *(ENCLOSURES if seed % 2 else [])]
     outcome, _ = trained(str(CONFIGS / "mnist_unseen.yaml"), *knobs)
     outcome.twin.save_pretrained(f"{folder}/{seed}")
     return _training(outcome)

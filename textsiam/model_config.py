@@ -34,6 +34,7 @@ class ScratchImageConfig:
         widths: Channels of each stage.
         depths: Blocks of each stage.
         drawings: Bring drawings to one form first: light on black, centred, upright, of one size.
+        enclosures: Show the CNN the holes of drawings too.
     """
 
     size: int = 28
@@ -41,6 +42,7 @@ class ScratchImageConfig:
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
     drawings: bool = False
+    enclosures: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import json
 import subprocess
 import sys
@@ -12,13 +13,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
+from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image, ImageDraw
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ResNetModel
 
-from textsiam.models.drawings import DrawingResNet, normal_form
+from textsiam.models.drawings import DrawingResNet, enclosed, normal_form
+from textsiam.models.encoders import ModelError
 from textsiam.models.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
 
@@ -127,13 +129,69 @@ def test_images_do_not_touch_each_other():
     torch.testing.assert_close(normal_form(batch)[1:2], normal_form(batch[1:2]))
 
 
+def shut_in(ink: np.ndarray) -> np.ndarray:
+    """What bars the least barred way of each pixel to the border, less its own ink; by Dijkstra, pixel for pixel."""
+    height, width = ink.shape
+    barred = np.full(ink.shape, np.inf)
+    edge = [(y, x) for y in range(height) for x in range(width) if y in (0, height - 1) or x in (0, width - 1)]
+    queue = [(float(ink[at]), at) for at in edge]
+    heapq.heapify(queue)
+    while queue:
+        cost, (y, x) = heapq.heappop(queue)
+        if cost >= barred[y, x]:
+            continue
+        barred[y, x] = cost
+        for down, along in ((1, 0), (-1, 0), (0, 1), (0, -1)):
+            at = (y + down, x + along)
+            if 0 <= at[0] < height and 0 <= at[1] < width:
+                heapq.heappush(queue, (max(cost, float(ink[at])), at))
+    return barred - ink
+
+
+@given(
+    arrays(np.float32, array_shapes(min_dims=3, max_dims=3, min_side=1, max_side=9), elements=st.floats(0, 1, width=32))
+)
+@settings(deadline=None)
+def test_what_is_enclosed_is_what_every_way_to_the_border_is_barred_by(drawings):
+    found = enclosed(torch.from_numpy(drawings)[:, None])
+    np.testing.assert_array_equal(
+        found[:, 0].numpy(), np.stack([shut_in(each) for each in drawings]).astype(np.float32)
+    )
+
+
+def test_a_way_may_turn_often():
+    spiral = torch.tensor([
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 0, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 0, 1],
+        [1, 0, 0, 0, 0, 0, 1, 0, 1],
+        [1, 0, 1, 1, 1, 0, 1, 0, 1],
+        [1, 0, 1, 0, 0, 0, 1, 0, 1],
+        [1, 0, 1, 1, 1, 1, 1, 0, 1],
+        [1, 0, 0, 0, 0, 0, 0, 0, 1],
+        [1, 1, 1, 1, 1, 1, 1, 1, 1],
+    ])[None, None].float()  # fmt: skip
+    assert enclosed(spiral).sum() == 0
+    spiral[..., 1, 0] = 0.75  # a door, three quarters shut
+    assert torch.equal(enclosed(spiral), 0.75 * (spiral == 0))
+
+
+def test_a_ring_has_a_hole_and_a_hook_has_none():
+    holes = {name: enclosed(normal_form(drawn(name))) for name in GLYPHS}
+    assert holes["ring"][0, 0, SIDE // 4, SIDE // 4] > 0.9
+    assert holes["hook"].max() < 0.3
+    assert holes["ring"].sum() > 10 * holes["hook"].sum()
+
+
 def test_no_gradient_flows():
     assert not normal_form(drawn("ring").requires_grad_()).requires_grad
+    assert not enclosed(drawn("ring").requires_grad_()).requires_grad
 
 
-@pytest.fixture(scope="module")
-def tower() -> SentenceTransformer:
-    return scratch_image_encoder(size=20, widths=(8, 16), depths=(1, 1), drawings=True, dim=12, device="cpu")
+@pytest.fixture(scope="module", params=[False, True], ids=["ink", "enclosures"])
+def tower(request) -> SentenceTransformer:
+    knobs: dict[str, Any] = {"drawings": True, "enclosures": request.param}
+    return scratch_image_encoder(size=20, widths=(8, 16), depths=(1, 1), dim=12, device="cpu", **knobs)
 
 
 def picture(name: str, **how) -> Image.Image:
@@ -151,6 +209,24 @@ def test_the_cnn_sees_the_normal_form_of_half_the_side(channels):
         expected: Any = ResNetModel.forward(backbone.model, seen).last_hidden_state
         expected = expected.flatten(2).transpose(1, 2)
         torch.testing.assert_close(tower[0](dict(features))["token_embeddings"], expected)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_cnn_sees_enclosures_as_a_second_channel(channels):
+    knobs: dict[str, Any] = {"widths": (8,), "depths": (1,), "drawings": True, "enclosures": True}
+    tower = scratch_image_encoder(size=20, channels=channels, device="cpu", **knobs).eval()
+    features = tower.preprocess([picture(name).convert("L" if channels == 1 else "RGB") for name in GLYPHS])
+    ink = normal_form(features["pixel_values"])
+    with torch.inference_mode():
+        backbone: Any = tower[0]
+        seen = 2 * torch.cat([ink, enclosed(ink)], 1) - 1
+        expected: Any = ResNetModel.forward(backbone.model, seen).last_hidden_state
+        torch.testing.assert_close(tower[0](dict(features))["token_embeddings"], expected.flatten(2).transpose(1, 2))
+
+
+def test_enclosures_are_those_of_drawings():
+    with pytest.raises(ModelError, match="set drawings too"):
+        scratch_image_encoder(enclosures=True)
 
 
 def test_the_tower_is_saved_with_its_normal_form(tower, tmp_path):

@@ -80,6 +80,7 @@ def scratch_image_encoder(
     widths: Sequence[int] = (32, 64, 128),
     depths: Sequence[int] = (1, 1, 1),
     drawings: bool = False,
+    enclosures: bool = False,
     dim: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -96,12 +97,13 @@ def scratch_image_encoder(
         depths: Blocks of each stage.
         drawings: Images are strokes on plain ground, and the CNN sees them centred, upright, of one size and not too
             thin; see `textsiam.models.drawings.normal_form`.
+        enclosures: The CNN sees the holes of drawings too; see `textsiam.models.drawings.enclosed`.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.
         device: Where the weights go; None lets torch choose.
 
     Raises:
-        ModelError: A size that does not fit.
+        ModelError: A size that does not fit, or enclosures of what is no drawing.
     """
     from transformers import ResNetConfig, ResNetModel
 
@@ -113,6 +115,8 @@ def scratch_image_encoder(
         raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
     if min(*widths, *depths) < 1:
         raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
+    if enclosures and not drawings:
+        raise ModelError("enclosures are those of drawings: set drawings too")
     kind, knobs = (DrawingResNet, DrawingConfig) if drawings else (ResNetModel, ResNetConfig)
     config = knobs(
         num_channels=channels,
@@ -121,6 +125,7 @@ def scratch_image_encoder(
         depths=list(depths),
         layer_type="basic",
         downsample_in_first_stage=False,
+        **({"enclosures": True} if enclosures else {}),
     )
     side = 2 * size if drawings else size  # the normal form has half the side of what it is made of
     processor = {
