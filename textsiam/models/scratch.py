@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import punctuation
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 import torch
@@ -117,16 +117,14 @@ def scratch_image_encoder(
         raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
     if enclosures and not drawings:
         raise ModelError("enclosures are those of drawings: set drawings too")
-    kind, knobs = (DrawingResNet, DrawingConfig) if drawings else (ResNetModel, ResNetConfig)
-    config = knobs(
-        num_channels=channels,
-        embedding_size=widths[0],
-        hidden_sizes=list(widths),
-        depths=list(depths),
-        layer_type="basic",
-        downsample_in_first_stage=False,
-        **({"enclosures": True} if enclosures else {}),
-    )
+    knobs: dict[str, Any] = {
+        "num_channels": channels,
+        "embedding_size": widths[0],
+        "hidden_sizes": list(widths),
+        "depths": list(depths),
+        "layer_type": "basic",
+        "downsample_in_first_stage": False,
+    }
     side = 2 * size if drawings else size  # the normal form has half the side of what it is made of
     processor = {
         "image_processor_type": "ViTImageProcessor",
@@ -142,7 +140,10 @@ def scratch_image_encoder(
     }
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        _write(kind(config), folder)
+        if drawings:
+            _write(DrawingResNet(DrawingConfig(**knobs, enclosures=enclosures)), folder)
+        else:
+            _write(ResNetModel(ResNetConfig(**knobs)), folder)
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         return _tower(Transformer(folder), dim, seed + 1, device)
 
