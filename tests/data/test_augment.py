@@ -39,6 +39,7 @@ def test_no_knob_is_the_identity(picture):
         flip=st.booleans(),
         elastic=st.floats(0, 0.25),
         thickness=st.floats(0, 0.25),
+        stroke=st.floats(0, 1),
         brightness=st.floats(0, 1),
         contrast=st.floats(0, 1),
     ),
@@ -119,6 +120,38 @@ def test_thickness_widens_strokes_of_any_colour_and_narrows_them_a_little(light)
     assert all((each[:5] == (0 if light else 255)).all() for each in drawn)
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("light", [True, False])
+def test_a_stroke_more_starts_at_what_is_drawn_and_looks_like_it(mode, light):
+    pixels = np.zeros((60, 60), dtype=np.uint8)
+    pixels[28:31, 15:45] = 200
+    image = Image.fromarray(pixels if light else 255 - pixels).convert(mode)
+    shown = [array(Augment(stroke=0.5)(image, seed)).reshape(60, 60, -1)[..., 0] for seed in SEEDS]
+    inks = [(each if light else 255 - each) == 200 for each in shown]
+    assert all(set(np.unique(each)) == set(np.unique(array(image))) for each in shown)
+    assert all(ink[28:31, 15:45].all() for ink in inks)
+    added = [ink.sum() - 90 for ink in inks]
+    assert 4 < sum(more == 0 for more in added) < 16
+    assert 30 < max(added) <= 4 * 32
+    for ink, more in zip(inks, added, strict=True):
+        rows, columns = np.nonzero(ink & ~_near(pixels > 0))
+        assert not len(rows) or np.hypot(rows - 29, np.clip(columns, 15, 44) - columns).max() <= 30 + 3
+        assert more == 0 or _near(pixels > 0)[ink].sum() > 90 or not len(rows)
+
+
+def _near(ink: np.ndarray) -> np.ndarray:
+    """The pixels of ink and those beside."""
+    wide = np.pad(ink, 1)
+    return np.logical_or.reduce([np.roll(wide, (i, j), (0, 1))[1:-1, 1:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)])
+
+
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_a_blank_image_gets_no_stroke(value):
+    blank = Image.new("L", (9, 9), value)
+    assert all(array(Augment(stroke=1)(blank, seed)).min() == value for seed in SEEDS)
+    assert all(np.ptp(array(Augment(stroke=1)(blank, seed))) == 0 for seed in SEEDS)
+
+
 def test_changes_add_up_to_one_after_the_other(picture):
     first, second = Augment(rotate=40, shift=0.1, flip=True, brightness=0.3), Augment(shear=20, scale=0.2)
     for seed in SEEDS:
@@ -146,6 +179,7 @@ def test_brightness_and_contrast():
         ({"shift": 1}, "shift must be from 0 to below 1, got 1"),
         ({"scale": float("inf")}, "scale must be from 0 to 10, got inf"),
         ({"shear": 90}, "shear must be from 0 to below 90, got 90"),
+        ({"stroke": 1.5}, "stroke must be from 0 to 1, got 1.5"),
         ({"elastic": 0.3}, "elastic must be from 0 to 0.25, got 0.3"),
         ({"thickness": -0.1}, "thickness must be from 0 to 0.25, got -0.1"),
         ({"contrast": 1.5}, "contrast must be from 0 to 1, got 1.5"),
