@@ -176,6 +176,10 @@ def test_a_way_may_turn_often():
     assert torch.equal(enclosed(spiral), 0.75 * (spiral == 0))
 
 
+def test_what_is_no_number_comes_to_an_end():
+    assert enclosed(torch.full((1, 1, 4, 4), torch.nan)).isnan().all()
+
+
 def test_a_ring_has_a_hole_and_a_hook_has_none():
     holes = {name: enclosed(normal_form(drawn(name))) for name in GLYPHS}
     assert holes["ring"][0, 0, SIDE // 4, SIDE // 4] > 0.9

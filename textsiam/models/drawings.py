@@ -117,13 +117,14 @@ def enclosed(ink: Float[Tensor, "n 1 height width"]) -> Float[Tensor, "n 1 heigh
     barred = torch.ones_like(ink)
     for edge in (0, -1):
         barred[edge], barred[:, edge] = ink[edge], ink[:, edge]
-    found = None
-    while found is None or not torch.equal(barred, found):  # once, and once more for each turn of a way
-        found = barred.clone()
+    falls = True
+    while falls:  # once, and once more for each turn of a way
+        before = barred.clone()
         for way, own in ((barred, ink), (barred.transpose(0, 1), ink.transpose(0, 1))):
             for lines in (range(1, len(way)), range(len(way) - 2, -1, -1)):
                 for line in lines:
                     torch.maximum(own[line], torch.minimum(way[line], way[line - lines.step]), out=way[line])
+        falls = bool((barred < before).any())
     return (barred - ink).permute(2, 0, 1)[:, None]
 
 
