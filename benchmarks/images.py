@@ -2,7 +2,7 @@
 
     python benchmarks/images.py run mnist                   # configs/mnist.yaml: known digits
     python benchmarks/images.py run unseen --seeds 0 1 2    # configs/mnist_unseen.yaml: 7, 8 and 9 are never seen
-    python benchmarks/images.py run together --seeds 0 1 2  # four such twins, their scores averaged
+    python benchmarks/images.py run together --seeds 0 1 2  # four twins of characters, and a cohort
     python benchmarks/images.py run omniglot                # configs/omniglot.yaml
     python benchmarks/images.py run omniglot --losses info_nce contrastive triplet --steps 600   # equal steps for each
     python benchmarks/images.py table                       # Markdown for the docs

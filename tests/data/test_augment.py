@@ -130,13 +130,13 @@ def test_a_stroke_more_starts_at_what_is_drawn_and_looks_like_it(mode, light):
     inks = [(each if light else 255 - each) == 200 for each in shown]
     assert all(set(np.unique(each)) == set(np.unique(array(image))) for each in shown)
     assert all(ink[28:31, 15:45].all() for ink in inks)
-    added = [ink.sum() - 90 for ink in inks]
+    added, near = [ink.sum() - 90 for ink in inks], _near(pixels > 0)
     assert 4 < sum(more == 0 for more in added) < 16
     assert 30 < max(added) <= 4 * 32
     for ink, more in zip(inks, added, strict=True):
-        rows, columns = np.nonzero(ink & ~_near(pixels > 0))
+        rows, columns = np.nonzero(ink & ~near)
         assert not len(rows) or np.hypot(rows - 29, np.clip(columns, 15, 44) - columns).max() <= 30 + 3
-        assert more == 0 or _near(pixels > 0)[ink].sum() > 90  # it begins at what is there
+        assert more == 0 or near[ink].sum() > 90  # it begins at what is there
 
 
 def _near(ink: np.ndarray) -> np.ndarray:
