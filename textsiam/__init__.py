@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from textsiam.data.images import read_images
-    from textsiam.data.pairs import Pairs, read_pairs
+    from textsiam.data.pairs import Pairs
     from textsiam.data.splits import split_pairs
     from textsiam.evaluation.pairs import evaluate_pairs
     from textsiam.models.decision import Decision, Verdict
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from textsiam.search.feeding import add_questions
     from textsiam.search.gallery import Gallery
     from textsiam.search.opening import create_index, open_index
+    from textsiam.sources import read_pairs
     from textsiam.training.loop import train
     from textsiam.training.mining import mine
 
@@ -68,7 +69,7 @@ _HOME = {
     "mine": "training.mining",
     "open_index": "search.opening",
     "read_images": "data.images",
-    "read_pairs": "data.pairs",
+    "read_pairs": "sources",
     "scratch_image_encoder": "models.scratch",
     "scratch_text_encoder": "models.scratch",
     "split_pairs": "data.splits",

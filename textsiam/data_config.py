@@ -80,7 +80,7 @@ def build_pairs(config: DataConfig) -> Splits:
 
 
 def _read(config: DataConfig, source: str) -> Pairs:
-    from textsiam.data.pairs import read_pairs
+    from textsiam.sources import read_pairs
 
     return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
 
@@ -101,7 +101,6 @@ def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
 def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
     from textsiam.data.images import draw_up_to, holds_images, most_pairs, read_images
-    from textsiam.data.pairs import DRAWN_PAIRS
 
     if not config.unseen or not holds_images(source):
         return _read(config, source)
@@ -113,4 +112,4 @@ def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
     if most_pairs(kept) == 0:
         what = "only" if name == "test" else "without"
         raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
-    return draw_up_to(kept, DRAWN_PAIRS)
+    return draw_up_to(kept)

@@ -20,6 +20,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin, read_config
+from textsiam.data.image_pairs import thumbnail_of
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables import write_table
@@ -339,7 +340,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         outcome.evaluations,
         history=outcome.result.history,
         facts=facts,
-        thumbnail=splits.test.thumbnail,
+        thumbnail=thumbnail_of(splits.test),
         embedding=_map(twin, splits.test),
     )
     _write_json(output / "summary.json", outcome.to_dict())
@@ -350,7 +351,7 @@ def _save(outcome: Outcome, config: Config) -> None:
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:
     """Return a map of some of the inputs, by their groups; None where no picture would show what a point is."""
-    if pairs.thumbnail is None:
+    if not pairs.images:
         return None
     some = np.sort(np.random.default_rng(0).permutation(len(pairs.texts))[:_ON_MAP])
     inputs = [pairs.texts[i] for i in some]

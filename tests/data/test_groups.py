@@ -13,6 +13,7 @@ from PIL import Image
 
 from textsiam.data.clusters import canonical, cluster_ids, contradictions, text_forms
 from textsiam.data.components import group_edges, joined_groups
+from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
 from textsiam.data.pictures import picture_name
 from textsiam.data.splits import data_report, leakage, split_pairs
@@ -33,8 +34,11 @@ def png(value):
 class TestGroups:
     def test_they_are_checked(self):
         assert grouped([0, -1, 3, 3]).groups.dtype == np.int32
-        for groups in ([0, 1, 2], [0, 1, 2, -2]):
-            with pytest.raises(ValueError, match=r"memory: groups must be one a text \(4\), from -1 on, got"):
+        for groups, problem in (
+            ([0, 1, 2], "3 groups for 4 texts"),
+            ([0, 1, 2, -2], r"groups\[3\] is -2, expected a group's number from 0 on, or -1"),
+        ):
+            with pytest.raises(ValueError, match=f"memory: {problem}"):
                 replace(grouped([0, 0, 0, 0]), groups=np.array(groups))
 
     def test_clusters_join_duplicates_and_groups(self):
@@ -133,7 +137,7 @@ class TestImages:
     def test_names_are_never_near_identical(self):
         others = [f"other{i}.png" for i in range(5)]
         texts = Pairs.from_texts(self.NAMES, others, [0] * 5)
-        images = Pairs.from_images(self.NAMES, others, [0] * 5)
+        images = pair_images(self.NAMES, others, [0] * 5)
         assert images.images
         assert images.texts == text_forms(images) == texts.texts
         assert data_report(texts).near_identical == 3
@@ -146,16 +150,16 @@ class TestImages:
 
     def test_the_length_of_a_name_chooses_nothing(self):
         left, right = ["a long name.png"], ["b.png"]
-        for pairs, first in ((Pairs.from_images(left, right, [1]), 0), (Pairs.from_texts(left, right, [1]), 1)):
+        for pairs, first in ((pair_images(left, right, [1]), 0), (Pairs.from_texts(left, right, [1]), 1)):
             assert canonical(pairs, cluster_ids(pairs)).tolist() == [first]
 
     def test_images_in_memory(self):
         dark, light = np.zeros((2, 3), np.uint8), np.full((2, 3), 255, np.uint8)
-        pairs = Pairs.from_images([dark, "a.png"], [light, Image.fromarray(dark)], [0, 1])
+        pairs = pair_images([dark, "a.png"], [light, Image.fromarray(dark)], [0, 1])
         assert pairs.texts == [picture_name(dark), picture_name(light), "a.png"]
         assert pairs.select([0]).images
         assert pairs.to_dataset().column_names == ["image1", "image2", "is_duplicate"]
         with pytest.raises(TypeError, match="image 1 is a int"):
-            Pairs.from_images([dark, dark], [light, 3], [0, 1])
+            pair_images([dark, dark], [light, 3], [0, 1])
         with pytest.raises(ValueError, match=r"not both: a \(images\), b \(texts\)"):
             Pairs.concat([replace(pairs, source="a"), Pairs.from_texts(["a"], ["b"], [0], "b")])

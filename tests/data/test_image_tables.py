@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from textsiam.data.image_pairs import DRAWN_PAIRS
 from textsiam.data.images import read_images
-from textsiam.data.pairs import DRAWN_PAIRS, DataError, read_pairs
+from textsiam.data.pairs import DataError
 from textsiam.data.pictures import open_picture, picture_name
-from textsiam.data.texts import read_texts
+from textsiam.sources import read_pairs, read_texts
 
 
 def png(value):

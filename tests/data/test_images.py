@@ -161,7 +161,8 @@ class TestReading:
         report = ReadReport("x", 0, 0)
         for names, classes, class_names, problem in (
             (["a"], [0, 0], ["c"], "x: 1 names, 2 classes"),
-            (["a"], [1], ["c"], "x: a class is outside the 1 class names"),
+            (["a"], [0.5], ["c"], r"x: classes\[0\] is 0.5, expected the index"),
+            (["a"], [1], ["c"], r"x: classes\[0\] is 1, expected the index of one of 1 class names"),
             (["a", "a"], [0, 0], ["c"], "must be distinct"),
         ):
             with pytest.raises(ValueError, match=problem):

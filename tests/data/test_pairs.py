@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -222,10 +223,55 @@ def test_pairs_check_themselves():
     pairs = make([("a", "b", 1)])
     with pytest.raises(ValueError, match="left, right and labels differ in length: 2, 1, 1"):
         Pairs(pairs.texts, np.array([0, 1]), pairs.right, pairs.labels, "x", pairs.report)
-    with pytest.raises(ValueError, match="x: a pair points outside the 2 texts"):
-        Pairs(pairs.texts, np.array([2]), pairs.right, pairs.labels, "x", pairs.report)
-    with pytest.raises(ValueError, match=r"x: labels must be 1, 0 or -1, got \[2\]"):
-        Pairs(pairs.texts, pairs.left, pairs.right, np.array([2]), "x", pairs.report)
+    for values, problem in (
+        ({"left": [2]}, r"x: left\[0\] is 2, expected the index of one of the 2 texts"),
+        ({"right": [-1]}, r"x: right\[0\] is -1, expected the index"),
+        ({"labels": [2]}, r"x: labels\[0\] is 2, expected 1, 0 or -1"),
+        ({"labels": [[1]]}, r"x: labels: expected a list of numbers, got shape \(1, 1\)"),
+    ):
+        with pytest.raises(ValueError, match=problem):
+            replace(pairs, source="x", **values)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "problem"),
+    [
+        ("labels", [0.7, 257], r"labels\[0\] is 0.7, expected 1, 0 or -1"),
+        ("labels", [1, 257], r"labels\[1\] is 257, expected 1, 0 or -1"),
+        ("labels", [1.0, np.nan], r"labels\[1\] is nan, expected 1, 0 or -1"),
+        ("left", [0, 0.5], r"left\[1\] is 0.5, expected the index of one of the 3 texts"),
+        ("right", [1, 2**32], r"right\[1\] is 4294967296, expected the index of one of the 3 texts"),
+        ("groups", [0, 1, 1.5], r"groups\[2\] is 1.5, expected a group's number from 0 on, or -1"),
+        ("groups", [0, 2**32, 1], r"groups\[1\] is 4294967296, expected a group's number"),
+    ],
+)
+def test_no_number_is_changed_by_a_cast(name, values, problem):
+    pairs = make([("a", "b", 1), ("a", "c", 0)])
+    with pytest.raises(ValueError, match=f"^memory: {problem}"):
+        replace(pairs, **{name: np.array(values)})
+
+
+def test_whole_floats_are_numbers():
+    pairs = make([("a", "b", 1), ("a", "c", 0)])
+    kept = replace(pairs, labels=np.array([1.0, -1.0]), groups=np.array([0.0, -1.0, 3.0]))
+    assert kept.labels.tolist() == [1, -1]
+    assert kept.labels.dtype == np.int8
+    assert kept.groups.tolist() == [0, -1, 3]
+    assert pairs.select([]).labels.tolist() == []
+
+
+def test_rows_are_picked_by_whole_numbers():
+    pairs = make([("a", "b", 1), ("a", "c", 0)])
+    assert pairs.select(np.array([-1.0])).labels.tolist() == [0]
+    for rows, problem in (
+        ([0, 0.5], r"rows\[1\] is 0.5"),
+        ([2], r"rows\[0\] is 2, expected the index of one of 2 rows"),
+    ):
+        with pytest.raises(ValueError, match=f"memory: {problem}"):
+            pairs.select(rows)
+
+
+def test_concat_needs_pairs():
     with pytest.raises(ValueError, match="concat needs at least one Pairs"):
         Pairs.concat([])
 

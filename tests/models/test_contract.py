@@ -14,6 +14,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from textsiam.config import build_objective
+from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
 from textsiam.loss_config import ContrastiveConfig, InfoNCEConfig, LossConfig
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
@@ -84,7 +85,7 @@ def pairs(kind: str, inputs: list[str]) -> Pairs:
             others.add((a, b))
     left, right = ([inputs[row[side]] for row in [*rows, *sorted(others)]] for side in (0, 1))
     labels = [1] * len(rows) + [0] * len(others)
-    make = {"texts": Pairs.from_texts, "images": Pairs.from_images}[kind]
+    make = {"texts": Pairs.from_texts, "images": pair_images}[kind]
     return make(left, right, labels)
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.augment import Augment
-from textsiam.data.pairs import Pairs
+from textsiam.data.image_pairs import pair_images
 from textsiam.data.problems import DataError
 from textsiam.models.encoders import inputs_of
 from textsiam.models.inputs import IMAGES, TEXTS
@@ -98,7 +98,7 @@ def test_images_of_a_cluster_are_changed_alike_and_those_of_others_otherwise(ima
 
 
 def test_batches_are_augmented_and_the_same_on_every_call(images, names):
-    pairs = Pairs.from_images([names[0], names[2], names[4]], [names[1], names[3], names[5]], [1, 1, 1])
+    pairs = pair_images([names[0], names[2], names[4]], [names[1], names[3], names[5]], [1, 1, 1])
 
     def prepare(tower: SentenceTransformer, texts: list[str]) -> Pixels:
         return Pixels(texts, tower).augmented(TURNED, TURNED)

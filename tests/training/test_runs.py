@@ -12,6 +12,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
+from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
 from textsiam.models.twin import Twin
 from textsiam.training import loop
@@ -111,7 +112,7 @@ def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
     twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu"))
     with pytest.raises(ValueError, match="the twin has batch norms"):
         average_twins([twin, twin])
-    pairs = Pairs.from_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
+    pairs = pair_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
     with pytest.raises(ValueError, match="the twin has batch norms"):  # before any work is done
         train(twin, pairs, None, output=tmp_path, settings=Settings(runs=2), quiet=True)  # pyright: ignore
 

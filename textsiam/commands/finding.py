@@ -70,7 +70,7 @@ def flag(
     as_json: Json = False,
 ) -> None:
     """Find the duplicates inside a file of questions, and the clusters that they form."""
-    from textsiam.data.texts import read_texts
+    from textsiam.sources import read_texts
 
     parts = _parts_folder(output, work, ray, approximate=approximate)
     if output is not None:
@@ -174,7 +174,7 @@ def encode(
     as_json: Json = False,
 ) -> None:
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
-    from textsiam.data.texts import read_texts
+    from textsiam.sources import read_texts
 
     read = read_texts(texts, column=column)
     warn(read.report.warnings)
@@ -207,7 +207,7 @@ def match(
     as_json: Json = False,
 ) -> None:
     """Find the most similar documents of each query."""
-    from textsiam.data.texts import read_texts
+    from textsiam.sources import read_texts
 
     asked, library = read_texts(queries), read_texts(documents)
     twin = open_twin(model)

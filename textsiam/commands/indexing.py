@@ -69,9 +69,9 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add the questions of a file; one with an id that is there already is replaced where it differs."""
-    from textsiam.data.texts import read_texts
     from textsiam.search.index import Question
     from textsiam.search.opening import open_index
+    from textsiam.sources import read_texts
 
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
@@ -214,7 +214,7 @@ def check(
     opened = _opened(index)
     texts, ids = list(questions or ()), [str(place + 1) for place in range(len(questions or ()))]
     if file is not None:
-        from textsiam.data.texts import read_texts
+        from textsiam.sources import read_texts
 
         read = read_texts(file, column=column)
         warn(read.report.warnings)

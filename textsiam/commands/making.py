@@ -60,8 +60,8 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
-    from textsiam.data.pairs import read_pairs
     from textsiam.data.tables import checked_ending
+    from textsiam.sources import read_pairs
     from textsiam.training.settings import Mining
 
     checked_ending(output)
@@ -97,7 +97,7 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
-    from textsiam.data.pairs import read_pairs
+    from textsiam.sources import read_pairs
 
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
         raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
@@ -129,7 +129,7 @@ def ensemble(
     as_json: Json = False,
 ) -> None:
     """Make one of several twins: their scores averaged, or their weights (twins of one origin, trained differently)."""
-    from textsiam.data.pairs import read_pairs
+    from textsiam.sources import read_pairs
 
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already")
@@ -160,8 +160,8 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Say what a file of pairs holds: clusters, contradictions, and what a question-disjoint split would leak."""
-    from textsiam.data.pairs import read_pairs
     from textsiam.data.splits import data_report, split_pairs
+    from textsiam.sources import read_pairs
 
     read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
     report, split = data_report(read), split_pairs(read, seed=seed).report

@@ -42,7 +42,8 @@ def score(
         raise typer.BadParameter("give two texts, or --pairs FILE")
     if texts and len(texts) != 2:
         raise typer.BadParameter(f"expected two texts, got {len(texts)}")
-    from textsiam.data.pairs import Pairs, read_pairs
+    from textsiam.data.pairs import Pairs
+    from textsiam.sources import read_pairs
 
     if pairs is not None:
         read = read_pairs(pairs, columns=named_columns(column), labelled=False)
@@ -101,7 +102,7 @@ def evaluate(
     if way is not None:
         _few_shot(model, pairs, way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
         return
-    from textsiam.data.pairs import read_pairs
+    from textsiam.sources import read_pairs
 
     graded = _graded(pairs) if column is None else None
     read = None if graded else read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
@@ -118,9 +119,11 @@ def evaluate(
     warn(read.report.warnings)
     evaluation = evaluate_pairs(twin, read, decision=chosen_decision(twin, threshold, precision, prior), name=model)
     if report is not None:
+        from textsiam.data.image_pairs import thumbnail_of
         from textsiam.evaluation.report import write_report
 
-        write_report(report, [evaluation], facts={"model": model, "data": pairs}, thumbnail=read.thumbnail)
+        facts = {"model": model, "data": pairs}
+        write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
     verified = None
     if verification:
         from textsiam.evaluation.verification import verification_report

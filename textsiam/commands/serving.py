@@ -114,7 +114,7 @@ def recalibrate(
     as_json: Json = False,
 ) -> None:
     """Correct probabilities and threshold by what moderators decided, and show both before and after."""
-    from textsiam.data.pairs import read_pairs
+    from textsiam.sources import read_pairs
 
     pairs = read_pairs(feedback, columns=named_columns(column))
     if output is None and not dry_run and not Path(model).is_dir():

@@ -2,11 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 
 from textsiam.data.image_sets import LabelledImages
 from textsiam.data.pairs import Pairs
+from textsiam.data.pictures import picture_name, picture_thumbnail
 from textsiam.data.problems import DataError, ReadReport
+
+DRAWN_PAIRS = 10_000
+"""Pairs that are drawn of labelled images unless somebody says how many: enough to know a share to ±0.01."""
+
+
+def pair_images(left: Sequence[Any], right: Sequence[Any], labels: Sequence[int], source: str = "memory") -> Pairs:
+    """Make pairs of images in memory or by path, row for row; `picture_name` says what an image may be.
+
+    Raises:
+        DataError: as `Pairs.from_texts`, or a value is a damaged image.
+        TypeError: a value is no image; it is named by its position.
+    """
+    first, second = ([picture_name(value, row) for row, value in enumerate(side)] for side in (left, right))
+    return replace(Pairs.from_texts(first, second, labels, source), images=True)
+
+
+def thumbnail_of(pairs: Pairs) -> Callable[[str], bytes] | None:
+    """Return what makes a small PNG of one of the texts; None where they are to be read."""
+    return picture_thumbnail if pairs.images else None
 
 
 def most_pairs(images: LabelledImages, *, duplicate_share: float = 0.5) -> int:
@@ -60,7 +84,7 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
     return _pairs(images, ends, labels, rng)
 
 
-def draw_up_to(images: LabelledImages, count: int) -> Pairs:
+def draw_up_to(images: LabelledImages, count: int = DRAWN_PAIRS) -> Pairs:
     """Draw so many pairs as `draw_pairs` does, or as many as exist."""
     return draw_pairs(images, min(count, most_pairs(images)))
 

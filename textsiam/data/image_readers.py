@@ -17,6 +17,8 @@ from textsiam.data.image_sets import LabelledImages
 from textsiam.data.pictures import picture_cell, shown_name
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import FORMATS, Table, dataset_table, file_format
+from textsiam.data.rows import Cell, Problem
+from textsiam.data.texts import Texts, texts_found
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -70,6 +72,40 @@ def read_images(
     if path.is_file() and path.suffix.lower() != ".zip":
         return _labelled(bad, _idx_rows(path), others)
     return _labelled(bad, _folder_rows(path, bad, others), others)
+
+
+def read_image_names(path: str | Path, *, on_bad_row: OnBadRow = "error") -> Texts:
+    """Read the images of a folder, .zip or idx file by name, whatever their classes; none is decoded.
+
+    Raises:
+        DataError: the source is damaged, or holds no image.
+    """
+    bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
+    found = dict(image_files(path, bad, others))
+    return texts_found(bad, found, _passed_over(others), images=True)
+
+
+def image_cells(folder: Path | None) -> Cell:
+    """Return the function of (column, value) that names the image in a cell of a table, or says (reason, problem).
+
+    Args:
+        folder: What paths are relative to; None for a table that is no file.
+    """
+    known: dict[str, str | Problem] = {}  # a file is looked for once
+
+    def cell(name: str, value: object) -> str | Problem:
+        if not isinstance(value, str) or len(value) > 4096:
+            return picture_cell(name, value, folder)
+        found = known.get(value)
+        if found is None or isinstance(found, tuple):  # a problem names its column
+            found = known[value] = picture_cell(name, value, folder)
+        return found
+
+    return cell
+
+
+def _passed_over(others: Counter[str]) -> dict[str, int]:
+    return {f"no image ({ending})": count for ending, count in sorted(others.items())}
 
 
 def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -144,7 +180,7 @@ def _labelled(bad: BadRows, rows: Iterator[tuple[str, str]], others: Counter[str
     if not found:
         cause = bad.examples[0] if bad.examples else again if contradicted else "holds no labelled image"
         raise DataError(f"{bad.name}: no usable image: {cause}")
-    skipped = {**bad.skipped, **{f"no image ({ending})": count for ending, count in sorted(others.items())}}
+    skipped = {**bad.skipped, **_passed_over(others)}
     if contradicted:
         skipped["image of several classes"] = len(contradicted)
     kept = len(found)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from textsiam.data.integers import picked_rows, whole_numbers
 from textsiam.data.problems import DataError, ReadReport
 
 
@@ -29,11 +30,12 @@ class LabelledImages:
 
     def __post_init__(self) -> None:
         """Bring the classes to their type and check them."""
-        object.__setattr__(self, "classes", np.asarray(self.classes, dtype=np.int32))
+        count = len(self.class_names)
+        expected = f"the index of one of {count} class names"
+        checked = whole_numbers(self.classes, np.int32, (0, count - 1), f"{self.source}: classes", expected)
+        object.__setattr__(self, "classes", checked)
         if len(self.names) != len(self.classes):
             raise ValueError(f"{self.source}: {len(self.names)} names, {len(self.classes)} classes")
-        if len(self.classes) and not 0 <= self.classes.min() <= self.classes.max() < len(self.class_names):
-            raise ValueError(f"{self.source}: a class is outside the {len(self.class_names)} class names")
         if len(set(self.names)) != len(self.names) or len(set(self.class_names)) != len(self.class_names):
             raise ValueError(f"{self.source}: the names of images, and those of classes, must be distinct")
 
@@ -43,8 +45,7 @@ class LabelledImages:
 
     def select(self, rows: np.ndarray | Sequence[int]) -> LabelledImages:
         """Keep these rows (indices in the order given, or a boolean mask); classes keep their numbers."""
-        kept = np.asarray(rows)
-        kept = np.flatnonzero(kept) if kept.dtype == bool else kept.astype(np.int64)
+        kept = picked_rows(rows, len(self), self.source)
         return replace(self, names=[self.names[i] for i in kept], classes=self.classes[kept])
 
     def of_classes(self, names: Sequence[str]) -> LabelledImages:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from textsiam.data.image_pairs import draw_pairs, most_pairs
+from textsiam.data.image_pairs import DRAWN_PAIRS, draw_pairs, most_pairs
 from textsiam.data.image_sets import LabelledImages
-from textsiam.data.pairs import DRAWN_PAIRS, Pairs
+from textsiam.data.pairs import Pairs
 from textsiam.data.pictures import shown_name
 from textsiam.data.problems import DataError
 from textsiam.data.reports import leakage

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from textsiam.data.image_files import holds_images
-from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, draw_up_to, most_pairs
+from textsiam.data.image_pairs import class_pairs, draw_pairs, draw_triplets, draw_up_to, most_pairs, pair_images
 from textsiam.data.image_readers import read_images
 from textsiam.data.image_sets import LabelledImages
 from textsiam.data.image_splits import split_classes, split_images, split_labelled
@@ -16,6 +16,7 @@ __all__ = [
     "draw_up_to",
     "holds_images",
     "most_pairs",
+    "pair_images",
     "read_images",
     "split_classes",
     "split_images",

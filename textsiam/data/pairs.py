@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from textsiam.data.columns import IMAGE_NAMES, PAIR_NAMES, checked_text, find_pair_columns, text_problem
 from textsiam.data.components import by_first_appearance, joined_groups
-from textsiam.data.image_files import holds_images
-from textsiam.data.pictures import picture_name, picture_thumbnail
+from textsiam.data.integers import picked_rows, whole_numbers
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, open_table
 from textsiam.data.repeats import find_repeats
-from textsiam.data.rows import PairRows, int_array
+from textsiam.data.rows import ImageCells, PairRows, cell_reader, int_array
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-DRAWN_PAIRS = 10_000  # of labelled images: enough to know a share to ±0.01
-__all__ = ["DRAWN_PAIRS", "DataError", "Pairs", "ReadReport", "read_pairs", "sample_pairs"]
+__all__ = ["DataError", "Pairs", "ReadReport", "read_pairs", "sample_pairs"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +36,8 @@ class Pairs:
     `textsiam.data.pictures`): two names are then two images, however alike they are spelled.
 
     Raises:
-        ValueError: the arrays differ in length, point outside `texts`, or hold another label or group.
+        ValueError: the arrays differ in length, or hold what is no label, group or index of a text; the message
+            names its position and value.
     """
 
     texts: list[str]
@@ -51,23 +50,23 @@ class Pairs:
     images: bool = False
 
     def __post_init__(self) -> None:
-        """Bring the arrays to their types and check them."""
-        for name, dtype in (("left", np.int32), ("right", np.int32), ("labels", np.int8)):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=dtype))
+        """Check the arrays and bring them to their types."""
+        index = (0, len(self.texts) - 1), f"the index of one of the {len(self.texts)} texts"
+        kinds = {
+            "left": (np.int32, *index),
+            "right": (np.int32, *index),
+            "labels": (np.int8, (-1, 1), "1, 0 or -1"),
+            "groups": (np.int32, (-1, 2**31 - 1), "a group's number from 0 on, or -1"),
+        }
+        for name, (dtype, within, expected) in kinds.items():
+            if (values := getattr(self, name)) is not None:
+                checked = whole_numbers(values, dtype, within, f"{self.source}: {name}", expected)
+                object.__setattr__(self, name, checked)
         if not len(self.left) == len(self.right) == len(self.labels):
             raise ValueError(f"{self.source}: left, right and labels differ in length: "
                              f"{len(self.left)}, {len(self.right)}, {len(self.labels)}")  # fmt: skip
-        ends = np.concatenate([self.left, self.right])
-        if len(ends) and not 0 <= ends.min() <= ends.max() < len(self.texts):
-            raise ValueError(f"{self.source}: a pair points outside the {len(self.texts)} texts")
-        if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() <= 1:
-            raise ValueError(f"{self.source}: labels must be 1, 0 or -1, got {np.unique(self.labels).tolist()}")
-        if self.groups is not None:
-            groups = np.asarray(self.groups, dtype=np.int32)
-            object.__setattr__(self, "groups", groups)
-            if groups.shape != (len(self.texts),) or (len(groups) and groups.min() < -1):
-                raise ValueError(f"{self.source}: groups must be one a text ({len(self.texts)}), from -1 on, "
-                                 f"got {groups.shape} from {groups.min(initial=0)}")  # fmt: skip
+        if self.groups is not None and len(self.groups) != len(self.texts):
+            raise ValueError(f"{self.source}: {len(self.groups)} groups for {len(self.texts)} texts")
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -98,19 +97,6 @@ class Pairs:
             raise DataError(f"{source}: row {wrong[0]}: label is {found[wrong[0]]}, expected 0 or 1")
         report = ReadReport(source, len(found), len(found))
         return cls(list(index), int_array(ends[0]), int_array(ends[1]), found.astype(np.int8), source, report)
-
-    @classmethod
-    def from_images(
-        cls, left: Sequence[Any], right: Sequence[Any], labels: Sequence[int], source: str = "memory"
-    ) -> Pairs:
-        """Make pairs of images in memory or by path, row for row; `picture_name` says what an image may be.
-
-        Raises:
-            DataError: as `from_texts`, or a value is a damaged image.
-            TypeError: a value is no image; it is named by its position.
-        """
-        first, second = ([picture_name(value, row) for row, value in enumerate(side)] for side in (left, right))
-        return replace(cls.from_texts(first, second, labels, source), images=True)
 
     @classmethod
     def concat(cls, parts: Sequence[Pairs], source: str | None = None) -> Pairs:
@@ -161,8 +147,7 @@ class Pairs:
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Pairs:
         """Keep these rows (indices in the order given, or a boolean mask) and only the texts they use."""
-        kept = np.asarray(rows)
-        kept = np.flatnonzero(kept) if kept.dtype == bool else kept.astype(np.int64)
+        kept = picked_rows(rows, len(self), self.source)
         left, right = self.left[kept], self.right[kept]
         used = np.unique(np.concatenate([left, right]))
         return replace(
@@ -178,11 +163,6 @@ class Pairs:
     def columns(self) -> tuple[str, str]:
         """The columns that a table of these pairs has, beside the label: `read_pairs` knows them."""
         return IMAGE_NAMES if self.images else PAIR_NAMES[0]
-
-    @property
-    def thumbnail(self) -> Callable[[str], bytes] | None:
-        """What makes a small PNG of one of the texts; None where they are to be read."""
-        return picture_thumbnail if self.images else None
 
     @property
     def left_texts(self) -> list[str]:
@@ -245,61 +225,37 @@ def read_pairs(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
+    image_cells: ImageCells | None = None,
 ) -> Pairs:
-    """Read pairs from a file, a Hub dataset, the packaged sample, or labelled images.
-
-    Repeats of an unordered pair with the same label are dropped but for the first, and counted. Where an
-    unordered pair occurs with both labels, or two equal texts are labelled 0, nothing tells which label is
-    right, so every such row is left out, and counted: a wrong label would hurt training and falsify a
-    measurement alike. With `labelled=False` every row stays in its place.
-
-    Columns image1, image2 name images; a path is relative to the folder of the table, and must be there. Of
-    labelled images (a folder or .zip of class folders, an idx file), up to `DRAWN_PAIRS` pairs are drawn, as
-    many of one class as of two.
+    """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads images too.
 
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or
-            what `read_images` reads.
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; or `owner/name[:config]`.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
-
-    Returns:
-        The pairs, with a report of what was left out.
+        image_cells: what names the images of a table; without it, such a table is refused.
 
     Raises:
         DataError: the source cannot be read, with file, line and value.
-
-    Example:
-        >>> pairs = read_pairs("pairs.tsv")  # doctest: +SKIP
-        >>> print(pairs.report)  # doctest: +SKIP
     """
     bad = BadRows(str(source), on_bad_row=on_bad_row)
     path = SAMPLES / "forum_pairs.tsv" if bad.name == "sample:forum" else source
-    if holds_images(path):
-        return _drawn(source, on_bad_row=on_bad_row, labelled=labelled)
     rows = PairRows()
     with open_table(path, bad, split=split, quoted=quoted, load=load) as table:
         found = find_pair_columns(
             table.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
         )
-        rows.read(table, bad, found, default=1 if labelled else -1)
+        rows.read(table, bad, found, cell_reader(table, found.images, image_cells), default=1 if labelled else -1)
     return _assemble(table, bad, rows, clean=labelled, images=found.images)
 
 
 def sample_pairs() -> Pairs:
     """Read the packaged forum: question pairs in clusters, written for this project."""
     return read_pairs("sample:forum")
-
-
-def _drawn(source: str | Path, *, on_bad_row: OnBadRow, labelled: bool) -> Pairs:
-    from textsiam.data.images import draw_up_to, read_images
-
-    pairs = draw_up_to(read_images(source, on_bad_row=on_bad_row), DRAWN_PAIRS)
-    return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
 
 
 def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:

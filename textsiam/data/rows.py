@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 
 from textsiam.data.columns import PairColumns, checked_text, label_parser, label_problem, text_problem
-from textsiam.data.pictures import picture_cell
-from textsiam.data.problems import BadRows
+from textsiam.data.problems import BadRows, DataError
 from textsiam.data.readers import Table
 
 Problem = tuple[str, str]
+Cell = Callable[[str, object], str | Problem]
+ImageCells = Callable[[Path | None], Cell]
 
 
 class PairRows:
@@ -34,12 +35,11 @@ class PairRows:
         self.labels.append(label)
         self.lines.append(line)
 
-    def read(self, table: Table, bad: BadRows, columns: PairColumns, *, default: int) -> None:
-        """Read the rows of a table; `default` is the label where no column holds one."""
+    def read(self, table: Table, bad: BadRows, columns: PairColumns, cell: Cell, *, default: int) -> None:
+        """Read the rows of a table, a text by `cell`; `default` is the label where no column holds one."""
         places = [(name, table.columns.index(name)) for name in columns.texts]
         label_at = -1 if columns.label is None else table.columns.index(columns.label)
         parse = label_parser(table.class_names.get(columns.label or "", ()))
-        cell = cell_reader(table, images=columns.images)
         for line, values in table.rows:
             texts = []
             for name, at in places:
@@ -59,9 +59,22 @@ class PairRows:
                     self.add(line, texts[0], texts[2], 0 if default == 1 else -1)
 
 
-def cell_reader(table: Table, *, images: bool) -> Callable[[str, object], str | Problem]:
-    """Make the function of (column, value) that gives a text or the name of an image, or (reason, problem)."""
-    return _picture_cells(table.folder) if images else _text_cell
+def cell_reader(table: Table, images: bool, image_cells: ImageCells | None) -> Cell:
+    """Return the function of (column, value) that gives a text or the name of an image, or (reason, problem).
+
+    Args:
+        table: whose cells are read.
+        images: whether they hold images.
+        image_cells: makes this function for images, of the folder that paths are relative to.
+
+    Raises:
+        DataError: they hold images, and nothing is given to read those.
+    """
+    if not images:
+        return _text_cell
+    if image_cells is None:
+        raise DataError(f"{table.name}: holds images, and only texts are read here; see textsiam.sources")
+    return image_cells(table.folder)
 
 
 def int_array(values: array[int]) -> np.ndarray:
@@ -72,17 +85,3 @@ def int_array(values: array[int]) -> np.ndarray:
 def _text_cell(name: str, value: object) -> str | Problem:
     text = checked_text(value)
     return text_problem(name, value) if text is None else text
-
-
-def _picture_cells(folder: Path | None) -> Callable[[str, object], str | Problem]:
-    known: dict[str, str | Problem] = {}  # a file is looked for once
-
-    def cell(name: str, value: object) -> str | Problem:
-        if not isinstance(value, str) or len(value) > 4096:
-            return picture_cell(name, value, folder)
-        found = known.get(value)
-        if found is None or isinstance(found, tuple):  # a problem names its column
-            found = known[value] = picture_cell(name, value, folder)
-        return found
-
-    return cell

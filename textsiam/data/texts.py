@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -16,11 +15,10 @@ from textsiam.data.columns import (
     hold_images,
     unknown_columns,
 )
-from textsiam.data.image_files import holds_images, image_files
 from textsiam.data.lines import Lines
 from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.readers import SAMPLES, Loader, Table, file_format, open_table
-from textsiam.data.rows import cell_reader
+from textsiam.data.rows import Cell, ImageCells, cell_reader
 
 TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
 ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")
@@ -57,21 +55,18 @@ def read_texts(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
+    image_cells: ImageCells | None = None,
 ) -> Texts:
-    """Read texts with their ids.
-
-    A .txt file holds one text a line; its blank lines are counted and left out. In a table, ids are taken
-    from a column id, _id, qid, question_id or doc_id; without one, and in a .txt file, a text's id is its
-    line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
+    """Read texts with their ids from a file; `textsiam.sources.read_texts` says how, and reads images too.
 
     Args:
-        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; or a folder,
-            .zip or idx file of images.
+        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; or a Hub id.
         column: the column of the texts, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
+        image_cells: what names the images of a table; without it, such a table is refused.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
@@ -79,20 +74,17 @@ def read_texts(
     bad = BadRows(str(source), on_bad_row=on_bad_row)
     path = SAMPLES / "forum_questions.tsv" if bad.name == "sample:forum" else Path(source)
     found: dict[str, str] = {}
-    if holds_images(path):
-        others: Counter[str] = Counter()
-        found.update(image_files(path, bad, others))
-        return _texts(bad, found, {f"no image ({ending})": others[ending] for ending in sorted(others)}, images=True)
     if path.exists() and file_format(path) == "text":
         with closing(Lines(path, bad)) as lines:
             blank = _read_lines(lines, found)
-        return _texts(bad, found, {"blank line": blank} if blank else {})
+        return texts_found(bad, found, {"blank line": blank} if blank else {})
     with open_table(path if path.exists() else source, bad, split=split, quoted=quoted, load=load) as table:
         name = _text_column(table, column)
         images = hold_images(table.name, [name] if isinstance(name, str) else name, table.image_columns)
-        rows = _distinct(table, bad, name, images) if isinstance(name, tuple) else _with_ids(table, bad, name, images)
+        cell = cell_reader(table, images, image_cells)
+        rows = _distinct(table, bad, name, cell) if isinstance(name, tuple) else _with_ids(table, bad, name, cell)
         found.update(rows)
-    return _texts(bad, found, {}, images=images)
+    return texts_found(bad, found, {}, images=images)
 
 
 def sample_questions() -> Texts:
@@ -124,11 +116,10 @@ def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
     return names[0] if names else pairs[0]
 
 
-def _with_ids(table: Table, bad: BadRows, name: str, images: bool) -> Iterator[tuple[str, str]]:
+def _with_ids(table: Table, bad: BadRows, name: str, cell: Cell) -> Iterator[tuple[str, str]]:
     at = table.columns.index(name)
     id_at = next((table.columns.index(each) for each in ID_NAMES if each in table.columns and each != name), None)
     seen: dict[str, int] = {}
-    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         where = f"{table.unit}{line}"
         text = cell(name, values[at])
@@ -149,10 +140,9 @@ def _id(value: object) -> str:
     return "" if value is None else str(value).strip()
 
 
-def _distinct(table: Table, bad: BadRows, names: tuple[str, str], images: bool) -> Iterator[tuple[str, str]]:
+def _distinct(table: Table, bad: BadRows, names: tuple[str, str], cell: Cell) -> Iterator[tuple[str, str]]:
     places = [(name, table.columns.index(name)) for name in names]
     index: dict[str, int] = {}
-    cell = cell_reader(table, images=images)
     for line, values in table.rows:
         for name, at in places:
             text = cell(name, values[at])
@@ -163,7 +153,12 @@ def _distinct(table: Table, bad: BadRows, names: tuple[str, str], images: bool) 
                 yield str(index[text]), text
 
 
-def _texts(bad: BadRows, found: dict[str, str], passed_over: dict[str, int], *, images: bool = False) -> Texts:
+def texts_found(bad: BadRows, found: dict[str, str], passed_over: dict[str, int], *, images: bool = False) -> Texts:
+    """Return the texts that were found by their ids, with a report of those that were not used.
+
+    Raises:
+        DataError: there are none.
+    """
     if not found:
         cause = f"no usable row: {bad.examples[0]}" if bad.examples else "holds no text"
         raise DataError(f"{bad.name}: {cause}")

@@ -169,7 +169,7 @@ def evaluate_pairs(
         seed=seed,
     )
     slices: tuple[SliceReport, ...] = ()
-    if pairs.thumbnail is None:  # slices are by words
+    if not pairs.images:  # slices are by words
         slices = slice_reports(left, right, similarities, pairs.labels, threshold=chosen.threshold, seen=seen)
     return PairEvaluation(
         name=name,

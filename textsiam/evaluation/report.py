@@ -75,7 +75,7 @@ def write_report(
         facts: name → value, for example model, data, versions and fingerprint.
         title: the heading.
         thumbnail: called with an input, returns a small PNG of it, or None to show the input itself:
-            `Pairs.thumbnail` of the pairs.
+            `thumbnail_of` the pairs.
         embedding: inputs and vectors to show as a map, with thumbnails where there are any.
 
     Returns:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata as packages
 from importlib import resources
@@ -25,7 +25,6 @@ from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 
 if TYPE_CHECKING:
-    from textsiam.models.twin import Twin
     from textsiam.models.verifier import Verifier
 
 _FORMAT = 1
@@ -35,14 +34,14 @@ _ARRAYS = "textsiam.safetensors"
 
 @dataclass(frozen=True)
 class Parts:
-    """What a twin is made of; see `textsiam.models.twin.Twin`."""
+    """What a twin is made of, and saved as: one tower, or left and right."""
 
-    towers: list[SentenceTransformer]
+    towers: Sequence[SentenceTransformer]
     distance: str = "cosine"
     head: Head | None = None
     decision: Decision | None = None
     collection: CollectionDecision | None = None
-    provenance: dict[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     backend: Backend | None = None
     verifier: Verifier | None = None
 
@@ -80,37 +79,37 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
     )
 
 
-def write_twin(twin: Twin, path: str | Path) -> None:
+def write_twin(parts: Parts, path: str | Path) -> None:
     """Write a twin into a folder, whole or not at all; see `Twin.save_pretrained`.
 
     Raises:
         SaveError: The folder cannot be written; one that was there before is intact.
     """
-    places = ["."] if twin.right is None else ["left", "right"]
-    decisions, arrays = store_decisions(twin.decision, twin.collection)
+    places = ["."] if len(parts.towers) == 1 else ["left", "right"]
+    decisions, arrays = store_decisions(parts.decision, parts.collection)
     facts = {
         "format": _FORMAT,
         "towers": places,
-        "shared_layers": shared_layers(twin.left, twin.right),
-        "distance": twin.distance.name,
-        "head": None if twin.head is None else twin.head.knobs(),
+        "shared_layers": shared_layers(*parts.towers),
+        "distance": parts.distance,
+        "head": None if parts.head is None else parts.head.knobs(),
         **decisions,
         "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
-        "provenance": twin.provenance,
+        "provenance": parts.provenance,
     }
-    if twin.head is not None:
-        arrays |= head_arrays(twin.head)
+    if parts.head is not None:
+        arrays |= head_arrays(parts.head)
     with whole_folder(path) as folder:
-        for place, tower in zip(places, twin.towers, strict=True):
+        for place, tower in zip(places, parts.towers, strict=True):
             tower.save_pretrained(str(folder / place), create_model_card=False)
-        if twin.backend is not None and not twin.backend.stale:
-            facts["backend"] = twin.backend.save(folder, places)
-        if twin.verifier is not None:
-            twin.verifier.save_pretrained(folder / "verifier")
+        if parts.backend is not None and not parts.backend.stale:
+            facts["backend"] = parts.backend.save(folder, places)
+        if parts.verifier is not None:
+            parts.verifier.save_pretrained(folder / "verifier")
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
-        card = model_card(twin.provenance, twin.decision, Path(path).name)
+        card = model_card(parts.provenance, parts.decision, Path(path).name)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 

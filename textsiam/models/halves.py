@@ -103,7 +103,7 @@ def share(left: SentenceTransformer, right: SentenceTransformer, layers: Shared)
     return right
 
 
-def shared_layers(left: SentenceTransformer, right: SentenceTransformer | None) -> Shared | None:
+def shared_layers(left: SentenceTransformer, right: SentenceTransformer | None = None) -> Shared | None:
     """Return how many lower layers two towers share; None for no layer, and for a single tower."""
     if right is None:
         return None

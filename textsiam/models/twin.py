@@ -16,7 +16,7 @@ from textsiam.models.decision import CollectionDecision, Decision
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.encoders import inputs_of
 from textsiam.models.fast_tower import FastTower, Precision, fast_dtype
-from textsiam.models.folder import read_twin, write_twin
+from textsiam.models.folder import Parts, read_twin, write_twin
 from textsiam.models.inference import BLOCK, Progress, encode, encode_stream
 from textsiam.models.learned import Head
 from textsiam.models.runtimes import Backend
@@ -108,7 +108,17 @@ class Twin(nn.Module, Scorer):
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
         """
-        write_twin(self, path)
+        parts = Parts(
+            self.towers,
+            distance=self.distance.name,
+            head=self.head,
+            decision=self.decision,
+            collection=self.collection,
+            provenance=self.provenance,
+            backend=self.backend,
+            verifier=self.verifier,
+        )
+        write_twin(parts, path)
         return Path(path)
 
     @property

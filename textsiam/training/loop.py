@@ -15,7 +15,6 @@ from sklearn.metrics import average_precision_score
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import question_disjoint_parts
 from textsiam.models.ensemble import average_twins, check_averageable
-from textsiam.models.folder import write_twin
 from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
 from textsiam.training.checkpoints import check_identity, run_identity
@@ -159,7 +158,7 @@ def _parts(pairs: Pairs, settings: Settings) -> tuple[list[Pairs], list[Pairs]]:
 
 def _keep(member: Twin, folder: Path, identity: dict[str, Any], result: TrainResult) -> None:
     with whole_folder(folder) as fresh:
-        write_twin(member, fresh / "twin")
+        member.save_pretrained(fresh / "twin")
         (fresh / "run.json").write_text(json.dumps(identity, indent=2, default=str))
         (fresh / "result.json").write_text(json.dumps(asdict(result)))
 

@@ -1,0 +1,109 @@
+"""Reading whatever a source holds: the one place that asks whether these are texts or images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from textsiam.data.image_files import holds_images
+from textsiam.data.image_pairs import draw_up_to
+from textsiam.data.image_readers import image_cells, read_image_names, read_images
+from textsiam.data.pairs import Pairs
+from textsiam.data.pairs import read_pairs as read_table_of_pairs
+from textsiam.data.problems import OnBadRow
+from textsiam.data.readers import Loader
+from textsiam.data.texts import Texts
+from textsiam.data.texts import read_texts as read_table_of_texts
+
+
+def read_pairs(
+    source: str | Path,
+    *,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    labelled: bool = True,
+    split: str = "train",
+    quoted: bool | None = None,
+    load: Loader | None = None,
+) -> Pairs:
+    """Read pairs from a file, a Hub dataset, the packaged sample, or labelled images.
+
+    Repeats of an unordered pair with the same label are dropped but for the first, and counted. Where an
+    unordered pair occurs with both labels, or two equal texts are labelled 0, nothing tells which label is
+    right, so every such row is left out, and counted: a wrong label would hurt training and falsify a
+    measurement alike. With `labelled=False` every row stays in its place.
+
+    Columns image1, image2 name images; a path is relative to the folder of the table, and must be there. Of
+    labelled images (a folder or .zip of class folders, an idx file), up to 10,000 pairs are drawn, as many of
+    one class as of two.
+
+    Args:
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or
+            what `read_images` reads.
+        columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
+        on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
+        labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
+        split: the split of a Hub dataset.
+        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
+        load: replaces `datasets.load_dataset`.
+
+    Returns:
+        The pairs, with a report of what was left out.
+
+    Raises:
+        DataError: the source cannot be read, with file, line and value.
+
+    Example:
+        >>> pairs = read_pairs("pairs.tsv")  # doctest: +SKIP
+        >>> print(pairs.report)  # doctest: +SKIP
+    """
+    if holds_images(source):
+        pairs = draw_up_to(read_images(source, on_bad_row=on_bad_row))
+        return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
+    return read_table_of_pairs(
+        source,
+        columns=columns,
+        on_bad_row=on_bad_row,
+        labelled=labelled,
+        split=split,
+        quoted=quoted,
+        load=load,
+        image_cells=image_cells,
+    )
+
+
+def read_texts(
+    source: str | Path,
+    *,
+    column: str | None = None,
+    on_bad_row: OnBadRow = "error",
+    split: str = "train",
+    quoted: bool | None = None,
+    load: Loader | None = None,
+) -> Texts:
+    """Read texts, or the names of images, with their ids.
+
+    A .txt file holds one text a line; its blank lines are counted and left out. In a table, ids are taken
+    from a column id, _id, qid, question_id or doc_id; without one, and in a .txt file, a text's id is its
+    line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
+
+    Args:
+        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; or a folder,
+            .zip or idx file of images.
+        column: the column of the texts, where it is not recognised.
+        on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
+        split: the split of a Hub dataset.
+        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
+        load: replaces `datasets.load_dataset`.
+
+    Raises:
+        DataError: the source cannot be read, with file, line and value; or two texts have one id.
+    """
+    if holds_images(source):
+        return read_image_names(source, on_bad_row=on_bad_row)
+    return read_table_of_texts(
+        source, column=column, on_bad_row=on_bad_row, split=split, quoted=quoted, load=load, image_cells=image_cells
+    )
