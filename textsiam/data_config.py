@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
+from textsiam.data.image_files import holds_images
+from textsiam.data.image_pairs import draw_up_to, most_pairs
+from textsiam.data.image_readers import read_images
+from textsiam.data.image_splits import split_labelled
+from textsiam.data.pairs import Pairs
+from textsiam.data.splits import Splits, split_pairs
+from textsiam.sources import read_pairs
 from textsiam.yamlfile import ConfigError
-
-if TYPE_CHECKING:
-    from textsiam.data.pairs import Pairs
-    from textsiam.data.splits import Splits
 
 
 @dataclass(frozen=True)
@@ -58,9 +61,6 @@ def build_pairs(config: DataConfig) -> Splits:
         DataError: A source cannot be read.
         ConfigError: The calibration or test split would be empty.
     """
-    from textsiam.data.images import holds_images
-    from textsiam.data.splits import split_pairs
-
     names = ("validation", "calibration", "test")
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
@@ -80,15 +80,11 @@ def build_pairs(config: DataConfig) -> Splits:
 
 
 def _read(config: DataConfig, source: str) -> Pairs:
-    from textsiam.sources import read_pairs
-
     return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
 
 
 def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     """Cut the splits of labelled images."""
-    from textsiam.data.images import holds_images, read_images, split_labelled
-
     sources = [config.train, *(config.more or ())]
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
@@ -100,8 +96,6 @@ def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
 
 def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
-    from textsiam.data.images import draw_up_to, holds_images, most_pairs, read_images
-
     if not config.unseen or not holds_images(source):
         return _read(config, source)
     images = read_images(source, on_bad_row=config.on_bad_row)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textsiam.data.clusters import (
-    by_first_appearance,
     canonical,
     cluster_ids,
     connected_components,
@@ -16,6 +15,7 @@ from textsiam.data.clusters import (
     near_identical,
     normalised,
 )
+from textsiam.data.components import by_first_appearance
 from textsiam.data.pairs import Pairs
 
 GRAPHS = st.integers(1, 9).flatmap(
@@ -37,6 +37,7 @@ def naive_components(n, edges):
     return [sorted(set(labels)).index(label) for label in labels]
 
 
+@settings(deadline=None)  # the first example imports scipy
 @given(GRAPHS)
 def test_components_against_a_naive_reference(graph):
     n, edges = graph

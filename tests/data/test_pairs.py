@@ -215,7 +215,7 @@ def test_from_texts_errors():
         Pairs.from_texts(["a", " "], ["c", "d"], [1, 0], "mine")
     with pytest.raises(DataError, match=r"memory: row 0: 'text' is 3 \(int\), expected a text"):
         Pairs.from_texts(["a"], [3], [1])  # pyright: ignore[reportArgumentType]
-    with pytest.raises(DataError, match="memory: row 1: label is 2, expected 0 or 1"):
+    with pytest.raises(DataError, match=r"memory: labels\[1\] is 2, expected 1, 0 or -1"):
         Pairs.from_texts(["a", "b"], ["c", "d"], [1, 2])
 
 

@@ -8,22 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textsiam.data.components import by_first_appearance, connected_components, group_edges
+from textsiam.data.components import connected_components, group_edges
 from textsiam.data.pairs import Pairs
 from textsiam.data.repeats import find_repeats
-
-__all__ = [
-    "Contradictions",
-    "by_first_appearance",
-    "canonical",
-    "cluster_ids",
-    "connected_components",
-    "contradictions",
-    "near_identical",
-    "normalised",
-    "same_thing",
-    "text_forms",
-]
 
 _ASCII = bytes(ord(chr(i).lower()) if chr(i).isalnum() and i < 128 else 32 for i in range(256))
 

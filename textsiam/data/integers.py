@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from textsiam.data.problems import DataError
+
 
 def whole_numbers(values: Any, dtype: type, within: tuple[int, int], name: str, expected: str) -> np.ndarray:
     """Return whole numbers `(n,)` as `dtype`, none of them changed by the cast.
@@ -20,17 +22,17 @@ def whole_numbers(values: Any, dtype: type, within: tuple[int, int], name: str, 
         expected: What the message says should stand there.
 
     Raises:
-        ValueError: The values are not a list, or one of them is not such a number; the message names its position and
+        DataError: The values are not a list, or one of them is not such a number; the message names its position and
             value.
 
     Example:
         >>> whole_numbers([1.0, 0.5], int, (0, 1), "labels", "0 or 1")
         Traceback (most recent call last):
-        ValueError: labels[1] is 0.5, expected 0 or 1
+        textsiam.data.problems.DataError: labels[1] is 0.5, expected 0 or 1
     """
     found = np.asarray(values)
     if found.ndim != 1:
-        raise ValueError(f"{name}: expected a list of numbers, got shape {found.shape}")
+        raise DataError(f"{name}: expected a list of numbers, got shape {found.shape}")
     numbers = found
     if found.dtype.kind not in "biuf":  # NaN is never within
         numbers = np.array([each if isinstance(each, Real) else np.nan for each in found.tolist()], dtype=np.float64)
@@ -39,7 +41,7 @@ def whole_numbers(values: Any, dtype: type, within: tuple[int, int], name: str, 
         good &= numbers == np.floor(numbers)
     if not good.all():
         position = int(np.argmin(good))
-        raise ValueError(f"{name}[{position}] is {found[position : position + 1].tolist()[0]!r}, expected {expected}")
+        raise DataError(f"{name}[{position}] is {found[position : position + 1].tolist()[0]!r}, expected {expected}")
     return numbers.astype(dtype, copy=False)
 
 
@@ -52,7 +54,7 @@ def picked_rows(rows: np.ndarray | Sequence[int], count: int, source: str) -> np
         source: What they are called in a message.
 
     Raises:
-        ValueError: An index is none, or lies outside; the message names its position and value.
+        DataError: An index is none, or lies outside; the message names its position and value.
     """
     kept = np.asarray(rows)
     if kept.dtype == bool:

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -91,12 +91,8 @@ class Pairs:
                 if stripped is None:
                     raise DataError(f"{source}: row {row}: {text_problem('text', text)[1]}")
                 side.append(index.setdefault(stripped, len(index)))
-        found = np.asarray(labels)
-        wrong = np.flatnonzero(~np.isin(found, (-1, 0, 1)))
-        if len(wrong):
-            raise DataError(f"{source}: row {wrong[0]}: label is {found[wrong[0]]}, expected 0 or 1")
-        report = ReadReport(source, len(found), len(found))
-        return cls(list(index), int_array(ends[0]), int_array(ends[1]), found.astype(np.int8), source, report)
+        report = ReadReport(source, len(labels), len(labels))
+        return cls(list(index), int_array(ends[0]), int_array(ends[1]), np.asarray(labels), source, report)
 
     @classmethod
     def concat(cls, parts: Sequence[Pairs], source: str | None = None) -> Pairs:
@@ -264,30 +260,19 @@ def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images
     if not rows.left:
         raise DataError(f"{table.name}: no usable row: " + "; ".join(bad.examples[:1]))
     left, right, labels = int_array(rows.left), int_array(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
-    texts = list(rows.index)
-    report = ReadReport(table.name, rows.accepted, len(left))
-    pairs = Pairs(texts, left, right, labels, table.name, report, images=images)
-    if not clean:
-        return _with_report(pairs, rows, bad, 0, 0, ())
-    lines = np.frombuffer(rows.lines, dtype=np.int64)
-    repeats = find_repeats(left, right, labels)
-    kept = pairs if repeats.keep.all() else pairs.select(repeats.keep)
-    if not len(kept):
-        raise DataError(f"{table.name}: no usable row: every pair has contradictory labels")
-    warnings = repeats.warnings(lambda row: f"{table.name}:{table.unit}{lines[row]}")
-    return _with_report(kept, rows, bad, int(repeats.duplicate.sum()), int(repeats.contradictory.sum()), warnings)
-
-
-def _with_report(
-    pairs: Pairs, rows: PairRows, bad: BadRows, duplicates: int, contradictory: int, warnings: tuple[str, ...]
-) -> Pairs:
-    report = ReadReport(
-        source=pairs.source,
-        rows=rows.accepted + bad.skipped.total(),
-        kept=len(pairs),
-        skipped=dict(bad.skipped),
-        duplicate_rows=duplicates,
-        contradictory=contradictory,
-        warnings=(*bad.examples, *warnings),
-    )
+    pairs = Pairs(list(rows.index), left, right, labels, table.name, ReadReport(table.name, 0, 0), images=images)
+    found: dict[str, Any] = {"warnings": tuple(bad.examples)}
+    if clean:
+        lines = np.frombuffer(rows.lines, dtype=np.int64)
+        repeats = find_repeats(left, right, labels)
+        pairs = pairs if repeats.keep.all() else pairs.select(repeats.keep)
+        if not len(pairs):
+            raise DataError(f"{table.name}: no usable row: every pair has contradictory labels")
+        warnings = repeats.warnings(lambda row: f"{table.name}:{table.unit}{lines[row]}")
+        found = {
+            "duplicate_rows": int(repeats.duplicate.sum()),
+            "contradictory": int(repeats.contradictory.sum()),
+            "warnings": (*bad.examples, *warnings),
+        }
+    report = ReadReport(table.name, rows.accepted + bad.skipped.total(), len(pairs), dict(bad.skipped), **found)
     return replace(pairs, report=report)

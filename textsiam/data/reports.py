@@ -9,12 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.data.clusters import (
-    cluster_ids,
-    connected_components,
-    contradictions,
-    text_forms,
-)
+from textsiam.data.clusters import cluster_ids, connected_components, contradictions, text_forms
 from textsiam.data.pairs import Pairs, ReadReport
 
 _EXAMPLES = 3

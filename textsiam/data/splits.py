@@ -13,19 +13,9 @@ from numpy.typing import NDArray
 from textsiam.data.clusters import connected_components, same_thing, text_forms
 from textsiam.data.cuts import cut_regions
 from textsiam.data.pairs import Pairs
-from textsiam.data.reports import DataReport, Leakage, data_report, leakage, table
-
-__all__ = [
-    "DataReport",
-    "Leakage",
-    "SplitReport",
-    "SplitSize",
-    "Splits",
-    "data_report",
-    "leakage",
-    "question_disjoint_parts",
-    "split_pairs",
-]
+from textsiam.data.reports import DataReport as DataReport
+from textsiam.data.reports import Leakage, leakage, table
+from textsiam.data.reports import data_report as data_report
 
 NAMES = ("train", "validation", "calibration", "test")
 _CLASSES = (0, 1, -1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -180,15 +180,7 @@ def _with_graphs(
 
 
 def _in_torch(twin: Twin) -> Twin:
-    return Twin(
-        twin.left,
-        twin.right,
-        distance=twin.distance.name,
-        head=twin.head,
-        decision=twin.decision,
-        collection=twin.collection,
-        provenance=twin.provenance,
-    )
+    return Twin.from_parts(replace(twin.parts, backend=None, verifier=None))
 
 
 def _chosen(pairs: Any, limit: int) -> np.ndarray:

@@ -88,7 +88,12 @@ class Twin(nn.Module, Scorer):
         Raises:
             ModelError: The model cannot be found, or its textsiam files are damaged.
         """
-        parts = read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code)
+        twin = cls.from_parts(read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code))
+        return twin.eval()  # else every call of `encode` would switch dropout off and on again
+
+    @classmethod
+    def from_parts(cls, parts: Parts) -> Twin:
+        """Put a twin together of its parts."""
         twin = cls(
             *parts.towers,
             distance=parts.distance,
@@ -98,7 +103,7 @@ class Twin(nn.Module, Scorer):
             provenance=parts.provenance,
         )
         twin.backend, twin.verifier = parts.backend, parts.verifier
-        return twin.eval()  # else every call of `encode` would switch dropout off and on again
+        return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
@@ -108,18 +113,14 @@ class Twin(nn.Module, Scorer):
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
         """
-        parts = Parts(
-            self.towers,
-            distance=self.distance.name,
-            head=self.head,
-            decision=self.decision,
-            collection=self.collection,
-            provenance=self.provenance,
-            backend=self.backend,
-            verifier=self.verifier,
-        )
-        write_twin(parts, path)
+        write_twin(self.parts, path)
         return Path(path)
+
+    @property
+    def parts(self) -> Parts:
+        """What the twin is made of; the parts are its own, not copies."""
+        facts = self.distance.name, self.head, self.decision, self.collection, self.provenance
+        return Parts(self.towers, *facts, self.backend, self.verifier)
 
     @property
     def towers(self) -> list[SentenceTransformer]:
