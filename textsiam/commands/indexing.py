@@ -220,9 +220,8 @@ def check(
         warn(read.report.warnings)
         texts, ids = read.texts, read.ids
     twin = open_twin(model)
-    if twin.collection is not None and prior is None:
-        twin.decision = twin.collection.among(opened.count() + 1)  # any question of the index, not a picked one
-    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    texts_now = opened.count() + 1  # any question of the index, not a picked one
+    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
     from textsiam.search.check import check as checked_texts
     from textsiam.search.feeding import index_model
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,16 @@ from textsiam.models.calibration import (
     from_log_odds,
     prior_shift,
 )
-from textsiam.models.thresholds import RULES, Rule, best_threshold, precision_threshold
+from textsiam.models.thresholds import RULES, Rule, best_threshold, precision_threshold, strictest_threshold
 
 _FORMAT = 1
+Tell = Callable[[str], None]
+"""Says something to whoever should know it."""
+
+
+def warn(message: str) -> None:
+    """Give a `UserWarning`, as from the code that called the library."""
+    warnings.warn(message, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -228,9 +236,29 @@ class CollectionDecision:
     decision: Decision
     texts: int
 
-    def among(self, texts: int) -> Decision:
-        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts)."""
-        return self.decision.with_prior(min(self.decision.base_rate * self.texts / max(texts, 2), 0.5))
+    def among(self, texts: int, *, tell: Tell = warn) -> Decision:
+        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts).
+
+        Where so many texts put the target precision out of reach, the threshold is the strictest one known, and the
+        target the precision that it still has.
+
+        Args:
+            texts: How many, at least 2.
+            tell: Is told when the target is out of reach, and what is promised instead.
+        """
+        own = self.decision
+        prior = min(own.base_rate * self.texts / max(texts, 2), 0.5)
+        try:
+            return own.with_prior(prior)
+        except ValueError:
+            if own.target is None or own.confidence is None:
+                raise
+        threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
+        tell(
+            f"a precision of {own.target:g} cannot be promised among {texts:,} texts: the threshold is the strictest "
+            f"one known, {threshold:.4f}, which promises {promised:.2g}; calibrate on more pairs to promise more"
+        )
+        return replace(own, threshold=threshold, prior=prior, target=promised)
 
 
 def store_decisions(

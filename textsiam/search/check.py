@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -114,7 +113,7 @@ def check_vectors(
             "duplicates are pairs of one kind of text, but the towers of this twin differ: use index search"
         )
     if decision is None:
-        decision = twin.decision if twin.collection is None else twin.collection.among(index.count() + 1)
+        decision = twin.decision_for(index.count() + 1)
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
     floor = candidate_floor(twin, threshold)
@@ -127,23 +126,9 @@ def check_vectors(
 
 
 def candidate_floor(twin: Scorer, threshold: float) -> float:
-    """Return the least cosine of two texts whose score may reach a threshold.
-
-    Between vectors of length 1 the Euclidean distance is √(2 − 2 cos), the angular one arccos(cos) / π, and the
-    Manhattan one no smaller than the Euclidean.
-    """
-    least = threshold
-    if twin.verifier is not None and twin.verifier.combination is not None:
-        least = min(least, twin.verifier.combination.low)
-    if twin.head is not None:
-        least = float(twin.head.floor)
-    if twin.distance.name == "cosine":
-        return max(least - _ROUNDING, -2.0)
-    farthest = min(max(-least, 0.0), 4.0)
-    if twin.distance.name == "angular":
-        return math.cos(math.pi * min(farthest, 1.0)) - _ROUNDING
-    squared = farthest if twin.distance.name == "squared_euclidean" else farthest**2
-    return max(1 - squared / 2 - _ROUNDING, -2.0)
+    """Return the least cosine of two texts whose score may reach a threshold."""
+    cosine = twin.distance.least_product(twin.candidate_threshold(threshold), 1.0)
+    return max(cosine - _ROUNDING, -2.0)
 
 
 def _scored(
@@ -154,17 +139,15 @@ def _scored(
     others = [hit.question for row in hits for hit in row]
     if not others:
         return [np.zeros(0, np.float32) for _ in hits]
-    if twin.head is None and twin.distance.name == "cosine":
+    if twin.scores_by_cosine:
         similarity = np.array([hit.similarity for row in hits for hit in row], np.float32)
     else:
         similarity = twin.vector_similarity(vectors[left], index.vectors([question.id for question in others]))
-    verifier = twin.verifier
-    if verifier is not None and verifier.combination is not None:
-        asked = np.array([texts[i] != question.text for i, question in zip(left.tolist(), others, strict=True)])
-        rows = np.flatnonzero(asked)
-        together = [*texts, *(others[i].text for i in rows.tolist())]
-        right = len(texts) + np.arange(len(rows))
-        similarity[rows] = verifier.rescore(together, left[rows], right, similarity[rows])
+    asked = np.array([texts[i] != question.text for i, question in zip(left.tolist(), others, strict=True)])
+    rows = np.flatnonzero(asked)
+    together = [*texts, *(others[i].text for i in rows.tolist())]
+    right = len(texts) + np.arange(len(rows))
+    similarity[rows] = twin.rescore(together, left[rows], right, similarity[rows])
     return np.split(similarity, np.cumsum([len(row) for row in hits])[:-1])
 
 

@@ -97,7 +97,7 @@ def find_duplicates(
     if twin.right is not None:
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
     if decision is None:
-        decision = twin.decision if twin.collection is None else twin.collection.among(len(texts))
+        decision = twin.decision_for(len(texts))
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
     if isinstance(texts, str):
@@ -111,7 +111,11 @@ def find_duplicates(
         vectors, join = _by_parts(twin, distinct, bulk, progress, joining)
     else:
         raise ValueError("a bulk job finds every pair: it cannot be approximate as well")
-    found, recall = _verified(twin, distinct, threshold, join)
+    most = join(twin.unrescored_threshold(threshold))
+    left, right, similarity = most.pairs
+    similarity = twin.rescore(distinct, left, right, similarity)
+    kept = similarity.astype(np.float64) >= threshold
+    found = FoundPairs(left[kept], right[kept], similarity[kept])
     own = _own_similarity(twin, vectors[copies.repeated])
     equal = own.astype(np.float64) >= threshold
     groups = _clusters(vectors, found, copies, copies.repeated[equal])
@@ -119,7 +123,7 @@ def find_duplicates(
     order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
     left, right, similarity = (column[order] for column in pairs)
     probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-    return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
+    return Duplicates(left, right, similarity, probability, groups, float(threshold), most.recall)
 
 
 def _here(
@@ -154,19 +158,6 @@ def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
     if twin.head is not None:
         return twin.vector_similarity(vectors, vectors)
     return np.full(len(vectors), float(twin.distance.similarity(torch.zeros(()))), np.float32)
-
-
-def _verified(twin: Scorer, texts: Sequence[str], threshold: float, join: Join) -> tuple[FoundPairs, Rate | None]:
-    """Return the pairs that reach the threshold once they are verified, and the share of them that was looked at."""
-    verifier = twin.verifier
-    if verifier is None or verifier.combination is None:
-        most = join(threshold)
-        return most.pairs, most.recall
-    most = join(min(threshold, verifier.combination.low))
-    left, right, similarity = most.pairs
-    similarity = verifier.rescore(texts, left, right, similarity)
-    keep = similarity.astype(np.float64) >= threshold
-    return FoundPairs(left[keep], right[keep], similarity[keep]), most.recall
 
 
 def fit_collection_decision(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -198,7 +197,7 @@ def comparison(
         after: See `Comparison`.
         stop: See `Comparison`.
     """
-    floor = threshold if twin.head is None else float(twin.head.floor)
+    floor = twin.candidate_threshold(threshold)
     height = block or _ROWS["cpu" if twin.device.type == "cpu" else "else"]
     return Comparison(
         twin=twin,
@@ -247,31 +246,18 @@ def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: thre
 
 def _by_products(twin: Scorer, points: Tensor, floor: float, width: int) -> Block | None:
     """Return what finds candidates by products; None where the distance is none of products, or the floor too low."""
-    if not len(points):
+    if not len(points) or twin.distance.products is None:
         return None
-    least = _least_product(twin.distance, points, floor)
-    if least is None:
-        return None
-    unit = twin.distance.name in ("cosine", "angular")
+    slack, unit = rounding(points.shape[1]), twin.distance.products == "unit"
+    shortest = 1.0 if unit else float(points.square().sum(1).min()) * (1 - slack)
+    # the cosine is a product itself, whose rounding those who compare products know
+    similarity = floor if twin.distance.is_cosine else min(floor, 0.0) * (1 + slack) - 1e-6
+    least = twin.distance.least_product(similarity, shortest)
     if twin.device.type == "cpu" and multiplies_bytes():
         by_bytes = codes_above(points, least, width=width, unit=unit)
         if by_bytes is not None:
             return by_bytes
     return products_above(reduced(points, fast_dtype(twin.device), twin.device, unit=unit), least)
-
-
-def _least_product(distance: Distance, points: Tensor, similarity: float) -> float | None:
-    """Return a product that every two points of this similarity reach; None where there is none to be had."""
-    if distance.name == "cosine":
-        return similarity
-    apart = max(0.0, -similarity) * (1 + rounding(points.shape[1])) + 1e-6
-    if distance.name == "angular":
-        return math.cos(math.pi * min(apart, 1.0))
-    if distance.name not in ("euclidean", "squared_euclidean"):
-        return None
-    # 2 u·v = ‖u‖² + ‖v‖² − ‖u − v‖²
-    squared = apart if distance.name == "squared_euclidean" else apart * apart
-    return float(points.square().sum(1).min()) * (1 - rounding(points.shape[1])) - squared / 2
 
 
 def _by_distance(
