@@ -110,11 +110,11 @@ def precision_threshold(
 def strictest_threshold(
     scores: NDArray[np.float32], labels: NDArray[np.int8], *, prior: float, confidence: float
 ) -> tuple[float, float]:
-    """Return the strictest threshold that `precision_threshold` gives for any target, and its precision.
+    """Return a threshold that `precision_threshold` has no stricter one than, and the precision that it promises.
 
     It is the most lenient candidate with at most one false alarm; where there is none, the strictest candidate. The
-    precision is at least the one returned, with confidence: stricter candidates have no more false alarms, so that all
-    those whose false alarm rate is above the bound show at most one of them only if the strictest of these does.
+    promise holds with confidence although the candidate is searched: of those whose false alarm rate is above the bound
+    of a single one, the strictest has the fewest false alarms, so that all of them pass only if that one does.
     """
     tests = _precision_tests(scores, labels, prior=prior, confidence=confidence)
     best = max(int((tests.false_alarms <= tests.one_false_alarm).sum()) - 1, 0)
