@@ -24,6 +24,7 @@ from textsiam.models.calibration import (
 from textsiam.models.thresholds import RULES, Rule, best_threshold, precision_threshold, strictest_threshold
 
 _FORMAT = 1
+_FACTS = ("threshold", "rule", "prior", "target", "confidence")
 Tell = Callable[[str], None]
 """Says something to whoever should know it."""
 
@@ -173,21 +174,10 @@ class Decision:
 
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with `tensors` it restores the decision exactly."""
-        if isinstance(self.calibrator, Platt):
-            slope, intercept = self.calibrator.slope, self.calibrator.intercept
-        else:
-            slope, intercept = None, None
-        return {
-            "format": _FORMAT,
-            "threshold": self.threshold,
-            "rule": self.rule,
-            "prior": self.prior,
-            "target": self.target,
-            "confidence": self.confidence,
-            "calibrator": "isotonic" if slope is None else "platt",
-            "slope": slope,
-            "intercept": intercept,
-        }
+        platt = self.calibrator if isinstance(self.calibrator, Platt) else None
+        curve = {name: None if platt is None else getattr(platt, name) for name in ("slope", "intercept")}
+        kind = {"calibrator": "isotonic" if platt is None else "platt"}
+        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return copies of the arrays: "scores", "labels", and for isotonic "knots", "probabilities"."""
@@ -213,8 +203,8 @@ class Decision:
                 calibrator = Isotonic(np.array(tensors["knots"]), np.array(tensors["probabilities"]))
             else:
                 raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
-            fields = {name: metadata[name] for name in ("threshold", "rule", "prior", "target", "confidence")}
-            return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **fields)
+            facts = {name: metadata[name] for name in _FACTS}
+            return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
         except KeyError as missing:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None
 

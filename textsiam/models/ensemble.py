@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from textsiam.models.decision import CollectionDecision, Decision, restore_decis
 from textsiam.models.encoders import ModelError
 from textsiam.models.fast_tower import Precision
 from textsiam.models.folder import head_arrays, restored_head
-from textsiam.models.inference import BLOCK, Progress
+from textsiam.models.inference import Progress
 from textsiam.models.learned import Head
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
@@ -106,10 +105,9 @@ class Ensemble(Scorer):
             raise ValueError("an ensemble needs at least one twin")
         if len(names := sorted({twin.distance.name for twin in twins})) > 1:
             raise ValueError(f"the twins of an ensemble must score by one distance, got {', '.join(names)}")
-        if any(twin.head is not None for twin in twins):
-            raise ValueError("the twins of an ensemble score by their distance, but one of them has a head")
-        if any(twin.verifier is not None for twin in twins):
-            raise ValueError("the twins of an ensemble score by their distance, but one of them has a verifier")
+        for what in ("head", "verifier"):
+            if any(getattr(twin, what) is not None for twin in twins):
+                raise ValueError(f"the twins of an ensemble score by their distance, but one of them has a {what}")
         if regions is not None and len(regions.centroids) != len(twins):
             raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
         self.twins = list(twins)
@@ -176,20 +174,6 @@ class Ensemble(Scorer):
             for k, twin in enumerate(self.twins)
         ]
         return np.concatenate([roots[:, k, None] * part for k, part in enumerate(parts)], 1)
-
-    def encode_stream(
-        self,
-        inputs: Iterable[Any],
-        *,
-        side: str = "left",
-        precision: Precision = "auto",
-        block: int = BLOCK,
-        compiled: bool = False,
-    ) -> Iterator[np.ndarray]:
-        """Encode any number of inputs from an iterator, a block of them at a time."""
-        rest = iter(inputs)
-        while texts := list(islice(rest, block)):
-            yield self.encode(texts, side=side, precision=precision, compiled=compiled)
 
     def pair_similarity(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -88,7 +89,6 @@ class Scorer(ABC):
     ) -> np.ndarray:
         """Encode inputs into vectors of length 1, `(n, dim)` float32."""
 
-    @abstractmethod
     def encode_stream(
         self,
         inputs: Iterable[Any],
@@ -99,6 +99,9 @@ class Scorer(ABC):
         compiled: bool = False,
     ) -> Iterator[np.ndarray]:
         """Encode any number of inputs from an iterator: the vectors of each block, in order."""
+        rest = iter(inputs)
+        while part := list(islice(rest, block)):
+            yield self.encode(part, side=side, precision=precision, compiled=compiled)
 
     def pair_similarity(
         self,

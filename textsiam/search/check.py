@@ -58,6 +58,7 @@ def check(
     index: QuestionIndex,
     texts: Sequence[str],
     *,
+    vectors: np.ndarray | None = None,
     threshold: float | None = None,
     decision: Decision | None = None,
     where: Where | None = None,
@@ -72,6 +73,7 @@ def check(
         twin: The twin whose vectors the index holds, whose sides share one tower.
         index: Where to look.
         texts: n texts.
+        vectors: What `twin.encode(texts)` gave, where that was done already, `(n, dim)` float32.
         threshold: Least similarity of a duplicate; None takes the decision's.
         decision: Gives threshold and probabilities; None takes the twin's, for a collection as large as the index where
             it has learned one.
@@ -86,28 +88,6 @@ def check(
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, got one str: write check(twin, index, [text])")
-    vectors = twin.encode(texts)
-    return check_vectors(twin, index, texts, vectors, threshold=threshold, decision=decision, where=where, model=model)
-
-
-def check_vectors(
-    twin: Scorer,
-    index: QuestionIndex,
-    texts: Sequence[str],
-    vectors: np.ndarray,
-    *,
-    threshold: float | None = None,
-    decision: Decision | None = None,
-    where: Where | None = None,
-    model: IndexModel | None = None,
-) -> list[Checked]:
-    """Do what `check` does with texts that are encoded already: `vectors` is `(n, dim)` float32.
-
-    Raises:
-        ModelError: As for `check`.
-        QuestionIndexError: As for `check`.
-        ValueError: As for `check`.
-    """
     if twin.right is not None:
         raise ValueError(
             "duplicates are pairs of one kind of text, but the towers of this twin differ: use index search"
@@ -116,6 +96,8 @@ def check_vectors(
         decision = twin.decision_for(index.count() + 1)
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
+    if vectors is None:
+        vectors = twin.encode(texts)
     floor = candidate_floor(twin, threshold)
     hits = index.search(vectors, model=model or index_model(twin), threshold=floor, where=where)
     found = _scored(twin, index, texts, vectors, hits)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,7 @@ from textsiam.search.join import FoundPairs, pairs_above
 from textsiam.search.linkage import complete_clusters
 from textsiam.search.operating import Rate
 from textsiam.search.parts import PartedVectors
-from textsiam.search.shards import MostPairs, Sharding, most_pairs
-
-Join = Callable[[float], MostPairs]
-"""From the least similarity to the pairs that reach it."""
+from textsiam.search.shards import Sharding, most_pairs
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -105,14 +102,20 @@ def find_duplicates(
     named = twin.named(texts)
     copies = Copies.among(named)
     distinct = [named[i] for i in copies.first]
-    if bulk is None:
-        vectors, join = _here(twin, distinct, sharding, progress, joining)
-    elif sharding is None:
-        vectors, join = _by_parts(twin, distinct, bulk, progress, joining)
-    else:
+    if bulk is not None and sharding is not None:
         raise ValueError("a bulk job finds every pair: it cannot be approximate as well")
-    most = join(twin.unrescored_threshold(threshold))
-    left, right, similarity = most.pairs
+    least, recall = twin.unrescored_threshold(threshold), None
+    if bulk is not None:
+        job = bulk.begin(twin, distinct)
+        vectors = bulk.encode(job, twin.dim, progress)
+        left, right, similarity = bulk.join(job, least, joining)
+    else:
+        vectors = twin.encode(distinct, progress=progress)
+        if sharding is not None:
+            most = most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
+            (left, right, similarity), recall = most.pairs, most.recall
+        else:
+            left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
     similarity = twin.rescore(distinct, left, right, similarity)
     kept = similarity.astype(np.float64) >= threshold
     found = FoundPairs(left[kept], right[kept], similarity[kept])
@@ -123,34 +126,7 @@ def find_duplicates(
     order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
     left, right, similarity = (column[order] for column in pairs)
     probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-    return Duplicates(left, right, similarity, probability, groups, float(threshold), most.recall)
-
-
-def _here(
-    twin: Scorer,
-    texts: Sequence[str],
-    sharding: Sharding | None,
-    progress: Progress | None,
-    joining: Progress | None,
-) -> tuple[np.ndarray, Join]:
-    """Return the vectors of texts, and what joins them in memory."""
-    vectors = twin.encode(texts, progress=progress)
-
-    def join(least: float) -> MostPairs:
-        if sharding is not None:
-            return most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
-        return MostPairs(pairs_above(twin, vectors, least, progress=joining), None)
-
-    return vectors, join
-
-
-def _by_parts(
-    twin: Scorer, texts: Sequence[str], bulk: Bulk, progress: Progress | None, joining: Progress | None
-) -> tuple[PartedVectors, Join]:
-    """Return the vectors of texts, and what joins them part by part."""
-    job = bulk.begin(twin, texts)
-    vectors = bulk.encode(job, twin.dim, progress)
-    return vectors, lambda least: MostPairs(bulk.join(job, least, joining), None)
+    return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:

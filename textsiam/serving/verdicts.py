@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from textsiam.models.decision import Decision
-from textsiam.search.check import Checked, check_vectors
+from textsiam.search.check import Checked, check
 from textsiam.search.checks import check_model
 from textsiam.search.index import Question, QuestionIndex, Where
 from textsiam.serving.engine import Engine, Gone
@@ -47,7 +47,7 @@ class Looker:
         threshold: float | None = None,
         where: Where | None = None,
     ) -> list[Checked]:
-        """Find the duplicates of each text; see `textsiam.search.check.check_vectors`.
+        """Find the duplicates of each text; see `textsiam.search.check.check`.
 
         Raises:
             Refused: No threshold is given and there is no decision; or the queue is full.
@@ -57,8 +57,8 @@ class Looker:
 
         def run() -> list[Checked]:
             count = self.index.count() + 1
-            return check_vectors(
-                engine.twin, self.index, texts, vectors, threshold=threshold, where=where, model=engine.model,
+            return check(
+                engine.twin, self.index, texts, vectors=vectors, threshold=threshold, where=where, model=engine.model,
                 decision=engine.decision(count) if threshold is None else engine.decision_for(count),
             )  # fmt: skip
 
