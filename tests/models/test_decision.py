@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from textsiam.evaluation.binary import calibration_error
 from textsiam.models.calibration import Isotonic, Platt
-from textsiam.models.decision import Decision, fit_decision
+from textsiam.models.decision import CollectionDecision, Decision, fit_decision
 from textsiam.models.thresholds import RULES, Rule, best_threshold
 
 
@@ -199,3 +199,35 @@ def test_invariants_hold_for_any_scores(
     verdicts = decision.verdicts(sorted([*queries, *scores.tolist()]))
     assert all(v.duplicate == (v.similarity >= v.threshold) for v in verdicts)
     assert np.all(np.diff([v.probability for v in verdicts]) >= 0)
+
+
+def test_a_collection_that_outgrows_a_promised_precision_gets_the_strictest_threshold_and_a_warning() -> None:
+    precise = fit_decision(*sample(4000)).at_precision(0.8)
+    collection, told = CollectionDecision(precise, 100), []
+    small = collection.among(150, tell=told.append)
+    assert (small.target, told) == (0.8, [])
+    grown = [collection.among(n, tell=told.append) for n in (10**4, 10**6, 10**9)]
+    assert len(told) == 3
+    assert {d.threshold for d in grown} == {grown[0].threshold}
+    assert grown[0].threshold > small.threshold
+    assert 0.8 > grown[0].target > grown[1].target > grown[2].target > 0
+    assert [d.rule for d in grown] == ["precision"] * 3
+    with pytest.warns(
+        UserWarning, match=r"precision of 0\.8 cannot be promised among 1,000,000 texts: .* promises 0\."
+    ):
+        again = collection.among(10**6)
+    assert (again.threshold, again.target) == (grown[1].threshold, grown[1].target)
+    assert again.prior == pytest.approx(precise.base_rate / 10**4)
+    assert Decision.restore(again.metadata(), again.tensors()).target == again.target
+
+
+@pytest.mark.parametrize("rule", ["f1", "accuracy", "precision", "probability", "fixed"])
+@pytest.mark.parametrize("texts", [0, 1, 2, 10**12])
+def test_a_collection_decision_never_raises_for_its_size(rule: str, texts: int) -> None:
+    decision = fit_decision(*sample(1000))
+    changed = {
+        "precision": lambda: decision.at_precision(0.7),
+        "probability": lambda: decision.at_probability(0.9),
+        "fixed": lambda: decision.at_threshold(0.5),
+    }.get(rule, lambda: decision.at(rule))()
+    assert CollectionDecision(changed, 100).among(texts, tell=lambda message: None).rule == rule

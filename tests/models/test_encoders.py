@@ -13,7 +13,15 @@ from sentence_transformers.sentence_transformer.modules import Dense, Normalize,
 from transformers import BertConfig, BertModel
 
 from textsiam.models import encoders
-from textsiam.models.encoders import MINILM, ModelError, open_tower, packaged_minilm, resolve, text_encoder
+from textsiam.models.encoders import (
+    MINILM,
+    ModelError,
+    open_tower,
+    packaged_minilm,
+    pooling_of,
+    resolve,
+    text_encoder,
+)
 from textsiam.models.scratch import scratch_text_encoder
 
 
@@ -323,3 +331,10 @@ def test_without_the_package_the_message_names_the_extra(forget_minilm: None, mo
 
 def _offline(*_: object, **__: object) -> SentenceTransformer:
     raise OSError("no network\nand a long explanation")
+
+
+def test_the_pooling_of_a_tower_is_told(fresh_tower):
+    assert pooling_of(fresh_tower) == "mean"
+    fresh_tower[1] = Pooling(32, pooling_mode=("mean", "max"))
+    assert pooling_of(fresh_tower) == "mean+max"
+    assert pooling_of(SentenceTransformer(modules=[Normalize()], device="cpu")) is None

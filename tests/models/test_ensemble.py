@@ -13,6 +13,7 @@ from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scor
 from textsiam.models.halves import shared_layers, sides
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
+from textsiam.models.verifier import Combination, Verifier
 from textsiam.search.duplicates import find_duplicates, fit_collection_decision
 from textsiam.search.nearest import best_matches
 
@@ -187,6 +188,37 @@ def test_duplicates_and_matches_work_unchanged(twins, pairs):
     vectors = ensemble.encode(pairs.texts)
     where, _ = best_matches(ensemble, vectors, vectors, 1)
     assert where[:, 0].tolist() == list(range(48))
+
+
+# --- members with verifiers -----------------------------------------------------------------------
+
+
+def doubting() -> Verifier:
+    """A verifier without a cross-encoder that lowers whatever it is asked."""
+    return Verifier(None, combination=Combination(8.0, -4.0, -1.0, 2.0, 8.0, 0.0, -6.0))
+
+
+def test_members_with_verifiers_are_refused_as_those_with_heads_are(twins):
+    twins[1].verifier = doubting()
+    with pytest.raises(ValueError, match="score by their distance, but one of them has a verifier"):
+        Ensemble(twins)
+
+
+def test_an_ensemble_of_0_1_with_such_members_scores_pairs_as_it_did_and_is_not_searched(twins, pairs, tmp_path):
+    arguments = pairs.texts, pairs.left, pairs.right
+    Ensemble(twins).calibrate(pairs).save_pretrained(tmp_path / "old")
+    for k, twin in enumerate(twins):
+        twin.verifier = doubting()
+        twin.save_pretrained(tmp_path / "old" / f"member-{k}")
+    old = open_scorer(tmp_path / "old", device="cpu")
+    members = [twin.pair_similarity(*arguments) for twin in twins]
+    np.testing.assert_allclose(old.pair_similarity(*arguments), np.mean(members, 0), atol=1e-6)
+    assert old.compare(pairs.texts[0], pairs.texts[1]).threshold == old.require_decision().threshold
+    old.save_pretrained(tmp_path / "again")
+    again = open_scorer(tmp_path / "again", device="cpu")
+    np.testing.assert_array_equal(again.pair_similarity(*arguments), old.pair_similarity(*arguments))
+    with pytest.raises(ModelError, match="have verifiers, which no vector stands for"):
+        find_duplicates(old, pairs.texts, threshold=0.5)
 
 
 # --- on disk --------------------------------------------------------------------------------------

@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 from scipy.stats import beta, norm
 from sklearn.metrics import f1_score
 
-from textsiam.models.thresholds import RULES, best_threshold, operating_points, precision_threshold
+from textsiam.models.thresholds import (
+    RULES,
+    best_threshold,
+    operating_points,
+    precision_threshold,
+    strictest_threshold,
+)
 
 
 def int8(*labels: int) -> np.ndarray:
@@ -203,3 +209,21 @@ def test_more_pairs_give_a_more_lenient_threshold() -> None:
     oracle = grid[np.flatnonzero(recall / (recall + alarms) >= 0.8)[0]]
     assert mean_threshold(1000) > mean_threshold(50_000) > oracle
     assert mean_threshold(50_000) == pytest.approx(oracle, abs=0.1)
+
+
+@pytest.mark.parametrize(("gap", "prior"), [(2.0, 0.5), (2.0, 1e-3), (2.0, 1e-6), (4.0, 0.01), (1.0, 0.1), (0.3, 0.1)])
+def test_no_target_has_a_stricter_threshold_than_the_strictest(gap: float, prior: float) -> None:
+    rng = np.random.default_rng(0)
+    labels = (rng.random(2000) < 0.3).astype(np.int8)
+    scores = (rng.normal(size=2000) + gap * labels).astype(np.float32)
+    threshold, promised = strictest_threshold(scores, labels, prior=prior, confidence=0.95)
+    reached = []
+    for target in promised * np.linspace(0.1, 0.9999, 20):
+        found = precision_threshold(scores, labels, prior=prior, target=float(target), confidence=0.95)
+        assert found <= threshold
+        reached.append(found)
+    if gap >= 2:  # it is the end of the search, and not something stricter still
+        assert reached[-1] == threshold
+        better = 1 - (1 - promised) / 1.001 if promised > 0.5 else promised * 1.001
+        with pytest.raises(ValueError, match="no threshold shows a precision"):
+            precision_threshold(scores, labels, prior=prior, target=better, confidence=0.95)

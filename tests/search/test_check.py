@@ -71,13 +71,15 @@ def test_a_head_scores_the_candidates(fresh_tower, sentences):
 class Contrary:
     """A verifier that says the opposite of the twin inside its band, and remembers what it was asked."""
 
+    fitted = True
+
     class combination:
         low, high = -1.0, 2.0
 
     def __init__(self):
         self.asked = []
 
-    def rescore(self, texts, left, right, similarity):
+    def rescore(self, texts, left, right, similarity, *, precision="auto"):
         self.asked += [(texts[a], texts[b]) for a, b in zip(left, right, strict=True)]
         return -similarity
 

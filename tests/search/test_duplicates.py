@@ -38,9 +38,9 @@ def rows(found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[tuple[int, in
 class Opinion:
     """A verifier that is in doubt from 0.2 to 0.7, and then goes by the sum of the rows."""
 
-    combination = SimpleNamespace(low=0.2)
+    combination, fitted = SimpleNamespace(low=0.2), True
 
-    def rescore(self, texts, left, right, similarity):
+    def rescore(self, texts, left, right, similarity, *, precision="auto"):
         asked = (similarity >= 0.2) & (similarity <= 0.7)
         return np.where(asked, np.where((left + right) % 2, 0.9, 0.1), similarity).astype(np.float32)
 

@@ -6,6 +6,11 @@ import base64
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers.sentence_transformer.modules import Pooling
+
+from textsiam.models.encoders import inputs_of
+from textsiam.models.twin import Twin
 
 
 def test_embed_gives_the_vectors_of_the_library(client, decided, sentences):
@@ -95,6 +100,21 @@ def test_a_broken_body_is_refused(client):
         answer = client.post("/embed", content=content, headers={"content-type": "application/json"})
         assert answer.status_code in (400, 422)
         assert set(answer.json()) == {"error", "error_type"}
+
+
+def test_info_tells_the_pooling_and_the_number_format_of_the_twin(serve, fresh_tower, monkeypatch):
+    fresh_tower[1] = Pooling(fresh_tower[0].get_embedding_dimension(), pooling_mode="cls")
+    twin = Twin(fresh_tower)
+    monkeypatch.setattr(type(inputs_of(fresh_tower)), "bf16", False)  # as images are, whatever the hardware can do
+    monkeypatch.setattr("textsiam.models.twin.fast_dtype", fast_on_new_hardware)
+    monkeypatch.setattr("textsiam.serving.app.fast_dtype", fast_on_new_hardware, raising=False)
+    info = serve(twin=twin, index=None).get("/info").json()
+    assert info["model_type"] == {"embedding": {"pooling": "cls"}}
+    assert info["model_dtype"] == "float32"
+
+
+def fast_on_new_hardware(device: torch.device, precision: str = "auto") -> torch.dtype:
+    return torch.float32 if precision == "fp32" else torch.bfloat16
 
 
 def test_info_tells_the_model_and_the_limits(client, decided):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from textsiam.models.decision import CollectionDecision, fit_decision
 from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
 from textsiam.search.feeding import index_model
@@ -127,6 +128,29 @@ def test_a_twin_without_a_decision_gives_verdicts_at_a_threshold_only(serve, tow
     verdict = client.post("/duplicates", json={"question": "Why?", "threshold": 0.9}).json()
     assert verdict["duplicates"][0]["probability"] is None
     assert verdict["duplicate"]
+
+
+def test_an_index_that_outgrows_a_promised_precision_is_served_and_the_log_says_so_once(
+    serve, fresh_tower, pairs, sentences, caplog
+):
+    twin = Twin(fresh_tower).calibrate(pairs)
+    rng = np.random.default_rng(0)
+    labels = (rng.random(400) < 0.5).astype(np.int8)
+    precise = fit_decision(rng.normal(0.3, 0.05, 400) + 0.4 * labels, labels).at_precision(0.9)
+    twin.collection = CollectionDecision(precise, 2)
+    with pytest.raises(ValueError, match="precision of 0"):
+        precise.with_prior(precise.base_rate * 2 / 49)
+    client = serve(twin=twin, index=MemoryIndex(index_model(twin)))
+    with caplog.at_level("WARNING", logger="textsiam.serving"):
+        body = {"upsert": [{"id": str(k), "text": text} for k, text in enumerate(sentences)]}
+        assert client.post("/questions:batch", json=body).status_code == 200
+        assert client.put("/questions/new", json={"text": "Why blue?"}).status_code == 201
+        verdicts = [client.post("/duplicates", json={"question": text}) for text in sentences[:3]]
+    assert [verdict.status_code for verdict in verdicts] == [200] * 3
+    assert verdicts[0].json()["threshold"] == twin.collection.among(50, tell=print).threshold
+    (record,) = [one for one in caplog.records if one.name == "textsiam.serving" and one.levelname == "WARNING"]
+    assert record.message == "precision out of reach"
+    assert "a precision of 0.9 cannot be promised among" in record.facts["reason"]
 
 
 def test_a_learned_metric_scores_what_the_cosine_finds(serve, fresh_tower, pairs, sentences):

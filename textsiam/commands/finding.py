@@ -80,9 +80,7 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
-    if twin.collection is not None and prior is None:
-        twin.decision = twin.collection.among(len(read))  # all pairs of a file, not pairs that somebody picked
-    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
     from textsiam.search.bulk import Bulk
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.shards import Sharding

@@ -77,7 +77,7 @@ def add(
     warn(read.report.warnings)
     facts = _facts(metadata, "--metadata")
     rows = [Question(prefix + name, text, facts) for name, text in zip(read.ids, read.texts, strict=True)]
-    opened = open_index(index)
+    opened = _opened(index)
     twin = open_twin(model)
     from textsiam.search.feeding import add_questions
 
@@ -104,11 +104,9 @@ def search(
     as_json: Json = False,
 ) -> None:
     """Find the questions nearest by cosine; `textsiam check` says which are duplicates."""
-    from textsiam.search.opening import open_index
-
     if top_k is None and threshold is None:
         top_k = 10
-    opened = open_index(index)
+    opened = _opened(index)
     twin = open_twin(model)
     from textsiam.search.feeding import search_texts
 
@@ -220,27 +218,18 @@ def check(
         warn(read.report.warnings)
         texts, ids = read.texts, read.ids
     twin = open_twin(model)
-    if twin.collection is not None and prior is None:
-        twin.decision = twin.collection.among(opened.count() + 1)  # any question of the index, not a picked one
-    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+    texts_now = opened.count() + 1  # any question of the index, not a picked one
+    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
     from textsiam.search.check import check as checked_texts
     from textsiam.search.feeding import index_model
 
-    known = index_model(twin)
-
+    settled = {
+        "threshold": threshold, "decision": decision, "where": _facts(where, "--where"), "model": index_model(twin)
+    }  # fmt: skip
     found: list[Checked] = []
     with progress_bar("checking") as progress:
         for start in range(0, len(texts), _CHECKED):
-            block = texts[start : start + _CHECKED]
-            found += checked_texts(
-                twin,
-                opened,
-                block,
-                threshold=threshold,
-                decision=decision,
-                where=_facts(where, "--where"),
-                model=known,
-            )
+            found += checked_texts(twin, opened, texts[start : start + _CHECKED], **settled)
             progress(len(found), len(texts))
     opened.close()
     if as_json:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from textsiam.terminal import loading, quieten_libraries
+from textsiam.terminal import loading, quieten_libraries, warn
 
 if TYPE_CHECKING:
     from textsiam.models.decision import Decision
@@ -39,14 +39,24 @@ def open_twin(model: str, *, device: str | None = None) -> Twin | Ensemble:
 
 
 def chosen_decision(
-    twin: Scorer, threshold: float | None, precision: float | None, prior: float | None, *, needed: bool = True
+    twin: Scorer,
+    threshold: float | None,
+    precision: float | None,
+    prior: float | None,
+    *,
+    needed: bool = True,
+    texts: int | None = None,
 ) -> Decision | None:
-    """Return the decision that the options ask for; None where the twin has none and nothing asks for one."""
+    """Return the decision that the options ask for; None where the twin has none and nothing asks for one.
+
+    It is for all pairs among so many `texts`, unless `prior` says which share of them are duplicates.
+    """
     if threshold is not None and precision is not None:
         raise typer.BadParameter("--threshold and --precision exclude each other")
-    if twin.decision is None and not (needed or precision is not None or prior is not None):
+    decision = twin.decision_for(texts if prior is None else None, tell=lambda message: warn((message,)))
+    if decision is None and not (needed or precision is not None or prior is not None):
         return None
-    decision = twin.require_decision()
+    decision = decision or twin.require_decision()
     if prior is not None:
         decision = decision.with_prior(prior)
     if precision is not None:

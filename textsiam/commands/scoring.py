@@ -171,9 +171,8 @@ def _verdicts(decision: Decision | None, similarity: Any, threshold: float | Non
             {"probability": rounded(v.probability), "duplicate": v.duplicate, "threshold": rounded(v.threshold)}
             for v in decision.verdicts(similarity)
         ]
-    if threshold is not None:
-        return [{"probability": None, "duplicate": s >= threshold, "threshold": threshold} for s in similarity.tolist()]
-    return [{"probability": None, "duplicate": None, "threshold": None} for _ in similarity]
+    flagged = [None if threshold is None else s >= threshold for s in similarity.tolist()]
+    return [{"probability": None, "duplicate": one, "threshold": threshold} for one in flagged]
 
 
 def _graded(source: str) -> Any:

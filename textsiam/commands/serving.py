@@ -125,7 +125,7 @@ def recalibrate(
     collection = twin.collection if questions is not None else None
     if questions is not None and collection is None:
         raise typer.BadParameter("this model has no decision for collections: leave --questions out")
-    before = twin.require_decision() if collection is None else collection.among(questions or 2)
+    before = twin.require_decision(questions)
     scores = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
     found = recalibrated(before, scores, pairs.labels)
     if collection is None:

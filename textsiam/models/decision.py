@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -20,9 +21,17 @@ from textsiam.models.calibration import (
     from_log_odds,
     prior_shift,
 )
-from textsiam.models.thresholds import RULES, Rule, best_threshold, precision_threshold
+from textsiam.models.thresholds import RULES, Rule, best_threshold, precision_threshold, strictest_threshold
 
 _FORMAT = 1
+_FACTS = ("threshold", "rule", "prior", "target", "confidence")
+Tell = Callable[[str], None]
+"""Says something to whoever should know it."""
+
+
+def warn(message: str) -> None:
+    """Give a `UserWarning`, as from the code that called the library."""
+    warnings.warn(message, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -165,21 +174,10 @@ class Decision:
 
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with `tensors` it restores the decision exactly."""
-        if isinstance(self.calibrator, Platt):
-            slope, intercept = self.calibrator.slope, self.calibrator.intercept
-        else:
-            slope, intercept = None, None
-        return {
-            "format": _FORMAT,
-            "threshold": self.threshold,
-            "rule": self.rule,
-            "prior": self.prior,
-            "target": self.target,
-            "confidence": self.confidence,
-            "calibrator": "isotonic" if slope is None else "platt",
-            "slope": slope,
-            "intercept": intercept,
-        }
+        platt = self.calibrator if isinstance(self.calibrator, Platt) else None
+        curve = {name: None if platt is None else getattr(platt, name) for name in ("slope", "intercept")}
+        kind = {"calibrator": "isotonic" if platt is None else "platt"}
+        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Return copies of the arrays: "scores", "labels", and for isotonic "knots", "probabilities"."""
@@ -205,8 +203,8 @@ class Decision:
                 calibrator = Isotonic(np.array(tensors["knots"]), np.array(tensors["probabilities"]))
             else:
                 raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
-            fields = {name: metadata[name] for name in ("threshold", "rule", "prior", "target", "confidence")}
-            return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **fields)
+            facts = {name: metadata[name] for name in _FACTS}
+            return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
         except KeyError as missing:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None
 
@@ -228,9 +226,29 @@ class CollectionDecision:
     decision: Decision
     texts: int
 
-    def among(self, texts: int) -> Decision:
-        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts)."""
-        return self.decision.with_prior(min(self.decision.base_rate * self.texts / max(texts, 2), 0.5))
+    def among(self, texts: int, *, tell: Tell = warn) -> Decision:
+        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts).
+
+        Where so many texts put the target precision out of reach, the threshold is the strictest one known, and the
+        target the precision that it still has.
+
+        Args:
+            texts: How many, at least 2.
+            tell: Is told when the target is out of reach, and what is promised instead.
+        """
+        own = self.decision
+        prior = min(own.base_rate * self.texts / max(texts, 2), 0.5)
+        try:
+            return own.with_prior(prior)
+        except ValueError:
+            if own.target is None or own.confidence is None:
+                raise
+        threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
+        tell(
+            f"a precision of {own.target:g} cannot be promised among {texts:,} texts: the threshold is the strictest "
+            f"one known, {threshold:.4f}, which promises {promised:.2g}; calibrate on more pairs to promise more"
+        )
+        return replace(own, threshold=threshold, prior=prior, target=promised)
 
 
 def store_decisions(

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -22,6 +23,10 @@ _ROOT_FLOOR = 1e-12
 _SIDE_FLOOR = 1e-30
 
 
+def _no_product(similarity: float, squared: float) -> float:
+    return -math.inf
+
+
 @dataclass(frozen=True)
 class Distance:
     """A named distance between embeddings.
@@ -31,12 +36,23 @@ class Distance:
         rowwise: `(n, dim), (n, dim) → (n,)`.
         all_pairs: `(n, dim), (m, dim) → (n, m)`.
         bounded: The largest value between L2-normalised vectors.
+        least_product: From a similarity and the least squared length of two vectors to an inner product that they reach
+            where they are at least that similar; for the angles the length counts as 1. Nothing follows by default.
+        products: Which inner products are near this lower bound, so that they find near vectors: those of the vectors
+            as they are ("plain"), or scaled to length 1 ("unit"); None where the bound is too loose for that.
     """
 
     name: str
     rowwise: Callable[[Tensor, Tensor], Tensor]
     all_pairs: Callable[[Tensor, Tensor], Tensor]
     bounded: float
+    least_product: Callable[[float, float], float] = _no_product
+    products: Literal["plain", "unit"] | None = None
+
+    @property
+    def is_cosine(self) -> bool:
+        """Whether the similarity is the cosine itself."""
+        return self.name == "cosine"
 
     def __call__(self, u: Tensor, v: Tensor) -> Tensor:
         """Return the rowwise distance of `u` and `v`."""
@@ -44,7 +60,7 @@ class Distance:
 
     def similarity(self, distance: Tensor) -> Tensor:
         """Turn distances into similarities (larger = closer): `1 − d` for cosine, `−d` for the others."""
-        return 1 - distance if self.name == "cosine" else -distance
+        return 1 - distance if self.is_cosine else -distance
 
 
 def _cosine(u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"]) -> Float[Tensor, " n"]:
@@ -96,19 +112,37 @@ def _angular_pairs(u: Float[Tensor, "n dim"], v: Float[Tensor, "m dim"]) -> Floa
     return _angle(_squared_pairs(u, v), _squared_pairs(u, -v))
 
 
-COSINE = Distance("cosine", _cosine, _cosine_pairs, 2.0)
+def _product_of_cosine(similarity: float, squared: float) -> float:
+    return similarity
+
+
+def _product_of_angle(similarity: float, squared: float) -> float:
+    return math.cos(math.pi * min(max(-similarity, 0.0), 1.0))
+
+
+def _product_of_euclidean(similarity: float, squared: float) -> float:
+    apart = max(-similarity, 0.0)
+    return squared - apart * apart / 2  # 2 u·v = ‖u‖² + ‖v‖² − ‖u − v‖²
+
+
+def _product_of_squared(similarity: float, squared: float) -> float:
+    return squared - max(-similarity, 0.0) / 2
+
+
+COSINE = Distance("cosine", _cosine, _cosine_pairs, 2.0, _product_of_cosine, "unit")
 """`1 − u·v / (‖u‖‖v‖)`, in [0, 2]. Not a metric: the triangle inequality fails."""
 
-EUCLIDEAN = Distance("euclidean", _euclidean, _euclidean_pairs, 2.0)
+EUCLIDEAN = Distance("euclidean", _euclidean, _euclidean_pairs, 2.0, _product_of_euclidean, "plain")
 """`‖u − v‖₂`. A metric; between L2-normalised vectors it is `sqrt(2 · cosine distance)`."""
 
-SQUARED_EUCLIDEAN = Distance("squared_euclidean", _squared, _squared_pairs, 4.0)
+SQUARED_EUCLIDEAN = Distance("squared_euclidean", _squared, _squared_pairs, 4.0, _product_of_squared, "plain")
 """`‖u − v‖₂²`. Not a metric: the triangle inequality fails."""
 
-MANHATTAN = Distance("manhattan", _manhattan, _manhattan_pairs, float("inf"))
+# No smaller than the Euclidean distance, so that its bound holds.
+MANHATTAN = Distance("manhattan", _manhattan, _manhattan_pairs, float("inf"), _product_of_euclidean)
 """`‖u − v‖₁`. A metric."""
 
-ANGULAR = Distance("angular", _angular, _angular_pairs, 1.0)
+ANGULAR = Distance("angular", _angular, _angular_pairs, 1.0, _product_of_angle, "unit")
 """`arccos(u·v / (‖u‖‖v‖)) / π`, in [0, 1]. A metric on the unit sphere; it orders pairs as cosine distance does."""
 
 DISTANCES = {d.name: d for d in (COSINE, EUCLIDEAN, SQUARED_EUCLIDEAN, MANHATTAN, ANGULAR)}

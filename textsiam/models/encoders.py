@@ -115,6 +115,15 @@ def open_tower(
     return tower
 
 
+def pooling_of(tower: SentenceTransformer) -> str | None:
+    """Return how a tower makes one vector of those of its tokens, as "mean" or "mean+max"; None where nothing says."""
+    pooling = next((module for module in tower if isinstance(module, Pooling)), None)
+    if pooling is None:
+        return None
+    mode = pooling.pooling_mode
+    return mode if isinstance(mode, str) else "+".join(mode)
+
+
 def _measured(where: str, device: str | None) -> SentenceTransformer:
     """Return a CNN with mean pooling; its width is seen on a black image, and put into its config."""
     backbone: Any = Transformer(where)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from textsiam.models.decision import CollectionDecision, Decision, restore_decis
 from textsiam.models.encoders import ModelError
 from textsiam.models.fast_tower import Precision
 from textsiam.models.folder import head_arrays, restored_head
-from textsiam.models.inference import BLOCK, Progress
+from textsiam.models.inference import Progress
 from textsiam.models.learned import Head
 from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
@@ -85,8 +84,8 @@ class Ensemble(Scorer):
         provenance: Facts saved beside the members.
 
     Raises:
-        ValueError: No member, one with a head, other distances, not as many regions as members, or a head of another
-            width.
+        ValueError: No member, one with a head or a verifier, other distances, not as many regions as members, or a head
+            of another width.
 
     Example:
         >>> ensemble = Ensemble([first, second]).calibrate(pairs)  # doctest: +SKIP
@@ -106,8 +105,9 @@ class Ensemble(Scorer):
             raise ValueError("an ensemble needs at least one twin")
         if len(names := sorted({twin.distance.name for twin in twins})) > 1:
             raise ValueError(f"the twins of an ensemble must score by one distance, got {', '.join(names)}")
-        if any(twin.head is not None for twin in twins):
-            raise ValueError("the twins of an ensemble score by their distance, but one of them has a head")
+        for what in ("head", "verifier"):
+            if any(getattr(twin, what) is not None for twin in twins):
+                raise ValueError(f"the twins of an ensemble score by their distance, but one of them has a {what}")
         if regions is not None and len(regions.centroids) != len(twins):
             raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
         self.twins = list(twins)
@@ -124,6 +124,11 @@ class Ensemble(Scorer):
     def device(self) -> torch.device:
         """Where the first member encodes."""
         return self.twins[0].device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format of the first member."""
+        return self.twins[0].dtype
 
     @property
     def dim(self) -> int:
@@ -150,10 +155,16 @@ class Ensemble(Scorer):
         """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
 
         Raises:
-            ModelError: The members score by another distance than the cosine: no vector stands for their mean.
+            ModelError: The members score by another distance than the cosine, or with verifiers: no vector stands for
+                their mean.
         """
-        if self.distance.name != "cosine":
+        if not self.distance.is_cosine:
             raise ModelError(f"an ensemble has vectors for the cosine only, its twins score by {self.distance.name}")
+        if self.head is None and any(twin.verifier is not None for twin in self.twins):
+            raise ModelError(
+                "the twins of this ensemble have verifiers, which no vector stands for: it scores pairs; to search, "
+                "set the `verifier` of each to None and calibrate again"
+            )
         inputs = self.named(inputs, side=side)
         roots = np.sqrt(self._weights(inputs, side, precision))
         parts = [
@@ -163,20 +174,6 @@ class Ensemble(Scorer):
             for k, twin in enumerate(self.twins)
         ]
         return np.concatenate([roots[:, k, None] * part for k, part in enumerate(parts)], 1)
-
-    def encode_stream(
-        self,
-        inputs: Iterable[Any],
-        *,
-        side: str = "left",
-        precision: Precision = "auto",
-        block: int = BLOCK,
-        compiled: bool = False,
-    ) -> Iterator[np.ndarray]:
-        """Encode any number of inputs from an iterator, a block of them at a time."""
-        rest = iter(inputs)
-        while texts := list(islice(rest, block)):
-            yield self.encode(texts, side=side, precision=precision, compiled=compiled)
 
     def pair_similarity(
         self,
@@ -197,7 +194,7 @@ class Ensemble(Scorer):
         for k, twin in enumerate(self.twins):
             counted = _part(progress, k, len(self.twins))
             total += joint[:, k] * twin.pair_similarity(texts, left, right, precision=precision, progress=counted)
-        return total.astype(np.float32)
+        return self.rescore(texts, left, right, total.astype(np.float32), precision=precision)
 
     def _weights(self, texts: Sequence[str], side: str, precision: Precision) -> np.ndarray:
         if self.regions is None:
@@ -253,8 +250,12 @@ class Ensemble(Scorer):
             if facts["temperature"] is not None:
                 base = Twin.from_pretrained(folder / "base", device=device)
                 regions = Regions(base, arrays["centroids"], facts["temperature"])
-            return cls(
-                [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]],
+            twins = [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]]
+            verifiers = [twin.verifier for twin in twins]
+            for twin in twins:
+                twin.verifier = None
+            ensemble = cls(
+                twins,
                 regions=regions,
                 head=restored_head(facts.get("head"), arrays),
                 decision=decision,
@@ -264,6 +265,9 @@ class Ensemble(Scorer):
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{folder / _FILE}: {reason}") from error
+        for twin, verifier in zip(twins, verifiers, strict=True):
+            twin.verifier = verifier  # 0.1 made ensembles of such twins: their scores of pairs stay what they were
+        return ensemble
 
 
 def open_scorer(name_or_path: str | Path, *, device: str | None = None) -> Twin | Ensemble:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.models.decision import CollectionDecision, Decision, Verdict, fit_decision
+from textsiam.models.decision import CollectionDecision, Decision, Tell, Verdict, fit_decision, warn
 from textsiam.models.distances import Distance
 from textsiam.models.encoders import ModelError
 from textsiam.models.fast_tower import Precision
@@ -59,6 +60,11 @@ class Scorer(ABC):
     def dim(self) -> int:
         """Width of the vectors."""
 
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """Number format that texts are encoded in unless another is asked for."""
+
     @abstractmethod
     def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
@@ -83,7 +89,6 @@ class Scorer(ABC):
     ) -> np.ndarray:
         """Encode inputs into vectors of length 1, `(n, dim)` float32."""
 
-    @abstractmethod
     def encode_stream(
         self,
         inputs: Iterable[Any],
@@ -94,6 +99,9 @@ class Scorer(ABC):
         compiled: bool = False,
     ) -> Iterator[np.ndarray]:
         """Encode any number of inputs from an iterator: the vectors of each block, in order."""
+        rest = iter(inputs)
+        while part := list(islice(rest, block)):
+            yield self.encode(part, side=side, precision=precision, compiled=compiled)
 
     def pair_similarity(
         self,
@@ -115,15 +123,61 @@ class Scorer(ABC):
 
         Returns:
             Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; what the head says, where
-            there is one. Those in doubt are what twin and verifier say together, where there is a verifier.
+            there is one. Those in doubt are what twin and verifier say together; see `rescore`.
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
         vectors = self.pair_vectors(texts, left, right, precision=precision, progress=progress)
-        similarity = self.vector_similarity(*vectors)
+        return self.rescore(texts, left, right, self.vector_similarity(*vectors), precision=precision)
+
+    def rescore(
+        self,
+        texts: Sequence[str],
+        left: np.ndarray,
+        right: np.ndarray,
+        similarity: np.ndarray,
+        *,
+        precision: Precision = "auto",
+    ) -> np.ndarray:
+        """Give pairs that the vectors have scored a second look, the last that scores need.
+
+        Args:
+            texts: As for `pair_similarity`.
+            left: As for `pair_similarity`.
+            right: As for `pair_similarity`.
+            similarity: What `vector_similarity` says of each pair, `(n,)`.
+            precision: As for `encode`.
+
+        Returns:
+            The score of each pair, `(n,)` float32: those in doubt are what twin and verifier say together. Where there
+            is no verifier, or one that is not fitted, the similarities as they are.
+        """
         if self.verifier is None:
             return similarity
+        if not self.verifier.fitted:
+            warn("the verifier of this twin is not fitted, so scores are the twin's own: run verifier.fit(pairs, …)")
+            return similarity
         return self.verifier.rescore(texts, left, right, similarity, precision=precision)
+
+    def unrescored_threshold(self, threshold: float) -> float:
+        """Return the least `vector_similarity` of pairs whose score may reach a threshold after `rescore`."""
+        if self.verifier is None or self.verifier.combination is None:
+            return threshold
+        return min(threshold, self.verifier.combination.low)
+
+    def candidate_threshold(self, threshold: float) -> float:
+        """Return the least similarity by the distance of pairs whose score may reach a threshold: how low to search."""
+        return self.unrescored_threshold(threshold) if self.head is None else float(self.head.floor)
+
+    @property
+    def scores_by_model(self) -> bool:
+        """Whether a score of two vectors takes more of the model: its head, or its verifier."""
+        return self.head is not None or (self.verifier is not None and self.verifier.fitted)
+
+    @property
+    def scores_by_cosine(self) -> bool:
+        """Whether `vector_similarity` is the cosine of two vectors."""
+        return self.head is None and self.distance.is_cosine
 
     def pair_vectors(
         self,
@@ -200,15 +254,26 @@ class Scorer(ABC):
             return decision.verdicts(self.similarity(left, right))
         return decision.verdicts(self.similarity([left], [right]))[0]
 
-    def require_decision(self) -> Decision:
-        """Return the decision.
+    def decision_for(self, texts: int | None = None, *, tell: Tell = warn) -> Decision | None:
+        """Return the decision that applies, or None where there is none.
+
+        Args:
+            texts: To all pairs among so many texts, if the scorer knows collections; None: to pairs that were picked.
+            tell: Is told where so many texts put a precision that was promised out of reach.
+        """
+        if texts is None or self.collection is None:
+            return self.decision
+        return self.collection.among(texts, tell=tell)
+
+    def require_decision(self, texts: int | None = None) -> Decision:
+        """Return the decision that applies, as `decision_for` does.
 
         Raises:
             ModelError: There is none; the message says how to get one.
         """
-        if self.decision is None:
+        if (decision := self.decision_for(texts)) is None:
             raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
-        return self.decision
+        return decision
 
     def calibrate(self: Self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Self:
         """Learn from labelled pairs when a score means "duplicate"; returns the scorer itself.

@@ -107,6 +107,22 @@ def precision_threshold(
     return float(tests.candidates[last])
 
 
+def strictest_threshold(
+    scores: NDArray[np.float32], labels: NDArray[np.int8], *, prior: float, confidence: float
+) -> tuple[float, float]:
+    """Return a threshold that `precision_threshold` has no stricter one than, and the precision that it promises.
+
+    It is the most lenient candidate with at most one false alarm; where there is none, the strictest candidate. The
+    promise holds with confidence although the candidate is searched: of those whose false alarm rate is above the bound
+    of a single one, the strictest has the fewest false alarms, so that all of them pass only if that one does.
+    """
+    tests = _precision_tests(scores, labels, prior=prior, confidence=confidence)
+    best = max(int((tests.false_alarms <= tests.one_false_alarm).sum()) - 1, 0)
+    hits = prior * tests.recalls[best]
+    alarms = (1.0 - prior) * max(float(tests.false_alarms[best]), tests.one_false_alarm)
+    return float(tests.candidates[best]), float(hits / (hits + alarms))
+
+
 @dataclass(frozen=True)
 class _PrecisionTests:
     """The candidates, strictest first, with bounds of the recall and of the false alarm rate, all (k,)."""

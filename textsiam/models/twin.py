@@ -232,6 +232,11 @@ class Twin(nn.Module, Scorer):
         """
         return encode_stream(self._fast_tower(side, precision, devices, compiled=compiled), inputs, block=block)
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number format that left inputs are encoded in unless another is asked for; of a graph, that of its floats."""
+        return self._fast_tower("left", "auto").dtype
+
     def forward(
         self, left: Sequence[Mapping[str, Tensor]], right: Sequence[Mapping[str, Tensor]] | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -216,6 +216,11 @@ class Verifier:
         by_wording = self.wording.probability(*_sides(texts, left, right), evidence)
         return log_odds(np.mean([from_log_odds(odds), *by_wording], 0))
 
+    @property
+    def fitted(self) -> bool:
+        """Whether it is combined with a twin."""
+        return self.combination is not None
+
     def _fitted(self) -> Combination:
         if self.combination is None:
             raise ModelError("this verifier is not combined with a twin yet: run verifier.fit(pairs, similarity)")

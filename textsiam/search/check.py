@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -59,6 +58,7 @@ def check(
     index: QuestionIndex,
     texts: Sequence[str],
     *,
+    vectors: np.ndarray | None = None,
     threshold: float | None = None,
     decision: Decision | None = None,
     where: Where | None = None,
@@ -73,6 +73,7 @@ def check(
         twin: The twin whose vectors the index holds, whose sides share one tower.
         index: Where to look.
         texts: n texts.
+        vectors: What `twin.encode(texts)` gave, where that was done already, `(n, dim)` float32.
         threshold: Least similarity of a duplicate; None takes the decision's.
         decision: Gives threshold and probabilities; None takes the twin's, for a collection as large as the index where
             it has learned one.
@@ -87,36 +88,16 @@ def check(
     """
     if isinstance(texts, str):
         raise TypeError("expected a list of texts, got one str: write check(twin, index, [text])")
-    vectors = twin.encode(texts)
-    return check_vectors(twin, index, texts, vectors, threshold=threshold, decision=decision, where=where, model=model)
-
-
-def check_vectors(
-    twin: Scorer,
-    index: QuestionIndex,
-    texts: Sequence[str],
-    vectors: np.ndarray,
-    *,
-    threshold: float | None = None,
-    decision: Decision | None = None,
-    where: Where | None = None,
-    model: IndexModel | None = None,
-) -> list[Checked]:
-    """Do what `check` does with texts that are encoded already: `vectors` is `(n, dim)` float32.
-
-    Raises:
-        ModelError: As for `check`.
-        QuestionIndexError: As for `check`.
-        ValueError: As for `check`.
-    """
     if twin.right is not None:
         raise ValueError(
             "duplicates are pairs of one kind of text, but the towers of this twin differ: use index search"
         )
     if decision is None:
-        decision = twin.decision if twin.collection is None else twin.collection.among(index.count() + 1)
+        decision = twin.decision_for(index.count() + 1)
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
+    if vectors is None:
+        vectors = twin.encode(texts)
     floor = candidate_floor(twin, threshold)
     hits = index.search(vectors, model=model or index_model(twin), threshold=floor, where=where)
     found = _scored(twin, index, texts, vectors, hits)
@@ -127,23 +108,9 @@ def check_vectors(
 
 
 def candidate_floor(twin: Scorer, threshold: float) -> float:
-    """Return the least cosine of two texts whose score may reach a threshold.
-
-    Between vectors of length 1 the Euclidean distance is √(2 − 2 cos), the angular one arccos(cos) / π, and the
-    Manhattan one no smaller than the Euclidean.
-    """
-    least = threshold
-    if twin.verifier is not None and twin.verifier.combination is not None:
-        least = min(least, twin.verifier.combination.low)
-    if twin.head is not None:
-        least = float(twin.head.floor)
-    if twin.distance.name == "cosine":
-        return max(least - _ROUNDING, -2.0)
-    farthest = min(max(-least, 0.0), 4.0)
-    if twin.distance.name == "angular":
-        return math.cos(math.pi * min(farthest, 1.0)) - _ROUNDING
-    squared = farthest if twin.distance.name == "squared_euclidean" else farthest**2
-    return max(1 - squared / 2 - _ROUNDING, -2.0)
+    """Return the least cosine of two texts whose score may reach a threshold."""
+    cosine = twin.distance.least_product(twin.candidate_threshold(threshold), 1.0)
+    return max(cosine - _ROUNDING, -2.0)
 
 
 def _scored(
@@ -154,17 +121,15 @@ def _scored(
     others = [hit.question for row in hits for hit in row]
     if not others:
         return [np.zeros(0, np.float32) for _ in hits]
-    if twin.head is None and twin.distance.name == "cosine":
+    if twin.scores_by_cosine:
         similarity = np.array([hit.similarity for row in hits for hit in row], np.float32)
     else:
         similarity = twin.vector_similarity(vectors[left], index.vectors([question.id for question in others]))
-    verifier = twin.verifier
-    if verifier is not None and verifier.combination is not None:
-        asked = np.array([texts[i] != question.text for i, question in zip(left.tolist(), others, strict=True)])
-        rows = np.flatnonzero(asked)
-        together = [*texts, *(others[i].text for i in rows.tolist())]
-        right = len(texts) + np.arange(len(rows))
-        similarity[rows] = verifier.rescore(together, left[rows], right, similarity[rows])
+    asked = np.array([texts[i] != question.text for i, question in zip(left.tolist(), others, strict=True)])
+    rows = np.flatnonzero(asked)
+    together = [*texts, *(others[i].text for i in rows.tolist())]
+    right = len(texts) + np.arange(len(rows))
+    similarity[rows] = twin.rescore(together, left[rows], right, similarity[rows])
     return np.split(similarity, np.cumsum([len(row) for row in hits])[:-1])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,10 +20,7 @@ from textsiam.search.join import FoundPairs, pairs_above
 from textsiam.search.linkage import complete_clusters
 from textsiam.search.operating import Rate
 from textsiam.search.parts import PartedVectors
-from textsiam.search.shards import MostPairs, Sharding, most_pairs
-
-Join = Callable[[float], MostPairs]
-"""From the least similarity to the pairs that reach it."""
+from textsiam.search.shards import Sharding, most_pairs
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -97,7 +94,7 @@ def find_duplicates(
     if twin.right is not None:
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
     if decision is None:
-        decision = twin.decision if twin.collection is None else twin.collection.among(len(texts))
+        decision = twin.decision_for(len(texts))
     if threshold is None:
         threshold = (decision or twin.require_decision()).threshold
     if isinstance(texts, str):
@@ -105,13 +102,23 @@ def find_duplicates(
     named = twin.named(texts)
     copies = Copies.among(named)
     distinct = [named[i] for i in copies.first]
-    if bulk is None:
-        vectors, join = _here(twin, distinct, sharding, progress, joining)
-    elif sharding is None:
-        vectors, join = _by_parts(twin, distinct, bulk, progress, joining)
-    else:
+    if bulk is not None and sharding is not None:
         raise ValueError("a bulk job finds every pair: it cannot be approximate as well")
-    found, recall = _verified(twin, distinct, threshold, join)
+    least, recall = twin.unrescored_threshold(threshold), None
+    if bulk is not None:
+        job = bulk.begin(twin, distinct)
+        vectors = bulk.encode(job, twin.dim, progress)
+        left, right, similarity = bulk.join(job, least, joining)
+    else:
+        vectors = twin.encode(distinct, progress=progress)
+        if sharding is not None:
+            most = most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
+            (left, right, similarity), recall = most.pairs, most.recall
+        else:
+            left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
+    similarity = twin.rescore(distinct, left, right, similarity)
+    kept = similarity.astype(np.float64) >= threshold
+    found = FoundPairs(left[kept], right[kept], similarity[kept])
     own = _own_similarity(twin, vectors[copies.repeated])
     equal = own.astype(np.float64) >= threshold
     groups = _clusters(vectors, found, copies, copies.repeated[equal])
@@ -122,51 +129,11 @@ def find_duplicates(
     return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
 
 
-def _here(
-    twin: Scorer,
-    texts: Sequence[str],
-    sharding: Sharding | None,
-    progress: Progress | None,
-    joining: Progress | None,
-) -> tuple[np.ndarray, Join]:
-    """Return the vectors of texts, and what joins them in memory."""
-    vectors = twin.encode(texts, progress=progress)
-
-    def join(least: float) -> MostPairs:
-        if sharding is not None:
-            return most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
-        return MostPairs(pairs_above(twin, vectors, least, progress=joining), None)
-
-    return vectors, join
-
-
-def _by_parts(
-    twin: Scorer, texts: Sequence[str], bulk: Bulk, progress: Progress | None, joining: Progress | None
-) -> tuple[PartedVectors, Join]:
-    """Return the vectors of texts, and what joins them part by part."""
-    job = bulk.begin(twin, texts)
-    vectors = bulk.encode(job, twin.dim, progress)
-    return vectors, lambda least: MostPairs(bulk.join(job, least, joining), None)
-
-
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
     """Return the similarity of a text to its copy, `(n,)` float32."""
     if twin.head is not None:
         return twin.vector_similarity(vectors, vectors)
     return np.full(len(vectors), float(twin.distance.similarity(torch.zeros(()))), np.float32)
-
-
-def _verified(twin: Scorer, texts: Sequence[str], threshold: float, join: Join) -> tuple[FoundPairs, Rate | None]:
-    """Return the pairs that reach the threshold once they are verified, and the share of them that was looked at."""
-    verifier = twin.verifier
-    if verifier is None or verifier.combination is None:
-        most = join(threshold)
-        return most.pairs, most.recall
-    most = join(min(threshold, verifier.combination.low))
-    left, right, similarity = most.pairs
-    similarity = verifier.rescore(texts, left, right, similarity)
-    keep = similarity.astype(np.float64) >= threshold
-    return FoundPairs(left[keep], right[keep], similarity[keep]), most.recall
 
 
 def fit_collection_decision(

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -94,7 +92,7 @@ def stream_pairs(
         progress: As for `pairs_above`.
     """
     points, stop = torch.from_numpy(vectors), threading.Event()
-    compare = comparison(twin, points, threshold, block=block, stop=stop)
+    compare = Comparison(twin, points, threshold, block=block, stop=stop)
     total, done = len(points) * (len(points) - 1) // 2, 0
     works = (partial(compare.piece, *piece) for piece in compare.pieces())
     for found, (top, first, last) in zip(in_order(works, compare.workers, stop), compare.pieces(), strict=True):
@@ -105,31 +103,37 @@ def stream_pairs(
             yield found
 
 
-@dataclass(frozen=True, eq=False)
 class Comparison:
     """The upper triangle of a similarity matrix, cut into pieces of work.
 
-    Attributes:
+    Args:
         twin: Scores pairs.
         points: `(n, dim)` float32.
         threshold: Least similarity.
-        floor: Least similarity by the distance, where a head scores what reaches it; else the threshold.
-        candidates: Finds what may reach the floor.
-        block: Rows of a block.
-        rows: Only pairs whose first vector is among the first so many.
+        block: Rows of a block, which has twice as many columns; None picks it for the device.
+        rows: Only pairs whose first vector is among the first so many; None takes all.
         after: Only pairs whose second vector is not among the first so many; 0 or `rows`.
         stop: Once it is set, pieces end early and mean nothing.
     """
 
-    twin: Scorer
-    points: Tensor
-    threshold: float
-    floor: float
-    candidates: Block
-    block: int
-    rows: int
-    after: int
-    stop: threading.Event
+    def __init__(
+        self,
+        twin: Scorer,
+        points: Tensor,
+        threshold: float,
+        *,
+        block: int | None = None,
+        rows: int | None = None,
+        after: int = 0,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.twin, self.points, self.threshold = twin, points, threshold
+        self.block = block or _ROWS["cpu" if twin.device.type == "cpu" else "else"]
+        self.rows, self.after = len(points) if rows is None else rows, after
+        self.stop = stop or threading.Event()
+        self.floor = twin.candidate_threshold(threshold)
+        by_products = _by_products(twin, points, self.floor, self.block)
+        self.candidates: Block = by_products or partial(_by_distance, twin.distance, points, self.floor)
 
     @property
     def workers(self) -> int:
@@ -177,42 +181,6 @@ class Comparison:
             yield FoundPairs(left[keep], right[keep], similarity[keep])
 
 
-def comparison(
-    twin: Scorer,
-    points: Tensor,
-    threshold: float,
-    *,
-    block: int | None = None,
-    rows: int | None = None,
-    after: int = 0,
-    stop: threading.Event | None = None,
-) -> Comparison:
-    """Prepare the comparison of all vectors; see `Comparison`.
-
-    Args:
-        twin: As for `pairs_above`.
-        points: `(n, dim)` float32.
-        threshold: As for `pairs_above`.
-        block: As for `pairs_above`.
-        rows: Compare only the first so many with those after them; None compares all.
-        after: See `Comparison`.
-        stop: See `Comparison`.
-    """
-    floor = threshold if twin.head is None else float(twin.head.floor)
-    height = block or _ROWS["cpu" if twin.device.type == "cpu" else "else"]
-    return Comparison(
-        twin=twin,
-        points=points,
-        threshold=threshold,
-        floor=floor,
-        candidates=_by_products(twin, points, floor, height) or partial(_by_distance, twin.distance, points, floor),
-        block=height,
-        rows=len(points) if rows is None else rows,
-        after=after,
-        stop=stop or threading.Event(),
-    )
-
-
 def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: threading.Event) -> Iterator[FoundPairs]:
     """Yield what pieces of work return, in order; one core each, and a few pieces ahead of what was asked for.
 
@@ -247,31 +215,18 @@ def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: thre
 
 def _by_products(twin: Scorer, points: Tensor, floor: float, width: int) -> Block | None:
     """Return what finds candidates by products; None where the distance is none of products, or the floor too low."""
-    if not len(points):
+    if not len(points) or twin.distance.products is None:
         return None
-    least = _least_product(twin.distance, points, floor)
-    if least is None:
-        return None
-    unit = twin.distance.name in ("cosine", "angular")
+    slack, unit = rounding(points.shape[1]), twin.distance.products == "unit"
+    shortest = 1.0 if unit else float(points.square().sum(1).min()) * (1 - slack)
+    # the cosine is a product itself, whose rounding those who compare products know
+    similarity = floor if twin.distance.is_cosine else min(floor, 0.0) * (1 + slack) - 1e-6
+    least = twin.distance.least_product(similarity, shortest)
     if twin.device.type == "cpu" and multiplies_bytes():
         by_bytes = codes_above(points, least, width=width, unit=unit)
         if by_bytes is not None:
             return by_bytes
     return products_above(reduced(points, fast_dtype(twin.device), twin.device, unit=unit), least)
-
-
-def _least_product(distance: Distance, points: Tensor, similarity: float) -> float | None:
-    """Return a product that every two points of this similarity reach; None where there is none to be had."""
-    if distance.name == "cosine":
-        return similarity
-    apart = max(0.0, -similarity) * (1 + rounding(points.shape[1])) + 1e-6
-    if distance.name == "angular":
-        return math.cos(math.pi * min(apart, 1.0))
-    if distance.name not in ("euclidean", "squared_euclidean"):
-        return None
-    # 2 u·v = ‖u‖² + ‖v‖² − ‖u − v‖²
-    squared = apart if distance.name == "squared_euclidean" else apart * apart
-    return float(points.square().sum(1).min()) * (1 - rounding(points.shape[1])) - squared / 2
 
 
 def _by_distance(

@@ -14,6 +14,7 @@ from textsiam.models.calibration import check_fraction
 from textsiam.models.decision import Decision, fit_decision
 from textsiam.models.thresholds import operating_points
 
+_RATES = ("false_accepts", "true_accepts")
 _FITTED = 200_000  # impostor comparisons that the probability is fitted on at most
 
 
@@ -68,14 +69,8 @@ class OperatingPoint:
 
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with the tensors of the decision it restores the point."""
-        return {
-            "decision": self.decision.metadata(),
-            "far": self.far,
-            "false_accepts": asdict(self.false_accepts),
-            "true_accepts": asdict(self.true_accepts),
-            "enrolled": self.enrolled,
-            "probes": self.probes,
-        }
+        rates = {name: asdict(getattr(self, name)) for name in _RATES}
+        return {**vars(self), "decision": self.decision.metadata(), **rates}
 
     @classmethod
     def restore(cls, facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> OperatingPoint:
@@ -85,14 +80,9 @@ class OperatingPoint:
             KeyError: A fact is missing.
             ValueError: As for `Decision.restore`.
         """
-        return cls(
-            decision=Decision.restore(facts["decision"], tensors),
-            far=facts["far"],
-            false_accepts=Rate(**facts["false_accepts"]),
-            true_accepts=Rate(**facts["true_accepts"]),
-            enrolled=facts["enrolled"],
-            probes=facts["probes"],
-        )
+        decision = Decision.restore(facts["decision"], tensors)
+        rates = {name: Rate(**facts[name]) for name in _RATES}
+        return cls(decision=decision, **rates, **{name: facts[name] for name in ("far", "enrolled", "probes")})
 
 
 def fit_operating_point(

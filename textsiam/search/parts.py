@@ -27,7 +27,7 @@ from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
 from textsiam.models.vectors import save_vectors
 from textsiam.search.gallery_folder import scorer_fingerprint
-from textsiam.search.join import FoundPairs, comparison, in_order
+from textsiam.search.join import Comparison, FoundPairs, in_order
 from textsiam.search.pair_files import read_found, write_found
 
 _FORMAT = 1
@@ -234,7 +234,7 @@ class Joining:
         twin = _opened(self.job.model, self.job.fingerprint)
         parts = [np.load(self.job.vectors_of(number)) for number in ([one] if one == other else [one, other])]
         height = len(parts[0])
-        compare = comparison(
+        compare = Comparison(
             twin,
             torch.from_numpy(np.concatenate(parts)),
             self.threshold,

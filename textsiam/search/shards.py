@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.inference import Progress
 from textsiam.models.scorer import Scorer
-from textsiam.search.join import FoundPairs, comparison, in_order
+from textsiam.search.join import Comparison, FoundPairs, in_order
 from textsiam.search.operating import Rate, ratio_rate
 
 _ROUNDS = 8  # of k-means: the shares of the pairs that it finds change little after
@@ -158,7 +158,7 @@ def _inside_shards(
     shards, stop = list(members_of(nearest)), threading.Event()
 
     def work(shard: int, members: np.ndarray) -> FoundPairs:
-        compare = comparison(twin, points[torch.from_numpy(members)], threshold, stop=stop)
+        compare = Comparison(twin, points[torch.from_numpy(members)], threshold, stop=stop)
         found = FoundPairs.joined(compare.piece(*piece) for piece in compare.pieces())
         left, right = members[found.left], members[found.right]
         new = first_shared(nearest, left, right) == shard
@@ -197,7 +197,7 @@ def measured_recall(
     for start in range(0, len(points), _OTHERS):
         others = points[start : start + _OTHERS]
         stop = threading.Event()
-        compare = comparison(twin, torch.cat([points[picked], others]), threshold, rows=len(picked), stop=stop)
+        compare = Comparison(twin, torch.cat([points[picked], others]), threshold, rows=len(picked), stop=stop)
         works = (partial(compare.piece, *piece) for piece in compare.pieces())
         for left, right, _ in in_order(works, compare.workers, stop):
             other = right - len(picked) + start

@@ -16,7 +16,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from textsiam.models.fast_tower import fast_dtype
+from textsiam.models.encoders import pooling_of
 from textsiam.models.scorer import Scorer
 from textsiam.search.index import QuestionIndex, QuestionIndexError
 from textsiam.serving.embedding import PROBLEMS, embedding_routes
@@ -106,8 +106,8 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
         return Info(
             model_id=name,
             model_sha=(await asyncio.to_thread(lambda: engine.model)).fingerprint,
-            model_dtype=str(fast_dtype(tower.device)).removeprefix("torch."),
-            model_type={"embedding": {"pooling": "mean"}},
+            model_dtype=str(await asyncio.to_thread(lambda: twin.dtype)).removeprefix("torch."),
+            model_type={"embedding": {"pooling": pooling_of(tower)}},
             dim=twin.dim,
             max_input_length=engine.longest,
             max_batch_tokens=settings.max_tokens,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
@@ -20,6 +21,8 @@ from textsiam.search.index import IndexModel, QuestionIndexError
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.problems import Refused, too_large, unfit
 from textsiam.serving.settings import ServerSettings
+
+log = logging.getLogger("textsiam.serving")
 
 T = TypeVar("T")
 Gone = Callable[[], Awaitable[bool]]
@@ -40,6 +43,7 @@ class Engine:
     def __init__(self, twin: Scorer, settings: ServerSettings) -> None:
         self.twin, self.settings = twin, settings
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
+        self._told = False
         self._encoders = {side: partial(self._encode, side) for side in ("left", "right")}
         self._counters: dict[str, Counter] = {}
         for side in ("left", "right") if twin.right is not None else ("left",):
@@ -58,12 +62,6 @@ class Engine:
         """Tokens of an input that the model reads; None for images."""
         return self.twin.tower().max_seq_length
 
-    @property
-    def asks_the_model(self) -> bool:
-        """Whether a score of two vectors takes the model: its head, or its verifier."""
-        verifier = self.twin.verifier
-        return self.twin.head is not None or (verifier is not None and verifier.combination is not None)
-
     def warm_up(self) -> None:
         """Encode once, so that the first client does not wait for what is made on first use."""
         if self.longest is not None:
@@ -71,15 +69,24 @@ class Engine:
                 words = [f"warm {k}" for k in range(count)]
                 self.batcher.encode(self._encoders["left"], words, [4] * count).result()
 
-    def decision(self) -> Decision:
-        """Return what turns a similarity into a probability.
+    def decision(self, texts: int | None = None) -> Decision:
+        """Return what turns a similarity into a probability, as `decision_for` does.
 
         Raises:
             Refused: The model has learned none.
         """
-        if self.twin.decision is None:
+        if (decision := self.decision_for(texts)) is None:
             raise Refused(409, "this model has no decision: run twin.calibrate(pairs) and save it", "Conflict")
-        return self.twin.decision
+        return decision
+
+    def decision_for(self, texts: int | None = None) -> Decision | None:
+        """Return the decision that applies; see `Scorer.decision_for`, whose warning is logged once."""
+        return self.twin.decision_for(texts, tell=self._log_once)
+
+    def _log_once(self, message: str) -> None:
+        if not self._told:
+            self._told = True
+            log.warning("precision out of reach", extra={"facts": {"reason": message}})
 
     async def encode(
         self,
@@ -144,17 +151,15 @@ class Engine:
         Raises:
             Refused: The queue is full.
         """
-        if not self.asks_the_model:
+        if not self.twin.scores_by_model:
             return await asyncio.to_thread(run)
         return await self.wait(self._queued(partial(self.batcher.call, run, tokens)), gone)
 
     def _score(self, one: str, others: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """Score an input, `u` of `(1, dim)`, against others, `v` of `(n, dim)`."""
-        similarity, verifier = self.twin.vector_similarity(np.repeat(u, len(v), axis=0), v), self.twin.verifier
-        if verifier is None or verifier.combination is None:
-            return similarity
+        similarity = self.twin.vector_similarity(np.repeat(u, len(v), axis=0), v)
         right = np.arange(1, len(others) + 1)
-        return verifier.rescore([one, *others], np.zeros_like(right), right, similarity)
+        return self.twin.rescore([one, *others], np.zeros_like(right), right, similarity)
 
     async def wait(self, future: Future[T], gone: Gone) -> T:
         """Wait for work of the batcher; give it up when the client has left.

@@ -148,7 +148,7 @@ class _Answers:
             return Written(upserted=0, deleted=deleted, suspects=0)
         await asyncio.to_thread(look.index.upsert, questions, vectors, model=self._engine.model)
         queued = 0
-        if self._reviews is not None and engine.twin.decision is not None:
+        if self._reviews is not None:
             suspects = await look.suspects(questions, vectors, gone)
             queued = await asyncio.to_thread(self._reviews.add, suspects) if suspects else 0
         return Written(upserted=len(questions), deleted=deleted, suspects=queued)

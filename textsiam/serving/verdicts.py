@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from textsiam.models.decision import Decision
-from textsiam.search.check import Checked, check_vectors
+from textsiam.search.check import Checked, check
 from textsiam.search.checks import check_model
 from textsiam.search.index import Question, QuestionIndex, Where
 from textsiam.serving.engine import Engine, Gone
@@ -48,23 +47,32 @@ class Looker:
         threshold: float | None = None,
         where: Where | None = None,
     ) -> list[Checked]:
-        """Find the duplicates of each text; see `textsiam.search.check.check_vectors`.
+        """Find the duplicates of each text; see `textsiam.search.check.check`.
 
         Raises:
             Refused: No threshold is given and there is no decision; or the queue is full.
             QuestionIndexError: The index cannot be read.
         """
-        if threshold is None and self.engine.twin.collection is None:
-            self.engine.decision()
-        run = partial(
-            check_vectors, self.engine.twin, self.index, texts, vectors, threshold=threshold, where=where,
-            model=self.engine.model,
-        )  # fmt: skip
-        return await self.engine.work(run, _TOKENS * len(texts), gone)
+        engine = self.engine
+
+        def run() -> list[Checked]:
+            count = self.index.count() + 1
+            return check(
+                engine.twin, self.index, texts, vectors=vectors, threshold=threshold, where=where, model=engine.model,
+                decision=engine.decision(count) if threshold is None else engine.decision_for(count),
+            )  # fmt: skip
+
+        return await engine.work(run, _TOKENS * len(texts), gone)
 
     async def suspects(self, questions: Sequence[Question], vectors: np.ndarray, gone: Gone) -> list[Suspect]:
-        """Return the pairs of new questions and those of the index that a moderator should look at."""
-        least = _suspicious(await asyncio.to_thread(self._decision))
+        """Return the pairs of new questions and those of the index that a moderator should look at.
+
+        Without a decision there are none.
+        """
+        decision = await asyncio.to_thread(lambda: self.engine.decision_for(self.index.count() + 1))
+        if decision is None:
+            return []
+        least = _suspicious(decision)
         found = await self.look([question.text for question in questions], vectors, gone, threshold=least)
         suspects = []
         for question, checked in zip(questions, found, strict=True):
@@ -77,10 +85,6 @@ class Looker:
                 for one in others[:_SUSPECTS]
             ]  # fmt: skip
         return suspects
-
-    def _decision(self) -> Decision:
-        collection = self.engine.twin.collection
-        return self.engine.decision() if collection is None else collection.among(self.index.count() + 1)
 
 
 def _suspicious(decision: Decision) -> float:
