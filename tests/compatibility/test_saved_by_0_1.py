@@ -116,6 +116,15 @@ def answers_of_tower(folder: Path) -> dict[str, Any]:
     return {"vectors": _plain(twin.encode(Questions.texts()[:4])), "plain": _plain(plain)}
 
 
+def answers_of_export(folder: Path) -> dict[str, Any]:
+    """Ask for similarities alone: 8-bit products are rounded, which may carry a score over a threshold."""
+    twin = Twin.from_pretrained(folder, device="cpu")
+    assert twin.backend is not None
+    left, right = Questions.pairs()
+    exact = twin.similarity(left, right, precision="fp32")
+    return {"similarity": _plain(twin.similarity(left, right)), "exact": _plain(exact)}
+
+
 def answers_of_images(folder: Path) -> dict[str, Any]:
     twin = Twin.from_pretrained(folder, device="cpu")
     images = drawings(8)
@@ -308,8 +317,8 @@ ASKED: dict[str, Callable[[Path], dict[str, Any]]] = {
     "cnn": answers_of_images,
     "drawings": answers_of_images,
     "drawings_enclosures": answers_of_images,
-    "export_torch": answers_of_twin,
-    "export_onnx": answers_of_twin,
+    "export_torch": answers_of_export,
+    "export_onnx": answers_of_export,
     "gallery": answers_of_gallery,
     "index_merged": answers_of_index,
     "index_unmerged": answers_of_index,
@@ -334,8 +343,9 @@ def without_bf16(patch: Callable[..., Any]) -> None:
             patch(torch.cpu, name, lambda: False)
 
 
-# An 8-bit product is rounded: where a sum in float32 before it differs in the last digit, so may the byte after it.
-COARSER = {"export_torch": 0.02}
+# Where a sum in float32 differs in the last digit, the byte that it is rounded to may be the next one: no more than what
+# 8 bits cost this twin in all, which is 0.0002.
+COARSER = {"export_torch": 3e-4}
 NEEDED = {"export_onnx": "onnxruntime", "reviews": "sqlalchemy"}
 
 
@@ -345,6 +355,8 @@ def test_what_0_1_saved_opens_and_says_the_same(name, tmp_path):
         pytest.skip(f"{NEEDED[name]} is not installed")
     if name == "export_torch" and not torch.cpu._is_vnni_supported():
         pytest.skip("int8 in torch needs a processor with avx512_vnni")
+    if name == "run" and torch.cuda.is_available():
+        pytest.skip("the command line takes the GPU, whose number format is another one")
     shutil.copytree(SAVED / name / "saved", tmp_path / "saved")
     expected = json.loads((SAVED / name / "expected.json").read_text())
     found = json.loads(json.dumps(ASKED[name](tmp_path / "saved")))
