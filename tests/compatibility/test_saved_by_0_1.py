@@ -343,7 +343,7 @@ def without_bf16(patch: Callable[..., Any]) -> None:
             patch(torch.cpu, name, lambda: False)
 
 
-# Where a sum in float32 differs in the last digit, the byte that it is rounded to may be the next one: no more than what
+# Where a sum in float32 differs in the last digit, the byte that it is rounded to may be the next one: less than what
 # 8 bits cost this twin in all, which is 0.0002.
 COARSER = {"export_torch": 3e-4}
 NEEDED = {"export_onnx": "onnxruntime", "reviews": "sqlalchemy"}
