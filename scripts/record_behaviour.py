@@ -170,7 +170,12 @@ def compare(old: Path, new: Path) -> bool:
     alike = True
     for name in sorted({*before["items"], *after["items"]}, key=[*ITEMS].index):
         for part in sorted({*before["items"].get(name, {}), *after["items"].get(name, {})}):
-            one, other = (dict(leaves(record["items"].get(name, {}).get(part))) for record in (before, after))
+            there = [part in record["items"].get(name, {}) for record in (before, after)]
+            if not all(there):
+                alike = False
+                print(f"{f'{name}: {part}':36}differs: recorded in {old if there[0] else new} only")
+                continue
+            one, other = (dict(leaves(record["items"][name][part])) for record in (before, after))
             different = [path for path in {**one, **other} if one.get(path, "nothing") != other.get(path, "nothing")]
             alike &= not different
             print(f"{f'{name}: {part}':36}{difference(old, new, name, part, different, one, other)}")
