@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from textsiam.data.whole_file import whole_file
 from textsiam.evaluation.binary import BinaryReport, Estimate
 from textsiam.evaluation.report_examples import mistakes
 from textsiam.evaluation.report_pictures import EmbeddingMap, Thumbnail, embedding_figure
@@ -283,10 +284,6 @@ def _write_whole(path: Path, page: str) -> Path:
     """Write beside the target, then move into place: a reader never meets half a page."""
     page = page.translate(_UNPRINTABLE)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    with whole_file(path) as aside:
+        aside.write_text(page, encoding="utf-8", errors="replace", newline="\n")
     return path
