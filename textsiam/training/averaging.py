@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import PARAM_LIST, AveragedModel, get_ema_multi_avg_fn
 
 
 class WeightAverage(AveragedModel):
@@ -23,7 +23,7 @@ class WeightAverage(AveragedModel):
     def __init__(self, model: nn.Module, decay: float) -> None:
         live = [p for p in model.parameters() if p.requires_grad]
 
-        def warmed(mean: list[Tensor], now: list[Tensor], averaged: Tensor) -> None:
+        def warmed(mean: PARAM_LIST, now: PARAM_LIST, averaged: Tensor | int) -> None:
             count = int(averaged)  # the weights before any update are the first of them
             get_ema_multi_avg_fn(min(decay, count / (9 + count)))(mean, now, averaged)
 
