@@ -253,9 +253,11 @@ def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path
     folder = told.save_pretrained(tmp_path / "verifier")
     again = Verifier.from_pretrained(folder, device="cpu")
     np.testing.assert_array_equal(Told.rescore(again_told(again, say, verifier), *arguments), found)
-    (folder / "wording.json").write_text((folder / "wording.json").read_text()[:-3000])
-    with pytest.raises(ModelError, match=r"verifier\.json"):
-        Verifier.from_pretrained(folder, device="cpu")
+    whole = (folder / "wording.json").read_text()
+    for damaged in (whole[:-3000], whole.replace("left_child=", "left_child=9", 1)):
+        (folder / "wording.json").write_text(damaged)
+        with pytest.raises(ModelError, match=r"verifier\.json"):
+            Verifier.from_pretrained(folder, device="cpu")
     told.fit(pairs, similarity, band=(0.01, 0.99))  # without it again
     assert told.wording is None
 

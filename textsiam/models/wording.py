@@ -11,6 +11,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import log
 from pathlib import Path
 from typing import Any
@@ -98,7 +99,7 @@ class Wording:
     def save(self, folder: Path) -> None:
         """Write it into a folder, as `wording.json`; trees of version 0.1 stay as they were, in a file beside it."""
         grown = [one.text() for one in self.trees if isinstance(one, Trees)]
-        facts = {"texts": self.texts, "counts": dict(self.counts), "trees": grown}
+        facts = {"texts": self.texts, "counts": dict(self.counts), "trees": grown, "sha256": _digest(grown)}
         (folder / _FILE).write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
         stored = [one.arrays for one in self.trees if isinstance(one, StoredTrees)]
         if stored:
@@ -117,8 +118,15 @@ class Wording:
         """
         if facts is None:
             facts = dict(json.loads((folder / _FILE).read_text(encoding="utf-8")))
-        grown = tuple(Trees.of_text(text) for text in facts.get("trees", ()))
+        if (said := facts.get("trees", ())) and facts["sha256"] != _digest(said):
+            raise ValueError("the trees are damaged")
+        grown = tuple(Trees.of_text(text) for text in said)
         return cls(facts["texts"], facts["counts"], grown or stored_trees(folder / _STORED))
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """Return a checksum: LightGBM ends the process over damaged trees."""
+    return sha256("".join(texts).encode()).hexdigest()
 
 
 def words(text: str) -> list[str]:
