@@ -32,7 +32,9 @@ from textsiam.config import (
 from textsiam.data.pairs import DataError, read_pairs
 from textsiam.loss_config import InfoNCEConfig, LossConfig, OnlineContrastiveConfig, TripletConfig
 from textsiam.model_config import ScratchConfig
+from textsiam.models.base_reranker import BaseReranker
 from textsiam.models.encoders import ModelError
+from textsiam.models.lexical import LexicalReranker
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.models.verifier import Verifier
@@ -372,16 +374,16 @@ def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backb
 @pytest.mark.parametrize("leave_out", [None, 0.3])
 def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leave_out, monkeypatch):
     told: list[tuple[set[str], int]] = []
-    fit = Verifier.fit
+    fit = BaseReranker.fit
 
     def watched(self, pairs, similarity, **more):
         told.append((set(pairs.texts), len(similarity)))
         return fit(self, pairs, similarity, **more)
 
-    monkeypatch.setattr(Verifier, "fit", watched)
+    monkeypatch.setattr(BaseReranker, "fit", watched)
     monkeypatch.setattr("textsiam.models.wording._FEWEST", 5)
     settings = replace(config.training, runs=2, leave_out=leave_out)
-    verifier = VerifierSettings(epochs=0, wording=True, band=(0.001, 0.999))
+    verifier = VerifierSettings(model="lexical", band=(0.001, 0.999))
     outcome = run(replace(config, training=settings, verifier=verifier))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
     ((texts, count),) = told
@@ -389,17 +391,23 @@ def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leav
     assert texts <= set(held.texts)
     assert count > 0.5 * len(held)
     again = Twin.from_pretrained(outcome.output / "model", device="cpu")
-    assert again.verifier is not None
-    assert again.verifier.model is None
+    assert isinstance(again.verifier, LexicalReranker)
     test = outcome.splits.test
     found = again.pair_similarity(test.texts, test.left, test.right)
     np.testing.assert_allclose(found, outcome.evaluations[2].similarities, atol=1e-5)
     assert (found != outcome.evaluations[1].similarities).any()
 
 
-def test_no_cross_encoder_and_no_wording_is_no_verifier():
-    with pytest.raises(ValueError, match="epochs must be >= 1, or 0 with wording, got 0"):
+def test_no_epochs_are_no_verifier():
+    with pytest.raises(ValueError, match="epochs must be >= 1, got 0; for no cross-encoder, model is 'lexical'"):
         VerifierSettings(epochs=0)
+
+
+def test_without_lightgbm_no_twin_is_trained_for_a_lexical_reranker(config, monkeypatch):
+    monkeypatch.setattr("textsiam.models.trees.find_spec", lambda name: None)
+    monkeypatch.setattr(recipe, "build_twin", lambda *_, **__: pytest.fail("too late"))
+    with pytest.raises(ModelError, match=r"pip install 'textsiam\[trees\]'"):
+        run(replace(config, verifier=VerifierSettings(model="lexical")))
 
 
 def test_a_verifier_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):

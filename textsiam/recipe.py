@@ -36,11 +36,12 @@ from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import train
 from textsiam.training.processes import process_state
 from textsiam.training.result import LeftOut, TrainResult
-from textsiam.training.verifier import check_readable, train_verifier
+from textsiam.training.settings import LEXICAL
+from textsiam.training.verifier import check_trainable, train_verifier
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
-    from textsiam.models.verifier import Verifier
+    from textsiam.models.base_reranker import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
 # What a run leaves in its folder; anything else there is the user's.
@@ -131,7 +132,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     if config.verifier is not None:
-        check_readable(splits.train)
+        check_trainable(splits.train, config.verifier)
     for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
@@ -266,7 +267,9 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
         warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
 
 
-def _verifier(twin: Twin, splits: Splits, config: Config, say: Console) -> tuple[Verifier, float] | tuple[None, None]:
+def _verifier(
+    twin: Twin, splits: Splits, config: Config, say: Console
+) -> tuple[BaseReranker, float] | tuple[None, None]:
     """Return the verifier that a config asks for, and the seconds that its training took."""
     if config.verifier is None:
         return None, None
@@ -283,7 +286,7 @@ def _verifier(twin: Twin, splits: Splits, config: Config, say: Console) -> tuple
     return verifier, time.perf_counter() - started
 
 
-def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config, left_out: LeftOut | None) -> bool:
+def _verify(twin: Twin, splits: Splits, verifier: BaseReranker, config: Config, left_out: LeftOut | None) -> bool:
     """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without.
 
     The combination is learned from pairs that are new to twin and verifier: what the runs left out, where there is no
@@ -291,7 +294,7 @@ def _verify(twin: Twin, splits: Splits, verifier: Verifier, config: Config, left
     """
     assert config.verifier is not None
     settings = config.verifier
-    if verifier.model is None and left_out is not None:
+    if settings.model == LEXICAL and left_out is not None:
         pairs, similarity = left_out.pairs, left_out.similarity
     else:
         pairs = splits.validation if splits.validation.both_labels else splits.calibration

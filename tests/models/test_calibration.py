@@ -22,7 +22,6 @@ from textsiam.models.calibration import (
     fit_isotonic,
     fit_platt,
     from_log_odds,
-    log_loss,
     log_odds,
     prior_shift,
 )
@@ -162,11 +161,6 @@ def test_useless_scores_are_flat_with_a_word_in_the_log(caplog: pytest.LogCaptur
     p = from_log_odds(fitted.log_odds(scores))
     assert p.mean() == pytest.approx(labels.mean(), abs=0.01)
     assert "the score decides nothing" in caplog.text
-
-
-def test_log_loss_by_hand() -> None:
-    got = log_loss(np.array([0.8, 0.4]), np.array([1, 0], dtype=np.int8))
-    assert got == pytest.approx(-(np.log(0.8) + np.log(0.6)) / 2)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

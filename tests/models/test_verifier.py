@@ -7,7 +7,6 @@ from dataclasses import astuple, replace
 import numpy as np
 import pytest
 import torch
-from safetensors.numpy import save_file
 from sentence_transformers import CrossEncoder
 from sklearn.metrics import average_precision_score
 
@@ -15,6 +14,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import Ensemble, average_twins
 from textsiam.models.halves import sides
+from textsiam.models.lexical import LexicalReranker
 from textsiam.models.twin import Twin
 from textsiam.models.verifier import Combination, Verifier, cross_encoder
 
@@ -83,6 +83,8 @@ def test_a_missing_cross_encoder_is_named(tmp_path):
 def test_several_outputs_are_refused(backbone):
     with pytest.raises(ModelError, match="one output, this one has 3"):
         Verifier(CrossEncoder(backbone, num_labels=3, device="cpu"))
+    with pytest.raises(ModelError, match=r"without one is `LexicalReranker\(\)`"):
+        Verifier(None)
 
 
 def test_the_logit_is_the_mean_over_both_orders(verifier, sentences):
@@ -107,7 +109,7 @@ def test_bf16_differs_by_rounding_only(verifier, sentences):
 def test_equal_pairs_are_read_once(verifier, sentences, monkeypatch):
     asked = []
     read = verifier._read
-    monkeypatch.setattr(verifier, "_read", lambda of, rows, *more: asked.extend(rows) or read(of, rows, *more))
+    monkeypatch.setattr(verifier, "_read", lambda rows, *more: asked.extend(rows) or read(rows, *more))
     found = verifier.logits(sentences, np.array([0, 1, 0, 2]), np.array([1, 0, 1, 3]))
     assert len(asked) == 4  # two distinct pairs, both orders
     assert found[0] == found[1] == found[2]
@@ -251,9 +253,11 @@ def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path
     folder = told.save_pretrained(tmp_path / "verifier")
     again = Verifier.from_pretrained(folder, device="cpu")
     np.testing.assert_array_equal(Told.rescore(again_told(again, say, verifier), *arguments), found)
-    (folder / "wording.safetensors").write_bytes(b"nothing")
-    with pytest.raises(ModelError, match=r"verifier\.json"):
-        Verifier.from_pretrained(folder, device="cpu")
+    whole = (folder / "wording.json").read_text()
+    for damaged in (whole[:-3000], whole.replace("left_child=", "left_child=9", 1)):
+        (folder / "wording.json").write_text(damaged)
+        with pytest.raises(ModelError, match=r"verifier\.json"):
+            Verifier.from_pretrained(folder, device="cpu")
     told.fit(pairs, similarity, band=(0.01, 0.99))  # without it again
     assert told.wording is None
 
@@ -261,7 +265,8 @@ def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path
 def test_the_wording_is_weighed_without_a_cross_encoder(misled, tmp_path):
     pairs, similarity, _ = misled
     arguments = pairs.texts, pairs.left, pairs.right, similarity
-    verifier = Verifier(None).fit(pairs, similarity, band=(0.01, 0.99), wording=True)
+    verifier = LexicalReranker().fit(pairs, similarity, band=(0.01, 0.99))
+    assert verifier.fitted
     assert verifier.combination is not None
     assert verifier.combination.verifier == 0
     found = verifier.rescore(*arguments)
@@ -270,28 +275,14 @@ def test_the_wording_is_weighed_without_a_cross_encoder(misled, tmp_path):
     before, after = (average_precision_score(pairs.labels[inside], s[inside]) for s in (similarity, found))
     assert after > before + 0.05
     folder = verifier.save_pretrained(tmp_path / "verifier")
-    assert {path.name for path in folder.iterdir()} == {"verifier.json", "wording.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"verifier.json", "wording.json"}
     again = Verifier.from_pretrained(folder)
-    assert again.model is None
+    assert isinstance(again, LexicalReranker)
     np.testing.assert_array_equal(again.rescore(*arguments), found)
+    with pytest.raises(ValueError, match="looks at nothing else"):
+        again.fit(pairs, similarity, wording=False)
     turned = Pairs.from_texts(pairs.right_texts, pairs.left_texts, pairs.labels.tolist())
     np.testing.assert_array_equal(again.rescore(turned.texts, turned.left, turned.right, similarity), found)
-
-
-def test_one_forest_as_it_was_saved_before_is_opened(verifier, misled, tmp_path):
-    pairs, similarity, say = misled
-    told = Told(verifier, say).fit(pairs, similarity, band=(0.01, 0.99), wording=True)
-    assert told.wording is not None
-    folder = told.save_pretrained(tmp_path / "verifier")
-    facts = json.loads((folder / "verifier.json").read_text())
-    del facts["cross_encoder"]
-    (folder / "verifier.json").write_text(json.dumps({**facts, "format": 2}))
-    save_file(told.wording.trees[0].arrays(), folder / "wording.safetensors")
-    again = Verifier.from_pretrained(folder, device="cpu")
-    assert again.wording is not None
-    evidence = np.stack([similarity, say(pairs.left, pairs.right)], 1)
-    said = [one.probability(pairs.left_texts, pairs.right_texts, evidence) for one in (again.wording, told.wording)]
-    np.testing.assert_array_equal(said[0], said[1][:1])
 
 
 def again_told(loaded: Verifier, say: Callable[[np.ndarray, np.ndarray], np.ndarray], verifier: Verifier) -> Told:
@@ -323,6 +314,7 @@ def test_a_verifier_of_the_first_format_is_read(verifier, tmp_path):
 def test_what_cannot_be_combined_is_refused(verifier, task):
     pairs, similarity = task
     told = Told(verifier, truth(pairs))
+    assert not told.fitted
     with pytest.raises(ModelError, match=r"run verifier\.fit"):
         told.rescore(pairs.texts, pairs.left, pairs.right, similarity)
     with pytest.raises(ValueError, match="does not rise with the labels"):

@@ -7,6 +7,7 @@ import logging
 
 import pytest
 
+from textsiam.serving import guard
 from textsiam.serving.meters import JsonLines
 
 TOKEN = "a-secret-of-the-tests"
@@ -75,8 +76,31 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(serve):
     client = serve(requests_per_minute=3)
     answers = [client.get("/info") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
-    assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+    assert 55 <= int(answers[-1].headers["retry-after"]) <= 60  # when the first of the three is a minute old
+    assert answers[-1].json()["error"] == "at most 3 requests a minute are taken from a client"
     assert client.get("/health").status_code == 200
+
+
+def test_no_minute_holds_more_requests_than_are_taken(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("time.time", lambda: now)
+    rate = guard._Rate(3)
+    assert [rate.wait("a") for _ in range(2)] == [0, 0]
+    now += 50
+    assert [rate.wait("a") for _ in range(3)] == [0, 10, 10]
+    assert rate.wait("b") == 0
+    now += 11  # two of the three are past, and the refused ones never counted
+    assert [rate.wait("a") for _ in range(3)] == [0, 0, 49]
+
+
+def test_many_clients_are_not_remembered_for_ever(monkeypatch):
+    monkeypatch.setattr(guard, "_CLIENTS", 20)
+    rate = guard._Rate(1)
+    for number in range(500):
+        assert rate.wait(f"10.0.0.{number}") == 0
+    assert len(rate._clients) == len(rate._storage.events) == 20
+    assert rate.wait("10.0.0.499") > 0
+    assert rate.wait("10.0.0.1") == 0  # forgotten
 
 
 def test_a_request_keeps_its_id_and_a_strange_one_is_replaced(client):

@@ -82,7 +82,7 @@ def test_frozen_parameters_are_not_touched() -> None:
     average.update()
     with average.applied():
         assert layer.bias.item() == 9.0
-    assert len(average.state_dict()["mean"]) == 1
+    assert set(average.state_dict()) == {"n_averaged", "module.0"}
 
 
 def test_state_round_trip() -> None:
@@ -97,4 +97,20 @@ def test_state_round_trip() -> None:
     average.update()
     restored.update()
     assert mean_of(other, restored) == mean_of(layer, average)
-    assert restored.state_dict()["updates"] == 4
+    assert restored.state_dict()["n_averaged"] == 5  # the first weights, and four updates
+
+
+def test_the_numbers_are_those_of_lerp_bit_for_bit() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(7, 5), nn.Linear(5, 3))
+    average = WeightAverage(network, 0.8)
+    expected = [p.detach().clone() for p in network.parameters()]
+    for step in range(60):
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        average.update()
+        for mean, live in zip(expected, network.parameters(), strict=True):
+            mean.lerp_(live.detach(), 1 - min(0.8, (1 + step) / (10 + step)))
+    with average.applied():
+        assert all(torch.equal(p, mean) for p, mean in zip(network.parameters(), expected, strict=True))

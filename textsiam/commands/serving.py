@@ -23,7 +23,7 @@ from textsiam.terminal import print_json, say
 if TYPE_CHECKING:
     from textsiam.models.recalibration import Recalibration
 
-_EXTRA = ("fastapi", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
+_EXTRA = ("fastapi", "limits", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
 
 def serve(

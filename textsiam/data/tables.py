@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
 from textsiam.data.problems import DataError
+from textsiam.data.whole_file import whole_file
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 _ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
@@ -33,22 +32,17 @@ def write_table(
         DataError: The ending is none of these, or the file cannot be written; an old file is intact.
     """
     path = checked_ending(path)
-    temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+        with whole_file(path) as aside:
             if path.suffix == ".parquet":
-                _write_parquet(temporary, columns, rows)
+                _write_parquet(aside, columns, rows)
             else:
-                _write(file, path.suffix, list(columns), rows)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
+                with aside.open("w", encoding="utf-8", newline="") as file:
+                    _write(file, path.suffix, list(columns), rows)
+            aside.chmod(0o644)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
     return path
 
 
@@ -75,7 +69,7 @@ def _write(file: TextIO, suffix: str, columns: Sequence[str], rows: Iterable[Map
     writer.writerows(rows)
 
 
-def _write_parquet(path: str, columns: Sequence[str] | Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
+def _write_parquet(path: Path, columns: Sequence[str] | Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

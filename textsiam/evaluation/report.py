@@ -11,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from textsiam.data.whole_file import whole_file
 from textsiam.evaluation.binary import BinaryReport, Estimate
 from textsiam.evaluation.report_examples import mistakes
 from textsiam.evaluation.report_pictures import EmbeddingMap, Thumbnail, embedding_figure
@@ -99,7 +100,11 @@ def write_report(
         contents="".join(f'<a href="#{ident}">{name}</a>' for ident, name, _ in sections),
         sections="".join(f'<section id="{ident}"><h2>{name}</h2>{body}</section>' for ident, name, body in sections),
     )
-    return _write_whole(Path(path), page)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as aside:  # a reader never meets half a page
+        aside.write_text(page.translate(_UNPRINTABLE), encoding="utf-8", errors="replace", newline="\n")
+    return path
 
 
 def _sections(
@@ -277,16 +282,3 @@ def _weakest(evaluation: PairEvaluation) -> str:
         f"<p>Weakest for {escape(evaluation.name)}: <b>{escape(part.name)}</b>, "
         f"{_percent(part.accuracy)} right over {part.n:,} pairs.</p>"
     )
-
-
-def _write_whole(path: Path, page: str) -> Path:
-    """Write beside the target, then move into place: a reader never meets half a page."""
-    page = page.translate(_UNPRINTABLE)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.unfinished")
-    try:
-        unfinished.write_text(page, encoding="utf-8", errors="replace", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import IsotonicRegression
+from sklearn.metrics import log_loss, roc_auc_score
 
 logger = logging.getLogger(__name__)
 
@@ -173,8 +175,6 @@ def fit_platt(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Platt:
 
 def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isotonic:
     """Fit isotonic regression to scores (n,) and labels (n,), bounded by Platt's smoothed targets."""
-    from sklearn.isotonic import IsotonicRegression
-
     positives = int(labels.sum())
     low, high = _smoothed(positives, labels.size - positives)
     fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, labels.astype(np.float64))
@@ -185,7 +185,10 @@ def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isoto
 
 
 def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
-    """Return a fold number for each row, every class spread evenly over the folds."""
+    """Return a fold number for each row, every class spread evenly over the folds.
+
+    Scikit-learn's `StratifiedKFold` draws others: decisions that are learned again from the same pairs would change.
+    """
     rng = np.random.default_rng(seed)
     fold = np.empty(labels.size, dtype=np.int64)
     for value in (0, 1):
@@ -194,20 +197,11 @@ def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
     return fold
 
 
-def log_loss(probabilities: NDArray[np.float64], labels: NDArray[np.int8]) -> float:
-    """Return the mean negative log-likelihood, in nats, of labels (n,) under probabilities (n,)."""
-    likelihood = np.where(labels == 1, probabilities, 1.0 - probabilities)
-    return float(-np.mean(np.log(np.maximum(likelihood, np.finfo(np.float64).tiny))))
-
-
 def _check_direction(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> None:
     """Refuse scores that rank the classes upside down, as distances or swapped labels do."""
-    order = np.sort(scores)
-    ranks = (np.searchsorted(order, scores, side="left") + np.searchsorted(order, scores, side="right")) / 2.0
     positives = int(labels.sum())
-    negatives = labels.size - positives
-    auc = (float(ranks[labels == 1].sum()) - positives**2 / 2.0) / (positives * negatives)
-    noise = np.sqrt((labels.size + 1) / (12.0 * positives * negatives))
+    auc = float(roc_auc_score(labels, scores))
+    noise = np.sqrt((labels.size + 1) / (12.0 * positives * (labels.size - positives)))
     if auc < _REVERSED_AUC and auc < 0.5 - 4.0 * noise:
         raise ValueError(
             f"duplicates score lower than non-duplicates (ROC-AUC {auc:.3f} on {labels.size} calibration "
@@ -240,6 +234,6 @@ def fit_calibrator(scores: NDArray[np.float64], labels: NDArray[np.int8], *, see
         fit, held = fold != k, fold == k
         platt[held] = fit_platt(scores[fit], labels[fit]).log_odds(scores[held])
         isotonic[held] = fit_isotonic(scores[fit], labels[fit]).log_odds(scores[held])
-    if log_loss(from_log_odds(isotonic), labels) < log_loss(from_log_odds(platt), labels):
+    if log_loss(labels, from_log_odds(isotonic)) < log_loss(labels, from_log_odds(platt)):
         return fit_isotonic(scores, labels)
     return fit_platt(scores, labels)

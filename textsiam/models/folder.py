@@ -25,7 +25,7 @@ from textsiam.models.runtimes import Backend, open_backend
 from textsiam.models.saving import recover, whole_folder
 
 if TYPE_CHECKING:
-    from textsiam.models.verifier import Verifier
+    from textsiam.models.base_reranker import BaseReranker
 
 _FORMAT = 1
 _FILE = "textsiam.json"
@@ -43,7 +43,7 @@ class Parts:
     collection: CollectionDecision | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     backend: Backend | None = None
-    verifier: Verifier | None = None
+    verifier: BaseReranker | None = None
 
 
 def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Parts:
@@ -146,7 +146,7 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
     return folder, facts, arrays
 
 
-def _verifier(folder: Path, device: str | None) -> Verifier | None:
+def _verifier(folder: Path, device: str | None) -> BaseReranker | None:
     if not folder.is_dir():
         return None
     from textsiam.models.verifier import Verifier  # cross-encoders are loaded where one is used

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from sklearn.metrics import log_loss
 
 from textsiam.models.calibration import (
     MINIMUM_PER_CLASS,
@@ -22,7 +23,6 @@ from textsiam.models.calibration import (
     binary_labels,
     finite_scores,
     from_log_odds,
-    log_loss,
     log_odds,
     prior_shift,
     stratified_folds,
@@ -161,7 +161,7 @@ def _moved(calibrator: Calibrator, slope: float, intercept: float, shift: float)
 def _standing(p: NDArray[np.float64], flagged: NDArray[np.bool_], labels: NDArray[np.int8]) -> Standing:
     hits = float((flagged & (labels == 1)).sum())
     return Standing(
-        log_loss=log_loss(p, labels),
+        log_loss=float(log_loss(labels, p)),
         probability=float(p.mean()),
         accuracy=float((flagged == (labels == 1)).mean()),
         precision=hits / flagged.sum() if flagged.any() else float("nan"),

@@ -20,7 +20,7 @@ from textsiam.models.learned import Head
 from textsiam.models.thresholds import Rule
 
 if TYPE_CHECKING:
-    from textsiam.models.verifier import Verifier
+    from textsiam.models.base_reranker import BaseReranker
 
 Self = TypeVar("Self", bound="Scorer")
 
@@ -48,7 +48,7 @@ class Scorer(ABC):
     collection: CollectionDecision | None
     right: SentenceTransformer | None
     head: Head | None
-    verifier: Verifier | None
+    verifier: BaseReranker | None
 
     @property
     @abstractmethod

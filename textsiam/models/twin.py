@@ -23,7 +23,7 @@ from textsiam.models.runtimes import Backend
 from textsiam.models.scorer import Scorer
 
 if TYPE_CHECKING:
-    from textsiam.models.verifier import Verifier
+    from textsiam.models.base_reranker import BaseReranker
 
 
 class Twin(nn.Module, Scorer):
@@ -70,7 +70,7 @@ class Twin(nn.Module, Scorer):
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.backend: Backend | None = None
-        self.verifier: Verifier | None = None
+        self.verifier: BaseReranker | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod

@@ -9,6 +9,7 @@ from typing import IO, Any
 
 import numpy as np
 
+from textsiam.data.whole_file import whole_file
 from textsiam.models.saving import SaveError
 
 
@@ -73,17 +74,14 @@ def save_vectors(path: str | Path, blocks: Iterable[np.ndarray], *, dim: int) ->
         SaveError: The disk is full or the place cannot be written to.
     """
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        file = GrowingArray(aside, np.dtype(np.float32), shape=(dim,))
-        try:
-            for block in blocks:
-                file.append(block)
-        finally:
-            file.close()
-        aside.replace(path)
+        with whole_file(path) as aside:
+            file = GrowingArray(aside, np.dtype(np.float32), shape=(dim,))
+            try:
+                for block in blocks:
+                    file.append(block)
+            finally:
+                file.close()
     except OSError as error:
         raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        aside.unlink(missing_ok=True)
     return len(file)

@@ -6,19 +6,22 @@ they should not be. How far they can be trusted depends on the wording, and a fo
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from math import log
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save_file
 
-from textsiam.models.forest import BoostedTrees, Forest, Trees
-
-KINDS = (Forest, BoostedTrees)
-"""What is learned, in the order of `Wording.trees`."""
+from textsiam.legacy import StoredTrees, stored_trees
+from textsiam.models.trees import Trees, grow, require_trees
 
 FEATURES = (
     "words shared, by weight",
@@ -35,6 +38,8 @@ FEATURES = (
 """What is looked at. Shares are Jaccard indices; a word weighs its idf, log (texts + 1) / (texts that have it + 1)."""
 
 _WORD = re.compile(r"\w+(?:[.'\u2019]\w+)*")
+_FILE = "wording.json"
+_STORED = "wording.safetensors"  # the trees of version 0.1
 _FEWEST = 50  # pairs of each label that it can be learned from
 
 
@@ -51,11 +56,11 @@ class Wording:
 
     texts: int
     counts: Mapping[str, int]
-    trees: tuple[Trees, ...]
+    trees: tuple[Trees | StoredTrees, ...]
 
     @classmethod
     def fit(
-        cls, left: Sequence[str], right: Sequence[str], evidence: NDArray[np.floating], labels: NDArray[np.integer]
+        cls, left: Sequence[str], right: Sequence[str], evidence: NDArray[np.float64], labels: NDArray[np.integer]
     ) -> Wording:
         """Learn from labelled pairs.
 
@@ -67,7 +72,9 @@ class Wording:
 
         Raises:
             ValueError: There are too few pairs of a label.
+            ModelError: LightGBM is not installed.
         """
+        require_trees()
         fewest = min(int((labels == value).sum()) for value in (0, 1))
         if fewest < _FEWEST:
             raise ValueError(f"wording is learned from {_FEWEST} pairs of each label in the band, there are {fewest}")
@@ -76,7 +83,7 @@ class Wording:
         kept = {word: count for word, count in sorted(counts.items()) if count > 1}
         features = np.concatenate([evidence, _features(left, right, kept, len(distinct))], axis=1)
         rising = range(evidence.shape[1])
-        return cls(len(distinct), kept, tuple(kind.grow(features, labels, rising=rising) for kind in KINDS))
+        return cls(len(distinct), kept, grow(features, labels, rising=rising))
 
     def features(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.float64]:
         """Return `FEATURES` of each pair, `(n, 10)`; which text is left does not matter."""
@@ -88,6 +95,38 @@ class Wording:
         """Return P(duplicate) of each pair as each of the trees says it, `(trees, n)`."""
         features = np.concatenate([evidence, self.features(left, right)], axis=1)
         return np.stack([one.probability(features) for one in self.trees])
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder, as `wording.json`; trees of version 0.1 stay as they were, in a file beside it."""
+        grown = [one.text() for one in self.trees if isinstance(one, Trees)]
+        facts = {"texts": self.texts, "counts": dict(self.counts), "trees": grown, "sha256": _digest(grown)}
+        (folder / _FILE).write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
+        stored = [one.arrays for one in self.trees if isinstance(one, StoredTrees)]
+        if stored:
+            save_file({f"{k}.{name}": a for k, one in enumerate(stored) for name, a in one.items()}, folder / _STORED)
+
+    @classmethod
+    def open(cls, folder: Path, facts: Mapping[str, Any] | None = None) -> Wording:
+        """Open what `save` wrote, or what version 0.1 did, which has the facts elsewhere.
+
+        Raises:
+            OSError: A file is missing.
+            KeyError: Something is missing in it.
+            ValueError: It is damaged.
+            SafetensorError: It is damaged.
+            ModelError: LightGBM is not installed.
+        """
+        if facts is None:
+            facts = dict(json.loads((folder / _FILE).read_text(encoding="utf-8")))
+        if (said := facts.get("trees", ())) and facts["sha256"] != _digest(said):
+            raise ValueError("the trees are damaged")
+        grown = tuple(Trees.of_text(text) for text in said)
+        return cls(facts["texts"], facts["counts"], grown or stored_trees(folder / _STORED))
+
+
+def _digest(texts: Sequence[str]) -> str:
+    """Return a checksum: LightGBM ends the process over damaged trees."""
+    return sha256("".join(texts).encode()).hexdigest()
 
 
 def words(text: str) -> list[str]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
+from textsiam.data.whole_file import whole_file
 from textsiam.models.saving import SaveError
 from textsiam.search.join import FoundPairs
 
@@ -33,22 +32,17 @@ def write_found(path: str | Path, parts: Iterable[FoundPairs]) -> int:
     import pyarrow.parquet as pq
 
     path, count = Path(path), 0
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     kinds = (pa.int64(), pa.int64(), pa.float32())
     schema = pa.schema(list(zip(FoundPairs._fields, kinds, strict=True)))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pq.ParquetWriter(aside, schema) as writer:
+        with whole_file(path) as aside, pq.ParquetWriter(aside, schema) as writer:
             for part in parts:
                 if len(part.left):
                     writer.write_table(pa.table(part._asdict(), schema=schema))
                 count += len(part.left)
-        aside.replace(path)
     except OSError as error:
         raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):  # a missing file, or a place that is no folder
-            aside.unlink()
     return count
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from textsiam.data.tables import write_table
+from textsiam.data.whole_file import whole_file
 from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import open_scorer
 from textsiam.models.inference import Progress
@@ -79,7 +79,8 @@ class Job:
         elif any(not path.name.startswith(".") for path in folder.iterdir()):
             raise JobError(f"{folder} is not empty and holds no job: name another folder")
         else:
-            _write_whole(folder / "job.json", json.dumps(job._facts(), indent=2) + "\n")
+            with whole_file(folder / "job.json") as aside:
+                aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
         for number in range(len(job.parts)):
             if not (path := job.texts_of(number)).exists():
                 rows = texts[number * part : (number + 1) * part]
@@ -287,9 +288,3 @@ def _opened(model: str, fingerprint: str) -> Scorer:
     if scorer_fingerprint(twin) != fingerprint:
         raise ModelError(f"{model} is another model here than where the job was begun")
     return twin
-
-
-def _write_whole(path: Path, text: str) -> None:
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(path)

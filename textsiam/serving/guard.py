@@ -13,6 +13,10 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from limits import RateLimitItemPerMinute
+from limits.storage import MemoryStorage
+from limits.strategies import MovingWindowRateLimiter
+
 from textsiam.serving.meters import Meters
 from textsiam.serving.problems import Refused, problem_body
 from textsiam.serving.settings import ServerSettings
@@ -44,7 +48,7 @@ class Guard:
     def __init__(self, app: App, *, settings: ServerSettings, meters: Meters) -> None:
         self.app, self.settings, self.meters = app, settings, meters
         self._token = None if settings.token is None else hashlib.sha256(settings.token.encode()).digest()
-        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        self._rate = None if settings.requests_per_minute is None else _Rate(settings.requests_per_minute)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer a request, or refuse it before it reaches a route."""
@@ -96,20 +100,10 @@ class Guard:
         if length.isdigit() and int(length) > self.settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes, at most {self.settings.max_body:,} are taken",
                           "Validation")  # fmt: skip
-        if self.settings.requests_per_minute is not None and not everyone:
-            self._count(_client(scope), self.settings.requests_per_minute)
-
-    def _count(self, client: str, per_minute: int) -> None:
-        """Take one from the client's bucket, which holds a minute's worth and fills steadily."""
-        now = time.monotonic()
-        left, then = self._buckets.pop(client, (float(per_minute), now))
-        left = min(float(per_minute), left + (now - then) * per_minute / 60)
-        self._buckets[client] = (max(0.0, left - 1), now)
-        if len(self._buckets) > _CLIENTS:
-            self._buckets.popitem(last=False)
-        if left < 1:
-            raise Refused(429, f"at most {per_minute} requests a minute are taken from a client", "Overloaded",
-                          retry_after=(1 - left) * 60 / per_minute)  # fmt: skip
+        if self._rate is not None and not everyone and (wait := self._rate.wait(_client(scope))):
+            most = self.settings.requests_per_minute
+            raise Refused(429, f"at most {most} requests a minute are taken from a client", "Overloaded",
+                          retry_after=wait)  # fmt: skip
 
     def _note(self, scope: dict[str, Any], status: int, seconds: float, request_id: str) -> None:
         route = getattr(scope.get("route"), "path", None) or "none"
@@ -124,6 +118,27 @@ class Guard:
 def _client(scope: dict[str, Any]) -> str:
     """Return the address that a request came from."""
     return (scope.get("client") or ("unknown", 0))[0]
+
+
+class _Rate:
+    """At most so many requests of a client in any minute; requests that are refused do not count."""
+
+    def __init__(self, per_minute: int) -> None:
+        self._item, self._storage = RateLimitItemPerMinute(per_minute), MemoryStorage()
+        self._limiter = MovingWindowRateLimiter(self._storage)
+        self._clients: OrderedDict[str, None] = OrderedDict()  # the longest silent first
+
+    def wait(self, client: str) -> float:
+        """Count a request; return 0, or in how many seconds one would be taken."""
+        self._clients[client] = None
+        self._clients.move_to_end(client)
+        if len(self._clients) > _CLIENTS:  # the storage alone never forgets a client
+            key = self._item.key_for(self._clients.popitem(last=False)[0])
+            with self._storage.locks[key]:  # its timer may be at work
+                self._storage.clear(key)
+        if self._limiter.hit(self._item, client):
+            return 0.0
+        return max(1.0, self._limiter.get_window_stats(self._item, client).reset_time - time.time())
 
 
 class _Bounded:

@@ -6,11 +6,14 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.data.augment import Augment
+from textsiam.legacy import without_epochs
 
 if TYPE_CHECKING:
     import torch
 
 _FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
+
+LEXICAL = "lexical"  # instead of a cross-encoder
 
 Category = Literal["random", "easy", "semi-hard", "hard"]
 
@@ -199,16 +202,17 @@ class VerifierSettings:
     """Knobs of a verifier: a cross-encoder that is asked where the twin is in doubt.
 
     Attributes:
-        model: A cross-encoder, or a backbone to make one of, by folder or Hub id; None takes the trained twin's.
-        epochs: Passes over the training pairs; 0 trains no cross-encoder, and has the wording alone weighed against the
-            twin's score.
+        model: A cross-encoder, or a backbone to make one of, by folder or Hub id; None takes the trained twin's. The
+            word `lexical` asks no cross-encoder, and has the wording alone weighed against the twin's score.
+        epochs: Passes over the training pairs.
         learning_rate: Peak learning rate of AdamW.
         batch_size: Pairs of one step of one process.
         max_tokens: Cut a pair after this many tokens.
         duplicate_share: Share of duplicates that it is trained on: pairs of the rarer label come up more often. None
             takes pairs as they come.
         band: Probabilities of the twin alone between which the verifier is asked.
-        wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares.
+        wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares; `lexical` always
+            does.
     """
 
     model: str | None = "sentence-transformers/all-MiniLM-L6-v2"
@@ -223,8 +227,12 @@ class VerifierSettings:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        if self.epochs < (0 if self.wording else 1):
-            raise ValueError(f"epochs must be >= 1, or 0 with wording, got {self.epochs}")
+        for name, value in without_epochs(self.epochs, wording=self.wording).items():
+            object.__setattr__(self, name, value)
+        if self.model == LEXICAL:
+            object.__setattr__(self, "wording", True)
+        if self.epochs < 1:
+            raise ValueError(f"epochs must be >= 1, got {self.epochs}; for no cross-encoder, model is {LEXICAL!r}")
         if not self.learning_rate > 0:
             raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
         if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:

@@ -18,11 +18,14 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import PrinterCallback
 
 from textsiam.data.pairs import Pairs
+from textsiam.models.base_reranker import BaseReranker
 from textsiam.models.encoders import MINILM
 from textsiam.models.fast_tower import fast_dtype
+from textsiam.models.lexical import LexicalReranker
+from textsiam.models.trees import require_trees
 from textsiam.models.verifier import Verifier, cross_encoder
 from textsiam.training.batches import labelled
-from textsiam.training.settings import VerifierSettings
+from textsiam.training.settings import LEXICAL, VerifierSettings
 
 _POOL = 50  # batches that are sorted by length together
 
@@ -35,7 +38,7 @@ def train_verifier(
     symmetric: bool = True,
     seed: int = 0,
     device: str | None = None,
-) -> Verifier:
+) -> Verifier | LexicalReranker:
     """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
 
     Args:
@@ -48,16 +51,16 @@ def train_verifier(
         device: Where to train; None lets torch choose.
 
     Returns:
-        A verifier that is not combined with a twin yet: see `Verifier.fit`. Without epochs it has no cross-encoder.
+        A verifier that is not combined with a twin yet: see `BaseReranker.fit`.
 
     Raises:
         ValueError: The pairs do not hold both labels, or are of images.
-        ModelError: The cross-encoder cannot be opened.
+        ModelError: The cross-encoder cannot be opened; or the wording is to be learned without LightGBM.
     """
     settings = settings or VerifierSettings()
-    check_readable(pairs)
-    if settings.epochs == 0:
-        return Verifier(None, symmetric=symmetric)
+    check_trainable(pairs, settings)
+    if settings.model == LEXICAL:
+        return LexicalReranker()
     start = MINILM if tower is None else tower
     start = start if settings.model is None else settings.model
     model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
@@ -90,12 +93,15 @@ def train_verifier(
     return Verifier(model.eval(), symmetric=symmetric)
 
 
-def check_readable(pairs: Pairs) -> None:
+def check_trainable(pairs: Pairs, settings: VerifierSettings) -> None:
     """Check that a verifier can learn from pairs, before a twin is trained for it.
 
     Raises:
         ValueError: The pairs do not hold both labels, or are of images.
+        ModelError: The wording is to be learned, and LightGBM is not installed.
     """
+    if settings.wording:
+        require_trees()
     if not pairs.both_labels:
         raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
     if pairs.images:
@@ -132,7 +138,7 @@ class ByLength(DefaultBatchSampler):
         return np.concatenate([labelled(labels, y, n, self.epoch, self.seed) for y, n in counts.items()])
 
 
-def label_pairs(verifier: Verifier, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
+def label_pairs(verifier: BaseReranker, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
     """Label pairs where twin and verifier together are sure, and leave the others out: the verifier as a teacher.
 
     Args:
