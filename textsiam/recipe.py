@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin, read_config
+from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables import write_table
@@ -36,6 +36,7 @@ from textsiam.training.loop import train
 from textsiam.training.processes import process_state
 from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.verifier import check_readable, train_verifier
+from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
@@ -222,15 +223,22 @@ def _checkpoints(output: Path) -> list[Path]:
 
 def _check_same(file: Path, config: Config) -> None:
     """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
-    saved, now = read_config([str(file)]).to_dict(), config.to_dict()
+    saved, now = (_flat({key: tree[key] for key in ("model", "loss")}) for tree in (read_yaml(file), config.to_dict()))
     different = [
-        f"{section}.{key} was {saved[section][key]!r} and is now {now[section][key]!r}"
-        for section in ("model", "loss")
-        for key in now[section]
-        if saved[section][key] != now[section][key]
+        f"{key} was {saved.get(key)!r} and is now {now.get(key)!r}"
+        for key in {**saved, **now}
+        if saved.get(key) != now.get(key)
     ]
     if different:
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested values by their dotted keys."""
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
 
 
 def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
