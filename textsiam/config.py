@@ -55,7 +55,7 @@ class Config:
     output: str = "runs/quickstart"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: Mapping[str, Any] = field(default_factory=default_loss)
+    loss: dict[str, Any] = field(default_factory=default_loss)
     training: Settings = field(default_factory=Settings)
     verifier: VerifierSettings | None = None
     decision: DecisionConfig = field(default_factory=DecisionConfig)
@@ -133,45 +133,37 @@ def _path(option: str, value: Any, tree: Mapping[str, Any]) -> list[str]:
 
 def _checked(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
     """Refuse unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
-    hints, kept = get_type_hints(owner), {}
+    hints, kept = _hints(owner, tree, places), {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
-        _check_name(key, [f.name for f in fields(owner)], places)
-        hint = hints[name]
-        below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
-        needed = is_dataclass(hint) or key == "loss"
-        if value is None and needed:
-            continue
-        if needed and not isinstance(value, dict):
+        if name not in hints:
+            near = get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
+            raise ConfigError(f"{places(key)}: unknown key {key!r}: {advice}")
+        hint = _LOSS if key == "loss" else hints[name]
+        below = next(
+            (t for t in (hint, *get_args(hint)) if t is _LOSS or (isinstance(t, type) and is_dataclass(t))), None
+        )
+        if value is not None and below is hint and not isinstance(value, dict):
             raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
-        if key == "loss":
-            value = _checked_losses(value, places)
-        elif isinstance(value, dict) and below is not None:
+        if isinstance(value, dict) and key != "data.columns":  # what lies below those are the user's own names
+            if below is None:
+                raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
             value = _checked(below, value, f"{key}.", places)
-        elif isinstance(value, dict) and key != "data.columns":  # what lies below those are the user's own names
-            raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
-        kept[name] = value
+        if value is not None or below is not hint or owner is _LOSS:
+            kept[name] = value
     return kept
 
 
-def _checked_losses(tree: Mapping[str, Any], places: _Places) -> dict[str, Any]:
-    for name, value in tree.items():
-        key = f"loss.{name}"
-        if "." not in str(name):
-            _check_name(key, list(loss_sections()), places)
-        if isinstance(value, dict):
-            _checked(loss_section(name, places(key)), value, f"{key}.", places)
-        elif value is not None:
-            raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
-    return dict(tree)
+_LOSS = "the section of losses"
 
 
-def _check_name(key: str, names: Sequence[str], places: _Places) -> None:
-    name = key.rpartition(".")[2]
-    if name not in names:
-        near = get_close_matches(name, names, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
-        raise ConfigError(f"{places(key)}: unknown key {key!r}: {hint}")
+def _hints(owner: Any, tree: Mapping[str, Any], places: _Places) -> dict[str, Any]:
+    if owner is _LOSS:
+        own = {name: loss_section(name, places(f"loss.{name}")) for name in tree if "." in str(name)}
+        return {**loss_sections(), **own}
+    hints = get_type_hints(owner)
+    return {f.name: hints[f.name] for f in fields(owner)}
 
 
 def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, **read: Any) -> Any:

@@ -64,14 +64,14 @@ def rewrite_config(tree: dict[str, Any], place: Callable[[str], str]) -> dict[st
         also = ""
         if isinstance(value, dict):
             value = {**new.implied, **{new.below.get(k, k): v for k, v in value.items()}}
-            also = "".join(f", {k}: {value[k]}" for k in new.implied)
+            also = f": {{{', '.join(f'{k}: {value[k]}' for k in new.implied)}}}"
         home, name = _parent(tree, new.now)
         assert home is not None
         if home.get(name) is not None:
             twice = changed.get(new.now, new.now)
             raise ConfigError(f"{place(old)}: {old!r} and {twice!r} are one key today: name {new.now!r} alone")
         home[name], changed[new.now] = value, old
-        warnings.warn(f"{place(old)}: {old!r} is now {new.now!r}{also}", FutureWarning, stacklevel=3)
+        warnings.warn(f"{place(old)}: {old!r} is now '{new.now}{also}'", FutureWarning, stacklevel=3)
     return changed
 
 

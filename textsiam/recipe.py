@@ -223,22 +223,15 @@ def _checkpoints(output: Path) -> list[Path]:
 
 def _check_same(file: Path, config: Config) -> None:
     """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
-    saved, now = (_flat({key: tree[key] for key in ("model", "loss")}) for tree in (read_yaml(file), config.to_dict()))
+    saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
     different = [
-        f"{key} was {saved.get(key)!r} and is now {now.get(key)!r}"
-        for key in {**saved, **now}
-        if saved.get(key) != now.get(key)
+        f"{section}.{key} was {saved[section].get(key)!r} and is now {now[section].get(key)!r}"
+        for section in ("model", "loss")
+        for key in {**saved[section], **now[section]}
+        if saved[section].get(key) != now[section].get(key)
     ]
     if different:
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested values by their dotted keys."""
-    flat: dict[str, Any] = {}
-    for name, value in tree.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def _write_inputs(output: Path, config: Config, splits: Splits) -> None:

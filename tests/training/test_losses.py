@@ -15,7 +15,7 @@ from torch.nn.functional import cosine_similarity, normalize
 
 from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCLIDEAN, Distance
 from textsiam.models.learned import Mahalanobis
-from textsiam.training import losses, miners
+from textsiam.training import batch_losses, losses, miners
 from textsiam.training.losses import (
     contrastive,
     cosent,
@@ -607,12 +607,12 @@ ON_NOTHING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "symmetric_info_nce": lambda e, y: symmetric_info_nce(e, e),
     "n_pair": lambda e, y: losses.n_pair(e, e, l2=0.1),
     "angular": lambda e, y: losses.angular(e, e, e),
-    "batch_all": losses.batch_all,
-    "batch_hard": losses.batch_hard,
-    "batch_semi_hard": losses.batch_semi_hard,
-    "batch_random": lambda e, y: losses.batch_triplet(e, y, miners.random_triplets),
-    "batch_distance_weighted": losses.batch_distance_weighted,
-    "debiased_triplet": losses.debiased_triplet,
+    "batch_all": batch_losses.batch_all,
+    "batch_hard": batch_losses.batch_hard,
+    "batch_semi_hard": batch_losses.batch_semi_hard,
+    "batch_random": lambda e, y: batch_losses.batch_triplet(e, y, miners.random_triplets),
+    "batch_distance_weighted": batch_losses.batch_distance_weighted,
+    "debiased_triplet": batch_losses.debiased_triplet,
 }  # fmt: skip
 
 

@@ -212,9 +212,9 @@ def test_every_mining_is_the_function_of_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     ("knobs", "message"),
     [
-        ({"cutoff": 0.5}, "cutoff is for mining 'distance_weighted', got 0.5 with 'hard'"),
-        ({"far": 1.2, "mining": "all"}, "far is for mining 'distance_weighted', got 1.2 with 'all'"),
-        ({"balance": 1.0, "mining": "easy"}, "balance is for mining 'hard' or 'semi_hard', got 1.0 with 'easy'"),
+        ({"cutoff": 0.5}, "cutoff is for mining distance_weighted, got 0.5 with hard"),
+        ({"far": 1.2, "mining": "all"}, "far is for mining distance_weighted, got 1.2 with all"),
+        ({"balance": 1.0, "mining": "easy"}, "balance is for mining hard or semi_hard, got 1.0 with easy"),
         ({"balance": -1.0}, "balance must be >= 0, got -1.0"),
         ({"far": 2.5, "mining": "distance_weighted"}, "expected 0 < cutoff < far < 2, got cutoff 0.5 and far 2.5"),
         ({"margin": 0.0, "mining": "semi_hard", "soft": True}, "margin must be > 0, got 0.0"),

@@ -8,18 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from textsiam.models.distances import COSINE, Distance, distance_named
+from textsiam.models.distances import COSINE, Distance
 from textsiam.training import miners
 from textsiam.training.losses_functional import check_margin, check_not_negative, check_positive, ranking_penalty
 from textsiam.training.losses_ranking import triplet
 from textsiam.training.miners import Triplets
-from textsiam.training.terms import Embedded, Term, Texts
+from textsiam.training.terms import Embedded, Term, Texts, knob
 
 Embeddings = Float[Tensor, "n dim"]
 Clusters = Int[Tensor, " n"]
@@ -243,7 +243,7 @@ class BatchTripletLoss(Term):
         margin: Required gap, in the unit of `distance`.
         distance: How far apart two embeddings are.
         soft: Fade out beyond the margin instead of stopping there.
-        balance: λ of `debiased_triplet`, with hard and semi-hard mining; 0 leaves the bias as it is.
+        balance: λ of `debiased_triplet`, with hard and semi-hard mining; None: the plain loss.
         cutoff: See `miners.distance_weighted`, with distance-weighted mining; None: 0.5.
         far: Likewise; None: 1.4.
     """
@@ -252,22 +252,19 @@ class BatchTripletLoss(Term):
     margin: float = 0.3
     distance: str = "cosine"
     soft: bool = False
-    balance: float = 0.0
+    balance: float | None = knob(None, ">= 0", lambda x: x is None or x >= 0)
     cutoff: float | None = None
     far: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_margin(self.margin, soft=self.soft and self.mining != "semi_hard")
-        check_not_negative("balance", self.balance)
-        distance_named(self.distance)
-        if self.balance and self.mining not in ("hard", "semi_hard"):
-            raise ValueError(f"balance is for mining 'hard' or 'semi_hard', got {self.balance} with {self.mining!r}")
-        for name in ("cutoff", "far"):
-            if (value := getattr(self, name)) is not None and self.mining != "distance_weighted":
-                raise ValueError(f"{name} is for mining 'distance_weighted', got {value} with {self.mining!r}")
-        if self.mining == "distance_weighted":
-            miners.check_band(**self._band())
+        given = {name: value for name in _ONLY_FOR if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            if self.mining not in _ONLY_FOR[name]:
+                raise ValueError(f"{name} is for mining {' or '.join(_ONLY_FOR[name])}, got {value} with {self.mining}")
+        if "balance" not in given:
+            miners.check_band(**given)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
@@ -281,19 +278,19 @@ class BatchTripletLoss(Term):
         return (forth + back) / 2
 
     def _loss(self) -> Callable[..., Tensor]:
-        knobs: dict[str, Any] = {
-            "margin": self.margin, "distance": distance_named(self.distance), "soft": self.soft,
-        }  # fmt: skip
-        if self.balance:
-            return partial(debiased_triplet, select=self.mining, balance=self.balance, **knobs)
-        return {
-            "all": partial(batch_all, **knobs),
-            "hard": partial(batch_hard, **knobs),
-            "semi_hard": partial(batch_semi_hard, **knobs),
-            "easy": partial(batch_triplet, miner=miners.easy, **knobs),
-            "random": partial(batch_triplet, miner=miners.random_triplets, **knobs),
-            "distance_weighted": partial(batch_distance_weighted, **knobs, **self._band()),
-        }[self.mining]
+        knobs = {name: value for name, value in self.knobs().items() if value is not None}
+        mining = knobs.pop("mining")
+        if self.balance is not None:
+            return partial(debiased_triplet, select=mining, **knobs)
+        return partial(_MINING[mining], **knobs)
 
-    def _band(self) -> dict[str, float]:
-        return {name: value for name in ("cutoff", "far") if (value := getattr(self, name)) is not None}
+
+_MINING: dict[str, Callable[..., Tensor]] = {
+    "all": batch_all,
+    "hard": batch_hard,
+    "semi_hard": batch_semi_hard,
+    "easy": partial(batch_triplet, miner=miners.easy),
+    "random": partial(batch_triplet, miner=miners.random_triplets),
+    "distance_weighted": batch_distance_weighted,
+}
+_ONLY_FOR = {"balance": ("hard", "semi_hard"), "cutoff": ("distance_weighted",), "far": ("distance_weighted",)}

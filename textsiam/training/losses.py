@@ -9,17 +9,10 @@ Conventions, the same in every function:
 * a mean over nothing is 0, with a gradient of 0: every process must take part in the backward pass.
 """
 
+# ruff: noqa: F401 (whoever takes a loss by its name need not know its file)
 from __future__ import annotations
 
-from textsiam.training.batch_losses import (
-    BatchTripletLoss,
-    batch_all,
-    batch_distance_weighted,
-    batch_hard,
-    batch_semi_hard,
-    batch_triplet,
-    debiased_triplet,
-)
+from textsiam.training.batch_losses import BatchTripletLoss
 from textsiam.training.losses_classifier import HeadLoss, SoftmaxLoss, head_loss, pair_softmax
 from textsiam.training.losses_pairwise import (
     ContrastiveLoss,
@@ -55,34 +48,3 @@ LOSSES: dict[str, type[Term]] = {
     "head": HeadLoss,
 }
 """What the section `loss` of a config may name, besides the dotted path of a `Term` of the user's own."""
-
-__all__ = [
-    "LOSSES",
-    "AngularLoss",
-    "BatchTripletLoss",
-    "CoSENTLoss",
-    "ContrastiveLoss",
-    "HeadLoss",
-    "InfoNCELoss",
-    "NPairLoss",
-    "OnlineContrastiveLoss",
-    "SoftmaxLoss",
-    "Term",
-    "TripletLoss",
-    "angular",
-    "batch_all",
-    "batch_distance_weighted",
-    "batch_hard",
-    "batch_semi_hard",
-    "batch_triplet",
-    "contrastive",
-    "cosent",
-    "debiased_triplet",
-    "head_loss",
-    "info_nce",
-    "n_pair",
-    "online_contrastive",
-    "pair_softmax",
-    "symmetric_info_nce",
-    "triplet",
-]

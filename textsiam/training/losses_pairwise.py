@@ -10,9 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import relu
 
-from textsiam.models.distances import COSINE, Distance, distance_named
+from textsiam.models.distances import COSINE, Distance
 from textsiam.training.losses_functional import Labels, check_positive, duplicates, log_one_plus_sum, mean
-from textsiam.training.terms import Embedded, Term
+from textsiam.training.terms import Embedded, Term, positive
 
 Form = Literal["margin_minus_distance", "squared_margin"]
 
@@ -64,19 +64,13 @@ def _push(d: Tensor, margin: float, form: str) -> Tensor:
 class ContrastiveLoss(Term):
     """`contrastive` of the labelled pairs."""
 
-    margin: float = 0.5
+    margin: float = positive(0.5)
     distance: str = "cosine"
     form: Form = "margin_minus_distance"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("margin", self.margin)
-        distance_named(self.distance)
-
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
-        knobs = {"margin": self.margin, "distance": distance_named(self.distance), "form": self.form}
-        return contrastive(batch.u, batch.v, batch.labels, **knobs)
+        return contrastive(batch.u, batch.v, batch.labels, **self.knobs())
 
 
 def online_contrastive(
@@ -119,18 +113,12 @@ def online_contrastive(
 class OnlineContrastiveLoss(Term):
     """`online_contrastive` of the labelled pairs."""
 
-    margin: float = 0.5
+    margin: float = positive(0.5)
     distance: str = "cosine"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("margin", self.margin)
-        distance_named(self.distance)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
-        distance = distance_named(self.distance)
-        return online_contrastive(batch.u, batch.v, batch.labels, margin=self.margin, distance=distance)
+        return online_contrastive(batch.u, batch.v, batch.labels, **self.knobs())
 
 
 def cosent(
@@ -174,15 +162,9 @@ def cosent(
 class CoSENTLoss(Term):
     """`cosent` of the labelled pairs."""
 
-    temperature: float = 0.05
+    temperature: float = positive(0.05)
     distance: str = "cosine"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("temperature", self.temperature)
-        distance_named(self.distance)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
-        distance = distance_named(self.distance)
-        return cosent(batch.u, batch.v, batch.labels, temperature=self.temperature, distance=distance)
+        return cosent(batch.u, batch.v, batch.labels, **self.knobs())

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from textsiam.models.distances import COSINE, Distance, distance_named
+from textsiam.models.distances import COSINE, Distance
 from textsiam.training.losses_functional import (
     check_margin,
     check_not_negative,
@@ -20,7 +20,7 @@ from textsiam.training.losses_functional import (
     pick_target,
     ranking_penalty,
 )
-from textsiam.training.terms import Embedded, Term, Texts
+from textsiam.training.terms import Embedded, Term, Texts, knob, not_negative, positive
 
 
 def triplet(
@@ -65,13 +65,11 @@ class TripletLoss(Term):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_margin(self.margin, soft=self.soft)
-        distance_named(self.distance)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
         keep, negative = batch.labels == 1, batch.drawn("triplet").embeddings
-        knobs = {"margin": self.margin, "distance": distance_named(self.distance), "soft": self.soft}
-        return triplet(batch.u[keep], batch.v[keep], negative[keep], **knobs)
+        return triplet(batch.u[keep], batch.v[keep], negative[keep], **self.knobs())
 
 
 def info_nce(
@@ -141,13 +139,9 @@ class InfoNCELoss(Term):
         hard_negatives: Draw a text of another cluster for each left text too; it joins the candidates.
     """
 
-    temperature: float = 0.05
+    temperature: float = positive(0.05)
     symmetric: bool = True
     hard_negatives: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("temperature", self.temperature)
 
     @property
     def needs_negatives(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -165,8 +159,8 @@ class InfoNCELoss(Term):
             candidates = Texts.joined(candidates, batch.drawn("info_nce"))
         keep = torch.nonzero(batch.labels == 1)[:, 0]  # pair i's other text is candidate i
         mask = anchors.clusters[keep, None] == candidates.clusters[None, :]
-        knobs = {"temperature": self.temperature, "mask": mask}
-        return info_nce(anchors.embeddings[keep], candidates.embeddings, keep, **knobs)
+        chosen = anchors.embeddings[keep]
+        return info_nce(chosen, candidates.embeddings, keep, temperature=self.temperature, mask=mask)
 
 
 def n_pair(
@@ -204,20 +198,15 @@ def n_pair(
 class NPairLoss(Term):
     """`n_pair` of the duplicates: left texts are anchors, right ones positives."""
 
-    temperature: float = 1.0
-    l2: float = 0.0
+    temperature: float = positive(1.0)
+    l2: float = not_negative(0.0)
     positives_only: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_positive("temperature", self.temperature)
-        check_not_negative("l2", self.l2)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
         keep = batch.labels == 1
         mask = batch.left_clusters[keep, None] == batch.right_clusters[None, keep]
-        return n_pair(batch.u[keep], batch.v[keep], temperature=self.temperature, l2=self.l2, mask=mask)
+        return n_pair(batch.u[keep], batch.v[keep], mask=mask, **self.knobs())
 
 
 def angular(
@@ -243,7 +232,8 @@ def angular(
     Raises:
         ValueError: An angle that is not between 0 and 90 degrees.
     """
-    _check_degrees(degrees)
+    if not 0 < degrees < 90:
+        raise ValueError(f"degrees must be between 0 and 90, got {degrees}")
     anchor, positive, candidates = (normalize(x, dim=-1) for x in (anchor, positive, candidates))
     square = tan(radians(degrees)) ** 2
     exponents = 4 * square * (anchor + positive) @ candidates.T
@@ -253,23 +243,14 @@ def angular(
     return log_one_plus_sum(exponents).sum() / max(1, len(anchor))
 
 
-def _check_degrees(degrees: float) -> None:
-    if not 0 < degrees < 90:
-        raise ValueError(f"degrees must be between 0 and 90, got {degrees}")
-
-
 @dataclass(frozen=True)
 class AngularLoss(Term):
     """`angular` of the duplicates, against every text of another cluster."""
 
-    degrees: float = 45.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_degrees(self.degrees)
+    degrees: float = knob(45.0, "between 0 and 90", lambda x: 0 < x < 90)
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
         keep, candidates = batch.labels == 1, batch.candidates(forth=True)
         mask = batch.left_clusters[keep, None] == candidates.clusters[None, :]
-        return angular(batch.u[keep], batch.v[keep], candidates.embeddings, degrees=self.degrees, mask=mask)
+        return angular(batch.u[keep], batch.v[keep], candidates.embeddings, mask=mask, **self.knobs())

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import normalize
+
+from textsiam.models.distances import distance_named
 
 
 class Texts(NamedTuple):
@@ -93,6 +96,21 @@ class Embedded:
         return replace(self, **{f.name: narrow(getattr(self, f.name)) for f in fields(self)})
 
 
+def knob(default: float | None, what: str, holds: Callable[[Any], bool]) -> Any:
+    """Return a field of a `Term` whose values must be `what`, that is, hold."""
+    return field(default=default, metadata={"what": what, "holds": holds})
+
+
+def positive(default: float) -> Any:
+    """Return a field of a `Term` whose values must be > 0."""
+    return knob(default, "> 0", lambda x: x > 0)
+
+
+def not_negative(default: float) -> Any:
+    """Return a field of a `Term` whose values must be >= 0."""
+    return knob(default, ">= 0", lambda x: x >= 0)
+
+
 @dataclass(frozen=True)
 class Term:
     """A loss of a run: a frozen dataclass whose fields are its keys in a config; called with a batch, it is a scalar.
@@ -118,17 +136,25 @@ class Term:
         ...         return ((batch.u - batch.v).norm(dim=-1) ** self.power).mean()
     """
 
-    weight: float = 1.0
+    weight: float = positive(1.0)
     needs_negatives: ClassVar[bool] = False
     positives_only: ClassVar[bool] = False
     trains_head: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        if not self.weight > 0:
-            raise ValueError(f"weight must be > 0, got {self.weight}")
-        for name, hint in get_type_hints(type(self)).items():
-            if get_origin(hint) is Literal and getattr(self, name) not in get_args(hint):
-                raise ValueError(f"{name} must be one of {', '.join(get_args(hint))}, got {getattr(self, name)!r}")
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            value, options = getattr(self, f.name), get_args(hints[f.name])
+            if get_origin(hints[f.name]) is Literal and value not in options:
+                raise ValueError(f"{f.name} must be one of {', '.join(options)}, got {value!r}")
+            if not f.metadata.get("holds", lambda x: True)(value):
+                raise ValueError(f"{f.name} must be {f.metadata['what']}, got {value}")
+        self.knobs()
+
+    def knobs(self) -> dict[str, Any]:
+        """Return the fields but for the weight, as a pure function takes them: of a distance's name, the distance."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weight"}
+        return own | ({"distance": distance_named(own["distance"])} if "distance" in own else {})
 
     def build(self, dim: int) -> nn.Module | None:
         """Return weights of its own for embeddings of `dim` dimensions, or None where it has none.
