@@ -88,11 +88,15 @@ def read_config(arguments: Sequence[str]) -> Config:
         put(tree, _path(option, value, tree), value)
     places = _Places(file, [option for option, _ in given])
     places.renamed = rewrite_config(tree, places)
-    tree = _checked(Config, tree, "", places)
-    losses = {}
-    for name, values in with_default(tree.pop("loss", {})).items():
-        losses[name] = _read(loss_section(name, places(f"loss.{name}")), values, f"loss.{name}.", places)
-    return _read(Config, tree, "", places, loss=losses)
+    losses = {} if (named := tree.pop("loss", None)) is None else named
+    if not isinstance(losses, dict):
+        raise ConfigError(f"{places('loss')}: 'loss' is a section, got the value {losses!r}")
+    own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
+    known = {**loss_sections(), **own}
+    _checked(known, losses, "loss.", places)
+    tree = _checked(_hints(Config), tree, "", places)
+    read = {name: _read(known[name], v, f"loss.{name}.", places) for name, v in with_default(losses).items()}
+    return _read(Config, tree, "", places, loss=read)
 
 
 class _Places:
@@ -122,48 +126,41 @@ def _path(option: str, value: Any, tree: Mapping[str, Any]) -> list[str]:
     That is one that the file names, or else all but the last part, which is a knob of it.
     """
     top, _, rest = option.partition(".")
-    if top != "loss" or f"loss.{rest.partition('.')[0]}" in RENAMED or rest.partition(".")[0] in loss_sections():
+    first = rest.partition(".")[0]
+    if top != "loss" or f"loss.{first}" in RENAMED or first in loss_sections():
         return option.split(".")
-    known = tree.get("loss")
-    named = [n for n in (known if isinstance(known, dict) else {}) if f"{rest}.".startswith(f"{n}.")]
+    named = [str(name) for name in tree.get("loss") or () if f"{rest}.".startswith(f"{name}.")]
     whole = value is None or isinstance(value, dict)
     name = max(named, key=len) if named else rest if whole else rest.rpartition(".")[0] or rest
     return ["loss", name, *filter(None, rest[len(name) + 1 :].split("."))]
 
 
-def _checked(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
+def _hints(owner: type) -> dict[str, Any]:
+    hints = get_type_hints(owner)
+    return {f.name: hints[f.name] for f in fields(owner)}
+
+
+def _checked(hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
     """Refuse unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
-    hints, kept = _hints(owner, tree, places), {}
+    kept: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name not in hints:
             near = get_close_matches(str(name), hints, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
             raise ConfigError(f"{places(key)}: unknown key {key!r}: {advice}")
-        hint = _LOSS if key == "loss" else hints[name]
-        below = next(
-            (t for t in (hint, *get_args(hint)) if t is _LOSS or (isinstance(t, type) and is_dataclass(t))), None
-        )
-        if value is not None and below is hint and not isinstance(value, dict):
+        types = (hints[name], *get_args(hints[name]))
+        below = next((t for t in types if isinstance(t, type) and is_dataclass(t)), None)
+        if value is None and below is hints[name]:
+            continue
+        if below is hints[name] and not isinstance(value, dict):
             raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
         if isinstance(value, dict) and key != "data.columns":  # what lies below those are the user's own names
             if below is None:
                 raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
-            value = _checked(below, value, f"{key}.", places)
-        if value is not None or below is not hint or owner is _LOSS:
-            kept[name] = value
+            value = _checked(_hints(below), value, f"{key}.", places)
+        kept[name] = value
     return kept
-
-
-_LOSS = "the section of losses"
-
-
-def _hints(owner: Any, tree: Mapping[str, Any], places: _Places) -> dict[str, Any]:
-    if owner is _LOSS:
-        own = {name: loss_section(name, places(f"loss.{name}")) for name in tree if "." in str(name)}
-        return {**loss_sections(), **own}
-    hints = get_type_hints(owner)
-    return {f.name: hints[f.name] for f in fields(owner)}
 
 
 def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, **read: Any) -> Any:
