@@ -117,6 +117,16 @@ class Classified(Term):
         return head(batch)
 
 
+@dataclass(frozen=True)
+class Called(Term):
+    """Any function of a batch as a term."""
+
+    loss: object = None
+
+    def __call__(self, batch: Embedded) -> torch.Tensor:
+        return self.loss(batch)
+
+
 def pair_head(*, dropout: float = 0.1) -> PairHead:
     """A small head for the twin, the same each time."""
     with torch.random.fork_rng():

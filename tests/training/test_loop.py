@@ -265,7 +265,7 @@ def test_weight_decay_shrinks_the_matrices_by_its_rate(driver, task, tmp_path):
     """With the gradient of everything zero, AdamW leaves only `w ← (1 - lr · decay) w`."""
     twin = driver.small_twin()
     before = weights(twin)
-    objective = Objective({"none": (1.0, lambda b: (b.u * 0).sum())})
+    objective = Objective({"none": driver.Called(loss=lambda b: (b.u * 0).sum())})
     train(
         twin, task[0], objective, output=tmp_path, quiet=True,
         settings=settings(
@@ -343,7 +343,7 @@ def test_training_on_duplicates_only_collapses_and_says_so(driver, task, tmp_pat
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(driver, task, tmp_path, log_every):
     steps = iter([1.0, 1.0, float("nan"), 1.0, 1.0])
-    objective = Objective({"broken": (1.0, lambda batch: batch.u.sum() * next(steps))})
+    objective = Objective({"broken": driver.Called(loss=lambda batch: batch.u.sum() * next(steps))})
     with pytest.raises(ValueError, match=r"the loss is no finite number at step [34] .* lower the learning rate"):
         train(
             driver.small_twin(), task[0], objective, output=tmp_path, quiet=True,
