@@ -42,7 +42,7 @@ LOSSES = {
     "info_nce": [],
     "contrastive": ["--loss.info_nce", "null", "--loss.online_contrastive.margin", "0.5",
                     "--training.per_cluster", "null"],
-    "triplet": ["--loss.info_nce", "null", "--loss.batch_semi_hard.margin", "0.3", "--training.per_cluster", "4"],
+    "triplet": ["--loss.info_nce", "null", "--loss.batch_triplet.mining", "semi_hard", "--training.per_cluster", "4"],
 }  # fmt: skip
 
 

@@ -39,12 +39,12 @@ LOSSES = {
     "info_nce, hard negatives": ["--loss.info_nce.hard_negatives", "true"],
     "n_pair": ["--loss.n_pair.temperature", "0.05"],
     "angular": ["--loss.angular.degrees", "45"],
-    "batch_all": ["--loss.batch_all.margin", "0.3"],
-    "batch_hard": ["--loss.batch_hard.margin", "0.3"],
-    "batch_hard, soft margin": ["--loss.batch_hard.soft", "true"],
-    "batch_semi_hard": ["--loss.batch_semi_hard.margin", "0.3"],
-    "batch_distance_weighted": ["--loss.batch_distance_weighted.margin", "0.3"],
-    "debiased_triplet": ["--loss.debiased_triplet.margin", "0.3"],
+    "batch_triplet, all": ["--loss.batch_triplet.mining", "all"],
+    "batch_triplet, hard": ["--loss.batch_triplet.mining", "hard"],
+    "batch_triplet, hard, soft margin": ["--loss.batch_triplet.soft", "true"],
+    "batch_triplet, semi_hard": ["--loss.batch_triplet.mining", "semi_hard"],
+    "batch_triplet, distance_weighted": ["--loss.batch_triplet.mining", "distance_weighted"],
+    "batch_triplet, hard, balance 1": ["--loss.batch_triplet.balance", "1"],
 }  # fmt: skip
 # What is told to it beside the recipe.
 PARTS = {

@@ -30,7 +30,6 @@ from textsiam.config import (
     read_config,
 )
 from textsiam.data.pairs import DataError, read_pairs
-from textsiam.loss_config import InfoNCEConfig, LossConfig, OnlineContrastiveConfig, TripletConfig
 from textsiam.model_config import ScratchConfig
 from textsiam.models.base_reranker import BaseReranker
 from textsiam.models.encoders import ModelError
@@ -40,6 +39,7 @@ from textsiam.models.twin import Twin
 from textsiam.models.verifier import Verifier
 from textsiam.recipe import Interrupted, run
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
+from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, TripletLoss
 from textsiam.training.settings import VerifierSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +76,7 @@ def config(pair_file, tmp_path) -> Config:
         output=str(tmp_path / "run"),
         data=DataConfig(train=str(pair_file), validation_share=0.15, calibration_share=0.2, test_share=0.2),
         model=ModelConfig(scratch=ScratchConfig(vocabulary=300, hidden=16, layers=1), max_tokens=16),
-        loss=LossConfig(online_contrastive=OnlineContrastiveConfig(), info_nce=InfoNCEConfig(weight=0.1)),
+        loss={"online_contrastive": OnlineContrastiveLoss(), "info_nce": InfoNCELoss(weight=0.1)},
     )
     settings = replace(base.training, epochs=2, batch_size=16, learning_rate=5e-3, precision="fp32", tracker="none")
     return replace(base, training=settings)
@@ -209,8 +209,8 @@ def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypat
     ):
         run(config)
 
-    loss = replace(config.loss, info_nce=InfoNCEConfig(weight=0.1, temperature=0.1), triplet=TripletConfig())
-    with pytest.raises(ResumeError, match=r"loss\.triplet was None and is now .*; loss\.info_nce was .*0\.05.*0\.1"):
+    loss = {**config.loss, "info_nce": InfoNCELoss(weight=0.1, temperature=0.1), "triplet": TripletLoss()}
+    with pytest.raises(ResumeError, match=r"loss\.info_nce was .*0\.05.*0\.1.*; loss\.triplet was None and is now "):
         run(replace(config, resume=True, loss=loss))
     with pytest.raises(ResumeError, match=r"model\.max_tokens was 16 and is now 12"):
         run(replace(config, resume=True, model=replace(config.model, max_tokens=12)))
@@ -233,7 +233,7 @@ def test_a_mistake_leaves_nothing_behind(config, tmp_path):
     with pytest.raises(ModelError, match="no such folder"):
         run(replace(config, model=ModelConfig(left="./nowhere")))
     with pytest.raises(ConfigError, match="loss: name at least one"):
-        run(replace(config, loss=LossConfig()))
+        run(replace(config, loss={}))
     with pytest.raises(ConfigError, match=r"data\.test is empty"):
         run(replace(config, data=replace(config.data, test_share=0.0)))
     assert names(config.output) == set()

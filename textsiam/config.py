@@ -11,8 +11,9 @@ from typing import Any, Literal, get_args, get_type_hints
 
 from textsiam.data_config import DataConfig
 from textsiam.data_config import build_pairs as build_pairs
-from textsiam.loss_config import LossConfig, OnlineContrastiveConfig
+from textsiam.legacy import RENAMED, rewrite_config
 from textsiam.loss_config import build_objective as build_objective
+from textsiam.loss_config import default_loss, loss_section, loss_sections, with_default
 from textsiam.model_config import ModelConfig
 from textsiam.model_config import build_head as build_head
 from textsiam.model_config import build_twin as build_twin
@@ -43,7 +44,7 @@ class Config:
         output: Folder for the model, the report, checkpoints and logs.
         data: Where pairs come from.
         model: What the twin is made of.
-        loss: What is minimised.
+        loss: What is minimised: the losses by name, and `memory` and `matryoshka`; see `textsiam.loss_config`.
         training: Knobs of the loop.
         verifier: A cross-encoder that is asked where the trained twin is in doubt; None does without.
         decision: How the threshold is learned.
@@ -54,7 +55,7 @@ class Config:
     output: str = "runs/quickstart"
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=lambda: LossConfig(online_contrastive=OnlineContrastiveConfig()))
+    loss: dict[str, Any] = field(default_factory=default_loss)
     training: Settings = field(default_factory=Settings)
     verifier: VerifierSettings | None = None
     decision: DecisionConfig = field(default_factory=DecisionConfig)
@@ -69,6 +70,9 @@ class Config:
 def read_config(arguments: Sequence[str]) -> Config:
     """Read a config from command-line arguments: `[FILE] [--key value | --key=value | --flag] ...`.
 
+    Where the file or an argument names a loss, the default one is off; an argument edits a loss that the file names. A
+    dotted path below `loss` is imported, so only pass a file that you would run.
+
     Args:
         arguments: An optional YAML file first, then overrides such as `--training.learning_rate 2e-5`.
 
@@ -76,77 +80,111 @@ def read_config(arguments: Sequence[str]) -> Config:
         ConfigError: The file is missing or broken, a key is unknown, or a value does not fit; the message names
             file, line, key and value.
     """
+    arguments = list(arguments)
+    file = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    tree = {} if file is None else read_yaml(file)
+    given = list(overrides(arguments))
+    for option, value in given:
+        put(tree, _path(option, value, tree), value)
+    places = _Places(file, [option for option, _ in given])
+    places.renamed = rewrite_config(tree, places)
+    losses = {} if (named := tree.pop("loss", None)) is None else named
+    if not isinstance(losses, dict):
+        raise ConfigError(f"{places('loss')}: 'loss' is a section, got the value {losses!r}")
+    own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
+    known = {**loss_sections(), **own}
+    _checked(known, losses, "loss.", places)
+    tree = _checked(_hints(Config), tree, "", places)
+    read = {name: _read(known[name], v, f"loss.{name}.", places) for name, v in with_default(losses).items()}
+    return _read(Config, tree, "", places, loss=read)
+
+
+class _Places:
+    """Says where a dotted key was given: the option, or its line (or that of the section around it) in the file."""
+
+    def __init__(self, file: Path | None, options: Sequence[str]) -> None:
+        self.file, self.options = file, options
+        self.renamed: Mapping[str, str] = {}
+
+    def __call__(self, key: str) -> str:
+        for new, old in self.renamed.items():
+            if f"{key}.".startswith(f"{new}."):
+                key = old + key[len(new) :]
+        for option in self.options:
+            if f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}."):
+                return f"--{option}"
+        while self.file is not None and key:
+            if line := line_of(self.file, key):
+                return f"{self.file}:{line}"
+            key = key.rpartition(".")[0]
+        return str(self.file or "config")
+
+
+def _path(option: str, value: Any, tree: Mapping[str, Any]) -> list[str]:
+    """Return the keys that an option names, one below the other; the dotted path of a user's loss is one key.
+
+    That is one that the file names, or else all but the last part, which is a knob of it.
+    """
+    top, _, rest = option.partition(".")
+    first = rest.partition(".")[0]
+    if top != "loss" or f"loss.{first}" in RENAMED or first in loss_sections():
+        return option.split(".")
+    named = [str(name) for name in tree.get("loss") or () if f"{rest}.".startswith(f"{name}.")]
+    whole = value is None or isinstance(value, dict)
+    name = max(named, key=len) if named else rest if whole else rest.rpartition(".")[0] or rest
+    return ["loss", name, *filter(None, rest[len(name) + 1 :].split("."))]
+
+
+def _hints(owner: type) -> dict[str, Any]:
+    hints = get_type_hints(owner)
+    return {f.name: hints[f.name] for f in fields(owner)}
+
+
+def _checked(hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
+    """Refuse unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            near = get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
+            raise ConfigError(f"{places(key)}: unknown key {key!r}: {advice}")
+        types = (hints[name], *get_args(hints[name]))
+        below = next((t for t in types if isinstance(t, type) and is_dataclass(t)), None)
+        if value is None and below is hints[name]:
+            continue
+        if below is hints[name] and not isinstance(value, dict):
+            raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
+        if isinstance(value, dict) and key != "data.columns":  # what lies below those are the user's own names
+            if below is None:
+                raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
+            value = _checked(_hints(below), value, f"{key}.", places)
+        kept[name] = value
+    return kept
+
+
+def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, **read: Any) -> Any:
+    """Make the dataclass of a section of its values; `read` are fields that have been read."""
     from jsonargparse import ArgumentError, ArgumentParser
 
-    arguments = list(arguments)
-    tree: dict[str, Any] = {}
-    file = None
-    if arguments and not arguments[0].startswith("-"):
-        file = Path(arguments.pop(0))
-        tree = read_yaml(file, _check_key)
-        if isinstance(named := tree.get("loss"), dict) and named:
-            tree["loss"] = {**dict.fromkeys(f.name for f in fields(LossConfig)), **named}  # no other loss is on
-    given = dict(overrides(arguments))
-    for key, value in given.items():
-        _check_key(key, f"--{key}")
-        put(tree, key, value)
-    _check_sections(tree, file, given)
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config)
+    parser.add_class_arguments(owner, skip=set(read))
     try:
-        return Config(**vars(parser.instantiate(parser.parse_object(tree))))
+        return owner(**vars(parser.instantiate(parser.parse_object(dict(tree)))), **read)
     except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(_explain(error, file, given)) from error
+        raise ConfigError(_explain(error, owner, prefix, places)) from error
 
 
-def _check_key(key: str, where: str) -> bool:
-    """Refuse an unknown key; return whether keys of ours may lie below it."""
-    owner: Any = Config
-    parts = key.split(".")
-    for depth, part in enumerate(parts):
-        names = [f.name for f in fields(owner)]
-        if part not in names:
-            near = get_close_matches(part, names, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
-            raise ConfigError(f"{where}: unknown key {'.'.join(parts[: depth + 1])!r}: {hint}")
-        if parts[: depth + 1] == ["data", "columns"]:
-            return False  # what lies below are the user's own names
-        hint = get_type_hints(owner)[part]
-        below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)
-        if below is None and depth + 1 < len(parts):
-            raise ConfigError(f"{where}: {'.'.join(parts[: depth + 1])!r} is a value, nothing lies below it")
-        owner = below
-    return True
-
-
-def _check_sections(tree: dict[str, Any], file: Path | None, given: Mapping[str, Any]) -> None:
-    """Refuse a value where a section belongs; an empty section has its defaults."""
-    for key, hint in get_type_hints(Config).items():
-        if is_dataclass(hint) and tree.get(key, {}) is None:
-            del tree[key]
-        elif is_dataclass(hint) and not isinstance(tree.get(key, {}), dict):
-            raise ConfigError(f"{_source(key, file, given)}: {key!r} is a section, got the value {tree[key]!r}")
-
-
-def _explain(error: Exception, file: Path | None, given: Mapping[str, Any]) -> str:
+def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     # Inside an optional section, jsonargparse names the section first and the key below it later.
     key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
-    source = _source(key, file, given) if key else str(file or "config")
     problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
-    if not key or problem is None:
-        return f"{source}: {text}"
-    expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
-    return f"{source}: {key!r} is {problem[2]!r}, expected {expected}"
-
-
-def _source(key: str, file: Path | None, given: Mapping[str, Any]) -> str:
-    """Return the option that set a key, or its line (or that of the section around it) in the file."""
-    for option in given:
-        if f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}."):
-            return f"--{option}"
-    while file is not None and key:
-        if line := line_of(file, key):
-            return f"{file}:{line}"
-        key = key.rpartition(".")[0]
-    return str(file or "config")
+    if key and problem is not None:
+        expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
+        return f"{places(prefix + key)}: {prefix + key!r} is {problem[2]!r}, expected {expected}"
+    knob = text.partition(" ")[0]
+    if prefix and knob in {f.name for f in fields(owner)}:
+        return f"{places(prefix + knob)}: {prefix}{text}"
+    section = (prefix + key).rstrip(".")
+    return f"{places(section)}: {section + ': ' if prefix else ''}{text}"

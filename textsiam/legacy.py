@@ -1,15 +1,154 @@
-"""Readers of what version 0.1 saved; nothing here knows the rest of the package."""
+"""What version 0.1 called otherwise or wrote in another form: the only place that knows old words and formats."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors.numpy import load_file
+
+from textsiam.yamlfile import ConfigError
+
+# --- keys of a config -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """What a config key of version 0.1 is today.
+
+    Attributes:
+        now: The dotted key.
+        implied: What the new section holds where the old one says nothing else.
+        below: Keys below it that changed too, old → new.
+    """
+
+    now: str
+    implied: Mapping[str, Any] = field(default_factory=dict)
+    below: Mapping[str, str] = field(default_factory=dict)
+
+
+def _mined(mining: str) -> Renamed:
+    return Renamed("loss.batch_triplet", {"mining": mining})
+
+
+RENAMED: dict[str, Renamed] = {
+    "loss.batch_all": _mined("all"),
+    "loss.batch_hard": _mined("hard"),
+    "loss.batch_semi_hard": _mined("semi_hard"),
+    "loss.batch_easy": _mined("easy"),
+    "loss.batch_random": _mined("random"),
+    "loss.batch_distance_weighted": _mined("distance_weighted"),
+    "loss.debiased_triplet": Renamed("loss.batch_triplet", {"mining": "hard", "balance": 1.0}, {"select": "mining"}),
+}
+
+
+def rewrite_config(tree: dict[str, Any], place: Callable[[str], str]) -> dict[str, str]:
+    """Give every old key in the tree of a config its new name, with a warning; an old key that is null goes.
+
+    Args:
+        tree: Nested keys and values; changed in place.
+        place: Says where a dotted key was given, for example `run.yaml:3`.
+
+    Returns:
+        new key → old key of all that changed.
+
+    Raises:
+        ConfigError: An old key stands beside the new one, or beside another old key that became the same.
+    """
+    changed: dict[str, str] = {}
+    for old, new in RENAMED.items():
+        parent, name = _parent(tree, old)
+        if parent is None or name not in parent:
+            continue
+        value = parent.pop(name)
+        if value is None:
+            continue
+        also = ""
+        if isinstance(value, dict):
+            value = {**new.implied, **{new.below.get(k, k): v for k, v in value.items()}}
+            also = f": {{{', '.join(f'{k}: {value[k]}' for k in new.implied)}}}"
+        home, name = _parent(tree, new.now)
+        assert home is not None
+        if home.get(name) is not None:
+            twice = changed.get(new.now, new.now)
+            raise ConfigError(f"{place(old)}: {old!r} and {twice!r} are one key today: name {new.now!r} alone")
+        home[name], changed[new.now] = value, old
+        warnings.warn(f"{place(old)}: {old!r} is now '{new.now}{also}'", FutureWarning, stacklevel=3)
+    return changed
+
+
+def _parent(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]:
+    """Return the section that a dotted key stands in, None where there is none, and the key's own name."""
+    *path, name = key.split(".")
+    section: Any = tree
+    for part in path:
+        section = section.get(part) if isinstance(section, dict) else None
+    return section if isinstance(section, dict) else None, name
+
+
+def without_epochs(epochs: int, *, wording: bool) -> dict[str, Any]:
+    """Return what `verifier: {epochs: 0, wording: true}` means now, and warn; nothing for other settings."""
+    if epochs or not wording:
+        return {}
+    warnings.warn("verifier.epochs: 0 is now verifier.model: lexical", FutureWarning, stacklevel=4)
+    return {"epochs": 1, "model": "lexical"}
+
+
+# --- drawings of digits ------------------------------------------------------------------------------
+
+# The work on drawings of digits is a project of its own now, which registers the CNN that its twins are made of.
+_DRAWINGS = "textsiam_drawing_resnet"
+_EXAMPLE = "examples/unseen_digits"
+_DRAWING_KEYS = {
+    "model.scratch_image.drawings": "model.builder: {unseen_digits.drawing_tower: {…}}",
+    "model.scratch_image.enclosures": "model.builder: {unseen_digits.drawing_tower: {enclosures: true}}",
+    "training.augment.thickness": "training.augment: {unseen_digits.Pen: {thickness: …}}",
+    "training.augment.stroke": "training.augment: {unseen_digits.Pen: {stroke: …}}",
+}
+_CLUSTERS = "training.augment_clusters"
+OLD_KEYS = (*_DRAWING_KEYS, _CLUSTERS)
+
+
+def drawing_model(problem: str) -> str | None:
+    """Return what to do about a tower that cannot be opened, if it is one of drawings that 0.1 saved."""
+    if _DRAWINGS not in problem:
+        return None
+    return f"it is a CNN of drawings: import unseen_digits first, the package in {_EXAMPLE}"
+
+
+def read_old_image_keys(tree: dict[str, Any]) -> None:
+    """Bring the keys of 0.1 for images into today's form, in place; what was off is left out.
+
+    Raises:
+        ValueError: A key was on that has no successor in the package; the message starts with the key.
+    """
+    for key, successor in _DRAWING_KEYS.items():
+        if _taken(tree, key):
+            raise ValueError(f"{key}: has moved to {_EXAMPLE}: {successor}")
+    if shared := _taken(tree, _CLUSTERS):
+        own = tree["training"].get("augment") or []
+        own = own if isinstance(own, list) else [own]
+        tree["training"]["augment"] = [{**shared, "clusters": True}, *own]
+        warnings.warn(
+            f"{_CLUSTERS} is now an item of training.augment: {tree['training']['augment']}",
+            FutureWarning,
+            stacklevel=3,
+        )
+
+
+def _taken(tree: dict[str, Any], key: str) -> Any:
+    """Take a dotted key out of nested dictionaries."""
+    *path, last = key.split(".")
+    below: Any = tree
+    for part in path:
+        below = below.get(part) if isinstance(below, dict) else None
+    return below.pop(last, None) if isinstance(below, dict) else None
+
 
 # --- decision trees as plain arrays, which scikit-learn grew ----------------------------------------
 
@@ -76,12 +215,23 @@ def stored_trees(file: Path) -> tuple[StoredTrees, ...]:
     return tuple(StoredTrees(each) for each in own if each)
 
 
-# --- keys of a config -------------------------------------------------------------------------------
+# --- names and knobs -----------------------------------------------------------------------------------
+
+RENAMED_CLASSES = {
+    "textsiam.search.lance.LanceIndex": "textsiam.search.folder.FolderIndex",
+}
+# Every index in a folder holds its vectors in memory now, and every search of one is exact.
+IGNORED_INDEX_KNOBS = ("probes", "resident")
 
 
-def without_epochs(epochs: int, *, wording: bool) -> dict[str, Any]:
-    """Return what `verifier: {epochs: 0, wording: true}` means now, and warn; nothing for other settings."""
-    if epochs or not wording:
-        return {}
-    warnings.warn("verifier.epochs: 0 is now verifier.model: lexical", FutureWarning, stacklevel=4)
-    return {"epochs": 1, "model": "lexical"}
+def warn_renamed(old: str) -> None:
+    """Warn that a name of 0.1 was used, at the line that used it."""
+    warnings.warn(f"{old} is deprecated: use {RENAMED_CLASSES[old]}", DeprecationWarning, stacklevel=3)
+
+
+def without_ignored_knobs(knobs: dict[str, Any]) -> dict[str, Any]:
+    """Return the knobs of an index without those that mean nothing any more, with a warning if there are any."""
+    if ignored := [name for name in IGNORED_INDEX_KNOBS if name in knobs]:
+        text = f"{', '.join(ignored)}: ignored, an index in a folder always scans memory, exactly: leave it out"
+        warnings.warn(text, DeprecationWarning, stacklevel=3)
+    return {name: value for name, value in knobs.items() if name not in ignored}

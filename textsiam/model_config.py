@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from textsiam.loss_config import DistanceName
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
     from textsiam.models.learned import Head
     from textsiam.models.twin import Twin
+
+DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan", "angular"]
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin, read_config
+from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin
 from textsiam.data.image_pairs import thumbnail_of
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
@@ -38,6 +38,7 @@ from textsiam.training.processes import process_state
 from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.settings import LEXICAL
 from textsiam.training.verifier import check_trainable, train_verifier
+from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from textsiam.config import DecisionConfig
@@ -224,12 +225,12 @@ def _checkpoints(output: Path) -> list[Path]:
 
 def _check_same(file: Path, config: Config) -> None:
     """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
-    saved, now = read_config([str(file)]).to_dict(), config.to_dict()
+    saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
     different = [
-        f"{section}.{key} was {saved[section][key]!r} and is now {now[section][key]!r}"
+        f"{section}.{key} was {saved[section].get(key)!r} and is now {now[section].get(key)!r}"
         for section in ("model", "loss")
-        for key in now[section]
-        if saved[section][key] != now[section][key]
+        for key in {**saved[section], **now[section]}
+        if saved[section].get(key) != now[section].get(key)
     ]
     if different:
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,8 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names file, line, key and value."""
 
 
-def read_yaml(file: Path, check_key: Callable[[str, str], bool]) -> dict[str, Any]:
+def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file of nested keys.
-
-    Args:
-        file: The file.
-        check_key: Called with each dotted key and its place (`file:line`); raises `ConfigError` for an unknown one,
-            and says whether what lies below it is to be checked too.
 
     Raises:
         ConfigError: The file is missing, not UTF-8, not valid YAML, or holds no mapping.
@@ -34,9 +29,7 @@ def read_yaml(file: Path, check_key: Callable[[str, str], bool]) -> dict[str, An
         )
         raise ConfigError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     try:
-        text = file.read_text(encoding="utf-8")
-        _check(yaml.compose(text), file, check_key)
-        tree = yaml.load(text, Loader=_Loader)
+        tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
@@ -64,23 +57,15 @@ def _float_resolver() -> None:
 _float_resolver()
 
 
-def _check(node: yaml.Node | None, file: Path, check_key: Callable[[str, str], bool], prefix: str = "") -> None:
-    if isinstance(node, yaml.MappingNode):
-        for name, value in node.value:
-            if check_key(f"{prefix}{name.value}", f"{file}:{name.start_mark.line + 1}"):
-                _check(value, file, check_key, f"{prefix}{name.value}.")
-
-
 def line_of(file: Path, key: str) -> int | None:
-    """Return the line of a dotted key in a YAML file, or None where it is not there."""
-    node = yaml.compose(file.read_text(encoding="utf-8"))
-    line = None
-    for part in key.split("."):
+    """Return the line of a dotted key in a YAML file, or None where it is not there; names may have dots themselves."""
+    node, line, rest = yaml.compose(file.read_text(encoding="utf-8")), None, f"{key}."
+    while rest:
         entries = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((name, value) for name, value in entries if name.value == part), None)
+        found = next(((name, value) for name, value in entries if rest.startswith(f"{name.value}.")), None)
         if found is None:
             return None
-        line, node = found[0].start_mark.line + 1, found[1]
+        line, node, rest = found[0].start_mark.line + 1, found[1], rest[len(found[0].value) + 1 :]
     return line
 
 
@@ -108,9 +93,9 @@ def overrides(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
             yield key, text
 
 
-def put(tree: dict[str, Any], key: str, value: Any) -> None:
-    """Set a dotted key in nested dictionaries."""
-    *path, last = key.split(".")
+def put(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    """Set a value in nested dictionaries, by the keys that lead to it."""
+    *path, last = keys
     for part in path:
         if not isinstance(tree.get(part), dict):
             tree[part] = {}

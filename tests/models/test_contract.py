@@ -16,7 +16,6 @@ from sentence_transformers import SentenceTransformer
 from textsiam.config import build_objective
 from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
-from textsiam.loss_config import ContrastiveConfig, InfoNCEConfig, LossConfig
 from textsiam.models.cache import EmbeddingCache, weights_fingerprint
 from textsiam.models.ensemble import Ensemble
 from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
@@ -25,6 +24,7 @@ from textsiam.search.duplicates import find_duplicates
 from textsiam.search.gallery import Gallery
 from textsiam.search.nearest import best_matches
 from textsiam.training.loop import train
+from textsiam.training.losses import ContrastiveLoss, InfoNCELoss
 from textsiam.training.mining import mine
 from textsiam.training.settings import Mining, Settings
 
@@ -90,7 +90,7 @@ def pairs(kind: str, inputs: list[str]) -> Pairs:
 
 
 def objective(**losses: Any) -> Any:
-    return build_objective(LossConfig(**losses), None)
+    return build_objective(losses)
 
 
 def test_vectors_are_of_length_one_and_equal_inputs_get_equal_vectors(twin, inputs):
@@ -160,8 +160,8 @@ def test_a_cache_remembers_vectors(twin, inputs, tmp_path):
 @pytest.mark.parametrize(
     "losses",
     [
-        {"contrastive": ContrastiveConfig(margin=0.5)},
-        {"info_nce": InfoNCEConfig(temperature=0.1)},
+        {"contrastive": ContrastiveLoss(margin=0.5)},
+        {"info_nce": InfoNCELoss(temperature=0.1)},
     ],
     ids=lambda losses: next(iter(losses)),
 )
@@ -178,13 +178,13 @@ def test_training_tells_the_classes_apart(twin, inputs, pairs, tmp_path, losses)
 
 def test_batches_of_p_clusters_and_k_inputs(twin, pairs, tmp_path):
     settings = Settings(max_steps=3, batch_size=8, per_cluster=4, tracker="none")
-    losses = objective(info_nce=InfoNCEConfig(temperature=0.1))
+    losses = objective(info_nce=InfoNCELoss(temperature=0.1))
     result = train(twin, pairs, losses, output=tmp_path / "run", settings=settings, quiet=True)
     assert result.steps == 3
 
 
 def test_a_resumed_run_ends_where_the_whole_one_does(kind, inputs, pairs, tmp_path):
-    losses = objective(contrastive=ContrastiveConfig(margin=0.5))
+    losses = objective(contrastive=ContrastiveLoss(margin=0.5))
 
     def run(folder: Path, *, resume: bool = False) -> Twin:
         torch.manual_seed(0)
@@ -259,7 +259,7 @@ def test_the_towers_of_a_half_twin_may_take_images_and_texts(inputs, tmp_path):
     captions = Pairs.from_texts(pictures, names, [1] * CLASSES)
     half = Twin(left, right)
     settings = Settings(epochs=60, batch_size=8, learning_rate=5e-3, tracker="none")
-    losses = objective(info_nce=InfoNCEConfig(temperature=0.1))
+    losses = objective(info_nce=InfoNCELoss(temperature=0.1))
     train(half, captions, losses, output=tmp_path / "run", settings=settings, quiet=True)
     u, v = half.encode(pictures, side="left"), half.encode(names, side="right")
     assert ((u @ v.T).argmax(1) == np.arange(CLASSES)).mean() >= 0.75

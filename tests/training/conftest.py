@@ -23,7 +23,7 @@ def driver() -> ModuleType:
     spec = importlib.util.spec_from_file_location("driver", DRIVER)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module = importlib.util.module_from_spec(spec)  # where dataclasses look for it
     spec.loader.exec_module(module)
     return module
 

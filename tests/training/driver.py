@@ -15,24 +15,24 @@ import signal
 import socket
 import sys
 import time
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any
 
 import torch
 from torch import nn
 
-from textsiam import loss_config
 from textsiam.data.pairs import Pairs
 from textsiam.models.halves import sides
 from textsiam.models.learned import PairHead
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
-from textsiam.training import objective as objectives
-from textsiam.training import terms
-from textsiam.training.heads import HeadTerm
 from textsiam.training.loop import train
+from textsiam.training.losses import LOSSES, BatchTripletLoss, ContrastiveLoss, HeadLoss, InfoNCELoss
 from textsiam.training.memory import Memory
+from textsiam.training.objective import Objective
 from textsiam.training.settings import EpochMining, Settings
+from textsiam.training.terms import Embedded, Term
 
 TOPICS = [
     "bread",
@@ -100,10 +100,31 @@ class Head(nn.Module):
             torch.manual_seed(7)
             self.classify = nn.Linear(2 * dim, 1)
 
-    def forward(self, batch: objectives.Embedded) -> torch.Tensor:
+    def forward(self, batch: Embedded) -> torch.Tensor:
         features = torch.cat([batch.u * batch.v, (batch.u - batch.v).abs()], 1)
         logits = self.classify(features)[:, 0]
         return nn.functional.binary_cross_entropy_with_logits(logits, batch.labels.float())
+
+
+@dataclass(frozen=True)
+class Classified(Term):
+    """`Head` as a term."""
+
+    def build(self, dim: int) -> Head:
+        return Head(dim)
+
+    def __call__(self, batch: Embedded, head: Head) -> torch.Tensor:
+        return head(batch)
+
+
+@dataclass(frozen=True)
+class Called(Term):
+    """Any function of a batch as a term."""
+
+    loss: object = None
+
+    def __call__(self, batch: Embedded) -> torch.Tensor:
+        return self.loss(batch)
 
 
 def pair_head(*, dropout: float = 0.1) -> PairHead:
@@ -113,24 +134,24 @@ def pair_head(*, dropout: float = 0.1) -> PairHead:
         return PairHead(16, hidden=8, dropout=dropout)
 
 
-def build_objective(names: list[str], head: PairHead | None = None) -> objectives.Objective:
+TERMS: dict[str, Term] = {
+    **{name: term() for name, term in LOSSES.items() if name != "head"},
+    **{f"batch_{m}": BatchTripletLoss(mining=m) for m in ("all", "hard", "semi_hard", "easy", "random")},
+    "batch_distance_weighted": BatchTripletLoss(mining="distance_weighted"),
+    "debiased_triplet": BatchTripletLoss(balance=1.0),
+    "squared": ContrastiveLoss(form="squared_margin", margin=0.9),
+    "info_nce_hard": InfoNCELoss(hard_negatives=True),
+    "head": Classified(),
+    "pair_head": HeadLoss(),
+}
+
+
+def build_objective(names: list[str], head: PairHead | None = None) -> Objective:
     """An objective of the named terms, of different weights; "memory" and "matryoshka" are no terms."""
-    sections = {name: get_args(hint)[0] for name, hint in get_type_hints(loss_config.LossConfig).items()}
-    special = {
-        "squared": lambda: terms.contrastive_term(form="squared_margin", margin=0.9),
-        "info_nce_hard": lambda: terms.info_nce_term(hard_negatives=True),
-        "head": Head,
-        "pair_head": lambda: HeadTerm(head or pair_head()),
-    }
-
-    def term(name: str) -> Any:
-        if name in special:
-            return special[name]()
-        return loss_config.build_objective(loss_config.LossConfig(**{name: sections[name]()})).terms[name][1]
-
     places = enumerate(name for name in names if name not in ("memory", "matryoshka"))
-    return objectives.Objective(
-        {name: (1.0 / (1 + place), term(name)) for place, name in places},
+    return Objective(
+        {name: replace(TERMS[name], weight=1.0 / (1 + place)) for place, name in places},
+        head=(head or pair_head()) if "pair_head" in names else None,
         memory=Memory(12) if "memory" in names else None,
         widths={16: 1.0, 8: 0.5} if "matryoshka" in names else None,
     )

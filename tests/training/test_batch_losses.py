@@ -15,16 +15,14 @@ from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCL
 from textsiam.training import miners
 from textsiam.training.batch_losses import (
     Candidates,
-    angular,
     batch_all,
     batch_distance_weighted,
     batch_hard,
     batch_semi_hard,
     batch_triplet,
     debiased_triplet,
-    n_pair,
 )
-from textsiam.training.losses import info_nce
+from textsiam.training.losses import angular, info_nce, n_pair
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "batch_all": batch_all,
@@ -422,12 +420,12 @@ def test_annotated_shapes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 
     import textsiam.training
 
-    names = ("textsiam.training.miners", "textsiam.training.batch_losses")
+    names = ("textsiam.training.miners", "textsiam.training.losses_ranking", "textsiam.training.batch_losses")
     for name in names:
         monkeypatch.delattr(textsiam.training, name.rpartition(".")[2])
         monkeypatch.delitem(sys.modules, name)
     with install_import_hook(names, "beartype.beartype"):
-        checked = importlib.import_module(names[1])
+        ranking, checked = (importlib.import_module(name) for name in names[1:])
     e, more = vectors()[:7].float(), vectors().float()
     candidates = checked.Candidates(more, CLUSTERS)
     for loss in (
@@ -443,10 +441,10 @@ def test_annotated_shapes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(TypeCheckError):
             loss(e, CLUSTERS)
     mask = torch.zeros(7, 12, dtype=torch.bool)
-    assert checked.angular(e, e, more, mask=mask).shape == checked.n_pair(e, e, mask=mask[:, :7]).shape == ()
+    assert ranking.angular(e, e, more, mask=mask).shape == ranking.n_pair(e, e, mask=mask[:, :7]).shape == ()
     for call in (
-        lambda: checked.angular(e, e, more, mask=mask[:, :7]),
-        lambda: checked.n_pair(e, e[:5]),
+        lambda: ranking.angular(e, e, more, mask=mask[:, :7]),
+        lambda: ranking.n_pair(e, e[:5]),
         lambda: checked.miners.hard(torch.zeros(7, 12), CLUSTERS[:7], CLUSTERS[:9]),
     ):
         with pytest.raises(TypeCheckError):

@@ -11,10 +11,12 @@ from sklearn.metrics import average_precision_score
 
 from textsiam.models.learned import Mahalanobis, PairHead
 from textsiam.models.twin import Twin
-from textsiam.training.heads import HeadTerm, PairVectors, fit_head, head_loss
+from textsiam.training.heads import PairVectors, fit_head
 from textsiam.training.loop import train
-from textsiam.training.objective import Embedded, Objective
+from textsiam.training.losses import HeadLoss, head_loss
+from textsiam.training.objective import Objective
 from textsiam.training.settings import Settings
+from textsiam.training.terms import Embedded
 
 SETTINGS = Settings(batch_size=16, epochs=6, learning_rate=5e-3, tracker="none", precision="fp32")
 
@@ -36,9 +38,9 @@ def test_head_loss_by_hand() -> None:
 def test_frozen_towers_feel_nothing() -> None:
     head, embedded = PairHead(4).double(), batch()
     u, v = embedded.u, embedded.v
-    free = torch.autograd.grad(HeadTerm(head)(embedded), (u, v), allow_unused=True)
+    free = torch.autograd.grad(HeadLoss()(embedded, head), (u, v), allow_unused=True)
     assert all(g is not None and g.abs().sum() > 0 for g in free)
-    frozen = HeadTerm(head, frozen=True)(embedded)
+    frozen = HeadLoss(frozen=True)(embedded, head)
     assert torch.autograd.grad(frozen, (u, v, head.scale), allow_unused=True)[:2] == (None, None)
 
 
@@ -50,7 +52,7 @@ def test_trained_jointly_the_best_head_is_kept(driver, tmp_path: Path, average: 
     pairs, validation = driver.keyword_pairs(96), driver.keyword_pairs(48, seed=100)
     settings = Settings(**{**vars(SETTINGS), "average": average})
     result = train(
-        twin, pairs, Objective({"head": (1.0, HeadTerm(twin.head))}),
+        twin, pairs, Objective({"head": HeadLoss()}, head=twin.head),
         output=tmp_path, settings=settings, validation=validation, quiet=True,
     )  # fmt: skip
     assert twin.head is not None

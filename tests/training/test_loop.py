@@ -21,7 +21,6 @@ from textsiam.training.loop import train
 from textsiam.training.objective import Embedded, Objective
 from textsiam.training.parameters import parameter_groups
 from textsiam.training.settings import Settings
-from textsiam.training.terms import contrastive_term
 from textsiam.training.triplets import draw_negatives
 
 
@@ -251,6 +250,7 @@ def test_gradient_checkpointing_computes_twice_and_changes_nothing(driver, task,
 def test_matrices_decay_and_biases_and_norms_do_not(driver):
     twin = driver.small_twin()
     objective = driver.build_objective(["contrastive", "head"])
+    objective.allocate(16)
     next(twin.parameters()).requires_grad_(False)
     decayed, spared = parameter_groups(twin, objective, 0.3)
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
@@ -258,14 +258,14 @@ def test_matrices_decay_and_biases_and_norms_do_not(driver):
     assert len(decayed["params"]) + len(spared["params"]) == len(names) - 1
     assert all(names[p].endswith("bias") or "LayerNorm" in names[p] for p in spared["params"])
     assert not any(names[p].endswith("bias") or "LayerNorm" in names[p] for p in decayed["params"])
-    assert "owners.head.classify.weight" in {names[p] for p in decayed["params"]}
+    assert "owners.head.16.classify.weight" in {names[p] for p in decayed["params"]}
 
 
 def test_weight_decay_shrinks_the_matrices_by_its_rate(driver, task, tmp_path):
     """With the gradient of everything zero, AdamW leaves only `w ← (1 - lr · decay) w`."""
     twin = driver.small_twin()
     before = weights(twin)
-    objective = Objective({"none": (1.0, lambda b: (b.u * 0).sum())})
+    objective = Objective({"none": driver.Called(loss=lambda b: (b.u * 0).sum())})
     train(
         twin, task[0], objective, output=tmp_path, quiet=True,
         settings=settings(
@@ -343,7 +343,7 @@ def test_training_on_duplicates_only_collapses_and_says_so(driver, task, tmp_pat
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(driver, task, tmp_path, log_every):
     steps = iter([1.0, 1.0, float("nan"), 1.0, 1.0])
-    objective = Objective({"broken": (1.0, lambda batch: batch.u.sum() * next(steps))})
+    objective = Objective({"broken": driver.Called(loss=lambda batch: batch.u.sum() * next(steps))})
     with pytest.raises(ValueError, match=r"the loss is no finite number at step [34] .* lower the learning rate"):
         train(
             driver.small_twin(), task[0], objective, output=tmp_path, quiet=True,
@@ -546,7 +546,7 @@ def test_one_step_has_the_loss_and_the_gradient_of_the_plain_way(driver, tmp_pat
     twin, twin_again = (driver.small_twin(dropout=0, half=half) for _ in range(2))
     objective = driver.build_objective(names)
     # The plain way first: training changes the head.
-    head = objective.owners["head"] if "head" in names else None
+    head = driver.Head() if "head" in names else None
     loss = plain_loss(names, twin_again, pairs, head)
     loss.backward()
     expected = {n: p.grad.clone() for n, p in twin_again.named_parameters() if p.grad is not None}
@@ -701,7 +701,7 @@ def test_an_output_that_cannot_be_made_is_named(driver, task, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SaveError, match=r"cannot write .*file/run"):
         train(
-            driver.small_twin(), task[0], Objective({"c": (1.0, contrastive_term())}), quiet=True,
+            driver.small_twin(), task[0], driver.build_objective(["contrastive"]), quiet=True,
             output=tmp_path / "file" / "run", settings=settings(),
         )  # fmt: skip
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from textsiam.models.distances import COSINE, DISTANCES, EUCLIDEAN, SQUARED_EUCLIDEAN, Distance
+from textsiam.models.learned import Mahalanobis
+from textsiam.training import batch_losses, losses, miners
 from textsiam.training.losses import (
     contrastive,
     cosent,
@@ -593,16 +595,48 @@ def test_no_anchor_and_no_negative_cost_nothing() -> None:
     assert candidates.grad.abs().sum() == 0
 
 
+ON_NOTHING: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "contrastive": lambda e, y: contrastive(e, e, y),
+    "contrastive, squared margin": lambda e, y: contrastive(e, e, y, form="squared_margin"),
+    "online_contrastive": lambda e, y: online_contrastive(e, e, y),
+    "cosent": lambda e, y: cosent(e, e, y),
+    "pair_softmax": lambda e, y: pair_softmax(e, e, y, weight=vectors(2, 18), bias=vectors(2)[:, 0]),
+    "head": lambda e, y: losses.head_loss(Mahalanobis(6).double(), e, e, y),
+    "triplet": lambda e, y: triplet(e, e, e),
+    "info_nce": lambda e, y: info_nce(e, torch.ones(3, 6).double(), y),
+    "symmetric_info_nce": lambda e, y: symmetric_info_nce(e, e),
+    "n_pair": lambda e, y: losses.n_pair(e, e, l2=0.1),
+    "angular": lambda e, y: losses.angular(e, e, e),
+    "batch_all": batch_losses.batch_all,
+    "batch_hard": batch_losses.batch_hard,
+    "batch_semi_hard": batch_losses.batch_semi_hard,
+    "batch_random": lambda e, y: batch_losses.batch_triplet(e, y, miners.random_triplets),
+    "batch_distance_weighted": batch_losses.batch_distance_weighted,
+    "debiased_triplet": batch_losses.debiased_triplet,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ON_NOTHING)
+def test_a_mean_over_nothing_is_0_with_a_gradient_of_0(name: str) -> None:
+    e = vectors(0).requires_grad_()
+    loss = ON_NOTHING[name](e, torch.zeros(0, dtype=torch.long))
+    assert loss.shape == ()
+    assert loss.item() == 0
+    loss.backward()
+    assert e.grad is not None
+
+
 # --- shapes ---------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def checked() -> Iterator[ModuleType]:
     """The losses and distances, imported once more with their annotations enforced by beartype."""
-    names = ("textsiam.models.distances", "textsiam.training.losses")
+    files = ("losses_functional", "losses_pairwise", "losses_ranking", "losses_classifier", "losses")
+    names = ("textsiam.models.distances", *(f"textsiam.training.{file}" for file in files))
     plain = {name: sys.modules.pop(name) for name in names}
     with install_import_hook(names, "beartype.beartype"):
-        yield importlib.import_module(names[1])
+        yield importlib.import_module(names[-1])
     for name, module in plain.items():
         sys.modules[name] = module
         setattr(sys.modules[name.rpartition(".")[0]], name.rpartition(".")[2], module)
@@ -612,7 +646,7 @@ def test_annotated_shapes_hold(checked: ModuleType) -> None:
     from jaxtyping import TypeCheckError
 
     u, v, labels = (t.float() if t.is_floating_point() else t for t in batch())
-    for distance in checked.COSINE, *map(sys.modules["textsiam.models.distances"].distance_named, DISTANCES):
+    for distance in map(sys.modules["textsiam.models.distances"].distance_named, DISTANCES):
         for loss in (checked.contrastive, checked.online_contrastive):
             assert loss(u, v, labels, distance=distance).shape == ()
             with pytest.raises(TypeCheckError):

@@ -1,17 +1,15 @@
 from __future__ import annotations
 
-from functools import partial
 from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from textsiam.training import batch_losses
+from textsiam.training.losses import BatchTripletLoss, InfoNCELoss
 from textsiam.training.memory import Memory
-from textsiam.training.objective import Embedded, Objective, Texts
-from textsiam.training.terms import in_batch_term, info_nce_term
+from textsiam.training.objective import Objective
+from textsiam.training.terms import Embedded, Term, Texts
 
 
 def numbered(first: int, count: int) -> tuple[Texts, Texts]:
@@ -64,9 +62,9 @@ def batch(seed: int, n: int = 6) -> Embedded:
 
 
 def objective(pairs: int | None) -> Objective:
-    terms: dict[str, Any] = {
-        "hard": (1.0, in_batch_term(partial(batch_losses.batch_hard, margin=1.5))),
-        "info_nce": (0.5, info_nce_term()),
+    terms: dict[str, Term] = {
+        "hard": BatchTripletLoss(margin=1.5),
+        "info_nce": InfoNCELoss(weight=0.5),
     }
     made = Objective(terms, memory=None if pairs is None else Memory(pairs))
     made.allocate(4)
@@ -138,4 +136,4 @@ def test_a_resumed_run_remembers(driver: ModuleType, tmp_path, losses) -> None:
     for expected, found in zip(whole, again, strict=True):
         assert not [name for name, value in expected.items() if not torch.equal(value, found[name])]
     assert whole[1]["memory.pushed"] == 64
-    assert ("owners.softmax.heads.16.weight" in whole[1]) is ("softmax" in losses)
+    assert ("owners.softmax.16.weight" in whole[1]) is ("softmax" in losses)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -9,15 +10,41 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from textsiam.models.distances import EUCLIDEAN
+from textsiam.models.learned import Mahalanobis
 from textsiam.training import losses
-from textsiam.training.objective import Embedded, Objective, Texts
-from textsiam.training.terms import (
-    SoftmaxTerm,
-    contrastive_term,
-    info_nce_term,
-    online_contrastive_term,
-    triplet_term,
+from textsiam.training.losses import (
+    ContrastiveLoss,
+    HeadLoss,
+    InfoNCELoss,
+    OnlineContrastiveLoss,
+    SoftmaxLoss,
+    TripletLoss,
 )
+from textsiam.training.memory import Memory
+from textsiam.training.objective import Objective
+from textsiam.training.terms import Embedded, Term, Texts
+
+
+@dataclasses.dataclass(frozen=True)
+class Learned(Term):
+    """A term that learns a scale for each dimension."""
+
+    def build(self, dim: int) -> nn.Module:
+        owner = nn.Module()
+        owner.scale = nn.Parameter(torch.arange(dim, dtype=torch.float64))
+        return owner
+
+    def __call__(self, b: Embedded, owner: Any) -> Tensor:
+        return (owner.scale * (b.u - b.v)).square().mean()
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain(Term):
+    """A term that says nothing about what it needs."""
+
+    def __call__(self, b: Embedded) -> Tensor:
+        return b.u.sum()
+
 
 LABELS = torch.tensor([1, 0, 1, 0, 1, 1])
 # Pairs 0 and 4 are of one cluster; the left text of pair 1 is of cluster 0 too.
@@ -59,22 +86,22 @@ def naive_info_nce(b: Embedded, temperature: float) -> float:
 def test_terms_are_the_losses() -> None:
     b = embedded()
     keep = LABELS == 1
-    assert contrastive_term(margin=0.7)(b) == losses.contrastive(b.u, b.v, b.labels, margin=0.7)
-    assert contrastive_term(form="squared_margin", distance=EUCLIDEAN)(b) == losses.contrastive(
+    assert ContrastiveLoss(margin=0.7)(b) == losses.contrastive(b.u, b.v, b.labels, margin=0.7)
+    assert ContrastiveLoss(form="squared_margin", distance="euclidean")(b) == losses.contrastive(
         b.u, b.v, b.labels, form="squared_margin", distance=EUCLIDEAN
     )
-    assert online_contrastive_term(margin=0.7, distance=EUCLIDEAN)(b) == losses.online_contrastive(
+    assert OnlineContrastiveLoss(margin=0.7, distance="euclidean")(b) == losses.online_contrastive(
         b.u, b.v, b.labels, margin=0.7, distance=EUCLIDEAN
     )
-    assert triplet_term(margin=0.2, distance=EUCLIDEAN)(b) == losses.triplet(
+    assert TripletLoss(margin=0.2, distance="euclidean")(b) == losses.triplet(
         b.u[keep], b.v[keep], vectors(2)[keep], margin=0.2, distance=EUCLIDEAN
     )
 
 
 def test_weighted_sum() -> None:
     b = embedded()
-    terms = {"a": (2.0, contrastive_term()), "b": (0.5, triplet_term())}
-    expected = 2 * contrastive_term()(b) + 0.5 * triplet_term()(b)
+    terms = {"a": ContrastiveLoss(weight=2.0), "b": TripletLoss(weight=0.5)}
+    expected = 2 * ContrastiveLoss()(b) + 0.5 * TripletLoss()(b)
     assert Objective(terms)(b).item() == pytest.approx(expected.item())
     assert Objective(terms)(b).shape == ()
 
@@ -82,13 +109,13 @@ def test_weighted_sum() -> None:
 @pytest.mark.parametrize("shared", [True, False])
 def test_info_nce_against_a_loop(shared: bool) -> None:
     b = embedded(shared=shared)
-    assert info_nce_term(temperature=0.3)(b).item() == pytest.approx(naive_info_nce(b, 0.3))
+    assert InfoNCELoss(temperature=0.3)(b).item() == pytest.approx(naive_info_nce(b, 0.3))
 
 
 def test_info_nce_is_symmetric() -> None:
     b = embedded()
     turned = embedded(u=b.v, v=b.u, left_clusters=RIGHT, right_clusters=LEFT)
-    assert info_nce_term()(turned).item() == pytest.approx(info_nce_term()(b).item())
+    assert InfoNCELoss()(turned).item() == pytest.approx(InfoNCELoss()(b).item())
 
 
 @pytest.mark.parametrize("shared", [True, False])
@@ -99,25 +126,25 @@ def test_cluster_mates_are_no_negatives(shared: bool) -> None:
         labels=torch.tensor([1, 0, 0, 0, 0, 0]),
         right_clusters=torch.tensor([0, 3, 1, 4, 0, 5]),
     )
-    before = info_nce_term()(b).item()
+    before = InfoNCELoss()(b).item()
     for mate, side in ((1, "u"), (4, "u"), (4, "v")):
         moved = vars(b)[side].clone()
         moved[mate] = vectors(9)[0] * 3
-        assert info_nce_term()(dataclasses.replace(b, **{side: moved})).item() == pytest.approx(before, abs=1e-12)
+        assert InfoNCELoss()(dataclasses.replace(b, **{side: moved})).item() == pytest.approx(before, abs=1e-12)
     stranger = b.v.clone()
     stranger[1] = b.u[0]
-    assert info_nce_term()(dataclasses.replace(b, v=stranger)).item() > before + 1
+    assert InfoNCELoss()(dataclasses.replace(b, v=stranger)).item() > before + 1
 
 
 def test_info_nce_compares_one_side_only_between_towers() -> None:
     b = embedded(shared=False, labels=torch.tensor([1, 0, 0, 0, 0, 0]))
     forth = losses.info_nce(b.u[:1], b.v, torch.tensor([0]), mask=(LEFT[0] == RIGHT)[None])
     back = losses.info_nce(b.v[:1], b.u, torch.tensor([0]), mask=(RIGHT[0] == LEFT)[None])
-    assert info_nce_term()(b).item() == pytest.approx(((forth + back) / 2).item())
+    assert InfoNCELoss()(b).item() == pytest.approx(((forth + back) / 2).item())
 
 
 @pytest.mark.parametrize("label", [0, 1])
-@pytest.mark.parametrize("term", [contrastive_term(), online_contrastive_term(), triplet_term(), info_nce_term()])
+@pytest.mark.parametrize("term", [ContrastiveLoss(), OnlineContrastiveLoss(), TripletLoss(), InfoNCELoss()])
 def test_batches_of_one_class_have_finite_gradients(term: object, label: int) -> None:
     u, v, n = (vectors(seed).requires_grad_() for seed in range(3))
     loss = term(embedded(u=u, v=v, negative=n, labels=torch.full((6,), label)))
@@ -127,7 +154,7 @@ def test_batches_of_one_class_have_finite_gradients(term: object, label: int) ->
 
 
 def test_terms_for_duplicates_cost_nothing_without_any_but_keep_the_graph() -> None:
-    for term in (triplet_term(), info_nce_term()):
+    for term in (TripletLoss(), InfoNCELoss()):
         u = vectors(0).requires_grad_()
         loss = term(embedded(u=u, labels=torch.zeros(6, dtype=torch.long)))
         assert loss.item() == 0
@@ -136,43 +163,51 @@ def test_terms_for_duplicates_cost_nothing_without_any_but_keep_the_graph() -> N
 
 
 def test_terms_with_weights_are_owned() -> None:
-    objective = Objective({"learned": (1.0, Learned()), "plain": (1.0, contrastive_term())})
-    assert [name for name, _ in objective.named_parameters()] == ["owners.learned.scale"]
+    objective = Objective({"learned": Learned(), "plain": ContrastiveLoss()})
+    objective.allocate(4)
+    assert [name for name, _ in objective.named_parameters()] == ["owners.learned.4.scale"]
     objective(embedded()).backward()
     assert next(objective.parameters()).grad is not None
-    assert list(objective.state_dict()) == ["owners.learned.scale"]
+    assert list(objective.state_dict()) == ["owners.learned.4.scale"]
 
 
 def test_errors() -> None:
     with pytest.raises(ValueError, match="the objective has no loss: name at least one"):
         Objective({})
     for weight in (0.0, -1.0, float("nan")):
-        with pytest.raises(ValueError, match=f"weight of a must be > 0, got {weight}"):
-            Objective({"a": (weight, contrastive_term())})
+        with pytest.raises(ValueError, match=f"weight must be > 0, got {weight}"):
+            Objective({"a": ContrastiveLoss(weight=weight)})
+    for given in ({"terms": {"a": HeadLoss()}}, {"terms": {"a": Plain()}, "head": Mahalanobis(4)}):
+        with pytest.raises(ValueError, match="a head is trained by its loss: give both, or none"):
+            Objective(**given)
+    with pytest.raises(ValueError, match="distance"):
+        ContrastiveLoss(distance="cosin")
+    with pytest.raises(ValueError, match=r"form must be one of margin_minus_distance, squared_margin, got 'sqared'"):
+        ContrastiveLoss(form="sqared")
     with pytest.raises(ValueError, match="the triplet loss needs negatives, but the batch has none"):
-        triplet_term()(embedded(negative=None))
+        TripletLoss()(embedded(negative=None))
     with pytest.raises(ValueError, match="weight of width 4 must be > 0, got 0"):
-        Objective({"a": (1.0, contrastive_term())}, widths={4: 0.0})
+        Objective({"a": ContrastiveLoss()}, widths={4: 0.0})
     for widths in ({}, {0: 1.0}):
         with pytest.raises(ValueError, match=re.escape(f"widths must be >= 1, got {list(widths)}")):
-            Objective({"a": (1.0, contrastive_term())}, widths=widths)
+            Objective({"a": ContrastiveLoss()}, widths=widths)
     with pytest.raises(ValueError, match="width 8 is more than the 4 dimensions of the embeddings"):
-        Objective({"a": (1.0, contrastive_term())}, widths={8: 1.0, 2: 1.0}).allocate(4)
+        Objective({"a": ContrastiveLoss()}, widths={8: 1.0, 2: 1.0}).allocate(4)
 
 
 def test_what_the_terms_need_is_what_the_objective_needs() -> None:
-    def needs(*terms: object) -> tuple[bool, bool]:
-        made = Objective({str(i): (1.0, term) for i, term in enumerate(terms)})
+    def needs(*terms: Term) -> tuple[bool, bool]:
+        made = Objective({str(i): term for i, term in enumerate(terms)})
         return made.needs_negatives, made.positives_only
 
-    assert needs(triplet_term()) == (True, True)
-    assert needs(triplet_term(), contrastive_term()) == (True, False)
-    assert needs(contrastive_term()) == (False, False)
-    assert needs(lambda b: b.u.sum()) == (False, False)  # what says nothing asks for nothing
+    assert needs(TripletLoss()) == (True, True)
+    assert needs(TripletLoss(), ContrastiveLoss()) == (True, False)
+    assert needs(ContrastiveLoss()) == (False, False)
+    assert needs(Plain()) == (False, False)  # what says nothing asks for nothing
 
 
 def test_widths_are_the_weighted_mean_of_the_sum_over_leading_dimensions() -> None:
-    terms = {"contrastive": (2.0, contrastive_term(margin=0.9)), "triplet": (0.5, triplet_term())}
+    terms = {"contrastive": ContrastiveLoss(margin=0.9, weight=2.0), "triplet": TripletLoss(weight=0.5)}
     b = embedded()
     expected = 0.0
     for width, weight in ((4, 1.0), (2, 0.25)):
@@ -200,39 +235,38 @@ def test_narrowing_reaches_what_is_remembered() -> None:
 
 
 def test_terms_with_weights_have_them_for_every_width() -> None:
-    made = Objective({"softmax": (1.0, SoftmaxTerm())}, widths={4: 1.0, 2: 1.0})
+    made = Objective({"softmax": SoftmaxLoss()}, widths={4: 1.0, 2: 1.0})
     made.allocate(4)
     assert {n: tuple(p.shape) for n, p in made.named_parameters() if p.ndim == 2} == {
-        "owners.softmax.heads.4.weight": (2, 12),
-        "owners.softmax.heads.2.weight": (2, 6),
+        "owners.softmax.4.weight": (2, 12),
+        "owners.softmax.2.weight": (2, 6),
     }
     made.double()(embedded()).backward()
     assert all(p.grad.abs().sum() > 0 for p in made.parameters())
 
 
-class Learned(nn.Module):
-    """A term whose weight fits embeddings of 4 dimensions."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.arange(4, dtype=torch.float64))
-
-    def forward(self, b: Embedded) -> Tensor:
-        return (self.scale * (b.u - b.v)).square().mean()
-
-
-def test_terms_that_fit_one_width_see_the_whole_one() -> None:
-    fixed, cut = Learned(), contrastive_term()
+def test_the_loss_of_the_head_sees_the_whole_width() -> None:
+    head, cut = Mahalanobis(4, diagonal=True).double(), ContrastiveLoss()
     b, widths = embedded(), {2: 1.0, 1: 3.0}
-    expected = 0.5 * fixed(b) + Objective({"cut": (1.0, cut)}, widths=widths)(b)
-    found = Objective({"fixed": (0.5, fixed), "cut": (1.0, cut)}, widths=widths)(b)
+    alone = 0.5 * HeadLoss()(b, head)
+    expected = alone + Objective({"cut": cut}, widths=widths)(b)
+    found = Objective({"head": HeadLoss(weight=0.5), "cut": cut}, head=head, widths=widths)(b)
     assert found.item() == pytest.approx(expected.item())
-    assert Objective({"fixed": (0.5, fixed)}, widths=widths)(b).item() == pytest.approx(0.5 * fixed(b).item())
+    only = Objective({"head": HeadLoss(weight=0.5)}, head=head, widths=widths)
+    assert only(b).item() == pytest.approx(alone.item())
+
+
+def test_its_identity_is_every_knob_by_its_key() -> None:
+    made = Objective({"c": ContrastiveLoss(margin=0.7)}, memory=Memory(9), widths={4: 1.0})
+    assert made.identity() == {
+        "loss.c.weight": 1.0, "loss.c.margin": 0.7, "loss.c.distance": "cosine",
+        "loss.c.form": "margin_minus_distance", "loss.memory.pairs": 9, "loss.matryoshka.widths": {4: 1.0},
+    }  # fmt: skip
 
 
 def test_losses_are_taken_in_the_precision_of_the_embeddings() -> None:
     b = embedded(u=vectors(0).float(), v=vectors(1).float())
-    objective = Objective({"info_nce": (1.0, info_nce_term()), "softmax": (1.0, SoftmaxTerm())})
+    objective = Objective({"info_nce": InfoNCELoss(), "softmax": SoftmaxLoss()})
     objective.allocate(4)
     expected = objective(b)
     with torch.autocast("cpu", torch.bfloat16):

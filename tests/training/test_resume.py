@@ -15,6 +15,8 @@ import torch
 
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import train
+from textsiam.training.losses import ContrastiveLoss
+from textsiam.training.objective import Objective
 from textsiam.training.settings import Settings
 
 # Dropout on, weights in the loss, a weight average, drawn negatives, accumulation, three epochs of six steps; log
@@ -142,11 +144,12 @@ def start(driver: ModuleType, output: Path, *, resume: bool = False, losses=("co
     data_seed = knobs.pop("data_seed", 0)
     validation = knobs.pop("validation", None)
     pairs = knobs.pop("pairs", driver.keyword_pairs(48, seed=data_seed))
+    terms = knobs.pop("terms", None)
     knobs = {"precision": "fp32", "tracker": "none", "batch_size": 8, "checkpoint_every": 2, **knobs}
     return train(
         driver.small_twin(),
         pairs,
-        driver.build_objective(list(losses)),
+        driver.build_objective(list(losses)) if terms is None else Objective(terms),
         output=output,
         settings=Settings(**knobs),
         validation=validation,
@@ -163,7 +166,11 @@ def test_another_run_is_not_resumed(driver, tmp_path):
         ({"validation": driver.keyword_pairs(24)}, "validation was None and is now '[0-9a-f]{64}'"),
         ({"learning_rate": 1e-3}, "learning_rate was 5e-05 and is now 0.001"),
         ({"epochs": 2, "seed": 3}, "epochs was 1 and is now 2; seed was 0 and is now 3"),
-        ({"losses": ("triplet",)}, r"losses was {'contrastive': 1.0} and is now {'triplet': 1.0}"),
+        ({"losses": ("triplet",)}, r"loss\.contrastive\.distance was 'cosine' and is now None; .*triplet"),
+        (
+            {"terms": {"contrastive": ContrastiveLoss(margin=0.6)}},
+            r"loss\.contrastive\.margin was 0\.5 and is now 0\.6$",
+        ),
         ({"average": 0.9}, "average was None and is now 0.9"),
     ]:
         with pytest.raises(ResumeError, match=f"cannot resume from {newest}: {message}"):

@@ -70,7 +70,6 @@ def add(
 ) -> None:
     """Add the questions of a file; one with an id that is there already is replaced where it differs."""
     from textsiam.search.index import Question
-    from textsiam.search.opening import open_index
     from textsiam.sources import read_texts
 
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)

@@ -1,4 +1,4 @@
-"""Losses that set the texts of a batch against each other: pure functions, embeddings and clusters in, a scalar out.
+"""Triplet losses over all texts of a batch, and the term that a config names.
 
 The conventions are those of `losses`. Texts of one cluster are duplicates, whether a pair says so or not.
 """
@@ -6,19 +6,20 @@ The conventions are those of `losses`. Texts of one cluster are duplicates, whet
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from math import radians, tan
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from textsiam.models.distances import COSINE, Distance
 from textsiam.training import miners
-from textsiam.training.losses import check_positive, log_one_plus_sum, pick_target, ranking_penalty, triplet
+from textsiam.training.losses_functional import check_margin, check_not_negative, check_positive, ranking_penalty
+from textsiam.training.losses_ranking import triplet
 from textsiam.training.miners import Triplets
+from textsiam.training.terms import Embedded, Term, Texts, knob
 
 Embeddings = Float[Tensor, "n dim"]
 Clusters = Int[Tensor, " n"]
@@ -196,8 +197,7 @@ def debiased_triplet(
     """
     if select not in ("hard", "semi_hard"):
         raise ValueError(f"select must be 'hard' or 'semi_hard', got {select!r}")
-    if not balance >= 0:
-        raise ValueError(f"balance must be >= 0, got {balance}")
+    check_not_negative("balance", balance)
     miner = miners.hard if select == "hard" else partial(miners.semi_hard, margin=margin)
     chosen = _mine(embeddings, clusters, miner, distance, candidates)
     rows = _rows(embeddings, chosen, candidates)
@@ -209,74 +209,10 @@ def debiased_triplet(
     return loss + balance * shift.sum()
 
 
-def n_pair(
-    anchor: Embeddings,
-    positive: Embeddings,
-    *,
-    temperature: float = 1.0,
-    l2: float = 0.0,
-    mask: Bool[Tensor, "n n"] | None = None,
-) -> Float[Tensor, ""]:
-    """Set each anchor's positive against the positives of all other anchors.
-
-    `mean_i log( 1 + Σ_{j≠i} exp((a_i·p_j − a_i·p_i)/τ) ) + l2 · mean ‖e‖²` (Sohn 2016, with τ = 1), where the last mean
-    is over all anchors and positives. Embeddings are taken with their lengths; where the tower normalises them, this
-    is `info_nce` over the positives alone, and wants its temperature.
-
-    Args:
-        anchor: Embeddings, `(n, dim)`.
-        positive: Embeddings of duplicates of the anchors, `(n, dim)`.
-        temperature: τ; smaller is sharper.
-        l2: Keeps embeddings short.
-        mask: True at `(i, j)` where anchor i and positive j are of one cluster, `(n, n)`.
-
-    Raises:
-        ValueError: A temperature that is not positive, or a negative `l2`.
-    """
-    check_positive("temperature", temperature)
-    if not l2 >= 0:
-        raise ValueError(f"l2 must be >= 0, got {l2}")
-    own = torch.arange(len(anchor), device=anchor.device)
-    squares = torch.cat([anchor, positive]).square().sum() / max(1, 2 * len(anchor))
-    return pick_target(anchor @ positive.T / temperature, own, mask) + l2 * squares
-
-
-def angular(
-    anchor: Embeddings,
-    positive: Embeddings,
-    candidates: Float[Tensor, "m dim"],
-    *,
-    degrees: float = 45.0,
-    mask: Bool[Tensor, "n m"] | None = None,
-) -> Float[Tensor, ""]:
-    """Keep the angle at each negative, over the line from anchor to positive, below a limit.
-
-    `mean_i log( 1 + Σ_j exp(4 tan²α · (a_i + p_i)·n_j − 2 (1 + tan²α) · a_i·p_i) )` of L2-normalised embeddings
-    (Wang et al. 2017). Angles do not change when all distances are scaled, so there is no margin to fit.
-
-    Args:
-        anchor: Embeddings, `(n, dim)`.
-        positive: Embeddings of duplicates of the anchors, `(n, dim)`.
-        candidates: Embeddings of negatives, `(m, dim)`.
-        degrees: α, between 0 and 90.
-        mask: True where a candidate must not count as a negative of the pair: it is of the same cluster, `(n, m)`.
-
-    Raises:
-        ValueError: An angle that is not between 0 and 90 degrees.
-    """
-    if not 0 < degrees < 90:
-        raise ValueError(f"degrees must be between 0 and 90, got {degrees}")
-    anchor, positive, candidates = (normalize(x, dim=-1) for x in (anchor, positive, candidates))
-    square = tan(radians(degrees)) ** 2
-    exponents = 4 * square * (anchor + positive) @ candidates.T
-    exponents = exponents - 2 * (1 + square) * (anchor * positive).sum(-1, keepdim=True)
-    if mask is not None:
-        exponents = exponents.masked_fill(mask, float("-inf"))
-    return log_one_plus_sum(exponents).sum() / max(1, len(anchor))
-
-
 def _mine(e: Tensor, clusters: Tensor, miner: Miner, distance: Distance, candidates: Candidates | None) -> Triplets:
     others = candidates or Candidates(e, clusters)
+    if len(e) == 0:
+        return clusters, clusters, clusters  # no rows
     with torch.no_grad():
         return miner(distance.all_pairs(e, others.embeddings), clusters, others.clusters, own=others.own)
 
@@ -293,3 +229,68 @@ def _means_of_all_triplets(e: Tensor, clusters: Tensor, others: Candidates) -> t
     positives, negatives = positive.sum(1), negative.sum(1)
     shares = (positives * negatives, negatives @ positive, positives @ negative)
     return tuple((s / s.sum()) @ x for s, x in zip(shares, (e, others.embeddings, others.embeddings), strict=True))  # pyright: ignore[reportReturnType]
+
+
+@dataclass(frozen=True)
+class BatchTripletLoss(Term):
+    """`triplet` of triplets that are mined among all texts of the batch, the remembered ones included.
+
+    Between different towers it is the mean of both directions, as texts are compared with the other side only.
+
+    Attributes:
+        mining: Which triplets: `batch_all`, `batch_hard`, `batch_semi_hard` and `batch_distance_weighted` of this file,
+            or `batch_triplet` with the miner of that name.
+        margin: Required gap, in the unit of `distance`.
+        distance: How far apart two embeddings are.
+        soft: Fade out beyond the margin instead of stopping there.
+        balance: λ of `debiased_triplet`, with hard and semi-hard mining; None: the plain loss.
+        cutoff: See `miners.distance_weighted`, with distance-weighted mining; None: 0.5.
+        far: Likewise; None: 1.4.
+    """
+
+    mining: Literal["all", "hard", "semi_hard", "easy", "random", "distance_weighted"] = "hard"
+    margin: float = 0.3
+    distance: str = "cosine"
+    soft: bool = False
+    balance: float | None = knob(None, ">= 0", lambda x: x is None or x >= 0)
+    cutoff: float | None = None
+    far: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_margin(self.margin, soft=self.soft and self.mining != "semi_hard")
+        given = {name: value for name in _ONLY_FOR if (value := getattr(self, name)) is not None}
+        for name, value in given.items():
+            if self.mining not in _ONLY_FOR[name]:
+                raise ValueError(f"{name} is for mining {' or '.join(_ONLY_FOR[name])}, got {value} with {self.mining}")
+        if "balance" not in given:
+            miners.check_band(**given)
+
+    def __call__(self, batch: Embedded) -> Tensor:
+        """Return the loss of a batch."""
+        loss = self._loss()
+        if batch.shared:
+            texts = Texts.joined(batch.left, batch.right)
+            known = Texts.joined(texts, batch.left_memory, batch.right_memory)
+            return loss(*texts, candidates=Candidates(*known, own=True))
+        forth = loss(*batch.left, candidates=Candidates(*batch.candidates(forth=True), own=False))
+        back = loss(*batch.right, candidates=Candidates(*batch.candidates(forth=False), own=False))
+        return (forth + back) / 2
+
+    def _loss(self) -> Callable[..., Tensor]:
+        knobs = {name: value for name, value in self.knobs().items() if value is not None}
+        mining = knobs.pop("mining")
+        if self.balance is not None:
+            return partial(debiased_triplet, select=mining, **knobs)
+        return partial(_MINING[mining], **knobs)
+
+
+_MINING: dict[str, Callable[..., Tensor]] = {
+    "all": batch_all,
+    "hard": batch_hard,
+    "semi_hard": batch_semi_hard,
+    "easy": partial(batch_triplet, miner=miners.easy),
+    "random": partial(batch_triplet, miner=miners.random_triplets),
+    "distance_weighted": batch_distance_weighted,
+}
+_ONLY_FOR = {"balance": ("hard", "semi_hard"), "cutoff": ("distance_weighted",), "far": ("distance_weighted",)}

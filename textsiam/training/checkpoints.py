@@ -114,7 +114,7 @@ def run_identity(pairs: Pairs, validation: Pairs | None, objective: Objective) -
     return {
         "data": pairs.fingerprint,
         "validation": None if validation is None else validation.fingerprint,
-        "losses": {name: weight for name, (weight, _) in objective.terms.items()},
+        **objective.identity(),
     }
 
 

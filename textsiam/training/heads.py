@@ -1,4 +1,4 @@
-"""Training a learned metric: jointly with the twin, as a term of its objective, or alone on fixed embeddings."""
+"""Training a learned metric alone, on fixed embeddings; jointly with the twin, `losses_classifier.HeadLoss` does it."""
 
 from __future__ import annotations
 
@@ -7,48 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from sklearn.metrics import average_precision_score
-from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from textsiam.data.pairs import Pairs
 from textsiam.models.learned import Head
 from textsiam.models.twin import Twin
-from textsiam.training.objective import Embedded
-
-
-def head_loss(
-    head: Head, u: Float[Tensor, "n dim"], v: Float[Tensor, "n dim"], labels: Int[Tensor, " n"]
-) -> Float[Tensor, ""]:
-    """Return the cross-entropy of a head's log-odds: `mean( softplus(z) − y·z )`.
-
-    Args:
-        head: Gives the log-odds z.
-        u: Embeddings of the left texts, `(n, dim)`.
-        v: Embeddings of the right texts, `(n, dim)`.
-        labels: 1 = duplicate, 0 = not, `(n,)`.
-    """
-    return binary_cross_entropy_with_logits(head(u, v), labels.to(u.dtype))
-
-
-class HeadTerm(nn.Module):
-    """`head_loss` as a term of an objective; it owns the head, which is optimised and checkpointed with the twin.
-
-    Args:
-        head: The head of the twin that is trained.
-        frozen: The towers do not feel this term: only the head learns from it.
-    """
-
-    def __init__(self, head: Head, *, frozen: bool = False) -> None:
-        super().__init__()
-        self.head = head
-        self.frozen = frozen
-
-    def forward(self, batch: Embedded) -> Tensor:
-        """Return the loss of a batch, a scalar."""
-        u, v = (batch.u.detach(), batch.v.detach()) if self.frozen else (batch.u, batch.v)
-        return head_loss(self.head, u, v, batch.labels)
+from textsiam.training.losses_classifier import head_loss
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from textsiam.training.objective import Texts
+from textsiam.training.terms import Texts
 
 
 class Memory(nn.Module):

@@ -115,8 +115,7 @@ def distance_weighted(
     Raises:
         ValueError: Not `0 < cutoff < far < 2`.
     """
-    if not 0 < cutoff < far < 2:
-        raise ValueError(f"expected 0 < cutoff < far < 2, got cutoff {cutoff} and far {far}")
+    check_band(cutoff, far)
     positive, negative = relations(clusters, columns, own=own)
     d = distances.clamp(cutoff, far)
     rarity = (2 - dim) * d.log() - (dim - 3) / 2 * (1 - d.square() / 4).log()
@@ -124,6 +123,12 @@ def distance_weighted(
     return _draw(
         positive, (rarity - rarity.amax(1, keepdim=True)).exp().nan_to_num(), generator or _repeatable(clusters)
     )
+
+
+def check_band(cutoff: float = 0.5, far: float = 1.4) -> None:
+    """Refuse distances that `distance_weighted` cannot draw between."""
+    if not 0 < cutoff < far < 2:
+        raise ValueError(f"expected 0 < cutoff < far < 2, got cutoff {cutoff} and far {far}")
 
 
 def _one_for_each(distances: Tensor, positive: Tensor, negative: Tensor) -> Triplets:

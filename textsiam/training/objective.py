@@ -2,138 +2,68 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
-if TYPE_CHECKING:
-    from textsiam.training.memory import Memory
-
-
-class Texts(NamedTuple):
-    """Embedded texts: embeddings `(n, dim)`, and the cluster of each `(n,)`."""
-
-    embeddings: Tensor
-    clusters: Tensor
-
-
-@dataclass(frozen=True)
-class Embedded:
-    """A batch after the towers: row i of every field but the remembered ones belongs to pair i.
-
-    Attributes:
-        u: Embeddings of the left texts, `(n, dim)`.
-        v: Embeddings of the right texts, `(n, dim)`.
-        negative: Embeddings of texts of other clusters than the left ones, `(n, dim)`, or None.
-        labels: 1 = duplicate, 0 = not, `(n,)`.
-        left_clusters: Cluster of each left text, `(n,)`.
-        right_clusters: Cluster of each right text, `(n,)`.
-        shared: Whether both sides come from one tower, so that left embeddings may be compared with left ones.
-        negative_clusters: Cluster of each negative, `(n,)`, or None.
-        left_memory: Left texts of earlier batches, without gradients, or None.
-        right_memory: The same for the right side.
-    """
-
-    u: Tensor
-    v: Tensor
-    negative: Tensor | None
-    labels: Tensor
-    left_clusters: Tensor
-    right_clusters: Tensor
-    shared: bool = True
-    negative_clusters: Tensor | None = None
-    left_memory: Texts | None = None
-    right_memory: Texts | None = None
-
-    @property
-    def left(self) -> Texts:
-        """The left texts."""
-        return Texts(self.u, self.left_clusters)
-
-    @property
-    def right(self) -> Texts:
-        """The right texts."""
-        return Texts(self.v, self.right_clusters)
-
-    def narrowed(self, width: int) -> Embedded:
-        """Return the batch with the leading `width` dimensions of every embedding, L2-normalised."""
-
-        def narrow(value: Any) -> Any:
-            if isinstance(value, Texts):
-                return value._replace(embeddings=narrow(value.embeddings))
-            return normalize(value[:, :width], dim=-1) if isinstance(value, Tensor) and value.ndim == 2 else value
-
-        return replace(self, **{f.name: narrow(getattr(self, f.name)) for f in fields(self)})
-
-
-@dataclass(frozen=True)
-class Term:
-    """A loss over a batch, and what it asks of the batches.
-
-    Attributes:
-        loss: Maps a batch to a scalar.
-        needs_negatives: Whether it reads `Embedded.negative`.
-        positives_only: Whether it ignores pairs that are no duplicates.
-    """
-
-    loss: Callable[[Embedded], Tensor]
-    needs_negatives: bool = False
-    positives_only: bool = False
-
-    def __call__(self, batch: Embedded) -> Tensor:
-        """Return the loss of a batch."""
-        return self.loss(batch)
+from textsiam.training.memory import Memory
+from textsiam.training.terms import Embedded, Term
 
 
 class Objective(nn.Module):
-    """A weighted sum of loss terms.
-
-    Terms that own weights are `nn.Module`s: they are optimised and checkpointed with the twin.
+    """A weighted sum of losses.
 
     Args:
-        terms: name → (weight, term); a term maps an `Embedded` batch to a scalar, and is a `Term` where it asks for
-            something.
-        memory: Texts of earlier batches that the terms are shown beside the batch.
+        terms: The losses by name.
+        head: That of the twin, where a loss trains it.
+        memory: Texts of earlier batches that the losses are shown beside the batch.
         widths: width → weight: the weighted mean of the sum at several leading widths of the embeddings, so that they
-            can be cut later (Kusupati et al. 2022, "Matryoshka Representation Learning"); None: the whole width.
-            Terms whose weights fit one width only (`nn.Module`s that are not `Sized`) see the whole one.
+            can be cut later (Kusupati et al. 2022, "Matryoshka Representation Learning"); None: the whole width. A
+            loss that trains the head, which fits one width only, sees the whole one.
 
     Attributes:
-        needs_negatives: Whether a term reads `Embedded.negative`.
-        positives_only: Whether every term ignores pairs that are no duplicates.
+        needs_negatives: Whether a loss reads `Embedded.negative`.
+        positives_only: Whether every loss ignores pairs that are no duplicates.
 
     Raises:
-        ValueError: No term, or a weight or width that is not positive.
+        ValueError: No loss, a weight or width that is not positive, or a head without its loss (or the reverse).
     """
 
     def __init__(
         self,
-        terms: Mapping[str, tuple[float, Callable[[Embedded], Tensor]]],
+        terms: Mapping[str, Term],
         *,
+        head: nn.Module | None = None,
         memory: Memory | None = None,
         widths: Mapping[int, float] | None = None,
     ) -> None:
         super().__init__()
         if not terms:
             raise ValueError("the objective has no loss: name at least one")
-        weights = {name: weight for name, (weight, _) in terms.items()}
-        for name, weight in (weights | {f"width {w}": x for w, x in (widths or {}).items()}).items():
+        for width, weight in (widths or {}).items():
             if not weight > 0:
-                raise ValueError(f"weight of {name} must be > 0, got {weight}")
+                raise ValueError(f"weight of width {width} must be > 0, got {weight}")
         if widths is not None and (not widths or min(widths) < 1):
             raise ValueError(f"widths must be >= 1, got {list(widths)}")
         self.terms = dict(terms)
-        self.owners = nn.ModuleDict({n: t for n, (_, t) in terms.items() if isinstance(t, nn.Module)})
+        self._of_head = {name for name, term in terms.items() if term.trains_head}
+        if bool(self._of_head) != (head is not None):
+            raise ValueError("a head is trained by its loss: give both, or none")
+        self.owners = nn.ModuleDict()
+        self.head = head
         self.memory = memory
         self.widths = widths
-        functions = [term for _, term in terms.values()]
-        self.needs_negatives = any(getattr(f, "needs_negatives", False) for f in functions)
-        self.positives_only = all(getattr(f, "positives_only", False) for f in functions)
+        self.needs_negatives = any(term.needs_negatives for term in terms.values())
+        self.positives_only = all(term.positives_only for term in terms.values())
+
+    def identity(self) -> dict[str, Any]:
+        """Return every knob by its config key: what must be the same when a run resumes."""
+        knobs = {f"loss.{n}.{k}": value for n, term in self.terms.items() for k, value in asdict(term).items()}
+        memory = None if self.memory is None else self.memory.pairs
+        return {**knobs, "loss.memory.pairs": memory, "loss.matryoshka.widths": self.widths}
 
     def allocate(self, dim: int) -> None:
         """Make the weights and the memory of the objective, for embeddings of `dim` dimensions.
@@ -144,15 +74,15 @@ class Objective(nn.Module):
         widths = self.widths or {dim: 1.0}
         if max(widths) > dim:
             raise ValueError(f"width {max(widths)} is more than the {dim} dimensions of the embeddings")
-        for owner in self.owners.values():
-            for width in widths:
-                if isinstance(owner, Sized):
-                    owner.allocate(width)
+        for name, term in self.terms.items():
+            weights = {str(width): term.build(width) for width in widths}
+            if None not in weights.values():
+                self.owners[_key(name)] = nn.ModuleDict(weights)  # pyright: ignore[reportArgumentType]
         if self.memory is not None:
             self.memory.allocate(dim)
 
     def forward(self, batch: Embedded) -> Tensor:
-        """Return the weighted sum of the terms, a scalar; it is taken in the precision of the embeddings."""
+        """Return the weighted sum of the losses, a scalar; it is taken in the precision of the embeddings."""
         if self.memory is not None:
             left, right = self.memory.recall()
             batch = replace(batch, left_memory=left, right_memory=right)
@@ -163,21 +93,25 @@ class Objective(nn.Module):
         return loss
 
     def _sum_of_widths(self, batch: Embedded, widths: Mapping[int, float]) -> Tensor:
-        fixed = {name for name, owner in self.owners.items() if not isinstance(owner, Sized)}
-        cut = self.terms.keys() - fixed
-        total = self._sum(batch, fixed)
+        total = self._sum(batch, self._of_head)
         for width, weight in widths.items():
-            total = total + weight / sum(widths.values()) * self._sum(batch.narrowed(width), cut)
+            total = total + weight / sum(widths.values()) * self._sum(
+                batch.narrowed(width), self.terms.keys() - self._of_head
+            )
         return total
 
     def _sum(self, batch: Embedded, names: Collection[str]) -> Tensor:
-        chosen = [weight * term(batch) for name, (weight, term) in self.terms.items() if name in names]
+        chosen = [term.weight * self._loss(name, batch) for name, term in self.terms.items() if name in names]
         return torch.stack(chosen).sum() if chosen else batch.u.new_zeros(())
 
+    def _loss(self, name: str, batch: Embedded) -> Tensor:
+        term = self.terms[name]
+        if term.trains_head:
+            return term(batch, self.head)
+        if _key(name) in self.owners:
+            return term(batch, self.owners[_key(name)][str(batch.u.shape[1])])  # pyright: ignore[reportIndexIssue]
+        return term(batch)
 
-class Sized(nn.Module, ABC):
-    """A term whose weights depend on the width of the embeddings, which only the twin knows."""
 
-    @abstractmethod
-    def allocate(self, dim: int) -> None:
-        """Make the weights for embeddings of `dim` dimensions; those of other widths stay."""
+def _key(name: str) -> str:
+    return name.replace(".", "/")  # no module of torch has a dotted name

@@ -1,156 +1,168 @@
-"""The losses as terms of an `Objective`: which texts of a batch each of them sees."""
+"""What a loss is shown, and what it is to a run: its weight and its knobs, as data."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
-from textsiam.models.distances import COSINE, Distance
-from textsiam.training import batch_losses, losses
-from textsiam.training.batch_losses import Candidates
-from textsiam.training.objective import Embedded, Sized, Term, Texts
+from textsiam.models.distances import distance_named
 
 
-def contrastive_term(*, margin: float = 0.5, distance: Distance = COSINE, form: str = "margin_minus_distance") -> Term:
-    """Return `losses.contrastive` as a term."""
-    return Term(lambda b: losses.contrastive(b.u, b.v, b.labels, margin=margin, distance=distance, form=form))  # pyright: ignore[reportArgumentType]
+class Texts(NamedTuple):
+    """Embedded texts: embeddings `(n, dim)`, and the cluster of each `(n,)`."""
+
+    embeddings: Tensor
+    clusters: Tensor
+
+    @classmethod
+    def joined(cls, *texts: Texts | None) -> Texts:
+        """Return all of them, one after the other, in the number format of the first."""
+        given = [t for t in texts if t is not None]
+        dtype = given[0].embeddings.dtype
+        return cls(torch.cat([t.embeddings.to(dtype) for t in given]), torch.cat([t.clusters for t in given]))
 
 
-def online_contrastive_term(*, margin: float = 0.5, distance: Distance = COSINE) -> Term:
-    """Return `losses.online_contrastive` as a term."""
-    return Term(lambda b: losses.online_contrastive(b.u, b.v, b.labels, margin=margin, distance=distance))
+@dataclass(frozen=True)
+class Embedded:
+    """A batch after the towers: row i of every field but the remembered ones belongs to pair i.
 
-
-def cosent_term(*, temperature: float = 0.05, distance: Distance = COSINE) -> Term:
-    """Return `losses.cosent` as a term."""
-    return Term(lambda b: losses.cosent(b.u, b.v, b.labels, temperature=temperature, distance=distance))
-
-
-class SoftmaxTerm(Sized):
-    """`losses.pair_softmax` with the linear layer that it trains, one for each width of the embeddings.
-
-    Embeddings are multiplied by √dim first: those of a twin have length 1, and a layer over numbers that small would
-    hardly learn. Weights start at zero: no verdict before evidence, the same on all processes.
+    Attributes:
+        u: Embeddings of the left texts, `(n, dim)`.
+        v: Embeddings of the right texts, `(n, dim)`.
+        negative: Embeddings of texts of other clusters than the left ones, `(n, dim)`, or None.
+        labels: 1 = duplicate, 0 = not, `(n,)`.
+        left_clusters: Cluster of each left text, `(n,)`.
+        right_clusters: Cluster of each right text, `(n,)`.
+        shared: Whether both sides come from one tower, so that left embeddings may be compared with left ones.
+        negative_clusters: Cluster of each negative, `(n,)`, or None.
+        left_memory: Left texts of earlier batches, without gradients, or None.
+        right_memory: The same for the right side.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict()
+    u: Tensor
+    v: Tensor
+    negative: Tensor | None
+    labels: Tensor
+    left_clusters: Tensor
+    right_clusters: Tensor
+    shared: bool = True
+    negative_clusters: Tensor | None = None
+    left_memory: Texts | None = None
+    right_memory: Texts | None = None
 
-    def allocate(self, dim: int) -> None:
-        """Make the layer for embeddings of `dim` dimensions."""
-        self.heads[str(dim)] = head = nn.Linear(3 * dim, 2)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
+    @property
+    def left(self) -> Texts:
+        """The left texts."""
+        return Texts(self.u, self.left_clusters)
 
-    def forward(self, b: Embedded) -> Tensor:
-        """Return the loss of a batch."""
-        dim = b.u.shape[1]
-        head: Any = self.heads[str(dim)]
-        u, v = b.u * math.sqrt(dim), b.v * math.sqrt(dim)
-        return losses.pair_softmax(u, v, b.labels, weight=head.weight, bias=head.bias)
+    @property
+    def right(self) -> Texts:
+        """The right texts."""
+        return Texts(self.v, self.right_clusters)
 
+    def candidates(self, *, forth: bool) -> Texts:
+        """Return what left texts (`forth`) or right ones may be compared with: the other side of the batch comes first.
 
-def triplet_term(*, margin: float = 0.3, distance: Distance = COSINE, soft: bool = False) -> Term:
-    """Return `losses.triplet` as a term: duplicates are anchor and positive, set against the drawn negative."""
+        Between different towers these are the texts of the other side only. What is remembered is among them.
+        """
+        near, far = (self.left, self.right) if forth else (self.right, self.left)
+        memories = (self.left_memory, self.right_memory)
+        near_memory, far_memory = memories if forth else reversed(memories)
+        return Texts.joined(*((far, near, far_memory, near_memory) if self.shared else (far, far_memory)))
 
-    def term(b: Embedded) -> Tensor:
-        keep = b.labels == 1
-        negative = _drawn(b, "triplet")
-        knobs = {"margin": margin, "distance": distance, "soft": soft}
-        return losses.triplet(b.u[keep], b.v[keep], negative.embeddings[keep], **knobs)
+    def drawn(self, loss: str) -> Texts:
+        """Return the negative of each left text.
 
-    return Term(term, needs_negatives=True, positives_only=True)
+        Raises:
+            ValueError: The batch has none, which `loss` needs.
+        """
+        if self.negative is None or self.negative_clusters is None:
+            raise ValueError(f"the {loss} loss needs negatives, but the batch has none")
+        return Texts(self.negative, self.negative_clusters)
 
+    def narrowed(self, width: int) -> Embedded:
+        """Return the batch with the leading `width` dimensions of every embedding, L2-normalised."""
 
-def info_nce_term(*, temperature: float = 0.05, symmetric: bool = True, hard_negatives: bool = False) -> Term:
-    """Return `losses.info_nce` as a term, with every text of the batch as a candidate.
+        def narrow(value: Any) -> Any:
+            if isinstance(value, Texts):
+                return value._replace(embeddings=narrow(value.embeddings))
+            return normalize(value[:, :width], dim=-1) if isinstance(value, Tensor) and value.ndim == 2 else value
 
-    Anchors are the texts of the duplicates: in both directions, or the left ones only. Members of the anchor's own
-    cluster never count as negatives. With hard negatives, a text of another cluster is drawn for each left text and
-    joins the candidates. Between different towers the candidates are those of the other side only.
-    """
-
-    def one_way(b: Embedded, *, forth: bool) -> Tensor:
-        anchors, candidates = b.left if forth else b.right, _candidates(b, forth=forth)
-        if hard_negatives and (forth or b.shared):  # the right tower encodes them
-            candidates = _join(candidates, _drawn(b, "info_nce"))
-        keep = torch.nonzero(b.labels == 1)[:, 0]  # pair i's other text is candidate i
-        mask = anchors.clusters[keep, None] == candidates.clusters[None, :]
-        knobs = {"temperature": temperature, "mask": mask}
-        return losses.info_nce(anchors.embeddings[keep], candidates.embeddings, keep, **knobs)
-
-    def term(b: Embedded) -> Tensor:
-        if not symmetric:
-            return one_way(b, forth=True)
-        return (one_way(b, forth=True) + one_way(b, forth=False)) / 2
-
-    return Term(term, needs_negatives=hard_negatives)
+        return replace(self, **{f.name: narrow(getattr(self, f.name)) for f in fields(self)})
 
 
-def n_pair_term(*, temperature: float = 1.0, l2: float = 0.0) -> Term:
-    """Return `batch_losses.n_pair` as a term: left texts of duplicates are anchors, right ones positives."""
-
-    def term(b: Embedded) -> Tensor:
-        keep = b.labels == 1
-        mask = b.left_clusters[keep, None] == b.right_clusters[None, keep]
-        return batch_losses.n_pair(b.u[keep], b.v[keep], temperature=temperature, l2=l2, mask=mask)
-
-    return Term(term, positives_only=True)
+def knob(default: float | None, what: str, holds: Callable[[Any], bool]) -> Any:
+    """Return a field of a `Term` whose values must be `what`, that is, hold."""
+    return field(default=default, metadata={"what": what, "holds": holds})
 
 
-def angular_term(*, degrees: float = 45.0) -> Term:
-    """Return `batch_losses.angular` as a term: duplicates against every text of another cluster."""
-
-    def term(b: Embedded) -> Tensor:
-        keep = b.labels == 1
-        candidates = _candidates(b, forth=True)
-        mask = b.left_clusters[keep, None] == candidates.clusters[None, :]
-        return batch_losses.angular(b.u[keep], b.v[keep], candidates.embeddings, degrees=degrees, mask=mask)
-
-    return Term(term)
+def positive(default: float) -> Any:
+    """Return a field of a `Term` whose values must be > 0."""
+    return knob(default, "> 0", lambda x: x > 0)
 
 
-def in_batch_term(loss: Callable[..., Tensor]) -> Term:
-    """Return a loss of `(embeddings, clusters, candidates=…)`, its knobs bound, as a term over all texts of the batch.
+def not_negative(default: float) -> Any:
+    """Return a field of a `Term` whose values must be >= 0."""
+    return knob(default, ">= 0", lambda x: x >= 0)
 
-    Between different towers it is the mean of both directions, as texts are compared with the other side only.
+
+@dataclass(frozen=True)
+class Term:
+    """A loss of a run: a frozen dataclass whose fields are its keys in a config; called with a batch, it is a scalar.
+
+    The losses of this package and those of a user are subclasses alike. Every checkpoint holds the fields: a run does
+    not go on with other ones.
+
+    Attributes:
+        weight: Weight in the sum that is minimised.
+        needs_negatives: Whether it reads `Embedded.negative`.
+        positives_only: Whether it ignores pairs that are no duplicates.
+        trains_head: Whether it is called with the twin's head too, and trains it.
+
+    Raises:
+        ValueError: A weight that is not positive, or a value that is none of those that a `Literal` names.
 
     Example:
-        >>> from functools import partial
-        >>> term = in_batch_term(partial(batch_losses.batch_hard, margin=0.2))
+        >>> @dataclass(frozen=True)
+        ... class MeanDistance(Term):
+        ...     power: float = 2.0
+        ...
+        ...     def __call__(self, batch):
+        ...         return ((batch.u - batch.v).norm(dim=-1) ** self.power).mean()
     """
 
-    def term(b: Embedded) -> Tensor:
-        if b.shared:
-            anchors = _join(b.left, b.right)
-            remembered = [t for t in (b.left_memory, b.right_memory) if t is not None]
-            return loss(*anchors, candidates=Candidates(*_join(anchors, *remembered), own=True))
-        forth = loss(*b.left, candidates=Candidates(*_candidates(b, forth=True), own=False))
-        back = loss(*b.right, candidates=Candidates(*_candidates(b, forth=False), own=False))
-        return (forth + back) / 2
+    weight: float = positive(1.0)
+    needs_negatives: ClassVar[bool] = False
+    positives_only: ClassVar[bool] = False
+    trains_head: ClassVar[bool] = False
 
-    return Term(term)
+    def __post_init__(self) -> None:
+        hints = get_type_hints(type(self))
+        for f in fields(self):
+            value, options = getattr(self, f.name), get_args(hints[f.name])
+            if get_origin(hints[f.name]) is Literal and value not in options:
+                raise ValueError(f"{f.name} must be one of {', '.join(options)}, got {value!r}")
+            if not f.metadata.get("holds", lambda x: True)(value):
+                raise ValueError(f"{f.name} must be {f.metadata['what']}, got {value}")
+        self.knobs()
 
+    def knobs(self) -> dict[str, Any]:
+        """Return the fields but for the weight, as a pure function takes them: of a distance's name, the distance."""
+        own = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "weight"}
+        return own | ({"distance": distance_named(own["distance"])} if "distance" in own else {})
 
-def _candidates(b: Embedded, *, forth: bool) -> Texts:
-    """Return what left texts (`forth`) or right ones may be compared with: the other side of the batch comes first."""
-    near, far = (b.left, b.right) if forth else (b.right, b.left)
-    near_memory, far_memory = (b.left_memory, b.right_memory) if forth else (b.right_memory, b.left_memory)
-    texts = (far, near, far_memory, near_memory) if b.shared else (far, far_memory)
-    return _join(*(t for t in texts if t is not None))
+    def build(self, dim: int) -> nn.Module | None:
+        """Return weights of its own for embeddings of `dim` dimensions, or None where it has none.
 
+        They are optimised and checkpointed with the twin, but not saved with it.
+        """
+        return None
 
-def _drawn(b: Embedded, name: str) -> Texts:
-    if b.negative is None or b.negative_clusters is None:
-        raise ValueError(f"the {name} loss needs negatives, but the batch has none")
-    return Texts(b.negative, b.negative_clusters)
-
-
-def _join(*texts: Texts) -> Texts:
-    dtype = texts[0].embeddings.dtype
-    return Texts(torch.cat([t.embeddings.to(dtype) for t in texts]), torch.cat([t.clusters for t in texts]))
+    def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the loss of a batch, an `Embedded`, a scalar; its own weights, or the head, come second."""
+        raise NotImplementedError
