@@ -21,7 +21,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.models.encoders import MINILM
 from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.verifier import Verifier, cross_encoder
-from textsiam.training.batches import labelled
+from textsiam.training.sampling import labelled
 from textsiam.training.settings import VerifierSettings
 
 _POOL = 50  # batches that are sorted by length together
