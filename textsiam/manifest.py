@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Collection
+from os.path import lexists
 from pathlib import Path
 
 from textsiam.models.saving import SaveError
@@ -37,11 +38,11 @@ class Manifest:
     @property
     def found(self) -> list[str]:
         """What runs made and is still there."""
-        return [name for name in self._made if self._exists(name)]
+        return [name for name in self._made if lexists(self._output / name)]
 
     def foreign(self, names: Collection[str]) -> list[str]:
         """Return which of these names something has that no run made."""
-        return [name for name in names if name not in self._made and self._exists(name)]
+        return [name for name in names if name not in self._made and lexists(self._output / name)]
 
     def add(self, *names: str) -> None:
         """List names before anything is made under them.
@@ -61,16 +62,13 @@ class Manifest:
             else:
                 path.unlink()
         if any(name in names for name in self._made):
-            self._write([name for name in self._made if name not in names or self._exists(name)])
+            self._write([name for name in self._made if name not in names or lexists(self._output / name)])
 
     def clear(self) -> None:
         """Remove everything that runs made, and the manifest."""
         self.remove(self._made)
         if not self._made:
             (self._output / _FILE).unlink(missing_ok=True)
-
-    def _exists(self, name: str) -> bool:
-        return (self._output / name).exists() or (self._output / name).is_symlink()
 
     def _write(self, made: list[str]) -> None:
         fresh = self._output / f".{_FILE}.tmp"

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -85,7 +87,7 @@ def test_the_order_is_that_of_version_0_1(twelve_and_twelve, name):
 # --- what settings ask for ------------------------------------------------------------------------
 
 
-def asked(driver, pairs: Pairs, losses: str = "contrastive", *, world: int = 1, **knobs) -> Sampler:
+def asked(driver, pairs: Pairs, losses: str = "contrastive", *, world: int = 1, **knobs: Any) -> Sampler:
     return make_sampler(pairs, Settings(**knobs), driver.build_objective([losses]), world=world)
 
 
@@ -148,7 +150,8 @@ def test_errors(driver, twelve_and_twelve):
     for share, mined_share in ((0.6, 0.5), (None, 0.99)):
         with pytest.raises(ValueError, match=f"a batch of 8 has no room for a share of {mined_share} mined pairs"):
             asked(driver, pairs, batch_size=8, duplicate_share=share, mine=EpochMining(as_pairs=mined_share))
-    for losses, knobs in (("triplet", {}), ("contrastive", {"duplicate_share": 0.5})):
+    cases: list[tuple[str, dict[str, Any]]] = [("triplet", {}), ("contrastive", {"duplicate_share": 0.5})]
+    for losses, knobs in cases:
         with pytest.raises(ValueError, match="per_cluster makes batches of duplicates"):
             asked(driver, pairs, losses, per_cluster=4, **knobs)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import send_to_device
 from sentence_transformers import SentenceTransformer
 from torch import Tensor
 
@@ -55,18 +56,7 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
-        moved = {
-            name: value.to(device, non_blocking=True) for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        sides = {
-            name: None if side is None else [{k: _on(device, v) for k, v in chunk.items()} for chunk in side]
-            for name, side in (("left", self.left), ("right", self.right))
-        }
-        return replace(self, **moved, **sides)
-
-
-def _on(device: torch.device, feature: Any) -> Any:
-    return feature.to(device, non_blocking=True) if isinstance(feature, Tensor) else feature
+        return replace(self, **send_to_device(vars(self), device, non_blocking=True))
 
 
 class TrainingPairs:

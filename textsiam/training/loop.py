@@ -18,9 +18,9 @@ from textsiam.training.gradient_cache import encoded
 from textsiam.training.members import Member, train_members
 from textsiam.training.objective import Objective
 from textsiam.training.processes import gather_batch, process_state
-from textsiam.training.progress import progress
 from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.run import Run
+from textsiam.training.runlog import progress
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
 
@@ -61,10 +61,10 @@ def train(
         ResumeError: The checkpoint in `output` belongs to another run.
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
-    settings = settings or Settings()
+    settings, output = settings or Settings(), Path(output)
     if settings.runs > 1:
-        return _train_several(twin, pairs, objective, Path(output), settings, validation, resume, quiet)
-    run = Run(twin, pairs, objective, Path(output), settings, validation)
+        return _train_several(twin, pairs, objective, output, settings, validation, resume=resume, quiet=quiet)
+    run = Run(twin, pairs, objective, output, settings, validation)
     if resume:
         run.resume()
     started = time.perf_counter()
@@ -105,15 +105,9 @@ def _learn(run: Run, quiet: bool) -> None:
 
 
 def _train_several(
-    twin: Twin,
-    pairs: Pairs,
-    objective: Objective,
-    output: Path,
-    settings: Settings,
-    validation: Pairs | None,
-    resume: bool,
-    quiet: bool,
-) -> TrainResult:
+    twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None,
+    *, resume: bool, quiet: bool,
+) -> TrainResult:  # fmt: skip
     """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022)."""
     check_averageable(twin)
     started = time.perf_counter()
@@ -158,12 +152,5 @@ def _together(results: list[TrainResult], score: float | None, seconds: float) -
         steps += result.steps
     if score is not None:
         history.append({"step": steps, "validation_ap": score})
-    return TrainResult(
-        steps=steps,
-        best_step=steps,
-        best_average_precision=score,
-        history=history,
-        stopped_early=any(result.stopped_early for result in results),
-        interrupted=any(result.interrupted for result in results),
-        seconds=seconds,
-    )
+    stopped, interrupted = (any(vars(r)[name] for r in results) for name in ("stopped_early", "interrupted"))
+    return TrainResult(steps, steps, score, history, stopped, interrupted, seconds)

@@ -72,16 +72,8 @@ def train_members(
             twin.load_state_dict(Twin.from_pretrained(finished / "twin", device="cpu").state_dict())
             result = TrainResult(**json.loads((finished / "result.json").read_text()))
         else:
-            result = train(
-                twin,
-                member.pairs,
-                minimised,
-                output=member.folder,
-                settings=member.settings,
-                validation=member.validation,
-                resume=resume,
-                quiet=quiet,
-            )
+            result = train(twin, member.pairs, minimised, output=member.folder, settings=member.settings,
+                           validation=member.validation, resume=resume, quiet=quiet)  # fmt: skip
             if not result.interrupted and process_state().is_main_process:
                 with whole_folder(finished) as fresh:
                     write_twin(twin, fresh / "twin")

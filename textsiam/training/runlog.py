@@ -1,15 +1,18 @@
-"""What a run writes down as it goes: history.jsonl, the tracker, and the losses since the last line."""
+"""What a run says as it goes: history.jsonl, the tracker, and a progress bar."""
 
 from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from textsiam.models.saving import SaveError
@@ -50,7 +53,7 @@ class RunLog:
                 "rate, or use precision bf16 or fp32; earlier checkpoints are intact"
             )
 
-    def write_line(self, learning_rate: float, batch_size: int) -> None:
+    def write_line(self, learning_rate: Any, batch_size: int) -> None:
         """Record the mean loss and the pace since the last line; warn where the twin collapses."""
         self.check_losses()
         step, now = self._state.step, time.perf_counter()
@@ -96,3 +99,20 @@ class RunLog:
         window = (torch.tensor(w, device=self._accelerator.device) for w in self._state.window)
         self._losses, self._cosines = map(list, window)
         self._step = self._state.step
+
+
+@contextmanager
+def progress(state: RunState, total: int, batch_size: int, *, show: bool) -> Iterator[Callable[[], None]]:
+    """Show a bar of `total` steps with pace and time to go; what is yielded moves it to where the run stands."""
+    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, disable=not show, console=Console(stderr=True)) as bars:
+        task = bars.add_task("", total=total, completed=state.step, note="")
+        started, first = time.perf_counter(), state.step
+
+        def advance() -> None:
+            rate = (state.step - first) * batch_size / (time.perf_counter() - started)
+            best = "" if state.best is None else f", best AP {state.best:.4f}"
+            bars.update(task, completed=state.step, note=f"{rate:.0f} pairs/s{best}")
+
+        yield advance
