@@ -8,6 +8,7 @@ from collections.abc import Collection
 from os.path import lexists
 from pathlib import Path
 
+from textsiam.config import ConfigError
 from textsiam.models.saving import SaveError
 
 _FILE = "manifest.json"
@@ -20,20 +21,20 @@ class Manifest:
         output: The folder; it need not exist.
 
     Raises:
-        ValueError: There is a `manifest.json` that no run wrote.
+        ConfigError: There is a `manifest.json` that no run wrote.
     """
 
     def __init__(self, output: Path) -> None:
-        self._output, self._made = output, list[str]()
+        self._output, self._file, self._made = output, output / _FILE, list[str]()
+        if not self._file.exists():
+            return
         try:
-            made = json.loads((output / _FILE).read_text(encoding="utf-8"))["made_by_textsiam"]
-            if not all(name and Path(name).name == name != ".." for name in made):  # nothing outside of the folder
-                raise ValueError(made)
-            self._made = list(made)
-        except (FileNotFoundError, NotADirectoryError):
-            pass
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{output / _FILE} was written by no run: move it, or choose another folder") from error
+            self._made = json.loads(self._file.read_text(encoding="utf-8"))["made_by_textsiam"]
+            own = all(name and Path(name).name == name != ".." for name in self._made)  # nothing outside of the folder
+        except (OSError, ValueError, KeyError, TypeError):
+            own = False
+        if not own:
+            raise ConfigError(f"{self._file} was written by no run: move it, or choose another --output")
 
     @property
     def found(self) -> list[str]:
@@ -68,13 +69,13 @@ class Manifest:
         """Remove everything that runs made, and the manifest."""
         self.remove(self._made)
         if not self._made:
-            (self._output / _FILE).unlink(missing_ok=True)
+            (self._file).unlink(missing_ok=True)
 
     def _write(self, made: list[str]) -> None:
         fresh = self._output / f".{_FILE}.tmp"
         try:
             fresh.write_text(json.dumps({"made_by_textsiam": made}, indent=2) + "\n", encoding="utf-8")
-            fresh.replace(self._output / _FILE)
+            fresh.replace(self._file)
         except OSError as error:
-            raise SaveError(f"cannot write {self._output / _FILE}: {error.strerror or error}") from error
+            raise SaveError(f"cannot write {self._file}: {error.strerror or error}") from error
         self._made = made

@@ -181,7 +181,7 @@ def _percent(estimate: Estimate) -> str:
 
 def _prepare_folder(output: Path, config: Config) -> None:
     """Make the output folder ready, or refuse it: what no run made stays, and what one made unless it is asked for."""
-    manifest = _manifest(output)
+    manifest = Manifest(output)
     if foreign := manifest.foreign([*_inputs(config), *_scratch(config), *_RESULTS]):
         raise ConfigError(
             f"output {output}: {', '.join(foreign)} in the way, made by no run that left a manifest.json: move it, or "
@@ -201,13 +201,6 @@ def _prepare_folder(output: Path, config: Config) -> None:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
-
-
-def _manifest(output: Path) -> Manifest:
-    try:
-        return Manifest(output)
-    except ValueError as error:
-        raise ConfigError(f"output {output}: {error}") from error
 
 
 def _inputs(config: Config) -> tuple[str, ...]:
@@ -245,7 +238,7 @@ def _check_same(file: Path, config: Config) -> None:
 def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
     """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
     settled = replace(config, resume=False, overwrite=False)
-    _manifest(output).add(*_inputs(config), *_scratch(config))
+    Manifest(output).add(*_inputs(config), *_scratch(config))
     try:
         text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
         (output / "config.yaml").write_text(text, encoding="utf-8")
@@ -343,7 +336,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         **facts,
         "config": config.to_dict(),
     }  # fmt: skip
-    manifest = _manifest(output)
+    manifest = Manifest(output)
     manifest.add(*_RESULTS)
     twin.save_pretrained(output / "model")
     write_report(

@@ -128,15 +128,11 @@ class TrainingPairs:
         others = [right] if against is None else [right, against]
         n = len(rows)
         if self._shared:
-            chunks, places = _chunks(
-                self.left_inputs, np.concatenate([left, *others]), self.token_budget, seed, self.clusters
-            )
-            left_chunks, right_chunks, at_left, at_right = chunks, None, places[:n], places[n:]
+            left_chunks, places = self._chunks(self.left_inputs, [left, *others], seed)
+            right_chunks, at_left, at_right = None, places[:n], places[n:]
         else:
-            left_chunks, at_left = _chunks(self.left_inputs, left, self.token_budget, seed, self.clusters)
-            right_chunks, at_right = _chunks(
-                self.right_inputs, np.concatenate(others), self.token_budget, seed, self.clusters
-            )
+            left_chunks, at_left = self._chunks(self.left_inputs, [left], seed)
+            right_chunks, at_right = self._chunks(self.right_inputs, others, seed)
         return Batch(
             left=left_chunks,
             right=right_chunks,
@@ -149,15 +145,14 @@ class TrainingPairs:
             negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
         )
 
-
-def _chunks(
-    inputs: Prepared, chosen: np.ndarray, budget: int, seed: Sequence[int] | None, clusters: np.ndarray
-) -> tuple[list[Features], Tensor]:
-    """Return padded chunks of the distinct inputs, and where each of `chosen` stands in their concatenation."""
-    distinct, inverse = np.unique(chosen, return_inverse=True)
-    chunks = chunk_by_tokens(inputs.lengths_of(distinct), budget)
-    place = np.empty(len(distinct), np.int64)
-    place[np.concatenate(chunks)] = np.arange(len(distinct))
-    rows = [distinct[chunk] for chunk in chunks]
-    features = [inputs.collate(each, seed=seed, clusters=clusters[each]) for each in rows]
-    return features, torch.from_numpy(place[inverse])
+    def _chunks(
+        self, inputs: Prepared, sides: list[np.ndarray], seed: Sequence[int] | None
+    ) -> tuple[list[Features], Tensor]:
+        """Return padded chunks of the distinct inputs, and where each of `sides` stands in their concatenation."""
+        distinct, inverse = np.unique(np.concatenate(sides), return_inverse=True)
+        chunks = chunk_by_tokens(inputs.lengths_of(distinct), self.token_budget)
+        place = np.empty(len(distinct), np.int64)
+        place[np.concatenate(chunks)] = np.arange(len(distinct))
+        rows = [distinct[chunk] for chunk in chunks]
+        features = [inputs.collate(each, seed=seed, clusters=self.clusters[each]) for each in rows]
+        return features, torch.from_numpy(place[inverse])
