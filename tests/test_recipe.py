@@ -159,22 +159,47 @@ def test_a_finished_run_is_not_touched_without_being_asked(finished):
     assert {p: p.stat().st_mtime_ns for p in outcome.output.rglob("*")} == before
 
 
-def test_overwriting_replaces_our_files_and_keeps_those_of_the_user(config):
+def test_overwriting_replaces_what_a_run_made_and_nothing_else(config):
     short = replace(config, training=replace(config.training, max_steps=2))
     output = Path(config.output)
     run(short)
-    (output / "notes.txt").write_text("mine")
-    (output / "mine").mkdir()
-    (output / "logs").mkdir(exist_ok=True)
-    (output / "logs" / "old").write_text("of the run before")
+    mine = [output / "notes.txt", output / "run-notes" / "a.txt", output / "logs" / "a.txt", output / "tokens.txt"]
+    for file in mine:  # the run had no tracker, hence no logs
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("mine")
+    (output / "model" / "old").write_text("of the run before")
     first = (output / "summary.json").read_text()
     again = run(replace(short, overwrite=True, training=replace(short.training, max_steps=3)))
     assert again.result.steps == 3
-    assert (output / "notes.txt").read_text() == "mine"
-    assert (output / "mine").is_dir()
-    assert not (output / "logs" / "old").exists()
+    assert [file.read_text() for file in mine] == ["mine"] * len(mine)
+    assert not (output / "model" / "old").exists()
     assert (output / "summary.json").read_text() != first
     assert not read_config([str(output / "config.yaml")]).overwrite  # repeating it must not overwrite unasked
+    made = json.loads((output / "manifest.json").read_text())["made_by_textsiam"]
+    assert {*made, "manifest.json"} == names(output) - {"notes.txt", "run-notes", "logs", "tokens.txt"}
+
+
+@pytest.mark.parametrize("name", ["model", "logs", "run-1", "test.tsv", "checkpoints"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_what_no_run_made_is_in_the_way_and_stays(config, name, overwrite):
+    output = Path(config.output)
+    (output / name).mkdir(parents=True)
+    (output / name / "mine").write_text("mine")
+    training = replace(config.training, tracker="tensorboard" if name == "logs" else "none", runs=1 + (name == "run-1"))
+    with pytest.raises(ConfigError, match=f"{name} in the way, made by no run that left a manifest.json: move it"):
+        run(replace(config, overwrite=overwrite, training=training))
+    assert (output / name / "mine").read_text() == "mine"
+    assert names(output) == {name}
+
+
+def test_a_run_of_version_0_1_left_no_manifest_and_is_not_removed(config):
+    output = Path(config.output)
+    run(replace(config, training=replace(config.training, max_steps=1)))
+    (output / "manifest.json").unlink()
+    before = {p: p.stat().st_mtime_ns for p in output.rglob("*")}
+    with pytest.raises(ConfigError, match=r"config\.yaml, splits\.json, .*, summary\.json in the way, made by no run"):
+        run(replace(config, overwrite=True))
+    assert {p: p.stat().st_mtime_ns for p in output.rglob("*")} == before
 
 
 def test_the_same_seed_gives_the_same_weights(config, tmp_path):
@@ -191,15 +216,15 @@ def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypat
     from textsiam.training.run import Run
 
     whole = run(replace(config, output=str(tmp_path / "whole")))
-    step = Run.step
+    count = Run.count
 
-    def interrupted(self, batch):
-        step(self, batch)
+    def interrupted(self, *batch):
+        count(self, *batch)
         if self.state.step == 5:
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        patch.setattr(Run, "count", interrupted)
         with pytest.raises(Interrupted, match="stopped at step 5; go on with the same command and --resume true"):
             run(config)
     output = Path(config.output)

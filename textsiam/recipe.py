@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import time
 import warnings
 from collections.abc import Mapping
@@ -28,13 +27,14 @@ from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report_pictures import EmbeddingMap
+from textsiam.manifest import Manifest
 from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import train
-from textsiam.training.processes import process_state
+from textsiam.training.processes import process_state, tracker_of
 from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.settings import LEXICAL
 from textsiam.training.verifier import check_trainable, train_verifier
@@ -45,21 +45,7 @@ if TYPE_CHECKING:
     from textsiam.models.base_reranker import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
-# What a run leaves in its folder; anything else there is the user's.
-_OURS = (
-    "model",
-    "best",
-    "checkpoints",
-    "run-*",
-    "tokens",
-    "logs",
-    "history.jsonl",
-    "report.html",
-    "summary.json",
-    "config.yaml",
-    "splits.json",
-    "test.tsv",
-)
+_RESULTS = ("model", "report.html", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -197,18 +183,22 @@ def _percent(estimate: Estimate) -> str:
 
 
 def _prepare_folder(output: Path, config: Config) -> None:
-    found = [path.name for name in _OURS for path in output.glob(name)]
+    """Make the output folder ready, or refuse it: what no run made stays, and what one made unless it is asked for."""
+    manifest = Manifest(output)
+    if foreign := manifest.foreign([*_inputs(config), *_scratch(config), *_RESULTS]):
+        raise ConfigError(
+            f"output {output}: {', '.join(foreign)} in the way, made by no run that left a manifest.json: move it, or "
+            "choose another --output"
+        )
     if config.overwrite and not config.resume:
-        for name in found:
-            path = output / name
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        manifest.clear()
     elif (output / "summary.json").exists():
         raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
-    elif found and not config.resume:
-        done = _checkpoints(output)
+    elif manifest.found and not config.resume:
+        done = _checkpoints(output, config)
         hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
         raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
-    elif config.resume and _checkpoints(output):
+    elif config.resume and _checkpoints(output, config):
         _check_same(output / "config.yaml", config)
     try:
         output.mkdir(parents=True, exist_ok=True)
@@ -216,9 +206,21 @@ def _prepare_folder(output: Path, config: Config) -> None:
         raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
 
 
-def _checkpoints(output: Path) -> list[Path]:
+def _inputs(config: Config) -> tuple[str, ...]:
+    """Return what is written before the training, and by it, to stay."""
+    logs = () if config.training.runs > 1 or tracker_of(config.training) == "none" else ("logs",)
+    return "config.yaml", "splits.json", "test.tsv", "history.jsonl", *logs
+
+
+def _scratch(config: Config) -> tuple[str, ...]:
+    """Return what the training writes for itself: the model holds the weights in the end."""
+    runs = config.training.runs
+    return ("best", "checkpoints", "tokens") if runs == 1 else tuple(f"run-{k}" for k in range(runs))
+
+
+def _checkpoints(output: Path, config: Config) -> list[Path]:
     """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
-    places = [output, *sorted(output.glob("run-*"))]
+    places = [output, *(output / f"run-{k}" for k in range(config.training.runs))]
     finished = [place / "finished" for place in places if (place / "finished").is_dir()]
     return [*finished, *(checkpoint for place in places for checkpoint in list_checkpoints(place / "checkpoints"))]
 
@@ -239,6 +241,7 @@ def _check_same(file: Path, config: Config) -> None:
 def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
     """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
     settled = replace(config, resume=False, overwrite=False)
+    Manifest(output).add(*_inputs(config), *_scratch(config))
     try:
         text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
         (output / "config.yaml").write_text(text, encoding="utf-8")
@@ -338,6 +341,8 @@ def _save(outcome: Outcome, config: Config) -> None:
         **facts,
         "config": config.to_dict(),
     }  # fmt: skip
+    manifest = Manifest(output)
+    manifest.add(*_RESULTS)
     twin.save_pretrained(output / "model")
     write_report(
         output / "report.html",
@@ -348,9 +353,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         embedding=_map(twin, splits.test),
     )
     _write_json(output / "summary.json", outcome.to_dict())
-    for name in ("best", "checkpoints", "tokens", "run-*"):  # the model holds the weights now
-        for path in output.glob(name):
-            shutil.rmtree(path, ignore_errors=True)
+    manifest.remove(_scratch(config))
 
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:

@@ -281,7 +281,7 @@ def arm(*, place: str, count: int, fill: bool = False) -> None:
     from textsiam.training import run
 
     owner, name, after = {
-        "after step": (run.Run, "step", True),
+        "after step": (run.Run, "count", True),
         "during validation": (run, "average_precision_score", False),
         "inside checkpoint": (torch, "save", False),  # some files are written, others not
         "before rename": (Accelerator, "save_state", True),  # all are written, the folder has not its name yet

@@ -14,6 +14,11 @@ from textsiam.data.pairs import Pairs
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training.batches import Batch, Features, TrainingPairs
+from textsiam.training.sampling import Uniform, WithMined, epoch_order
+
+
+def uniform(pairs: Pairs, batch_size: int) -> Uniform:
+    return Uniform(np.arange(len(pairs)), batch_size)
 
 
 def decode(tower: SentenceTransformer, chunks: Sequence[Features]) -> list[str]:
@@ -56,7 +61,7 @@ def other(sentences: list[str]) -> SentenceTransformer:
 
 
 def test_rows_point_to_the_texts_of_their_pair(twin: Twin, pairs: Pairs) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=20, negatives=True)
+    data = TrainingPairs(pairs, twin, uniform(pairs, 20), negatives=True)
     rows = np.array([7, 90, 3, 4, 60])
     negative = np.arange(len(pairs)) % len(pairs.texts)
     batch = data.collate(rows, negative)
@@ -75,7 +80,7 @@ def test_rows_point_to_the_texts_of_their_pair(twin: Twin, pairs: Pairs) -> None
 
 @pytest.mark.parametrize("negatives", [False, True])
 def test_each_distinct_text_of_a_batch_once(twin: Twin, pairs: Pairs, negatives: bool) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=48, negatives=negatives)
+    data = TrainingPairs(pairs, twin, uniform(pairs, 48), negatives=negatives)
     for batch in data.epoch(0):
         texts = decode(twin.left, batch.left)
         assert len(set(texts)) == len(texts)
@@ -86,7 +91,7 @@ def test_each_distinct_text_of_a_batch_once(twin: Twin, pairs: Pairs, negatives:
 
 
 def test_embeddings_land_on_their_pairs(twin: Twin, pairs: Pairs) -> None:
-    batch = next(TrainingPairs(pairs, twin, batch_size=16, token_budget=40).epoch(0))
+    batch = next(TrainingPairs(pairs, twin, uniform(pairs, 16), token_budget=40).epoch(0))
     assert len(batch.left) > 3
     twin.eval()
     with torch.no_grad():
@@ -100,13 +105,13 @@ def test_embeddings_land_on_their_pairs(twin: Twin, pairs: Pairs) -> None:
 
 
 def test_chunks_keep_the_token_budget(twin: Twin, pairs: Pairs) -> None:
-    for batch in TrainingPairs(pairs, twin, batch_size=24, token_budget=60).epoch(0):
+    for batch in TrainingPairs(pairs, twin, uniform(pairs, 24), token_budget=60).epoch(0):
         assert max(chunk["input_ids"].numel() for chunk in batch.left) <= 60
 
 
 def test_half_twin_batches(fresh_tower: SentenceTransformer, other: SentenceTransformer, pairs: Pairs) -> None:
     twin = Twin(fresh_tower, copy.deepcopy(other))
-    data = TrainingPairs(pairs, twin, batch_size=24, token_budget=80, negatives=True)
+    data = TrainingPairs(pairs, twin, uniform(pairs, 24), token_budget=80, negatives=True)
     rows = np.arange(0, 96, 9)
     negative = (np.arange(len(pairs)) * 7) % len(pairs.texts)
     batch = data.collate(rows, negative)
@@ -131,8 +136,8 @@ def rows_of(data: TrainingPairs, epoch: int, monkeypatch: pytest.MonkeyPatch, st
 
 
 def test_an_epoch_has_every_pair_once(twin: Twin, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=20)
-    assert data.steps_per_epoch == 4
+    data = TrainingPairs(pairs, twin, uniform(pairs, 20))
+    assert data.sampler.steps == 4
     batches = rows_of(data, 0, monkeypatch)
     assert [len(b) for b in batches] == [20] * 4
     seen = [row for b in batches for row in b]
@@ -141,19 +146,19 @@ def test_an_epoch_has_every_pair_once(twin: Twin, pairs: Pairs, monkeypatch: pyt
 
 
 def test_epochs_are_deterministic_and_differ(twin: Twin, pairs: Pairs) -> None:
-    data, again = (TrainingPairs(pairs, twin, batch_size=24, seed=3, negatives=True) for _ in range(2))
+    data, again = (TrainingPairs(pairs, twin, uniform(pairs, 24), seed=3, negatives=True) for _ in range(2))
     first = list(data.epoch(1))
     assert len(first) == 4
     assert all(same(a, b) for a, b in zip(first, data.epoch(1), strict=True))
     assert all(same(a, b) for a, b in zip(first, again.epoch(1), strict=True))
     assert not same(first[0], next(data.epoch(2)))
-    other_seed = TrainingPairs(pairs, twin, batch_size=24, seed=4, negatives=True)
+    other_seed = TrainingPairs(pairs, twin, uniform(pairs, 24), seed=4, negatives=True)
     assert not same(first[0], next(other_seed.epoch(1)))
 
 
 @pytest.mark.parametrize("start", [0, 1, 3, 4])
 def test_resuming_gives_the_rest_of_the_epoch(twin: Twin, pairs: Pairs, start: int) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=24, negatives=True)
+    data = TrainingPairs(pairs, twin, uniform(pairs, 24), negatives=True)
     whole = list(data.epoch(2))
     rest = list(data.epoch(2, start=start))
     assert len(rest) == 4 - start
@@ -162,9 +167,10 @@ def test_resuming_gives_the_rest_of_the_epoch(twin: Twin, pairs: Pairs, start: i
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_shares_of_all_processes_make_the_batch_of_one(twin: Twin, pairs: Pairs, world: int) -> None:
-    alone = TrainingPairs(pairs, twin, batch_size=24, negatives=True)
-    ranks = [TrainingPairs(pairs, twin, batch_size=24, negatives=True, rank=rank, world=world) for rank in range(world)]
-    assert {data.steps_per_epoch for data in ranks} == {alone.steps_per_epoch}
+    alone = TrainingPairs(pairs, twin, uniform(pairs, 24), negatives=True)
+    ranks = [
+        TrainingPairs(pairs, twin, uniform(pairs, 24), negatives=True, rank=rank, world=world) for rank in range(world)
+    ]
     for whole, *shares in zip(alone.epoch(0), *(data.epoch(0) for data in ranks), strict=True):
         for name in ("labels", "left_clusters", "right_clusters"):
             assert torch.equal(torch.cat([vars(s)[name] for s in shares]), vars(whole)[name])
@@ -177,59 +183,17 @@ def test_shares_of_all_processes_make_the_batch_of_one(twin: Twin, pairs: Pairs,
 # --- options and errors ---------------------------------------------------------------------------
 
 
-def test_positives_only(twin: Twin, pairs: Pairs) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=12, positives_only=True)
-    assert data.steps_per_epoch == 4
-    assert all((batch.labels == 1).all() for batch in data.epoch(0))
-
-
-def test_batch_size_is_cut_to_the_data(twin: Twin, pairs: Pairs) -> None:
-    few = pairs.select(np.arange(7))
-    assert TrainingPairs(few, twin, batch_size=128).steps_per_epoch == 1
-    assert TrainingPairs(few, twin, batch_size=128, world=2).batch_size == 6
-
-
 def test_no_negatives_unless_asked(twin: Twin, pairs: Pairs) -> None:
-    assert next(TrainingPairs(pairs, twin, batch_size=8).epoch(0)).negative_rows is None
+    assert next(TrainingPairs(pairs, twin, uniform(pairs, 8)).epoch(0)).negative_rows is None
 
 
 def test_to_device_keeps_everything(twin: Twin, pairs: Pairs) -> None:
-    batch = next(TrainingPairs(pairs, twin, batch_size=8, negatives=True).epoch(0))
+    batch = next(TrainingPairs(pairs, twin, uniform(pairs, 8), negatives=True).epoch(0))
     assert same(batch, batch.to(torch.device("cpu")))
     moved = batch.to(torch.device("meta"))
     assert moved.labels.device.type == moved.negative_rows.device.type == "meta"
     assert {t.device.type for chunk in moved.left for t in chunk.values()} == {"meta"}
     assert moved.right is None
-
-
-def test_errors(twin: Twin, pairs: Pairs) -> None:
-    with pytest.raises(ValueError, match="batch_size 9 cannot be shared equally by 2 processes"):
-        TrainingPairs(pairs, twin, batch_size=9, world=2)
-    others = pairs.select(np.flatnonzero(pairs.labels == 0))
-    with pytest.raises(ValueError, match="memory: no pairs to train on"):
-        TrainingPairs(others, twin, batch_size=8, positives_only=True)
-    with pytest.raises(ValueError, match="memory: 1 pairs cannot be shared by 2 processes"):
-        TrainingPairs(pairs.select(np.arange(1)), twin, batch_size=8, world=2)
-    unlabelled = Pairs.from_texts(["a", "b"], ["c", "d"], [1, -1], source="u.tsv")
-    with pytest.raises(ValueError, match=r"u\.tsv: training needs labelled pairs"):
-        TrainingPairs(unlabelled, twin, batch_size=2)
-
-
-@pytest.mark.parametrize("label", [0, 1])
-def test_a_duplicate_share_holds_in_every_batch_and_uses_every_pair(pairs, twin, label):
-    data = TrainingPairs(pairs, twin, batch_size=4, duplicate_share=0.5, seed=3)
-    epochs = 2 * len(pairs)
-    orders = [data._order(epoch).reshape(-1, 4) for epoch in range(epochs)]
-    for order in orders:
-        assert (pairs.labels[order].sum(1) == 2).all()
-    seen = np.bincount(np.concatenate(orders).ravel(), minlength=len(pairs))[pairs.labels == label]
-    assert seen.min() > 0
-    assert seen.max() - seen.min() <= 1  # lap after lap, no pair runs ahead
-
-
-def test_a_duplicate_share_needs_both_labels(pairs, twin):
-    with pytest.raises(ValueError, match="duplicate_share needs pairs of both labels"):
-        TrainingPairs(pairs.select(pairs.labels == 1), twin, batch_size=2, duplicate_share=0.5)
 
 
 # --- mined negatives ------------------------------------------------------------------------------
@@ -246,33 +210,28 @@ def mined_for(pairs: Pairs, *rows: int) -> np.ndarray:
 
 
 def test_mined_negatives_come_first(twin: Twin, pairs: Pairs) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=96, negatives=True)
+    data = TrainingPairs(pairs, twin, uniform(pairs, 96), negatives=True)
     data.mined = mined_for(pairs, 3, 5, 8)
     seen = set()
     for epoch in range(20):
         (batch,) = data.epoch(epoch)
         texts = decode(twin.left, batch.left)
         assert batch.negative_rows is not None
-        against = dict(zip(data._order(epoch).tolist(), pick(texts, batch.negative_rows), strict=True))
+        against = dict(
+            zip(epoch_order(data.sampler, epoch, seed=0)[0].tolist(), pick(texts, batch.negative_rows), strict=True)
+        )
         seen |= {(row, against[row]) for row in (3, 5, 8)}
     wanted = {(row, spelled(twin.left, [pairs.texts[n]])[0]) for row in (3, 5, 8) for n in data.mined[row] if n >= 0}
     assert seen == wanted
 
 
-@pytest.mark.parametrize("share", [None, 0.5])
 @pytest.mark.parametrize("negatives", [False, True])
-def test_a_share_of_mined_pairs_in_every_batch(twin: Twin, pairs: Pairs, share: float | None, negatives: bool) -> None:
-    data = TrainingPairs(
-        pairs, twin, batch_size=12, mined_share=0.25, duplicate_share=share, negatives=negatives, seed=2
-    )
+def test_a_mined_pair_has_its_negative_on_the_right(twin: Twin, pairs: Pairs, negatives: bool) -> None:
+    data = TrainingPairs(pairs, twin, WithMined(uniform(pairs, 9), pairs.labels, 3), negatives=negatives, seed=2)
     data.mined = mined_for(pairs, 3, 5, 8)
-    assert data.steps_per_epoch == 96 // 9
     clusters = cluster_ids(pairs)
-    order = data._order(1).reshape(-1, 12)
+    order = epoch_order(data.sampler, 1, seed=2, mined=data.mined)
     for rows, batch in zip(order, data.epoch(1), strict=True):
-        from_mined = rows >= 96
-        assert from_mined.sum() == 3
-        assert set(rows[from_mined] - 96) <= {3, 5, 8}
         texts = decode(twin.left, batch.left)
         for i, row in enumerate(rows.tolist()):
             left, right, label = texts[batch.left_rows[i]], texts[batch.right_rows[i]], int(batch.labels[i])
@@ -284,24 +243,11 @@ def test_a_share_of_mined_pairs_in_every_batch(twin: Twin, pairs: Pairs, share: 
                 assert right in spelled(twin.left, [pairs.texts[n] for n in data.mined[row - 96] if n >= 0])
                 assert batch.right_clusters[i] in clusters[data.mined[row - 96]]
                 assert batch.left_clusters[i] != batch.right_clusters[i]
-        if share is not None:
-            assert batch.labels.sum() == 6
-    if share is None:
-        plain = order[order < 96]
-        assert len(np.unique(plain)) == len(plain) == 90
 
 
 def test_where_nothing_was_mined_pairs_are_drawn(twin: Twin, pairs: Pairs) -> None:
-    data = TrainingPairs(pairs, twin, batch_size=12, mined_share=0.5)
+    data = TrainingPairs(pairs, twin, WithMined(uniform(pairs, 6), pairs.labels, 6))
     data.mined = np.full((96, 1), -1)
     for batch in data.epoch(0):
         assert (batch.labels == 0).sum() >= 6
         assert (batch.left_clusters != batch.right_clusters)[batch.labels == 0].all()
-
-
-def test_mined_pairs_need_room_and_a_loss_that_reads_them(twin: Twin, pairs: Pairs) -> None:
-    with pytest.raises(ValueError, match="mined pairs need duplicates, and a loss that reads others too"):
-        TrainingPairs(pairs, twin, batch_size=8, mined_share=0.5, positives_only=True)
-    for share, mined_share in ((0.6, 0.5), (None, 0.99)):
-        with pytest.raises(ValueError, match=f"a batch of 8 has no room for a share of {mined_share} mined pairs"):
-            TrainingPairs(pairs, twin, batch_size=8, mined_share=mined_share, duplicate_share=share)

@@ -8,7 +8,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.models.ensemble import Ensemble, open_scorer, squared_distances
 from textsiam.training import ensembles
 from textsiam.training.checkpoints import ResumeError
-from textsiam.training.ensembles import find_regions, split_by_region, train_cluster_ensemble
+from textsiam.training.ensembles import train_cluster_ensemble
 from textsiam.training.settings import Settings
 
 SETTINGS = Settings(epochs=1, batch_size=8, learning_rate=1e-3, precision="fp32", tracker="none")
@@ -22,24 +22,21 @@ def train(driver, base, output, **more):
     )
 
 
-def test_regions_are_found_again_and_cover_every_pair_once(driver):
+@pytest.mark.filterwarnings("ignore:step")  # three tiny regions collapse
+def test_every_pair_lies_in_the_region_of_the_nearest_centroids(driver, tmp_path, monkeypatch):
     base, pairs = driver.small_twin(dropout=0), driver.keyword_pairs(96)
-    regions = find_regions(base, pairs, 3, seed=1)
-    again = find_regions(base, pairs, 3, seed=1)
-    np.testing.assert_array_equal(regions.centroids, again.centroids)
-    parts = split_by_region(regions, pairs)
-    assert sum(map(len, parts)) == 96
+    given = []
+    once = ensembles.train_members
+    monkeypatch.setattr(ensembles, "train_members", lambda *a, **k: given.extend(a[3]) or once(*a, **k))
+    regions = train(driver, base, tmp_path, clusters=3, validation=None).ensemble.regions
+    parts = [member.pairs for member in given]
     rows = sorted((a, b, y) for p in parts for a, b, y in zip(p.left_texts, p.right_texts, p.labels, strict=True))
     assert rows == sorted(zip(pairs.left_texts, pairs.right_texts, pairs.labels, strict=True))
-    for k, part in enumerate(parts):  # each pair lies in the region with the least sum of squared distances
+    for k, part in enumerate(parts):  # the sum of squared distances is least there
         u, v = (squared_distances(base.encode(t, precision="fp32"), regions.centroids)
                 for t in (part.left_texts, part.right_texts))  # fmt: skip
         assert set((u + v).argmin(1)) <= {k}
-
-
-def test_half_of_the_texts_weigh_their_region_e_times_the_next(driver):
-    pairs = driver.keyword_pairs(96)
-    weights = np.sort(find_regions(driver.small_twin(dropout=0), pairs, 3).weights(pairs.texts, precision="fp32"), 1)
+    weights = np.sort(regions.weights(pairs.texts, precision="fp32"), 1)  # half weigh theirs e times the next
     assert np.median(np.log(weights[:, -1] / weights[:, -2])) == pytest.approx(1, abs=0.02)
 
 
@@ -67,27 +64,27 @@ def test_a_region_of_one_label_is_refused_before_any_training(driver, tmp_path):
         train(driver, driver.small_twin(), tmp_path, pairs=positives)
     assert not (tmp_path / "member-0").exists()
     with pytest.raises(ValueError, match="clusters must be from 1 to"):
-        find_regions(driver.small_twin(), pairs, 0)
+        train(driver, driver.small_twin(), tmp_path, clusters=0)
 
 
 def test_finished_members_are_opened_and_the_rest_is_trained(driver, tmp_path, monkeypatch):
     base = driver.small_twin()
     whole = train(driver, base, tmp_path / "whole").ensemble
     calls = []
+    once = ensembles.train
 
-    def failing(*arguments, **named):
-        calls.append(1)
-        if len(calls) == 2:
+    def noting(*arguments, **named):
+        calls.append(named["output"].name)
+        if calls == ["member-0", "member-1"]:
             raise KeyboardInterrupt
-        return original(*arguments, **named)
+        return once(*arguments, **named)
 
-    original = ensembles.train
-    with monkeypatch.context() as patched:
-        patched.setattr(ensembles, "train", failing)
-        with pytest.raises(KeyboardInterrupt):
-            train(driver, base, tmp_path / "cut")
+    monkeypatch.setattr(ensembles, "train", noting)
+    with pytest.raises(KeyboardInterrupt):
+        train(driver, base, tmp_path / "cut")
     result = train(driver, base, tmp_path / "cut", resume=True)
-    assert [one is None for one in result.results] == [True, False]
+    assert calls == ["member-0", "member-1", "member-1"]
+    assert all(one.history for one in result.results)
     for ours, theirs in zip(result.ensemble.twins, whole.twins, strict=True):
         assert all(torch.equal(t, ours.state_dict()[n]) for n, t in theirs.state_dict().items())
     np.testing.assert_array_equal(result.ensemble.regions.centroids, whole.regions.centroids)

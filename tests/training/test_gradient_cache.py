@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from textsiam.training.batches import TrainingPairs
 from textsiam.training.gradient_cache import encoded
 from textsiam.training.loop import train
 from textsiam.training.processes import gather_batch, make_accelerator
+from textsiam.training.sampling import Uniform
 from textsiam.training.settings import Settings
 
 
@@ -130,7 +132,7 @@ def test_only_one_chunk_keeps_its_activations(driver, tmp_path, half):
     twin = driver.small_twin(half=half).train()
     objective = driver.build_objective(["contrastive"])
     settings = Settings(precision="fp32", tracker="none")
-    data = TrainingPairs(driver.keyword_pairs(96), twin, batch_size=96, token_budget=40)
+    data = TrainingPairs(driver.keyword_pairs(96), twin, Uniform(np.arange(96), 96), token_budget=40)
     batch = next(data.epoch(0))
     chunks = [*batch.left, *(batch.right or [])]
     assert len(chunks) > 15

@@ -13,6 +13,7 @@ from textsiam.models.twin import Twin
 from textsiam.search.nearest import best_matches
 from textsiam.training.batches import TrainingPairs
 from textsiam.training.loop import train
+from textsiam.training.sampling import Uniform
 from textsiam.training.settings import Settings
 
 KNOBS = {"precision": "fp32", "tracker": "none", "batch_size": 12}
@@ -47,7 +48,7 @@ def test_a_half_twin_learns_to_match_queries_to_documents(driver, tmp_path, laye
 
 def test_training_reads_the_prompt_of_each_side(driver):
     twin, pairs = driver.small_twin(share=1), driver.keyword_pairs(8)
-    data = TrainingPairs(pairs, twin, batch_size=8)
+    data = TrainingPairs(pairs, twin, Uniform(np.arange(8), 8))
     np.testing.assert_array_equal(data.left_inputs.ids, tokenise(twin.left, pairs.texts).ids)
     spelled = tokenise(twin.left, [f"best {text}" for text in pairs.texts])
     np.testing.assert_array_equal(data.right_inputs.ids, spelled.ids)

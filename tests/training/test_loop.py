@@ -19,7 +19,7 @@ from textsiam.training import losses, run
 from textsiam.training.alarm import CollapseWarning
 from textsiam.training.loop import train
 from textsiam.training.objective import Embedded, Objective
-from textsiam.training.parameters import parameter_groups
+from textsiam.training.parameters import make_optimizer
 from textsiam.training.settings import Settings
 from textsiam.training.triplets import draw_negatives
 
@@ -52,14 +52,14 @@ def task(driver: ModuleType) -> tuple[Pairs, Pairs]:
 def after_each_step(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, torch.Tensor]]:
     """The weights of the twin after each optimizer step."""
     seen: list[dict[str, torch.Tensor]] = []
-    step = run.Run.step
+    count = run.Run.count
 
-    def noting(self, batch):
-        step(self, batch)
-        if self.finished_step:
+    def noting(self, *batch):
+        count(self, *batch)
+        if self.accelerator.sync_gradients:
             seen.append(weights(self.twin))
 
-    monkeypatch.setattr(run.Run, "step", noting)
+    monkeypatch.setattr(run.Run, "count", noting)
     return seen
 
 
@@ -252,7 +252,7 @@ def test_matrices_decay_and_biases_and_norms_do_not(driver):
     objective = driver.build_objective(["contrastive", "head"])
     objective.allocate(16)
     next(twin.parameters()).requires_grad_(False)
-    decayed, spared = parameter_groups(twin, objective, 0.3)
+    decayed, spared = make_optimizer(twin, objective, settings(weight_decay=0.3)).param_groups
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.3, 0.0)
     names = {p: n for module in (twin, objective) for n, p in module.named_parameters()}
     assert len(decayed["params"]) + len(spared["params"]) == len(names) - 1
@@ -399,18 +399,18 @@ def test_the_logged_loss_is_the_mean_over_the_steps_since_the_last_line(driver, 
 
 def test_speed_counts_neither_validations_nor_steps_of_other_lines(driver, task, tmp_path, monkeypatch):
     clock = [0.0]
-    monkeypatch.setattr(run.time, "perf_counter", lambda: clock[0])
-    step = run.Run.step
+    monkeypatch.setattr("time.perf_counter", lambda: clock[0])
+    count = run.Run.count
 
-    def slow_step(self, batch):
-        step(self, batch)
+    def slow_step(self, *batch):
+        count(self, *batch)
         clock[0] += 2.0
 
     def slow_score(*_):
         clock[0] += 1000.0
         return 0.5
 
-    monkeypatch.setattr(run.Run, "step", slow_step)
+    monkeypatch.setattr(run.Run, "count", slow_step)
     monkeypatch.setattr(run, "average_precision_score", slow_score)
     result = train(
         driver.small_twin(), task[0], driver.build_objective(["contrastive"]), output=tmp_path, validation=task[1],

@@ -16,6 +16,7 @@ from textsiam.models.twin import Twin
 from textsiam.training import token_store
 from textsiam.training.batches import TrainingPairs
 from textsiam.training.loop import train
+from textsiam.training.sampling import Uniform
 from textsiam.training.settings import Settings
 from textsiam.training.token_store import stored_tokens
 
@@ -183,8 +184,9 @@ def test_batches_are_those_of_tokens_in_memory(driver, tmp_path, half):
     def on_disk(tower: SentenceTransformer, texts: Any) -> Tokens:
         return stored_tokens(tower, texts, tmp_path)
 
-    plain = TrainingPairs(pairs, twin, batch_size=12, token_budget=40, negatives=True)
-    stored = TrainingPairs(pairs, twin, batch_size=12, token_budget=40, negatives=True, prepare=on_disk)
+    sampler = Uniform(np.arange(len(pairs)), 12)
+    plain = TrainingPairs(pairs, twin, sampler, token_budget=40, negatives=True)
+    stored = TrainingPairs(pairs, twin, sampler, token_budget=40, negatives=True, prepare=on_disk)
     batches = list(zip(plain.epoch(0), stored.epoch(0), strict=True))
     assert len(batches) == 4
     for a, b in batches:

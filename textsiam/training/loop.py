@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sklearn.metrics import average_precision_score
@@ -15,13 +13,14 @@ from sklearn.metrics import average_precision_score
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import question_disjoint_parts
 from textsiam.models.ensemble import average_twins, check_averageable
-from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
-from textsiam.training.checkpoints import check_identity, run_identity
+from textsiam.training.gradient_cache import encoded
+from textsiam.training.members import Member, train_members
 from textsiam.training.objective import Objective
-from textsiam.training.processes import process_state
+from textsiam.training.processes import gather_batch, process_state
 from textsiam.training.result import LeftOut, TrainResult
 from textsiam.training.run import Run
+from textsiam.training.runlog import progress
 from textsiam.training.settings import Settings
 from textsiam.training.stopping import graceful_stop
 
@@ -62,80 +61,69 @@ def train(
         ResumeError: The checkpoint in `output` belongs to another run.
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
-    settings = settings or Settings()
+    settings, output = settings or Settings(), Path(output)
     if settings.runs > 1:
-        return _train_several(twin, pairs, objective, Path(output), settings, validation, resume, quiet)
-    run = Run(twin, pairs, objective, Path(output), settings, validation)
+        return _train_several(twin, pairs, objective, output, settings, validation, resume=resume, quiet=quiet)
+    run = Run(twin, pairs, objective, output, settings, validation)
     if resume:
         run.resume()
     started = time.perf_counter()
+    _learn(run, quiet)
+    return run.finish(time.perf_counter() - started)
+
+
+def _learn(run: Run, quiet: bool) -> None:
+    """Take the remaining steps. What it holds of the distributed model ends with it, before `Run.finish` frees that."""
+    accelerator, settings = run.accelerator, run.settings
+    model, objective, optimizer = run.model, run.objective, run.optimizer
+    show = accelerator.is_main_process and not quiet
     run.mine()
-    with run.progress(quiet) as advance, graceful_stop() as stop_requested:
+    with progress(run.state, run.total_steps, settings.batch_size, show=show) as advance, graceful_stop() as requested:
         for batch in run.remaining_batches():
-            run.step(batch)
-            if not run.finished_step:
+            model.train()
+            objective.train()
+            with accelerator.accumulate(model, objective):
+                with encoded(accelerator, model, batch, cached=settings.gradient_cache) as (left, right):
+                    embedded = gather_batch(accelerator, batch, left, right)
+                    loss = objective(embedded)
+                    accelerator.backward(loss)
+                if accelerator.sync_gradients and settings.max_gradient_norm is not None:
+                    trained = [*model.parameters(), *objective.parameters()]
+                    accelerator.clip_grad_norm_(trained, settings.max_gradient_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+            run.count(loss, embedded)
+            if not accelerator.sync_gradients:  # further batches make this step
                 continue
             advance()
             run.log()
             run.validate()
             run.mine()
             run.checkpoint()
-            if run.stopping(stop_requested()):
+            if run.stopping(requested()):
                 break
-    return run.finish(time.perf_counter() - started)
 
 
 def _train_several(
-    twin: Twin,
-    pairs: Pairs,
-    objective: Objective,
-    output: Path,
-    settings: Settings,
-    validation: Pairs | None,
-    resume: bool,
-    quiet: bool,
-) -> TrainResult:
-    """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022).
-
-    Each run has a folder of its own in `output`. A resume opens those that were finished.
-    """
+    twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None,
+    *, resume: bool, quiet: bool,
+) -> TrainResult:  # fmt: skip
+    """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022)."""
     check_averageable(twin)
-    origin = copy.deepcopy((twin, objective))  # together: a head belongs to both
-    members, results, started = [], [], time.perf_counter()
+    started = time.perf_counter()
     kept, apart = _parts(pairs, settings)
-    for k in range(settings.runs):
-        folder, own = output / f"run-{k}", replace(settings, runs=1, leave_out=None, seed=settings.seed + k)
-        identity = {
-            **run_identity(kept[k], validation, objective),
-            **own.identity(),
-        }
-        member, minimised = copy.deepcopy(origin)
-        if resume and (folder / "finished").is_dir():
-            check_identity(folder / "finished", identity)
-            member.load_state_dict(Twin.from_pretrained(folder / "finished" / "twin").state_dict())
-            result = TrainResult(**json.loads((folder / "finished" / "result.json").read_text()))
-        else:
-            result = train(
-                member,
-                kept[k],
-                minimised,
-                output=folder,
-                settings=own,
-                validation=validation,
-                resume=resume,
-                quiet=quiet,
-            )
-            if not result.interrupted and process_state().is_main_process:
-                _keep(member, folder / "finished", identity, result)
-        results.append(result)
-        if result.interrupted:
-            return _together(results, None, time.perf_counter() - started)
-        members.append(member)
+    members = [
+        Member(output / f"run-{k}", part, validation, replace(settings, runs=1, leave_out=None, seed=settings.seed + k))
+        for k, part in enumerate(kept)
+    ]
+    twins, results = train_members(train, twin, objective, members, resume=resume, quiet=quiet)
+    if results[-1].interrupted:
+        return _together(results, None, time.perf_counter() - started)
     left_out = None
     if apart and process_state().is_main_process:
-        scores = [member.pair_similarity(p.texts, p.left, p.right) for member, p in zip(members, apart, strict=True)]
+        scores = [member.pair_similarity(p.texts, p.left, p.right) for member, p in zip(twins, apart, strict=True)]
         left_out = LeftOut(Pairs.concat(apart), np.concatenate(scores))
-    twin.load_state_dict(average_twins(members).state_dict())
+    twin.load_state_dict(average_twins(twins).state_dict())
     score = None
     if validation is not None:
         similarity = twin.pair_similarity(validation.texts, validation.left, validation.right)
@@ -156,13 +144,6 @@ def _parts(pairs: Pairs, settings: Settings) -> tuple[list[Pairs], list[Pairs]]:
     return kept, [pairs.select((left == k) & (right == k)) for k in range(settings.runs)]
 
 
-def _keep(member: Twin, folder: Path, identity: dict[str, Any], result: TrainResult) -> None:
-    with whole_folder(folder) as fresh:
-        member.save_pretrained(fresh / "twin")
-        (fresh / "run.json").write_text(json.dumps(identity, indent=2, default=str))
-        (fresh / "result.json").write_text(json.dumps(asdict(result)))
-
-
 def _together(results: list[TrainResult], score: float | None, seconds: float) -> TrainResult:
     """Return what several runs did as one run, their steps counted on; the last record is that of the mean."""
     history, steps = [], 0
@@ -171,12 +152,5 @@ def _together(results: list[TrainResult], score: float | None, seconds: float) -
         steps += result.steps
     if score is not None:
         history.append({"step": steps, "validation_ap": score})
-    return TrainResult(
-        steps=steps,
-        best_step=steps,
-        best_average_precision=score,
-        history=history,
-        stopped_early=any(result.stopped_early for result in results),
-        interrupted=any(result.interrupted for result in results),
-        seconds=seconds,
-    )
+    stopped, interrupted = (any(vars(r)[name] for r in results) for name in ("stopped_early", "interrupted"))
+    return TrainResult(steps, steps, score, history, stopped, interrupted, seconds)

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, parse_flag_from_env
 from accelerate.utils import broadcast as spread
-from accelerate.utils import parse_flag_from_env
 from torch import Tensor
 
 from textsiam.models.fast_tower import fast_dtype
+from textsiam.models.halves import shared_layers
 from textsiam.models.saving import SaveError
+from textsiam.models.twin import Twin
 from textsiam.training.batches import Batch
 from textsiam.training.objective import Embedded
 from textsiam.training.settings import Settings
@@ -26,18 +29,25 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
+def tracker_of(settings: Settings) -> str:
+    """Return the tracker of a run, or "none".
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
+    """
+    installed = find_spec("tensorboard") is not None
+    if settings.tracker == "tensorboard" and not installed:
+        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
+    return ("tensorboard" if installed else "none") if settings.tracker == "auto" else settings.tracker
+
+
 def make_accelerator(settings: Settings, output: Path) -> Accelerator:
     """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
-    state = process_state()
-    tracker = settings.tracker
-    if tracker == "auto":
-        tracker = "tensorboard" if find_spec("tensorboard") else "none"
-    elif tracker == "tensorboard" and not find_spec("tensorboard"):
-        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
+    state, tracker = process_state(), tracker_of(settings)
     mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
     if mixed == "auto":
         launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
@@ -51,6 +61,25 @@ def make_accelerator(settings: Settings, output: Path) -> Accelerator:
         project_dir=str(output),
         step_scheduler_with_optimizer=False,
     )
+
+
+def check_shardable(accelerator: Accelerator, settings: Settings, twin: Twin) -> bool:
+    """Return whether a run shards its weights (FSDP).
+
+    Raises:
+        ValueError: It does, and asks for what shards cannot do.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return False
+    if settings.average is not None:
+        raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
+    if settings.gradient_cache:  # every call of a shard is a meeting of all processes
+        raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
+    if twin.head is not None:
+        raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
+    if shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
+        raise ValueError("the sides of this half-twin share layers, which FSDP cannot shard: use DDP")
+    return True
 
 
 def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Tensor) -> Embedded:
@@ -86,3 +115,13 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
 def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
     """Return the main process's value on every process."""
     return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore
+
+
+def let_go(accelerator: Accelerator, *prepared: Any) -> list[Any]:
+    """Free what Accelerate wrapped while the processes are still connected; what is returned takes its place.
+
+    A reducer of torch that outlives its process group takes the group's threads down with it while it holds the
+    interpreter's lock, which one of them may be waiting for: a deadlock at the end of a run. Groups that are
+    destroyed on their own give the lock up first.
+    """
+    return accelerator.free_memory(*prepared)

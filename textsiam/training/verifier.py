@@ -24,7 +24,7 @@ from textsiam.models.fast_tower import fast_dtype
 from textsiam.models.lexical import LexicalReranker
 from textsiam.models.trees import require_trees
 from textsiam.models.verifier import Verifier, cross_encoder
-from textsiam.training.batches import labelled
+from textsiam.training.sampling import labelled
 from textsiam.training.settings import LEXICAL, VerifierSettings
 
 _POOL = 50  # batches that are sorted by length together

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from textsiam.manifest import Manifest
+from textsiam.models.saving import SaveError
+
+
+def test_only_what_is_listed_is_removed(tmp_path: Path) -> None:
+    manifest = Manifest(tmp_path)
+    manifest.add("model", "test.tsv", "best", "later")
+    for name in ("model", "best", "mine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    (tmp_path / "test.tsv").write_text("a\tb")
+    assert manifest.found == ["model", "test.tsv", "best"]
+    assert manifest.foreign(["model", "mine", "nothing"]) == ["mine"]
+    manifest.remove(["best", "mine"])
+    again = Manifest(tmp_path)
+    assert again.found == ["model", "test.tsv"]
+    again.clear()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+    assert (tmp_path / "mine" / "file").read_text() == "mine"
+
+
+def test_nothing_is_listed_that_is_there_already(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    with pytest.raises(SaveError, match="logs: it was made by no run, and stays as it is"):
+        Manifest(tmp_path).add("model", "logs")
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+
+
+def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    manifest = Manifest(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    manifest.add("model")
+    (tmp_path / "run" / "model").symlink_to(tmp_path / "elsewhere")
+    manifest.clear()
+    assert not list((tmp_path / "run").iterdir())
+    assert (tmp_path / "elsewhere").is_dir()
+
+
+@pytest.mark.parametrize(
+    "text", ["{}", "[1]", "mine", *(json.dumps({"made_by_textsiam": [n]}) for n in ("../a", "..", "/a", "", 3))]
+)
+def test_a_manifest_that_no_run_wrote_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(ValueError, match=r"manifest\.json was written by no run"):
+        Manifest(tmp_path)

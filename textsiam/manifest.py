@@ -1,0 +1,81 @@
+"""The list of what runs made in an output folder: nothing else there is ever removed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Collection
+from os.path import lexists
+from pathlib import Path
+
+from textsiam.config import ConfigError
+from textsiam.models.saving import SaveError
+
+_FILE = "manifest.json"
+
+
+class Manifest:
+    """The files and folders that runs made in their output folder, by name; see `docs/configuration.md`.
+
+    Args:
+        output: The folder; it need not exist.
+
+    Raises:
+        ConfigError: There is a `manifest.json` that no run wrote.
+    """
+
+    def __init__(self, output: Path) -> None:
+        self._output, self._file, self._made = output, output / _FILE, list[str]()
+        if not self._file.exists():
+            return
+        try:
+            self._made = json.loads(self._file.read_text(encoding="utf-8"))["made_by_textsiam"]
+            own = all(name and Path(name).name == name != ".." for name in self._made)  # nothing outside of the folder
+        except (OSError, ValueError, KeyError, TypeError):
+            own = False
+        if not own:
+            raise ConfigError(f"{self._file} was written by no run: move it, or choose another --output")
+
+    @property
+    def found(self) -> list[str]:
+        """What runs made and is still there."""
+        return [name for name in self._made if lexists(self._output / name)]
+
+    def foreign(self, names: Collection[str]) -> list[str]:
+        """Return which of these names something has that no run made."""
+        return [name for name in names if name not in self._made and lexists(self._output / name)]
+
+    def add(self, *names: str) -> None:
+        """List names before anything is made under them.
+
+        Raises:
+            SaveError: Something that no run made has such a name, or the manifest cannot be written.
+        """
+        if foreign := self.foreign(names):
+            raise SaveError(f"cannot write {self._output / foreign[0]}: it was made by no run, and stays as it is")
+        self._write(list(dict.fromkeys([*self._made, *names])))
+
+    def remove(self, names: Collection[str]) -> None:
+        """Remove those of these names that runs made, and nothing else; what cannot be removed stays listed."""
+        for path in (self._output / name for name in self.found if name in names):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+        if any(name in names for name in self._made):
+            self._write([name for name in self._made if name not in names or lexists(self._output / name)])
+
+    def clear(self) -> None:
+        """Remove everything that runs made, and the manifest."""
+        self.remove(self._made)
+        if not self._made:
+            (self._file).unlink(missing_ok=True)
+
+    def _write(self, made: list[str]) -> None:
+        fresh = self._output / f".{_FILE}.tmp"
+        try:
+            fresh.write_text(json.dumps({"made_by_textsiam": made}, indent=2) + "\n", encoding="utf-8")
+            fresh.replace(self._file)
+        except OSError as error:
+            raise SaveError(f"cannot write {self._file}: {error.strerror or error}") from error
+        self._made = made
