@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from textsiam.augment_config import build_augment as build_augment
+from textsiam.augment_config import read_augment
+from textsiam.data.augment import Augment
 from textsiam.data_config import DataConfig
 from textsiam.data_config import build_pairs as build_pairs
+from textsiam.legacy import OLD_KEYS, read_old_image_keys
 from textsiam.loss_config import LossConfig, OnlineContrastiveConfig
 from textsiam.loss_config import build_objective as build_objective
 from textsiam.model_config import ModelConfig
@@ -63,7 +67,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for JSON and YAML."""
-        return asdict(self)
+        return {**asdict(replace(self, training=Settings())), "training": self.training.to_dict()}
 
 
 def read_config(arguments: Sequence[str]) -> Config:
@@ -91,25 +95,45 @@ def read_config(arguments: Sequence[str]) -> Config:
         _check_key(key, f"--{key}")
         put(tree, key, value)
     _check_sections(tree, file, given)
+    augment = _read_augment(tree, file, given)
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(Config)
     try:
-        return Config(**vars(parser.instantiate(parser.parse_object(tree))))
+        config = Config(**vars(parser.instantiate(parser.parse_object(tree))))
     except (ArgumentError, ValueError, TypeError) as error:
         raise ConfigError(_explain(error, file, given)) from error
+    return replace(config, training=replace(config.training, augment=augment))
+
+
+def _read_augment(tree: dict[str, Any], file: Path | None, given: Mapping[str, Any]) -> Any:
+    """Take the augmentations out of a config: their form depends on what they name."""
+    try:
+        read_old_image_keys(tree)
+    except ValueError as error:
+        raise ConfigError(f"{_source(str(error).partition(':')[0], file, given)}: {error}") from error
+    key = "training.augment"
+    found = tree["training"].pop("augment", None) if "training" in tree else None
+    try:
+        return None if found is None else read_augment(found, key)
+    except ConfigError as error:
+        raise ConfigError(f"{_source(key, file, given)}: {error}") from error
 
 
 def _check_key(key: str, where: str) -> bool:
     """Refuse an unknown key; return whether keys of ours may lie below it."""
     owner: Any = Config
     parts = key.split(".")
+    if any(f"{key}.".startswith(f"{old}.") for old in OLD_KEYS):
+        return False
     for depth, part in enumerate(parts):
         names = [f.name for f in fields(owner)]
+        if part not in names and owner is Augment and depth + 1 < len(parts):
+            return False  # module.name of the user's own, with its knobs below
         if part not in names:
             near = get_close_matches(part, names, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
             raise ConfigError(f"{where}: unknown key {'.'.join(parts[: depth + 1])!r}: {hint}")
-        if parts[: depth + 1] == ["data", "columns"]:
+        if parts[: depth + 1] in (["data", "columns"], ["model", "builder"]):
             return False  # what lies below are the user's own names
         hint = get_type_hints(owner)[part]
         below = next((t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)), None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from textsiam.yamlfile import ConfigError
@@ -35,3 +37,45 @@ def import_dotted(path: str, key: str) -> Any:
         raise ConfigError(f"{key}: {path!r}: module {module!r} has no {name!r}") from error
     except Exception as error:
         raise ConfigError(f"{key}: {path!r}: importing {module!r} failed: {type(error).__name__}: {error}") from error
+
+
+def dotted(given: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return path and knobs of `module.name` or `{module.name: {knob: value}}`; nothing is imported.
+
+    Raises:
+        ConfigError: The value has another form.
+    """
+    named = {given: None} if isinstance(given, str) else given
+    if isinstance(named, dict) and len(named) == 1:
+        ((path, knobs),) = named.items()
+        if isinstance(path, str) and (knobs is None or isinstance(knobs, dict)):
+            return path, dict(knobs or {})
+    raise ConfigError(f"{key} is {given!r}, expected module.name or {{module.name: {{knob: value}}}}")
+
+
+def named_by(path: str, key: str) -> Callable[..., Any]:
+    """Import the class or function that a dotted path names, as `import_dotted` does.
+
+    Raises:
+        ConfigError: It cannot be imported, or cannot be called.
+    """
+    named = import_dotted(path, key)
+    if not callable(named):
+        raise ConfigError(f"{key}: {path!r} is {type(named).__name__}, expected a class or a function")
+    return named
+
+
+def made_by(named: Callable[..., Any], path: str, knobs: Mapping[str, Any], key: str) -> Any:
+    """Call a class or function of the user's own with its knobs.
+
+    Raises:
+        ConfigError: A knob is unknown or missing, or its value is refused with a ValueError.
+    """
+    try:
+        inspect.signature(named).bind(**knobs)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error
+    try:
+        return named(**knobs)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from textsiam.dotted import dotted, made_by, named_by
 from textsiam.loss_config import DistanceName
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.data.pairs import Pairs
     from textsiam.models.learned import Head
     from textsiam.models.twin import Twin
@@ -33,16 +36,12 @@ class ScratchImageConfig:
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        drawings: Bring drawings to one form first: light on black, centred, upright, of one size.
-        enclosures: Show the CNN the holes of drawings too.
     """
 
     size: int = 28
     channels: int = 1
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
-    drawings: bool = False
-    enclosures: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,8 @@ class ModelConfig:
         shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
         scratch: Build `left` from scratch instead: a transformer for texts.
         scratch_image: The same for images: a CNN.
+        builder: Have `left` built by a function or class of the user's own, which returns a `SentenceTransformer`:
+            `module.name` or `{module.name: {knobs}}`.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
         max_tokens: Cut texts after this many tokens; None keeps the model's limit.
@@ -92,6 +93,7 @@ class ModelConfig:
     shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
     scratch_image: ScratchImageConfig | None = None
+    builder: str | dict[str, Any] | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
     max_tokens: int | None = 128
@@ -106,6 +108,7 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
 
     Raises:
         ModelError: A model cannot be found, or an option does not fit it.
+        ConfigError: The builder cannot be imported, or returns something else.
     """
     from textsiam.models.encoders import encoder
     from textsiam.models.halves import sides
@@ -123,9 +126,12 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
             trust_remote_code=config.trust_remote_code,
         )
 
-    if config.scratch is not None and config.scratch_image is not None:
-        raise ConfigError("model.scratch is for texts and model.scratch_image for images: give one of them")
-    if config.scratch_image is not None:
+    ways = ("scratch", "scratch_image", "builder")
+    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    if config.builder is not None:
+        left = _built(config, device, seed)
+    elif config.scratch_image is not None:
         left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
     elif config.scratch is None:
         left = tower(config.left)
@@ -141,6 +147,29 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     if config.head is not None:
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     return twin
+
+
+def _built(config: ModelConfig, device: str | None, seed: int) -> SentenceTransformer:
+    """Return what the user's own function builds; the seed draws its weights."""
+    import torch
+    from sentence_transformers import SentenceTransformer
+
+    from textsiam.models.encoders import shaped
+
+    key = "model.builder"
+    path, knobs = dotted(config.builder, key)
+    named = named_by(path, key)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        tower = made_by(named, path, knobs, key)
+        if not isinstance(tower, SentenceTransformer):
+            raise ConfigError(f"{key}: {path} returns {type(tower).__name__}, expected a SentenceTransformer")
+        limit = getattr(tower, "max_seq_length", None)  # what cuts nothing has none
+        tokens = None if limit is None or config.max_tokens is None else min(limit, config.max_tokens)
+        torch.manual_seed(seed + 1)
+        return shaped(
+            tower, pooling=config.pooling, dim=config.dim, max_tokens=tokens, size=config.image_size, device=device
+        )
 
 
 def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin, read_config
+from textsiam.config import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin, read_config
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables import write_table
@@ -127,6 +127,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         _prepare_folder(output, config)
     state.wait_for_everyone()
 
+    settings = replace(config.training, augment=build_augment(config.training.augment))
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     if config.verifier is not None:
@@ -152,7 +153,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
             splits.train,
             objective,
             output=output,
-            settings=config.training,
+            settings=settings,
             validation=splits.validation if len(splits.validation) else None,
             resume=config.resume,
             quiet=quiet,
@@ -312,7 +313,7 @@ def _save(outcome: Outcome, config: Config) -> None:
     twin, splits, output = outcome.twin, outcome.splits, outcome.output
     names = ("train", "validation", "calibration", "test")
     facts: Mapping[str, str] = {
-        "model": "from scratch" if config.model.scratch or config.model.scratch_image else config.model.left,
+        "model": _named(config),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
@@ -346,6 +347,14 @@ def _save(outcome: Outcome, config: Config) -> None:
     for name in ("best", "checkpoints", "tokens", "run-*"):  # the model holds the weights now
         for path in output.glob(name):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _named(config: Config) -> str:
+    """Say what the twin was made of."""
+    model = config.model
+    if isinstance(model.builder, dict):
+        return next(iter(model.builder))
+    return model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)
 
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:

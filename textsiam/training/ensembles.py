@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def train_cluster_ensemble(
         "base": weights_digest(base),
         "clusters": clusters,
         "temperature": temperature,
-        **asdict(settings),
+        **settings.to_dict(),
     }
     regions = _stored_regions(base, pairs, output / "regions", identity, resume=resume)
     parts = split_by_region(regions, pairs)

@@ -8,7 +8,6 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -114,8 +113,8 @@ class Run:
     def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         with self.accelerator.local_main_process_first():  # the others read what it wrote
             inputs = stored_tokens(tower, names, self.output / "tokens")
-        own, shared = self.settings.augment, self.settings.augment_clusters
-        return inputs if own is None and shared is None else inputs.augmented(own, shared)
+        augment = self.settings.augmentations
+        return inputs.augmented(augment) if augment else inputs
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings
@@ -143,7 +142,7 @@ class Run:
             num_warmup_steps=round(settings.warmup * self.total_steps),
             num_training_steps=self.total_steps,
         )
-        flat = {k: str(v) if isinstance(v, dict) else v for k, v in asdict(settings).items() if v is not None}
+        flat = {k: str(v) if isinstance(v, (dict, list)) else v for k, v in settings.to_dict().items() if v is not None}
         self.accelerator.init_trackers("logs", config=flat)
 
     def resume(self) -> None:
