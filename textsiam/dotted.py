@@ -6,7 +6,6 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable, Mapping
 from typing import Any
 
 from textsiam.yamlfile import ConfigError
@@ -53,24 +52,14 @@ def dotted(given: Any, key: str) -> tuple[str, dict[str, Any]]:
     raise ConfigError(f"{key} is {given!r}, expected module.name or {{module.name: {{knob: value}}}}")
 
 
-def named_by(path: str, key: str) -> Callable[..., Any]:
-    """Import the class or function that a dotted path names, as `import_dotted` does.
+def made(given: Any, key: str) -> Any:
+    """Import what a config names, and call it with its knobs.
 
     Raises:
-        ConfigError: It cannot be imported, or cannot be called.
+        ConfigError: It cannot be imported or called, a knob is unknown or missing, or a value is refused.
     """
+    path, knobs = dotted(given, key)
     named = import_dotted(path, key)
-    if not callable(named):
-        raise ConfigError(f"{key}: {path!r} is {type(named).__name__}, expected a class or a function")
-    return named
-
-
-def made_by(named: Callable[..., Any], path: str, knobs: Mapping[str, Any], key: str) -> Any:
-    """Call a class or function of the user's own with its knobs.
-
-    Raises:
-        ConfigError: A knob is unknown or missing, or its value is refused with a ValueError.
-    """
     try:
         inspect.signature(named).bind(**knobs)
     except TypeError as error:

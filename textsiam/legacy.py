@@ -35,8 +35,9 @@ def read_old_image_keys(tree: dict[str, Any]) -> None:
         if _taken(tree, key):
             raise ValueError(f"{key}: has moved to {_EXAMPLE}: {successor}")
     if shared := _taken(tree, _CLUSTERS):
-        own = tree["training"].get("augment")
-        tree["training"]["augment"] = [{**shared, "clusters": True}, *([own] if own else [])]
+        own = tree["training"].get("augment") or []
+        own = own if isinstance(own, list) else [own]
+        tree["training"]["augment"] = [{**shared, "clusters": True}, *own]
         warnings.warn(
             f"{_CLUSTERS} is now an item of training.augment: {tree['training']['augment']}",
             FutureWarning,

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from textsiam.dotted import dotted, made_by, named_by
+from textsiam.dotted import made
 from textsiam.loss_config import DistanceName
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
-    from sentence_transformers import SentenceTransformer
-
     from textsiam.data.pairs import Pairs
     from textsiam.models.learned import Head
     from textsiam.models.twin import Twin
@@ -110,17 +108,19 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         ModelError: A model cannot be found, or an option does not fit it.
         ConfigError: The builder cannot be imported, or returns something else.
     """
+    import torch
+
     from textsiam.models.encoders import encoder
     from textsiam.models.halves import sides
     from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
 
-    def tower(name: str) -> Any:
+    def tower(of: Any, max_tokens: int | None = config.max_tokens) -> Any:
         return encoder(
-            name,
+            of,
             pooling=config.pooling,
             dim=config.dim,
-            max_tokens=config.max_tokens,
+            max_tokens=max_tokens,
             size=config.image_size,
             device=device,
             trust_remote_code=config.trust_remote_code,
@@ -130,7 +130,12 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
         raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
     if config.builder is not None:
-        left = _built(config, device, seed)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = made(config.builder, "model.builder")
+            limit = getattr(built, "max_seq_length", None)  # what cuts nothing has none
+            torch.manual_seed(seed + 1)
+            left = tower(built, None if limit is None or config.max_tokens is None else min(limit, config.max_tokens))
     elif config.scratch_image is not None:
         left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
     elif config.scratch is None:
@@ -147,29 +152,6 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     if config.head is not None:
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     return twin
-
-
-def _built(config: ModelConfig, device: str | None, seed: int) -> SentenceTransformer:
-    """Return what the user's own function builds; the seed draws its weights."""
-    import torch
-    from sentence_transformers import SentenceTransformer
-
-    from textsiam.models.encoders import shaped
-
-    key = "model.builder"
-    path, knobs = dotted(config.builder, key)
-    named = named_by(path, key)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        tower = made_by(named, path, knobs, key)
-        if not isinstance(tower, SentenceTransformer):
-            raise ConfigError(f"{key}: {path} returns {type(tower).__name__}, expected a SentenceTransformer")
-        limit = getattr(tower, "max_seq_length", None)  # what cuts nothing has none
-        tokens = None if limit is None or config.max_tokens is None else min(limit, config.max_tokens)
-        torch.manual_seed(seed + 1)
-        return shaped(
-            tower, pooling=config.pooling, dim=config.dim, max_tokens=tokens, size=config.image_size, device=device
-        )
 
 
 def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:

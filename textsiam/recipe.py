@@ -310,10 +310,10 @@ def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:
 
 
 def _save(outcome: Outcome, config: Config) -> None:
-    twin, splits, output = outcome.twin, outcome.splits, outcome.output
+    twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
     names = ("train", "validation", "calibration", "test")
     facts: Mapping[str, str] = {
-        "model": _named(config),
+        "model": str(model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
@@ -347,14 +347,6 @@ def _save(outcome: Outcome, config: Config) -> None:
     for name in ("best", "checkpoints", "tokens", "run-*"):  # the model holds the weights now
         for path in output.glob(name):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _named(config: Config) -> str:
-    """Say what the twin was made of."""
-    model = config.model
-    if isinstance(model.builder, dict):
-        return next(iter(model.builder))
-    return model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)
 
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:

@@ -194,4 +194,3 @@ def test_what_a_config_would_name():
     assert described(Augment(rotate=5))["rotate"] == 5
     path = f"{__name__}.Darker"
     assert described([Darker(True), "a.b"]) == [{path: {"clusters": True}}, "a.b"]
-    assert described(inverted) == f"{__name__}.inverted"

@@ -27,7 +27,7 @@ _CELLS = 3  # of the grid that an image is bent with, along each side
 
 
 class Augmentation(Protocol):
-    """What changes an image for training: `Augment`, or a function or dataclass of the user's own.
+    """What changes an image for training: `Augment`, or a dataclass of the user's own.
 
     One with an attribute `clusters` that is true changes all images of a cluster alike in a batch: they get one seed.
     """
@@ -182,13 +182,10 @@ def described(augment: Any) -> Any:
     """Return plain values that say which augmentation it is, or which several: as a config names them."""
     if isinstance(augment, (list, tuple)):
         return [described(each) for each in augment]
-    if augment is None or isinstance(augment, (str, dict)):
+    if not is_dataclass(augment) or isinstance(augment, type):
         return augment
-    if type(augment) is Augment:
-        return asdict(augment)
-    kind = augment if hasattr(augment, "__qualname__") else type(augment)
-    path = f"{kind.__module__}.{kind.__qualname__}"
-    return {path: asdict(augment)} if is_dataclass(augment) and not isinstance(augment, type) else path
+    kind = type(augment)
+    return asdict(augment) if kind is Augment else {f"{kind.__module__}.{kind.__qualname__}": asdict(augment)}
 
 
 def changed(image: Image, changes: Sequence[Change]) -> Image:

@@ -214,7 +214,7 @@ def image_encoder(
 
 
 def encoder(
-    name_or_path: str | Path,
+    model: str | Path | SentenceTransformer,
     *,
     pooling: PoolingMode | None = None,
     dim: int | None = None,
@@ -225,31 +225,17 @@ def encoder(
 ) -> SentenceTransformer:
     """Build a tower for whatever inputs a model takes: `text_encoder` or `image_encoder`.
 
-    `max_tokens` is for texts and `size` for images; the other kind leaves them aside.
+    `max_tokens` is for texts and `size` for images; the other kind leaves them aside. A model that is open stays so.
 
     Raises:
         ModelError: The model cannot be found, or an option does not fit it.
     """
-    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-    return shaped(tower, pooling=pooling, dim=dim, max_tokens=max_tokens, size=size, device=device)
-
-
-def shaped(
-    tower: SentenceTransformer,
-    *,
-    pooling: PoolingMode | None = None,
-    dim: int | None = None,
-    max_tokens: int | None = None,
-    size: int | None = None,
-    device: str | None = None,
-) -> SentenceTransformer:
-    """Return a tower on the same backbone with other knobs, those of `encoder`; its vectors have length 1.
-
-    Raises:
-        ModelError: A knob does not fit the tower.
-    """
-    built = rebuilt(tower, pooling, dim, device)
-    return _resizing(built, size) if inputs_of(tower) is IMAGES else _limited(built, max_tokens)
+    if isinstance(model, str | Path):
+        model = open_tower(model, device=device, trust_remote_code=trust_remote_code)
+    elif not isinstance(model, SentenceTransformer):
+        raise ModelError(f"the model is {type(model).__name__}, expected a SentenceTransformer")
+    built = rebuilt(model, pooling, dim, device)
+    return _resizing(built, size) if inputs_of(model) is IMAGES else _limited(built, max_tokens)
 
 
 def rebuilt(

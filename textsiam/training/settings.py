@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -196,11 +196,11 @@ class Settings:
         Raises:
             ValueError: One is not built yet.
         """
-        given: Sequence[Any] = self.augment if isinstance(self.augment, (list, tuple)) else [self.augment]
-        for each in given:
-            if isinstance(each, (str, dict)):
-                raise ValueError(f"augment: {each!r} is not built yet: textsiam.augment_config.build_augment does it")
-        return [each for each in given if each is not None]
+        given = self.augment if isinstance(self.augment, (list, tuple)) else [self.augment]
+        made: list[Any] = [each for each in given if each is not None]
+        if names := [each for each in made if isinstance(each, (str, dict))]:
+            raise ValueError(f"augment: {names[0]!r} is not made yet: textsiam.augment_config.build_augment does it")
+        return made
 
     def to_dict(self) -> dict[str, Any]:
         """Return the knobs as plain values."""
