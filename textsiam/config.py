@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
+from textsiam.augment_config import build_augment as build_augment
+from textsiam.augment_config import read_augment
+from textsiam.data.augment import Augment
 from textsiam.data_config import DataConfig
 from textsiam.data_config import build_pairs as build_pairs
 from textsiam.legacy import RENAMED, rewrite_config
@@ -64,7 +67,7 @@ class Config:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for JSON and YAML."""
-        return asdict(self)
+        return {**asdict(replace(self, training=Settings())), "training": self.training.to_dict()}
 
 
 def read_config(arguments: Sequence[str]) -> Config:
@@ -94,9 +97,23 @@ def read_config(arguments: Sequence[str]) -> Config:
     own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
     known = {**loss_sections(), **own}
     _checked(known, losses, "loss.", places)
+    augment = _augment(tree, places)
     tree = _checked(_hints(Config), tree, "", places)
     read = {name: _read(known[name], v, f"loss.{name}.", places) for name, v in with_default(losses).items()}
-    return _read(Config, tree, "", places, loss=read)
+    config = _read(Config, tree, "", places, loss=read)
+    return replace(config, training=replace(config.training, augment=augment))
+
+
+def _augment(tree: dict[str, Any], places: _Places) -> Any:
+    """Take the augmentations out of a config: their form depends on what they name."""
+    key, training = "training.augment", tree.get("training")
+    found = training.pop("augment", None) if isinstance(training, dict) else None
+    if isinstance(found, dict) and not any("." in str(name) for name in found):
+        found = _checked(_hints(Augment), found, f"{key}.", places)
+    try:
+        return None if found is None else read_augment(found, key)
+    except ConfigError as error:
+        raise ConfigError(f"{places(key)}: {error}") from error
 
 
 class _Places:
@@ -155,7 +172,7 @@ def _checked(hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, pla
             continue
         if below is hints[name] and not isinstance(value, dict):
             raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
-        if isinstance(value, dict) and key != "data.columns":  # what lies below those are the user's own names
+        if isinstance(value, dict) and key not in ("data.columns", "model.builder"):  # below those are the user's names
             if below is None:
                 raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
             value = _checked(_hints(below), value, f"{key}.", places)

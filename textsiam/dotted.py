@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import os
 import sys
 from typing import Any
@@ -35,3 +36,35 @@ def import_dotted(path: str, key: str) -> Any:
         raise ConfigError(f"{key}: {path!r}: module {module!r} has no {name!r}") from error
     except Exception as error:
         raise ConfigError(f"{key}: {path!r}: importing {module!r} failed: {type(error).__name__}: {error}") from error
+
+
+def dotted(given: Any, key: str) -> tuple[str, dict[str, Any]]:
+    """Return path and knobs of `module.name` or `{module.name: {knob: value}}`; nothing is imported.
+
+    Raises:
+        ConfigError: The value has another form.
+    """
+    named = {given: None} if isinstance(given, str) else given
+    if isinstance(named, dict) and len(named) == 1:
+        ((path, knobs),) = named.items()
+        if isinstance(path, str) and (knobs is None or isinstance(knobs, dict)):
+            return path, dict(knobs or {})
+    raise ConfigError(f"{key} is {given!r}, expected module.name or {{module.name: {{knob: value}}}}")
+
+
+def made(given: Any, key: str) -> Any:
+    """Import what a config names, and call it with its knobs.
+
+    Raises:
+        ConfigError: It cannot be imported or called, a knob is unknown or missing, or a value is refused.
+    """
+    path, knobs = dotted(given, key)
+    named = import_dotted(path, key)
+    try:
+        inspect.signature(named).bind(**knobs)
+    except TypeError as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error
+    try:
+        return named(**knobs)
+    except ValueError as error:
+        raise ConfigError(f"{key}: {path}: {error}") from error

@@ -58,8 +58,10 @@ def rewrite_config(tree: dict[str, Any], place: Callable[[str], str]) -> dict[st
         new key → old key of all that changed.
 
     Raises:
-        ConfigError: An old key stands beside the new one, or beside another old key that became the same.
+        ConfigError: An old key stands beside the new one, or beside another old key that became the same; or it has
+            no successor in the package.
     """
+    _read_old_image_keys(tree, place)
     changed: dict[str, str] = {}
     for old, new in RENAMED.items():
         parent, name = _parent(tree, old)
@@ -111,7 +113,6 @@ _DRAWING_KEYS = {
     "training.augment.stroke": "training.augment: {unseen_digits.Pen: {stroke: …}}",
 }
 _CLUSTERS = "training.augment_clusters"
-OLD_KEYS = (*_DRAWING_KEYS, _CLUSTERS)
 
 
 def drawing_model(problem: str) -> str | None:
@@ -121,15 +122,12 @@ def drawing_model(problem: str) -> str | None:
     return f"it is a CNN of drawings: import unseen_digits first, the package in {_EXAMPLE}"
 
 
-def read_old_image_keys(tree: dict[str, Any]) -> None:
-    """Bring the keys of 0.1 for images into today's form, in place; what was off is left out.
-
-    Raises:
-        ValueError: A key was on that has no successor in the package; the message starts with the key.
-    """
+def _read_old_image_keys(tree: dict[str, Any], place: Callable[[str], str]) -> None:
+    """Bring the keys of 0.1 for images into today's form, in place; what was off is left out."""
     for key, successor in _DRAWING_KEYS.items():
+        where = place(key)
         if _taken(tree, key):
-            raise ValueError(f"{key}: has moved to {_EXAMPLE}: {successor}")
+            raise ConfigError(f"{where}: {key}: has moved to {_EXAMPLE}: {successor}")
     if shared := _taken(tree, _CLUSTERS):
         own = tree["training"].get("augment") or []
         own = own if isinstance(own, list) else [own]

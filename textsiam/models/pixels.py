@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from textsiam.data.augment import Augment, Change, changed
+from textsiam.data.augment import Augmentation, augmented
 from textsiam.data.pictures import open_picture
 
 # Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there
@@ -31,14 +31,12 @@ class Pixels:
     Attributes:
         names: The images; see `textsiam.data.pictures`.
         tower: Its processor resizes and normalises.
-        own: What changes each image of a training batch.
-        shared: What changes all images of a cluster alike.
+        augment: What changes the images of a training batch.
     """
 
     names: Sequence[str]
     tower: SentenceTransformer
-    own: Augment | None = None
-    shared: Augment | None = None
+    augment: Sequence[Augmentation] = ()
     _memory: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -99,22 +97,18 @@ class Pixels:
         Raises:
             DataError: An image cannot be opened; the message names it.
         """
-        if seed is None or (self.own is None and self.shared is None):
+        if seed is None or not self.augment:
             return _features(self.tower, [self._opened(int(row)) for row in rows])
-        alike: dict[int, Change] = {}
-        if self.shared is not None and clusters is not None:
-            alike = {c: self.shared.drawn([*seed, 1, c]) for c in np.unique(clusters).tolist()}
-        images = []
-        for place, row in enumerate(np.asarray(rows).tolist()):
-            changes = [alike[int(clusters[place])]] if alike and clusters is not None else []
-            if self.own is not None:
-                changes.append(self.own.drawn([*seed, 0, row]))
-            images.append(changed(self._kept(row), changes))
+        of = [None] * len(rows) if clusters is None else clusters.tolist()
+        images = [
+            augmented(self._kept(row), self.augment, seed, row=row, cluster=cluster)
+            for row, cluster in zip(np.asarray(rows).tolist(), of, strict=True)
+        ]
         return _features(self.tower, images)
 
-    def augmented(self, own: Augment | None, shared: Augment | None = None) -> Pixels:
+    def augmented(self, augment: Sequence[Augmentation]) -> Pixels:
         """Return the images as training shall see them."""
-        return replace(self, own=own, shared=shared)
+        return replace(self, augment=tuple(augment))
 
 
 def image_mode(tower: SentenceTransformer) -> str:

@@ -8,14 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import punctuation
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from unicodedata import category
 
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
-from textsiam.models.drawings import DrawingConfig, DrawingResNet
 from textsiam.models.encoders import SMALLEST_SIDE, ModelError, rebuilt
 
 if TYPE_CHECKING:
@@ -79,8 +78,6 @@ def scratch_image_encoder(
     channels: int = 1,
     widths: Sequence[int] = (32, 64, 128),
     depths: Sequence[int] = (1, 1, 1),
-    drawings: bool = False,
-    enclosures: bool = False,
     dim: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -95,15 +92,12 @@ def scratch_image_encoder(
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        drawings: Images are strokes on plain ground, and the CNN sees them centred, upright, of one size and not too
-            thin; see `textsiam.models.drawings.normal_form`.
-        enclosures: The CNN sees the holes of drawings too; see `textsiam.models.drawings.enclosed`.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.
         device: Where the weights go; None lets torch choose.
 
     Raises:
-        ModelError: A size that does not fit, or enclosures of what is no drawing.
+        ModelError: A size that does not fit.
     """
     from transformers import ResNetConfig, ResNetModel
 
@@ -115,22 +109,19 @@ def scratch_image_encoder(
         raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
     if min(*widths, *depths) < 1:
         raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
-    if enclosures and not drawings:
-        raise ModelError("enclosures are those of drawings: set drawings too")
-    knobs: dict[str, Any] = {
-        "num_channels": channels,
-        "embedding_size": widths[0],
-        "hidden_sizes": list(widths),
-        "depths": list(depths),
-        "layer_type": "basic",
-        "downsample_in_first_stage": False,
-    }
-    side = 2 * size if drawings else size  # the normal form has half the side of what it is made of
+    config = ResNetConfig(
+        num_channels=channels,
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        layer_type="basic",
+        downsample_in_first_stage=False,
+    )
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": False,
         "do_resize": True,
-        "size": {"height": side, "width": side},
+        "size": {"height": size, "width": size},
         "resample": 2,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -140,10 +131,7 @@ def scratch_image_encoder(
     }
     with torch.random.fork_rng(devices=[]), tempfile.TemporaryDirectory() as folder:
         torch.manual_seed(seed)
-        if drawings:
-            _write(DrawingResNet(DrawingConfig(**knobs, enclosures=enclosures)), folder)
-        else:
-            _write(ResNetModel(ResNetConfig(**knobs)), folder)
+        _write(ResNetModel(config), folder)
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         return _tower(Transformer(folder), dim, seed + 1, device)
 

@@ -73,7 +73,7 @@ class Tokens:
             features["token_type_ids"] = filled(self.kinds, 0)
         return features
 
-    def augmented(self, own: Any, shared: Any = None) -> Tokens:
+    def augmented(self, augment: Sequence[Any]) -> Tokens:
         """Raise a ValueError: no augmentation changes texts."""
         raise ValueError("augment changes images: these inputs are texts, leave it out")
 

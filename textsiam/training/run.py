@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -86,8 +85,8 @@ class Run:
     def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         with self.accelerator.local_main_process_first():  # the others read what it wrote
             inputs = stored_tokens(tower, names, self.output / "tokens")
-        own, shared = self.settings.augment, self.settings.augment_clusters
-        return inputs if own is None and shared is None else inputs.augmented(own, shared)
+        augment = self.settings.augmentations
+        return inputs.augmented(augment) if augment else inputs
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings
@@ -106,7 +105,7 @@ class Run:
             self.accelerator.register_for_checkpointing(objective)
         # The scheduler is not prepared: Accelerate would step it once for each process.
         self.scheduler = make_schedule(self.optimizer.optimizer, settings, self.total_steps)
-        flat = {k: str(v) if isinstance(v, dict) else v for k, v in asdict(settings).items() if v is not None}
+        flat = {k: str(v) if isinstance(v, (dict, list)) else v for k, v in settings.to_dict().items() if v is not None}
         self.accelerator.init_trackers("logs", config=flat)
 
     def resume(self) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from textsiam.data.augment import Augment
+from textsiam.data.augment import Augment, Augmentation, described
 from textsiam.legacy import without_epochs
 
 if TYPE_CHECKING:
@@ -97,9 +98,9 @@ class Settings:
             pairs as they are.
         per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
             sampling): for losses over all inputs of a batch. None takes pairs as they come.
-        augment: How each image is changed for training; None leaves images as they are.
-        augment_clusters: How all images of a cluster are changed alike in a batch: strong changes, such as a turn by
-            any angle, make new classes of the old ones. None changes none.
+        augment: How images are changed for training: the knobs of an `Augment`, one of the user's own as `module.name`
+            or `{module.name: {knobs}}` (`textsiam.augment_config.build_augment` makes it), or a list of them. None
+            leaves images as they are.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
@@ -135,8 +136,7 @@ class Settings:
     batch_size: int = 128
     duplicate_share: float | None = None
     per_cluster: int | None = None
-    augment: Augment | None = None
-    augment_clusters: Augment | None = None
+    augment: Augment | str | dict[str, Any] | list[Any] | Callable[..., Any] | None = None
     mine: EpochMining | None = None
     accumulation: int = 1
     learning_rate: float = 5e-5
@@ -192,9 +192,26 @@ class Settings:
         """Return the largest padded size of a chunk on a device, in tokens."""
         return self.token_budget or (1536 if device.type == "cpu" else 65_536)
 
+    @property
+    def augmentations(self) -> list[Augmentation]:
+        """What changes images, one after the other.
+
+        Raises:
+            ValueError: One is not built yet.
+        """
+        given = self.augment if isinstance(self.augment, (list, tuple)) else [self.augment]
+        made: list[Any] = [each for each in given if each is not None]
+        if names := [each for each in made if isinstance(each, (str, dict))]:
+            raise ValueError(f"augment: {names[0]!r} is not made yet: textsiam.augment_config.build_augment does it")
+        return made
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the knobs as plain values."""
+        return asdict(replace(self, augment=described(self.augment)))
+
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run resumes: all that touches the weights."""
-        return {k: v for k, v in asdict(self).items() if k not in _FREE_ON_RESUME}
+        return {k: v for k, v in self.to_dict().items() if k not in _FREE_ON_RESUME}
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,19 @@ whether it was black or white. None of it says which character it is, and all of
 
 from __future__ import annotations
 
+import json
+import tempfile
+from collections.abc import Sequence
 from copy import copy
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from safetensors.torch import save_file
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoConfig, AutoModel, ResNetConfig, ResNetModel
@@ -142,8 +149,8 @@ class DrawingConfig(ResNetConfig):
 class DrawingResNet(ResNetModel):
     """A ResNet that sees the `normal_form` of drawings: of half the side that its processor resizes images to.
 
-    It is a model of transformers like the one it extends, known to it as soon as this module is imported: so plain
-    sentence-transformers opens a tower that holds one, and no code of strangers need be trusted.
+    It is a model of transformers like the one it extends, known to it as soon as this module is imported: so textsiam
+    and plain sentence-transformers open a tower that holds one, and no code of strangers need be trusted.
     """
 
     config_class = DrawingConfig
@@ -172,3 +179,51 @@ class DrawingResNet(ResNetModel):
 
 AutoConfig.register(DrawingConfig.model_type, DrawingConfig, exist_ok=True)
 AutoModel.register(DrawingConfig, DrawingResNet, exist_ok=True)
+
+
+def drawing_tower(
+    *,
+    size: int = 28,
+    channels: int = 1,
+    widths: Sequence[int] = (32, 64, 128),
+    depths: Sequence[int] = (1, 1, 1),
+    enclosures: bool = False,
+) -> SentenceTransformer:
+    """Build a tower of a small ResNet without pretrained weights that sees the normal form of drawings.
+
+    Args:
+        size: Side of the normal form, in pixels.
+        channels: 1 for grey, 3 for colour.
+        widths: Channels of each stage.
+        depths: Blocks of each stage.
+        enclosures: The CNN sees what is `enclosed` too.
+    """
+    config = DrawingConfig(
+        num_channels=channels,
+        embedding_size=widths[0],
+        hidden_sizes=list(widths),
+        depths=list(depths),
+        layer_type="basic",
+        downsample_in_first_stage=False,
+        enclosures=enclosures,
+    )
+    processor = {
+        "image_processor_type": "ViTImageProcessor",
+        "do_convert_rgb": False,
+        "do_resize": True,
+        "size": {"height": 2 * size, "width": 2 * size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": [0.5] * channels,
+        "image_std": [0.5] * channels,
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        config.save_pretrained(folder)
+        weights = DrawingResNet(config).state_dict()
+        save_file(weights, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
+        backbone = Transformer(folder)
+    pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[backbone, pooling], device="cpu")

@@ -1,11 +1,13 @@
-"""The normal form of drawings: what it takes away, what it leaves, and the tower that sees it."""
+"""The normal form of drawings, the tower that sees it, and the pen of another hand."""
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +21,15 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import ResNetModel
 
-from textsiam.models.drawings import DrawingResNet, enclosed, normal_form
-from textsiam.models.encoders import ModelError
-from textsiam.models.scratch import scratch_image_encoder
-from textsiam.models.twin import Twin
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from unseen_digits import DrawingResNet, Pen, drawing_tower, enclosed, normal_form  # noqa: E402
+
+from textsiam.config import build_augment, build_twin, read_config  # noqa: E402
+from textsiam.data.augment import Augment, augmented  # noqa: E402
+from textsiam.data.pairs import sample_pairs  # noqa: E402
+from textsiam.models.twin import Twin  # noqa: E402
 
 SIDE = 56
 # Strokes through points of the unit square: a hook like a 2, a fork like a 4, a ring.
@@ -194,8 +201,10 @@ def test_no_gradient_flows():
 
 @pytest.fixture(scope="module", params=[False, True], ids=["ink", "enclosures"])
 def tower(request) -> SentenceTransformer:
-    knobs: dict[str, Any] = {"drawings": True, "enclosures": request.param}
-    return scratch_image_encoder(size=20, widths=(8, 16), depths=(1, 1), dim=12, device="cpu", **knobs)
+    knobs = f"{{size: 20, widths: [8, 16], depths: [1, 1], enclosures: {str(request.param).lower()}}}"
+    builder = f"{{unseen_digits.drawing_tower: {knobs}}}"
+    config = read_config(["--model.builder", builder, "--model.dim", "12"])
+    return build_twin(config.model, sample_pairs(), device="cpu").left
 
 
 def picture(name: str, **how) -> Image.Image:
@@ -205,8 +214,7 @@ def picture(name: str, **how) -> Image.Image:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("enclosures", [False, True])
 def test_the_cnn_sees_the_normal_form_of_half_the_side(channels, enclosures):
-    knobs: dict[str, Any] = {"widths": (8,), "depths": (1,), "drawings": True, "enclosures": enclosures}
-    tower = scratch_image_encoder(size=20, channels=channels, device="cpu", **knobs)
+    tower = drawing_tower(size=20, channels=channels, widths=(8,), depths=(1,), enclosures=enclosures)
     features = tower.eval().preprocess([picture(name).convert("L" if channels == 1 else "RGB") for name in GLYPHS])
     assert features["pixel_values"].shape == (3, channels, 40, 40)
     ink = normal_form(features["pixel_values"])
@@ -216,11 +224,6 @@ def test_the_cnn_sees_the_normal_form_of_half_the_side(channels, enclosures):
         expected: Any = ResNetModel.forward(backbone.model, seen).last_hidden_state
         expected = expected.flatten(2).transpose(1, 2)
         torch.testing.assert_close(tower[0](dict(features))["token_embeddings"], expected)
-
-
-def test_enclosures_are_those_of_drawings():
-    with pytest.raises(ModelError, match="set drawings too"):
-        scratch_image_encoder(enclosures=True)
 
 
 def test_the_tower_is_saved_with_its_normal_form(tower, tmp_path):
@@ -250,10 +253,83 @@ def test_a_program_without_twins_opens_the_tower_too(tower, tmp_path):
     tower.save_pretrained(str(tmp_path / "tower"), create_model_card=False)
     picture("fork").save(tmp_path / "fork.png")
     program = (
-        "import sys, textsiam.models.drawings, sentence_transformers as st; from PIL import Image;"
+        "import sys, unseen_digits, sentence_transformers as st; from PIL import Image;"
         "print(st.SentenceTransformer(sys.argv[1], device='cpu').encode([Image.open(sys.argv[2])])[0].tolist())"
     )
     arguments = [sys.executable, "-c", program, str(tmp_path / "tower"), str(tmp_path / "fork.png")]
-    done = subprocess.run(arguments, capture_output=True, text=True, check=True)
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, cwd=HERE)
     found = json.loads(done.stdout.strip().splitlines()[-1])
     np.testing.assert_allclose(found, Twin(tower).encode([picture("fork")])[0], atol=1e-5)
+
+
+SEEDS = [(0, i) for i in range(20)]
+
+
+def array(image):
+    return np.asarray(image).astype(int)
+
+
+@pytest.mark.parametrize("light", [True, False])
+def test_thickness_widens_strokes_of_any_colour_and_narrows_them_a_little(light):
+    pixels = np.zeros((50, 50), dtype=np.uint8)
+    pixels[10:40, 20:30] = 200
+    image = Image.fromarray(pixels if light else 255 - pixels)
+    drawn = [array(Pen(thickness=0.08)(image, seed)) for seed in SEEDS]
+    widths = [(each if light else 255 - each)[25].sum() / 200 for each in drawn]
+    assert 8.8 - 0.1 <= min(widths) < 9 < 13 < max(widths) <= 14 + 0.1
+    assert all((each[:5] == (0 if light else 255)).all() for each in drawn)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("light", [True, False])
+def test_a_stroke_more_starts_at_what_is_drawn_and_looks_like_it(mode, light):
+    pixels = np.zeros((60, 60), dtype=np.uint8)
+    pixels[28:31, 15:45] = 200
+    image = Image.fromarray(pixels if light else 255 - pixels).convert(mode)
+    shown = [array(Pen(stroke=0.5)(image, seed)).reshape(60, 60, -1)[..., 0] for seed in SEEDS]
+    inks = [(each if light else 255 - each) == 200 for each in shown]
+    assert all(set(np.unique(each)) == set(np.unique(array(image))) for each in shown)
+    assert all(ink[28:31, 15:45].all() for ink in inks)
+    added, near = [ink.sum() - 90 for ink in inks], _near(pixels > 0)
+    assert 4 < sum(more == 0 for more in added) < 16
+    assert 30 < max(added) <= 4 * 32
+    for ink, more in zip(inks, added, strict=True):
+        rows, columns = np.nonzero(ink & ~near)
+        assert not len(rows) or np.hypot(rows - 29, np.clip(columns, 15, 44) - columns).max() <= 30 + 3
+        assert more == 0 or near[ink].sum() > 90  # it begins at what is there
+
+
+def _near(ink: np.ndarray) -> np.ndarray:
+    """The pixels of ink and those beside."""
+    wide = np.pad(ink, 1)
+    return np.logical_or.reduce([np.roll(wide, (i, j), (0, 1))[1:-1, 1:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)])
+
+
+@pytest.mark.parametrize("value", [0, 90, 255])
+def test_a_blank_image_gets_no_stroke(value):
+    blank = Image.new("L", (9, 9), value)
+    assert all(array(Pen(stroke=1)(blank, seed)).min() == value for seed in SEEDS)
+    assert all(np.ptp(array(Pen(stroke=1)(blank, seed))) == 0 for seed in SEEDS)
+
+
+def test_without_its_own_knobs_a_pen_is_an_augment():
+    knobs: dict[str, Any] = {"rotate": 20, "shift": 0.1, "flip": True, "elastic": 0.03, "contrast": 0.2}
+    for seed in SEEDS:
+        assert Pen(**knobs)(picture("hook"), seed).tobytes() == Augment(**knobs)(picture("hook"), seed).tobytes()
+
+
+@pytest.mark.parametrize(("knobs", "problem"), [({"stroke": 1.5}, "stroke must be from 0 to 1, got 1.5"),
+                                                ({"thickness": -0.1}, "thickness must be from 0 to 0.25, got -0.1"),
+                                                ({"rotate": -1}, "rotate must be from 0 to 180, got -1")])  # fmt: skip
+def test_knobs_are_checked(knobs, problem):
+    with pytest.raises(ValueError, match=f"^{problem}$"):
+        Pen(**knobs)
+
+
+def test_the_config_reads_and_its_changes_are_those_of_the_published_figures():
+    """The bytes of changed drawings, recorded before this became a project of its own."""
+    config = read_config([str(HERE / "unseen.yaml")])
+    shared, own = build_augment(config.training.augment)
+    assert (shared.clusters, type(own)) == (True, Pen)
+    found = [augmented(picture(name), [shared, own], [0, 1, 2], row=k, cluster=9) for name in GLYPHS for k in range(9)]
+    assert hashlib.sha256(b"".join(each.tobytes() for each in found)).hexdigest()[:16] == "5493f1de77edfb7e"
