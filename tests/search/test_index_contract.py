@@ -8,15 +8,15 @@ import threading
 import numpy as np
 import pytest
 
+from textsiam.search.folder import FolderIndex
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
-from textsiam.search.lance import LanceIndex
 from textsiam.search.memory import MemoryIndex
 from textsiam.search.postgres import PostgresIndex
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
 OTHER = IndexModel("second", "b" * 64, DIM)
-BACKENDS = ["memory", "lance", "lance resident", "postgres"]
+BACKENDS = ["memory", "folder", "postgres"]
 
 
 NUMBERS = itertools.count(1)
@@ -43,9 +43,8 @@ def ids(hits):
 
 @pytest.fixture(params=BACKENDS)
 def index(request, tmp_path):
-    if request.param.startswith("lance"):
-        pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
-        made = LanceIndex.create(tmp_path / "index", MODEL, resident="resident" in request.param)
+    if request.param == "folder":
+        made = FolderIndex.create(tmp_path / "index", MODEL)
     elif request.param == "postgres":
         address = request.getfixturevalue("postgres_address")
         made = PostgresIndex.create(f"{address}#contract_{next(NUMBERS)}", MODEL)
@@ -91,6 +90,15 @@ def test_what_was_put_in_comes_out(filled):
     np.testing.assert_array_equal(index.vectors(["q5", "q3", "q5"]), vectors[[5, 3, 5]])
     with pytest.raises(QuestionIndexError, match="there is no question 'nobody'"):
         index.vectors(["q1", "nobody"])
+
+
+@pytest.mark.parametrize("ids", ["q1", b"q1"])
+def test_one_string_is_no_list_of_ids(index, ids):
+    index.upsert([Question(name, name) for name in ("q", "1", "q1")], unit(3), model=MODEL)
+    for call in (index.delete, index.get, index.vectors):
+        with pytest.raises(QuestionIndexError, match="q1', expected a list of ids"):
+            call(ids)
+    assert index.count() == 3
 
 
 @pytest.mark.parametrize("compacted", [False, True])
