@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -44,16 +44,15 @@ from textsiam.search.journal import (
     questions_of,
     read_state,
     rows_of,
+    rows_where,
     vectors_of,
     write_rows,
 )
 from textsiam.search.migration import migrate_rows
-from textsiam.search.resident import Stored, View
+from textsiam.search.resident import Stored
 from textsiam.search.sidecar import merge_reported, merging_alone, read_sidecar, sidecar_path, write_sidecar
 
 _TABLE = "questions.sqlite"
-# So few questions that match a filter are compared one by one rather than looked for among all.
-_FEW = 4096
 _FILTERS = 8  # filters whose matches are remembered
 
 
@@ -77,7 +76,7 @@ class FolderIndex:
         self._journal = Journal(self.path / _TABLE)
         self._written = 0
         self._counted = (-1, 0)  # at which clock, how many
-        self._filters: dict[tuple[Any, ...], tuple[int, set[int]]] = {}
+        self._filters: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
         self._held = Held(self._stored)
 
     @classmethod
@@ -117,14 +116,8 @@ class FolderIndex:
             if len(questions) == 0:
                 return
             write_rows(table, state, questions, check_questions(questions, vectors, model.dim))
-        self._merge_when_due(len(questions))
-
-    def _merge_when_due(self, written: int) -> None:
-        if self.merge_after is None:
-            return
-        self._written += written
-        if self._written > self.merge_after:
-            self._written = 0
+        self._written += len(questions)
+        if self.merge_after is not None and self._written > self.merge_after:
             with suppress(QuestionIndexError):  # the write is acknowledged; whoever merges now does it for us
                 self.compact()
 
@@ -164,26 +157,23 @@ class FolderIndex:
         """Find the most similar questions; see `QuestionIndex.search`, and the module for what is exact."""
         check_search(k, threshold)
         clause, values = condition(check_where(where))
-        with self._snapshot() as (table, state, view):
+        with self._journal.reading() as table:
+            state, view = self._held.look(table)  # both as they are at the same moment
             check_model(self.location, state.model, model)
             asked = check_vectors(queries, model.dim)
             kept = self._matching(table, state.clock, clause, values) if where else None
-            if kept is not None and len(kept) <= _FEW:
-                candidates = [np.array(sorted(kept), np.int64)] * len(asked)
-            else:
-                floor = -np.inf if threshold is None else threshold
-                candidates = [near.rows for near in view.near(asked, k, floor, among=kept)]
+            nearest = view.near(asked, k, -np.inf if threshold is None else threshold, among=kept)
             return [
-                self._ranked(table, state, query, rows, k, threshold)
-                for query, rows in zip(asked, candidates, strict=True)
+                self._ranked(table, state, query, near.rows, k, threshold)
+                for query, near in zip(asked, nearest, strict=True)
             ]
 
-    def _matching(self, table: sqlite3.Connection, clock: int, clause: str, values: list[Any]) -> set[int]:
+    def _matching(self, table: sqlite3.Connection, clock: int, clause: str, values: list[Any]) -> np.ndarray:
         """Return the rows that pass a filter; those of the latest filters are remembered until the next write."""
         asked = (clause, *values)
         known = self._filters.get(asked)
         if known is None or known[0] != clock:
-            rows = {row for (row,) in table.execute(f"SELECT row FROM questions WHERE {clause}", values)}
+            rows = rows_where(table, clause, values)
             while len(self._filters) >= _FILTERS:
                 self._filters.pop(next(iter(self._filters), asked), None)
             self._filters[asked] = known = (clock, rows)
@@ -203,13 +193,6 @@ class FolderIndex:
         best = rank(similarity, k, threshold)
         questions = questions_of(table, rows[best].tolist())
         return [Hit(questions[int(rows[i])], float(similarity[i])) for i in best]
-
-    @contextmanager
-    def _snapshot(self) -> Iterator[tuple[sqlite3.Connection, State, View]]:
-        """Yield the table at one moment, its state, and the vectors in memory as they are at that same moment."""
-        with self._journal.reading() as table:
-            state, view = self._held.look(table)
-            yield table, state, view
 
     def count(self, where: Where | None = None) -> int:
         """Count the questions (that match)."""

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from textsiam.search.journal import State, all_rows, changes_since, deleted_since, read_state
+from textsiam.search.journal import State, changes_since, deleted_since, read_state, rows_where
 from textsiam.search.resident import Resident, Stored, View
 
 
@@ -48,7 +48,7 @@ class Held:
         held = self._vectors
         since = held.view.clock
         if since < state.merged and len(held.rows):  # a merge forgets what was deleted before it
-            gone = np.setdiff1d(held.rows, all_rows(table))
+            gone = np.setdiff1d(held.rows, rows_where(table))
         else:
             gone = deleted_since(table, since)
         held.apply(changes_since(table, state, since), gone, state.clock)

@@ -236,9 +236,9 @@ def deleted_since(table: sqlite3.Connection, clock: int) -> np.ndarray:
     return _column(table.execute("SELECT row FROM deleted WHERE clock > ?", (clock,)))
 
 
-def all_rows(table: sqlite3.Connection) -> np.ndarray:
-    """Return the rows of all questions, `(n,)` int64."""
-    return _column(table.execute("SELECT row FROM questions"))
+def rows_where(table: sqlite3.Connection, clause: str = "TRUE", values: Sequence[Any] = ()) -> np.ndarray:
+    """Return the rows of the questions that meet a `condition`, `(n,)` int64."""
+    return _column(table.execute(f"SELECT row FROM questions WHERE {clause}", values))
 
 
 def _column(found: Iterable[tuple[int]]) -> np.ndarray:

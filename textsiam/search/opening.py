@@ -62,7 +62,7 @@ def _imported(path: str) -> Any:
         backend = import_dotted(path, "index")
     except ConfigError as error:
         raise QuestionIndexError(str(error)) from error
-    needed = ["create", *(name for name in vars(QuestionIndex) if not name.startswith("_"))]
+    needed = ["create", *(name for name, what in vars(QuestionIndex).items() if callable(what) and name[0] != "_")]
     if missing := [name for name in needed if not hasattr(backend, name)]:
         raise QuestionIndexError(f"index: {path!r} lacks {', '.join(missing)}: see textsiam.search.index.QuestionIndex")
     return backend

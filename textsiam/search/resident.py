@@ -68,18 +68,18 @@ class View:
     bounds: tuple[np.ndarray, ...]
     alive: np.ndarray
 
-    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: set[int] | None = None) -> list[Near]:
+    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: np.ndarray | None = None) -> list[Near]:
         """Return, for each query, all that may be among its hits.
 
         Args:
             queries: `(q, dim)` float32.
             k: Only what may be among the best k.
             floor: Least score; `-inf` where there is none.
-            among: Only these rows; None takes all.
+            among: Only these rows, `(m,)` int64; None takes all.
         """
         kept = self.alive
         if among is not None:
-            kept = kept & np.isin(self.rows, np.fromiter(among, np.int64, len(among)))
+            kept = kept & np.isin(self.rows, among)
         found = []
         step = max(1, _SCORES // max(1, len(self.rows)))
         for start in range(0, len(queries), step):
