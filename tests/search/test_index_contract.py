@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from textsiam.search.folder import FolderIndex
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
-from textsiam.search.lance import LanceIndex
 from textsiam.search.memory import MemoryIndex
+from textsiam.search.opening import create_index, open_index
 from textsiam.search.postgres import PostgresIndex
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
 OTHER = IndexModel("second", "b" * 64, DIM)
-BACKENDS = ["memory", "lance", "lance resident", "postgres"]
+BACKENDS = ["memory", "folder", "postgres", "docs/extending.md"]
 
 
 NUMBERS = itertools.count(1)
@@ -41,16 +44,37 @@ def ids(hits):
     return [hit.question.id for hit in hits]
 
 
-@pytest.fixture(params=BACKENDS)
+def pytest_generate_tests(metafunc):
+    if "index" in metafunc.fixturenames:
+        own = metafunc.config.getoption("--index-backend")
+        metafunc.parametrize("index", BACKENDS if own is None else [own], indirect=True)
+
+
+@pytest.fixture
+def documented(tmp_path, monkeypatch):
+    """The backend that docs/extending.md shows, as a module that can be imported."""
+    page = (Path(__file__).resolve().parents[2] / "docs/extending.md").read_text(encoding="utf-8")
+    section = page.split("## Add your own index backend")[1].split("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, re.S)
+    name = f"index_of_the_docs_{next(NUMBERS)}"
+    (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    return f"{name}.ArrayIndex"
+
+
+@pytest.fixture
 def index(request, tmp_path):
-    if request.param.startswith("lance"):
-        pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
-        made = LanceIndex.create(tmp_path / "index", MODEL, resident="resident" in request.param)
+    if request.param == "folder":
+        made = FolderIndex.create(tmp_path / "index", MODEL)
     elif request.param == "postgres":
         address = request.getfixturevalue("postgres_address")
         made = PostgresIndex.create(f"{address}#contract_{next(NUMBERS)}", MODEL)
-    else:
+    elif request.param == "memory":
         made = MemoryIndex(MODEL)
+    else:
+        own = request.param if request.param != "docs/extending.md" else request.getfixturevalue("documented")
+        place = request.config.getoption("--index-location") or f"{tmp_path}/index{{}}"
+        made = create_index(f"{own}:{place.replace('{}', str(next(NUMBERS)))}", MODEL)
     yield made
     made.close()
 
@@ -91,6 +115,15 @@ def test_what_was_put_in_comes_out(filled):
     np.testing.assert_array_equal(index.vectors(["q5", "q3", "q5"]), vectors[[5, 3, 5]])
     with pytest.raises(QuestionIndexError, match="there is no question 'nobody'"):
         index.vectors(["q1", "nobody"])
+
+
+@pytest.mark.parametrize("ids", ["q1", b"q1"])
+def test_one_string_is_no_list_of_ids(index, ids):
+    index.upsert([Question(name, name) for name in ("q", "1", "q1")], unit(3), model=MODEL)
+    for call in (index.delete, index.get, index.vectors):
+        with pytest.raises(QuestionIndexError, match="q1', expected a list of ids"):
+            call(ids)
+    assert index.count() == 3
 
 
 @pytest.mark.parametrize("compacted", [False, True])
@@ -338,3 +371,42 @@ def test_searches_beside_a_writer_see_whole_upserts(index):
     for thread in threads:
         thread.join()
     assert not problems
+
+
+def test_a_backend_of_ones_own_is_opened_by_name_and_keeps_what_it_was_given(documented, tmp_path):
+    place = f"{documented}:{tmp_path}/forum.npz"
+    with pytest.raises(QuestionIndexError, match=r"forum.npz: holds no index"):
+        open_index(place)
+    made = create_index(place, MODEL)
+    made.upsert(questions(3), unit(3), model=MODEL)
+    made.delete(["q1"])
+    made.close()
+    again = open_index(place)
+    assert type(again).__name__ == "ArrayIndex"
+    assert again.get(["q0", "q1", "q2"]) == [questions(1)[0], None, questions(3)[2]]
+    np.testing.assert_array_equal(again.vectors(["q2"]), unit(3)[2:])
+    copy = again.snapshot(tmp_path / "copy.npz")
+    assert open_index(f"{documented}:{copy}").count() == 2
+    with pytest.raises(QuestionIndexError, match="is there already"):
+        create_index(place, MODEL)
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("no_such_module_here.Index:x", "no_such_module_here"),
+        ("textsiam.search.memory.Nothing:x", "has no 'Nothing'"),
+        ("textsiam.search.index.Question:x", "lacks create, upsert, delete"),
+        ("redis://host/0", "an address that starts with redis://"),
+    ],
+)
+def test_a_backend_that_is_none(place, message):
+    with pytest.raises(QuestionIndexError, match=message):
+        open_index(place)
+
+
+def test_a_folder_whose_name_looks_like_a_backend_is_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    FolderIndex.create(tmp_path / "my_index.Mine:forum", MODEL).close()
+    open_index("my_index.Mine:forum").close()
+    open_index(tmp_path / "my_index.Mine:forum").close()

@@ -15,20 +15,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from textsiam.search import resident
+from textsiam.search.folder import FolderIndex
 from textsiam.search.index import IndexModel, Question, QuestionIndexError
-from textsiam.search.lance import LanceIndex
 from textsiam.search.postgres import PostgresIndex
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 MODEL = IndexModel("crashes", "c" * 64, 16)
 
 
-@pytest.fixture(params=["lance", "postgres"])
+@pytest.fixture(params=["folder", "postgres"])
 def location(request, tmp_path):
     """Where an empty index is, and the process that keeps it alive (0: none)."""
-    if request.param == "lance":
-        pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
-        LanceIndex.create(tmp_path / "index", MODEL).close()
+    if request.param == "folder":
+        FolderIndex.create(tmp_path / "index", MODEL).close()
         return str(tmp_path / "index")
     address = request.getfixturevalue("postgres_address")
     place = f"{address}#{request.node.originalname[:40]}"
@@ -86,11 +86,11 @@ def unit(count):
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
-def test_a_full_disk_is_a_clear_error_and_the_index_is_intact(tmp_path):
-    pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
+def test_a_full_disk_is_a_clear_error_and_the_index_is_intact(tmp_path, monkeypatch):
+    monkeypatch.setattr(resident, "BLOCK", 64)
     vectors = unit(5000)
     questions = [Question(f"q{i}", f"question {i}") for i in range(5000)]
-    index = LanceIndex.create(tmp_path / "index", MODEL)
+    index = FolderIndex.create(tmp_path / "index", MODEL)
     index.upsert(questions[:1000], vectors[:1000], model=MODEL)
     with files_end_at(400_000), pytest.raises(QuestionIndexError, match="cannot be written: the disk is full"):
         index.upsert(questions, vectors, model=MODEL)
@@ -102,7 +102,8 @@ def test_a_full_disk_is_a_clear_error_and_the_index_is_intact(tmp_path):
         (hits,) = index.search(vectors[:1], model=MODEL, threshold=-2)
         assert len(hits) == 1000
         index.close()
-        index = LanceIndex(tmp_path / "index")
+        index = FolderIndex(tmp_path / "index")
+    assert not list((tmp_path / "index").glob("vectors-*"))  # what was half written is gone
     index.upsert(questions, vectors, model=MODEL)
     index.compact()
     assert len(index.search(vectors[:1], model=MODEL, threshold=-2)[0]) == 5000

@@ -14,7 +14,6 @@ PAGE = (Path(__file__).resolve().parents[2] / "docs/index.md").read_text(encodin
 
 @pytest.mark.slow
 def test_the_example_runs(minilm, tmp_path, monkeypatch):
-    pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
     monkeypatch.chdir(tmp_path)
     (block,) = re.findall(r"```python\n(.*?)```", PAGE, re.S)
     names = {}

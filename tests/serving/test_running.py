@@ -56,7 +56,6 @@ def served(*arguments, **more):
 
 @pytest.mark.slow
 def test_what_was_acknowledged_is_there_after_kill_9(saved, tmp_path):
-    pytest.importorskip("lancedb", reason="the extra 'index' is not installed (lancedb)")
     place = tmp_path / "index"
     assert run("index", "create", saved, place).returncode == 0
     with served(saved, "--index", place) as (_, ready, _), httpx2.Client(base_url=ready["address"]) as client:

@@ -65,9 +65,13 @@ def serve(
     place = reviews or _beside(index)
     if suspects is not None and place is None:
         raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
+    import numpy as np
+
     from textsiam.search.opening import open_index
 
-    opened = None if index is None else open_index(index, resident=True)
+    opened = None if index is None else open_index(index)
+    if opened is not None:  # what a first search has to read is read before anybody waits for it
+        opened.search(np.zeros((0, opened.model.dim), np.float32), model=opened.model, k=1)
     store = None if place is None else Reviews(place)
     twin = open_twin(model)
     if precision is not None or prior is not None:

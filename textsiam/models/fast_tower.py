@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Literal
 
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from textsiam.models.encoders import inputs_of
 from textsiam.models.fused import FusedBert, fusable
+from textsiam.models.processor import one_core
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -47,20 +47,6 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
         checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
         native = device.type == "cpu" and any(check() for check in checks if check is not None)
     return torch.bfloat16 if native else torch.float32
-
-
-@contextmanager
-def one_core(wanted: bool = True) -> Iterator[None]:
-    """Have torch use no other core, where that is wanted, for what this thread asks of it."""
-    if not wanted:  # and leave alone what other threads may be setting
-        yield
-        return
-    cores = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(cores)
 
 
 class Paced(ABC):

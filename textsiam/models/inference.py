@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from textsiam.models.fast_tower import FastTower, Paced, moved, one_core
+from textsiam.models.fast_tower import FastTower, Paced, moved
 from textsiam.models.inputs import Prepared
+from textsiam.models.processor import one_core
 from textsiam.models.tokens import chunk_by_tokens
 
 Progress = Callable[[int, int], None]

@@ -12,6 +12,7 @@ from torch.nn.functional import layer_norm
 
 from textsiam.models.encoders import ModelError
 from textsiam.models.fused import FusedBert, Layer, encoder_of, joined, norm_of
+from textsiam.models.processor import multiplies_bytes
 from textsiam.models.ranges import LayerRanges, Range
 
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
@@ -41,8 +42,7 @@ def check_int8() -> None:
     Raises:
         ModelError: It does not; the message says so.
     """
-    vnni = getattr(torch.cpu, "_is_vnni_supported", None)
-    if vnni is None or not vnni() or not torch.backends.mkldnn.is_available():
+    if not multiplies_bytes():
         raise ModelError("int8 in torch needs a processor with avx512_vnni, which this one lacks: take another format")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from typing import Any
 
@@ -77,6 +77,17 @@ def check_questions(questions: Sequence[Question], vectors: np.ndarray, dim: int
         for key, value in question.metadata.items():
             _check_fact(f"question {question.id!r}", key, value)
     return check_vectors(vectors, dim, [question.id for question in questions])
+
+
+def check_ids(ids: Iterable[str]) -> list[str]:
+    """Return ids as a list.
+
+    Raises:
+        QuestionIndexError: They are one string, whose letters would be taken for ids.
+    """
+    if isinstance(ids, (str, bytes, bytearray)):
+        raise QuestionIndexError(f"ids are {ids!r}, expected a list of ids: [{ids!r}]")
+    return list(ids)
 
 
 def check_where(where: Where | None) -> dict[str, list[Scalar]]:

@@ -9,9 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from textsiam.models.encoders import ModelError
-from textsiam.models.fast_tower import one_core
-from textsiam.models.int8 import check_int8
+from textsiam.models.processor import multiplies_bytes, one_core
 from textsiam.search.products import Block, Found, bits_of, rounding, scan
 
 _MIDDLE = np.uint8(128)  # the byte that stands for 0
@@ -22,15 +20,6 @@ _FEW = 4  # one core reads all vectors for so few queries sooner than two of whi
 _MOST = 0.75  # share of all vectors, in squares, that their leading components hold
 _STEP = 32  # leading components come in multiples of so many
 _TINY = 1e-20
-
-
-def multiplies_bytes() -> bool:
-    """Say whether this processor is faster with bytes than with floats."""
-    try:
-        check_int8()
-    except ModelError:
-        return False
-    return True
 
 
 class Coded(NamedTuple):
@@ -59,10 +48,16 @@ def coded(vectors: np.ndarray) -> Coded:
 
 
 class _Packed:
-    """Whole numbers `(n, dim)` int8 and their scales `(n,)`, laid out for products with about so many rows."""
+    """Whole numbers `(n, dim)` int8 and their scales `(n,)`, laid out for products with about so many rows.
+
+    A processor that is not fast with bytes multiplies them as floats, with the same result.
+    """
 
     def __init__(self, whole: np.ndarray, scales: np.ndarray, rows: int) -> None:
-        self._weights = torch.ops.onednn.qlinear_prepack(torch.from_numpy(whole), [rows, whole.shape[1]])
+        self._bytes = multiplies_bytes()
+        self._weights = torch.from_numpy(whole)
+        if self._bytes:
+            self._weights = torch.ops.onednn.qlinear_prepack(self._weights, [rows, whole.shape[1]])
         self._scales = torch.from_numpy(scales)
         self._zeros = torch.zeros(len(scales), dtype=torch.int64)
 
@@ -71,6 +66,8 @@ class _Packed:
 
         Sums are those of integers: exact, but for the last step into the number format.
         """
+        if not self._bytes:  # sums of whole numbers below 2²⁴ are exact in floats too, whatever their order
+            return ((digits.float() - int(_MIDDLE)) @ self._weights.float().T * self._scales).to(dtype)
         return torch.ops.onednn.qlinear_pointwise(
             digits, 1.0, int(_MIDDLE), self._weights, self._scales, self._zeros, None, 1.0, 0, dtype, "none", [], ""
         )
@@ -100,20 +97,29 @@ class Frame:
     than the others and costs them digits. Queries are turned in double precision, vectors in fp32.
 
     Args:
-        sample: `(n, dim)` float32: the more alike it is to all vectors, the fewer have to be looked at twice.
+        matrix: The turn, `(dim, dim)` float64, orthogonal.
+        leading: How many components lead.
     """
 
-    def __init__(self, sample: np.ndarray) -> None:
+    def __init__(self, matrix: Tensor, leading: int) -> None:
+        self.matrix, self.leading = matrix, leading
+        self._single = matrix.float()
+        # Sums of fp32 are wrong by rounding(d)·Σ|xⱼ||Rⱼₖ| each, together by rounding(d)·√d ‖x‖ as ‖|R|‖ ≤ √d.
+        self.loss = rounding(len(matrix)) * len(matrix) ** 0.5
+
+    @classmethod
+    def fitted(cls, sample: np.ndarray) -> Frame:
+        """Return the frame of a sample `(n, dim)` float32.
+
+        The more alike it is to all vectors, the fewer of them have to be looked at twice.
+        """
         wide = torch.from_numpy(sample).double()
         power, directions = torch.linalg.eigh(wide.T @ wide)
         power, directions = power.flip(0), directions.flip(1)
         enough = int((power.cumsum(0) < _MOST * power.sum()).sum()) + 1
-        self.leading = min(-(-enough // _STEP) * _STEP, len(power))
-        parts = directions[:, : self.leading], directions[:, self.leading :]
-        self._matrix = torch.cat([part @ _mixer(part.shape[1]) for part in parts], 1)
-        self._single = self._matrix.float()
-        # Sums of fp32 are wrong by rounding(d)·Σ|xⱼ||Rⱼₖ| each, together by rounding(d)·√d ‖x‖ as ‖|R|‖ ≤ √d.
-        self.loss = rounding(len(power)) * len(power) ** 0.5
+        leading = min(-(-enough // _STEP) * _STEP, len(power))
+        parts = directions[:, :leading], directions[:, leading:]
+        return cls(torch.cat([part @ _mixer(part.shape[1]) for part in parts], 1), leading)
 
     def turned(self, vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the leading components of vectors and the others, `(n, leading)` and `(n, dim - leading)` float32.
@@ -125,7 +131,7 @@ class Frame:
 
     def asked(self, queries: np.ndarray) -> Asked:
         """Return queries `(q, dim)` float32 in this frame."""
-        turned = (torch.from_numpy(queries).double() @ self._matrix).numpy()
+        turned = (torch.from_numpy(queries).double() @ self.matrix).numpy()
         leading, rest = turned[:, : self.leading], turned[:, self.leading :]
         unit = np.maximum(np.abs(leading).max(axis=1, initial=0) / _LARGEST, _TINY)
         exact = leading / unit[:, None]
@@ -144,39 +150,62 @@ def _mixer(width: int) -> Tensor:
     return torch.linalg.qr(torch.randn(width, width, generator=seeded, dtype=torch.float64))[0]
 
 
-class Codes:
-    """Vectors as bytes that queries are compared with, in a frame.
+class Quantized(NamedTuple):
+    """Vectors x in a frame as they are stored; x₁ are the leading components, x₂ the others.
+
+    Attributes:
+        leading: Those of x₁ as whole numbers, `(n, leading)` int8.
+        scales: Their scales, `(n,)` float32.
+        rest: Those of x₂, `(n, dim - leading)` int8.
+        rest_scales: Their scales, `(n,)` float32.
+        slack: By how much the product of the leading components may be wrong, `(n,)` float32.
+        length: ‖x₂‖, `(n,)` float32, rounded up.
+        errors: By how much the whole product may be wrong, `(n,)` float32.
+    """
+
+    leading: np.ndarray
+    scales: np.ndarray
+    rest: np.ndarray
+    rest_scales: np.ndarray
+    slack: np.ndarray
+    length: np.ndarray
+    errors: np.ndarray
+
+    def taken(self, places: slice | np.ndarray) -> Quantized:
+        """Return the vectors at some places."""
+        return Quantized(*(column[places] for column in self))
+
+
+def quantized(vectors: np.ndarray, frame: Frame) -> Quantized:
+    """Return vectors `(n, dim)` float32 of length 1 as bytes, and how far off products with them may be.
 
     The two digits of a query cost no more than one, as the time goes into reading the vectors. For leading components
 
         |u·x − û·x̂| ≤ ‖u‖ ‖x − x̂‖ + ‖u − û‖ ‖x̂‖ ≤ ‖x − x̂‖ + ‖x̂‖ √leading / (2 · 254 · 127),
 
     where the first term is computed for each vector, and no component of u is above 1. Of the others only x is rounded.
-
-    Args:
-        vectors: `(n, dim)` float32, of length 1.
-        frame: How they are turned.
-
-    Attributes:
-        slack: By how much the product of the leading components may be wrong, `(n,)` float32.
-        length: ‖x₂‖ of the other components, `(n,)` float32, rounded up.
-        errors: By how much the whole product may be wrong, `(n,)` float32.
     """
+    leading, rest = frame.turned(vectors)
+    first, second = coded(leading), coded(rest)
+    digits = first.length * frame.leading**0.5 / (2 * _FINER * _LARGEST)
+    slack = 1.001 * (first.lost + digits + frame.loss) + 2 * rounding(vectors.shape[1])
+    length = 1.001 * np.linalg.norm(rest, axis=1) + frame.loss
+    bounds = (bound.astype(np.float32) for bound in (slack, length, 1.001 * (slack + second.lost)))
+    return Quantized(first.whole, first.scales, second.whole, second.scales, *bounds)
 
-    def __init__(self, vectors: np.ndarray, frame: Frame) -> None:
-        count, dim = vectors.shape
-        leading, rest = frame.turned(vectors)
-        first, second = coded(leading), coded(rest)
-        digits = first.length * frame.leading**0.5 / (2 * _FINER * _LARGEST)
-        slack = 1.001 * (first.lost + digits + frame.loss) + 2 * rounding(dim)
-        self.slack = slack.astype(np.float32)
-        self.length = (1.001 * np.linalg.norm(rest, axis=1) + frame.loss).astype(np.float32)
-        self.errors = (1.001 * (slack + second.lost)).astype(np.float32)
-        self._count, self._packed = count, _Packed(first.whole, first.scales, 2)
-        self._rest, self._scales = second.whole, second.scales
+
+class Codes:
+    """Vectors as bytes, laid out for queries that are compared with them."""
+
+    def __init__(self, vectors: Quantized) -> None:
+        self._count, self._packed = len(vectors.scales), _Packed(vectors.leading, vectors.scales, 2)
+        self._rest, self._scales = vectors.rest, vectors.rest_scales
+
+    def __len__(self) -> int:
+        return self._count
 
     def leading(self, asked: Asked) -> np.ndarray:
-        """Return the products `(q, n)` float32 of the leading components, about; see `slack`."""
+        """Return the products `(q, n)` float32 of the leading components, about; see `Quantized.slack`."""
         found, start = np.empty((len(asked.unit), self._count), np.float32), 0
         for digits in asked.digits:
             end = start + len(digits) // 2

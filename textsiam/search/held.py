@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import sqlite3
 import threading
+from collections.abc import Callable
 
-from textsiam.search.journal import State, all_rows, changes_since, deleted_since, read_state
-from textsiam.search.lance_table import same_copy
-from textsiam.search.resident import Resident, View
+import numpy as np
+
+from textsiam.search.journal import State, changes_since, deleted_since, read_state, rows_where
+from textsiam.search.resident import Resident, Stored, View
 
 
 class Held:
-    """Vectors in memory: those that the search structure lacks still, or all.
+    """All vectors of a table, in memory.
 
     Args:
-        state: What the table says of itself.
-        everything: Hold all vectors, whatever the search structure has.
+        begin: Returns what there is to begin with, of the table at one moment, whose state it is given.
     """
 
-    def __init__(self, state: State, *, everything: bool) -> None:
-        self._state, self._everything = state, everything
+    def __init__(self, begin: Callable[[sqlite3.Connection, State], Stored | None]) -> None:
+        self._begin = begin
         self._lock = threading.Lock()
-        self._vectors = Resident(state.model.dim, alone=everything)
+        self._generation = -1
+        self._vectors = Resident(0)
 
     def look(self, table: sqlite3.Connection) -> tuple[State, View]:
         """Return what the table says of itself, and the vectors as they are at that same moment.
@@ -31,19 +33,22 @@ class Held:
         """
         with self._lock:  # no other thread may move the vectors beyond this moment
             state = read_state(table)
-            moved = not self._everything and not same_copy(state, self._state)
-            if moved or self._vectors.wasteful or state.generation != self._state.generation:
-                self._vectors = Resident(state.model.dim, alone=self._everything)
+            if self._vectors.wasteful or state.generation != self._generation:
+                self._vectors = Resident(state.model.dim, self._begin(table, state))
+                self._generation = state.generation
+                if self._vectors.view.clock < state.clock:
+                    self._follow(table, state)
+                if self._vectors.wasteful:  # most of what is stored was deleted or changed
+                    self._vectors = Resident(state.model.dim)
             if self._vectors.view.clock < state.clock:
                 self._follow(table, state)
-            self._state = state
             return state, self._vectors.view
 
     def _follow(self, table: sqlite3.Connection, state: State) -> None:
         held = self._vectors
-        since = held.view.clock if self._everything else max(held.view.clock, state.merged)
-        if since < state.merged and held.rows:  # a merge forgets what was deleted before it
-            gone = sorted(set(held.rows) - all_rows(table))
+        since = held.view.clock
+        if since < state.merged and len(held.rows):  # a merge forgets what was deleted before it
+            gone = np.setdiff1d(held.rows, rows_where(table))
         else:
             gone = deleted_since(table, since)
         held.apply(changes_since(table, state, since), gone, state.clock)

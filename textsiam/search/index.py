@@ -1,8 +1,8 @@
 """The growing index of questions: what every backend does, and what it refuses.
 
 An index holds questions (id, text, metadata) and one vector of length 1 for each, all made by one model. Backends:
-`MemoryIndex` (reference), `LanceIndex` (a folder), `PostgresIndex` (a server); `textsiam.search.opening` opens them by
-location. This module needs neither torch nor a database.
+`MemoryIndex` (reference), `FolderIndex` (a folder), `PostgresIndex` (a server); `textsiam.search.opening` opens them by
+location, and one's own as well. This module needs neither torch nor a database.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class IndexStats:
 
     Attributes:
         location: Where it is; without a password.
-        backend: "memory", "lance" or "postgres".
+        backend: "memory", "folder", "postgres", or what one's own says.
         model: Whose vectors it serves.
         questions: How many it holds.
         unmerged: Changes that the search structure has not taken in yet; searches see them all the same.
@@ -116,18 +116,26 @@ class QuestionIndex(Protocol):
         ...
 
     def delete(self, ids: Iterable[str]) -> int:
-        """Forget questions; those that are not there are passed over. Returns how many were there."""
+        """Forget questions; those that are not there are passed over. Returns how many were there.
+
+        Raises:
+            QuestionIndexError: `ids` is one string.
+        """
         ...
 
     def get(self, ids: Sequence[str]) -> list[Question | None]:
-        """Return the question of each id, None where there is none."""
+        """Return the question of each id, None where there is none.
+
+        Raises:
+            QuestionIndexError: `ids` is one string.
+        """
         ...
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Return the vector of each id, `(n, dim)` float32.
 
         Raises:
-            QuestionIndexError: An id is not there.
+            QuestionIndexError: An id is not there, or `ids` is one string.
         """
         ...
 

@@ -47,8 +47,9 @@ class State:
         generation: Which table of vectors is served; a migration makes the next one.
         model: What made them.
         next_model: What makes the next generation, while a migration is under way.
-        merged: Up to which clock the search structure holds everything.
-        version: Which version of the search structure that is; 0 where there is none.
+        merged: Up to which clock the file of vectors holds everything, and deletions are forgotten.
+        version: Names that file (`textsiam.search.sidecar`), below 0. Numbers above are those of textsiam 0.1, whose
+            file this one does not read; nor is there one at 0.
     """
 
     clock: int
@@ -147,7 +148,7 @@ class Journal:
             raise QuestionIndexError(f"{self.path}: cannot be shrunk: {_reason(error)}") from error
 
     def copy(self, target: Path) -> None:
-        """Copy the table, as it is at one moment, to a new file that knows of no search structure."""
+        """Copy the table, as it is at one moment, to a new file that knows of no file of vectors."""
         try:
             with closing(self._connect()) as table, closing(sqlite3.connect(target)) as copy:
                 table.backup(copy)
@@ -224,14 +225,24 @@ def changes_since(table: sqlite3.Connection, state: State, clock: int) -> Iterat
         yield _arrays(found, state.model.dim)
 
 
-def deleted_since(table: sqlite3.Connection, clock: int) -> list[int]:
-    """Return the rows deleted after a clock."""
-    return [row for (row,) in table.execute("SELECT row FROM deleted WHERE clock > ?", (clock,))]
+def changed_since(table: sqlite3.Connection, clock: int) -> int:
+    """Count what was written or deleted after a clock."""
+    count = "SELECT (SELECT COUNT(*) FROM questions WHERE clock > ?) + (SELECT COUNT(*) FROM deleted WHERE clock > ?)"
+    return table.execute(count, (clock, clock)).fetchone()[0]
 
 
-def all_rows(table: sqlite3.Connection) -> set[int]:
-    """Return the rows of all questions."""
-    return {row for (row,) in table.execute("SELECT row FROM questions")}
+def deleted_since(table: sqlite3.Connection, clock: int) -> np.ndarray:
+    """Return the rows deleted after a clock, `(n,)` int64."""
+    return _column(table.execute("SELECT row FROM deleted WHERE clock > ?", (clock,)))
+
+
+def rows_where(table: sqlite3.Connection, clause: str = "TRUE", values: Sequence[Any] = ()) -> np.ndarray:
+    """Return the rows of the questions that meet a `condition`, `(n,)` int64."""
+    return _column(table.execute(f"SELECT row FROM questions WHERE {clause}", values))
+
+
+def _column(found: Iterable[tuple[int]]) -> np.ndarray:
+    return np.fromiter((row for (row,) in found), np.int64)
 
 
 def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
@@ -244,7 +255,8 @@ def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> 
 
 def _arrays(found: list[tuple[int, bytes]], dim: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.fromiter((row for row, _ in found), np.int64, len(found))
-    return rows, np.frombuffer(b"".join(blob for _, blob in found), np.float32).reshape(len(found), dim)
+    vectors = np.frombuffer(bytearray().join(blob for _, blob in found), np.float32)  # a bytearray can be written to
+    return rows, vectors.reshape(len(found), dim)
 
 
 def questions_of(table: sqlite3.Connection, rows: Iterable[int]) -> dict[int, Question]:

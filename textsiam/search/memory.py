@@ -8,7 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from textsiam.search.checks import check_model, check_questions, check_search, check_vectors, check_where, matches
+from textsiam.search.checks import (
+    check_ids,
+    check_model,
+    check_questions,
+    check_search,
+    check_vectors,
+    check_where,
+    matches,
+)
 from textsiam.search.index import (
     Encode,
     Hit,
@@ -60,15 +68,16 @@ class MemoryIndex:
     def delete(self, ids: Iterable[str]) -> int:
         """Forget questions; returns how many were there."""
         with self._lock:
-            return sum(self._rows.pop(name, None) is not None for name in set(ids))
+            return sum(self._rows.pop(name, None) is not None for name in set(check_ids(ids)))
 
     def get(self, ids: Sequence[str]) -> list[Question | None]:
         """Return the question of each id, None where there is none."""
         with self._lock:
-            return [self._rows[name][0] if name in self._rows else None for name in ids]
+            return [self._rows[name][0] if name in self._rows else None for name in check_ids(ids)]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Return the vector of each id, `(n, dim)` float32."""
+        ids = check_ids(ids)
         with self._lock:
             if missing := [name for name in ids if name not in self._rows]:
                 raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from textsiam.search.checks import (
+    check_ids,
     check_model,
     check_questions,
     check_search,
@@ -115,23 +116,26 @@ class PostgresIndex:
 
     def delete(self, ids: Iterable[str]) -> int:
         """Forget questions; returns how many were there."""
+        unique = list(set(check_ids(ids)))
         with self._server.transaction() as table:
             read_state(table, self.location, lock=True)
-            return table.execute("DELETE FROM questions WHERE id = ANY(%s)", (list(set(ids)),)).rowcount
+            return table.execute("DELETE FROM questions WHERE id = ANY(%s)", (unique,)).rowcount
 
     def get(self, ids: Sequence[str]) -> list[Question | None]:
         """Return the question of each id, None where there is none."""
+        ids = check_ids(ids)
         with self._server.transaction() as table:
-            rows = dict(table.execute("SELECT id, row FROM questions WHERE id = ANY(%s)", (list(ids),)).fetchall())
+            rows = dict(table.execute("SELECT id, row FROM questions WHERE id = ANY(%s)", (ids,)).fetchall())
             found = questions_of(table, list(rows.values()))
         return [found[rows[name]] if name in rows else None for name in ids]
 
     def vectors(self, ids: Sequence[str]) -> np.ndarray:
         """Return the vector of each id, `(n, dim)` float32."""
+        ids = check_ids(ids)
         with self._server.transaction() as table:
             state = read_state(table, self.location)
             query = f"SELECT id, vector FROM questions JOIN {state.vectors} USING (row) WHERE id = ANY(%s)"
-            found = dict(table.execute(query, (list(ids),), binary=True).fetchall())
+            found = dict(table.execute(query, (ids,), binary=True).fetchall())
         if missing := [name for name in ids if name not in found]:
             raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")
         return _stacked([found[name] for name in ids], state.model.dim)

@@ -1,4 +1,4 @@
-"""Vectors in memory that a search scans exactly while a writer adds to them: all, or what a search structure lacks."""
+"""Vectors in memory that a search scans exactly while a writer adds to them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import numpy as np
 from textsiam.search.index import rounding_margin
 
 if TYPE_CHECKING:
-    from textsiam.search.codes import Asked, Codes, Frame
+    from textsiam.search.codes import Asked, Codes, Frame, Quantized
 
 _SCORES = 32 << 20  # scores held at once, 128 MB
-_BLOCK = 8192  # vectors that are packed together
+BLOCK = 8192  # vectors that are packed together
 _LIKELY = 8  # times k that are scored first, to find what the best k reach at least
 
 
@@ -39,10 +39,6 @@ class Near(NamedTuple):
         """Return those where the mask is true."""
         return Near(self.rows[mask], self.scores[mask], self.errors[mask])
 
-    def joined(self, other: Near) -> Near:
-        """Return these and others."""
-        return Near(*map(np.concatenate, zip(self, other, strict=True)))
-
 
 @dataclass(frozen=True)
 class View:
@@ -55,40 +51,35 @@ class View:
     Attributes:
         clock: Of the last change that shows.
         rows: Row of each vector, `(n,)` int64.
-        packed: Blocks of `_BLOCK` vectors as bytes.
+        packed: Blocks of vectors as bytes.
+        starts: Place at which each of these starts, and at which the last one ends, `(len(packed) + 1,)`.
         frame: How these are turned; None where there are none.
         tail: The vectors after them, `(m, dim)` float32.
         bounds: slack, length and errors of each vector, `(n,)` float32 each.
         alive: False where a newer vector, or a deletion, took the place; `(n,)` bool.
-        changed: Row → clock at which it was changed first; also rows that were deleted, and later changes.
     """
 
     clock: int
     rows: np.ndarray
     packed: tuple[Codes, ...]
+    starts: np.ndarray
     frame: Frame | None
     tail: np.ndarray
     bounds: tuple[np.ndarray, ...]
     alive: np.ndarray
-    changed: dict[int, int]
 
-    def superseded(self, row: int) -> bool:
-        """Say whether what a search structure holds of a row is out of date."""
-        clock = self.changed.get(row)
-        return clock is not None and clock <= self.clock
-
-    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: set[int] | None = None) -> list[Near]:
+    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: np.ndarray | None = None) -> list[Near]:
         """Return, for each query, all that may be among its hits.
 
         Args:
             queries: `(q, dim)` float32.
             k: Only what may be among the best k.
             floor: Least score; `-inf` where there is none.
-            among: Only these rows; None takes all.
+            among: Only these rows, `(m,)` int64; None takes all.
         """
         kept = self.alive
         if among is not None:
-            kept = kept & np.isin(self.rows, np.fromiter(among, np.int64, len(among)))
+            kept = kept & np.isin(self.rows, among)
         found = []
         step = max(1, _SCORES // max(1, len(self.rows)))
         for start in range(0, len(queries), step):
@@ -122,78 +113,102 @@ class View:
     def _scored(self, leading: np.ndarray, asked: Asked | None, query: int, places: np.ndarray) -> Near:
         """Return the whole scores at some places, `(m,)`, rising."""
         scores = leading[places]
-        starts = np.searchsorted(places, np.arange(len(self.packed) + 1) * _BLOCK)
+        ends = np.searchsorted(places, self.starts)
         for number, block in enumerate(self.packed):
-            part = slice(starts[number], starts[number + 1])
+            part = slice(ends[number], ends[number + 1])
             if asked is not None and part.start < part.stop:
-                scores[part] += block.others(asked, query, places[part] - number * _BLOCK)
+                scores[part] += block.others(asked, query, places[part] - self.starts[number])
         return Near(self.rows[places], scores, self.bounds[2][places])
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Vectors as a file holds them.
+
+    Attributes:
+        clock: Up to which clock of the table.
+        rows: Row of each vector, `(n,)` int64, rising.
+        frame: How the vectors are turned.
+        vectors: Those of the rows; they may stay in the file until they are looked at.
+    """
+
+    clock: int
+    rows: np.ndarray
+    frame: Frame
+    vectors: Quantized
 
 
 class Resident:
     """A growing table of vectors; one thread may change it while others search its views.
 
     A vector is never overwritten: a changed one is added at the end and its old place dies, so that a view, which knows
-    how far it reaches, stays what it was. Once there are enough of them, vectors are packed as bytes, where the
-    processor multiplies these; see `textsiam.search.codes`.
+    how far it reaches, stays what it was. Once there are enough of them, vectors are packed as bytes, which takes a
+    quarter of the memory and of the time to read it; see `textsiam.search.codes`.
 
     Args:
         dim: Length of a vector.
-        alone: Whether there is no search structure that holds vectors too: then nobody asks what is superseded there.
+        stored: Vectors to begin with.
     """
 
-    def __init__(self, dim: int, *, alone: bool = False) -> None:
-        self._alone = alone
+    def __init__(self, dim: int, stored: Stored | None = None) -> None:
         self._rows = np.zeros(64, np.int64)
         self._bounds = [np.zeros(64, np.float32) for _ in range(3)]
         self._alive = np.zeros(64, bool)
         self._packed: list[Codes] = []
+        self._starts = [0]
         self._frame: Frame | None = None
         self._tail = np.zeros((64, dim), np.float32)  # what is not packed
-        self._place: dict[int, int] = {}
-        self._changed: dict[int, int] = {}
-        self._count = 0
-        self.view = self._seen(-1)
+        self._sorted = self._rows[:0]  # rows of the places that were stored, rising
+        self._place: dict[int, int] = {}  # of the others
+        self._count = self._dead = 0
+        if stored is not None:
+            self._begin(stored)
+        self.view = self._seen(-1 if stored is None else stored.clock)
+
+    def _begin(self, stored: Stored) -> None:
+        self._rows, self._sorted, self._frame = stored.rows, stored.rows, stored.frame
+        self._count = len(stored.rows)
+        self._alive = np.ones(self._count, bool)
+        self._bounds = [np.zeros(self._count, np.float32) for _ in range(3)]
+        for start in range(0, self._count, BLOCK):
+            self._add_packed(stored.vectors.taken(slice(start, start + BLOCK)))
 
     @property
-    def rows(self) -> list[int]:
-        """The rows that are there."""
-        return list(self._place)
+    def rows(self) -> np.ndarray:
+        """The rows that are there, `(n,)` int64, in no order."""
+        return self._rows[: self._count][self._alive[: self._count]]
 
     @property
     def wasteful(self) -> bool:
         """Whether more than half of the places are dead: it is better made again."""
-        return self._count > 1024 and len(self._place) * 2 < self._count
+        return self._count > 1024 and self._dead * 2 > self._count
 
-    def apply(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], gone: list[int], clock: int) -> None:
+    def apply(self, batches: Iterable[tuple[np.ndarray, np.ndarray]], gone: np.ndarray, clock: int) -> None:
         """Add, replace and remove vectors by row; then the view moves to this clock.
 
         Args:
             batches: Rows `(n,)` int64 and vectors `(n, dim)` float32; no row twice.
-            gone: Rows that were deleted.
+            gone: Rows that were deleted, `(n,)` int64.
             clock: When all this was so.
         """
         self._forget(gone)
         for rows, vectors in batches:
-            self._forget(rows.tolist())
+            self._forget(rows)
             self._append(rows, vectors)
-            self._note(rows.tolist(), clock)
-        self._note(gone, clock)
         self.view = self._seen(clock)
 
-    def _forget(self, rows: list[int]) -> None:
-        replaced = [self._place.pop(row) for row in rows if row in self._place]
-        if replaced:
+    def _forget(self, rows: np.ndarray) -> None:
+        dead = [self._place.pop(row) for row in rows.tolist() if row in self._place]
+        if len(self._sorted):
+            places = np.minimum(np.searchsorted(self._sorted, rows), len(self._sorted) - 1)
+            dead += places[(self._sorted[places] == rows) & self._alive[places]].tolist()
+        if dead:
             self._alive = self._alive.copy()
-            self._alive[replaced] = False
-
-    def _note(self, rows: list[int], clock: int) -> None:
-        if not self._alone:
-            for row in rows:
-                self._changed.setdefault(row, clock)
+            self._alive[dead] = False
+            self._dead += len(dead)
 
     def _append(self, rows: np.ndarray, vectors: np.ndarray) -> None:
-        packed = len(self._packed) * _BLOCK
+        packed = self._starts[-1]
         start, end = self._count, self._count + len(rows)
         self._rows = _room(self._rows, start, end)
         self._alive = _room(self._alive, start, end)
@@ -201,37 +216,41 @@ class Resident:
         self._tail = _room(self._tail, start - packed, end - packed)
         self._rows[start:end], self._alive[start:end] = rows, True
         margin = rounding_margin(vectors.shape[1])
-        self._bound(start, (margin, 0, margin), len(rows))
+        self._bound(start, end, (margin, 0, margin))
         self._tail[start - packed : end - packed] = vectors
         self._place |= {row: start + i for i, row in enumerate(rows.tolist())}
         self._count = end
-        if end - packed >= _BLOCK:
+        if end - packed >= BLOCK:
             self._pack()
 
-    def _bound(self, start: int, values: Iterable[np.ndarray | float], count: int) -> None:
+    def _bound(self, start: int, end: int, values: Iterable[np.ndarray | float]) -> None:
         for bound, value in zip(self._bounds, values, strict=True):
-            bound[start : start + count] = value
+            bound[start:end] = value
 
     def _pack(self) -> None:
-        """Make blocks of the vectors that fill some, where that makes a scan faster."""
-        from textsiam.search.codes import Codes, Frame, multiplies_bytes  # torch, which a small index does without
+        """Make blocks of the vectors that fill some."""
+        from textsiam.search.codes import Frame, quantized  # torch, which a small index does without
 
-        if not multiplies_bytes():
-            return
-        start = len(self._packed) * _BLOCK
-        filled = (self._count - start) // _BLOCK * _BLOCK
-        self._frame = self._frame or Frame(self._tail[:filled])
-        for first in range(0, filled, _BLOCK):
-            block = Codes(self._tail[first : first + _BLOCK], self._frame)
-            # What an older view reads here grows, which lets it keep more than it has to, and nothing less.
-            self._bound(start + first, (block.slack, block.length, block.errors), _BLOCK)
-            self._packed.append(block)
-        self._tail = self._tail[filled : self._count - start].copy()
+        filled = len(self._tail[: self._count - self._starts[-1]]) // BLOCK * BLOCK
+        tail, left = self._tail, self._count - self._starts[-1] - filled
+        self._frame = self._frame or Frame.fitted(tail[:filled])
+        for first in range(0, filled, BLOCK):
+            self._add_packed(quantized(tail[first : first + BLOCK], self._frame))
+        self._tail = tail[filled : filled + left].copy()
+
+    def _add_packed(self, vectors: Quantized) -> None:
+        from textsiam.search.codes import Codes
+
+        start, end = self._starts[-1], self._starts[-1] + len(vectors.scales)
+        # What an older view reads here grows, which lets it keep more than it has to, and nothing less.
+        self._bound(start, end, (vectors.slack, vectors.length, vectors.errors))
+        self._packed.append(Codes(vectors))
+        self._starts.append(end)
 
     def _seen(self, clock: int) -> View:
-        n, tail = self._count, self._tail[: self._count - len(self._packed) * _BLOCK]
-        bounds, frame = tuple(bound[:n] for bound in self._bounds), self._frame
-        return View(clock, self._rows[:n], (*self._packed,), frame, tail, bounds, self._alive[:n], self._changed)
+        n, starts = self._count, np.array(self._starts)
+        tail, bounds = self._tail[: n - starts[-1]], tuple(bound[:n] for bound in self._bounds)
+        return View(clock, self._rows[:n], (*self._packed,), starts, self._frame, tail, bounds, self._alive[:n])
 
 
 def _room(array: np.ndarray, used: int, needed: int) -> np.ndarray:
