@@ -69,7 +69,7 @@ class Manifest:
         """Remove everything that runs made, and the manifest."""
         self.remove(self._made)
         if not self._made:
-            (self._file).unlink(missing_ok=True)
+            self._file.unlink(missing_ok=True)
 
     def _write(self, made: list[str]) -> None:
         fresh = self._output / f".{_FILE}.tmp"
