@@ -13,7 +13,8 @@ from textsiam.commands.making import run_training
 from textsiam.config import ConfigError, read_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
-BLOCKS = re.findall(r"```(\w+)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+SECTION = PAGE.read_text(encoding="utf-8").split("## Add your own loss")[1].split("\n## ")[0]
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", SECTION, re.S)
 FILES = {m[1]: text for _, text in BLOCKS if (m := re.match(r"# (\w+\.\w+)\n", text))}
 # A twin that trains in seconds.
 SMALL = ["--model.scratch.hidden", "16", "--model.scratch.vocabulary", "300", "--model.scratch.layers", "1",

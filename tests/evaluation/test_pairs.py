@@ -45,7 +45,7 @@ def fake_pairs(n: int = 400, *, labels: np.ndarray | None = None, seed: int = 0)
     )
 
     class Fake(SimpleNamespace):
-        thumbnail = None  # texts
+        images = False
 
         def __len__(self) -> int:
             return len(self.left)

@@ -193,7 +193,7 @@ class Numbers:
 
 
 class Labelled(SimpleNamespace):
-    thumbnail = None  # texts
+    images = False
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -8,12 +8,13 @@ import pytest
 import torch
 
 from textsiam.evaluation.pairs import evaluate_pairs
+from textsiam.models.base_reranker import Combination
 from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scorer, squared_distances
 from textsiam.models.halves import shared_layers, sides
+from textsiam.models.lexical import LexicalReranker
 from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
-from textsiam.models.verifier import Combination, Verifier
 from textsiam.search.duplicates import find_duplicates, fit_collection_decision
 from textsiam.search.nearest import best_matches
 
@@ -193,9 +194,9 @@ def test_duplicates_and_matches_work_unchanged(twins, pairs):
 # --- members with verifiers -----------------------------------------------------------------------
 
 
-def doubting() -> Verifier:
+def doubting() -> LexicalReranker:
     """A verifier without a cross-encoder that lowers whatever it is asked."""
-    return Verifier(None, combination=Combination(8.0, -4.0, -1.0, 2.0, 8.0, 0.0, -6.0))
+    return LexicalReranker(combination=Combination(8.0, -4.0, -1.0, 2.0, 8.0, 0.0, -6.0))
 
 
 def test_members_with_verifiers_are_refused_as_those_with_heads_are(twins):

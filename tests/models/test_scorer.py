@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import textsiam
+from textsiam.models.base_reranker import Combination
 from textsiam.models.decision import CollectionDecision, fit_decision
 from textsiam.models.distances import DISTANCES, Distance
 from textsiam.models.learned import build_head
-from textsiam.models.verifier import Combination, Verifier
+from textsiam.models.lexical import LexicalReranker
 from textsiam.search.check import check
 from textsiam.search.duplicates import find_duplicates
 from textsiam.search.feeding import add_questions, index_model
@@ -62,10 +63,10 @@ def test_candidates_are_searched_as_low_as_a_score_may_come_from(twin):
     assert twin.candidate_threshold(0.7) == 0.7
     assert twin.scores_by_cosine
     assert not twin.scores_by_model
-    twin.verifier = Verifier(None)
+    twin.verifier = LexicalReranker()
     assert twin.candidate_threshold(0.7) == 0.7  # not fitted
     assert not twin.scores_by_model
-    twin.verifier = Verifier(None, combination=BAND)
+    twin.verifier = LexicalReranker(combination=BAND)
     assert [twin.candidate_threshold(t) for t in (0.1, 0.7)] == [0.1, 0.2]
     assert twin.scores_by_model
     twin.head = build_head("mlp", dim=32)
@@ -76,7 +77,7 @@ def test_candidates_are_searched_as_low_as_a_score_may_come_from(twin):
 
 
 def test_a_second_look_is_the_same_wherever_pairs_are_scored(twin, sentences):
-    twin.verifier = Verifier(None, combination=BAND)
+    twin.verifier = LexicalReranker(combination=BAND)
     scored = twin.similarity(sentences[:1] * 47, sentences[1:])
     found = find_duplicates(twin, sentences, threshold=-1.0)
     by_pair = dict(zip(zip(found.left.tolist(), found.right.tolist(), strict=True), found.similarity, strict=True))
@@ -93,7 +94,7 @@ def test_a_verifier_that_is_not_fitted_changes_nothing_and_says_so_everywhere(tw
         yield [found.similarity for found in check(twin, index, ["Why blue?"], threshold=-1.0)[0].duplicates]
 
     plain = list(answers())
-    twin.verifier, again = Verifier(None), answers()
+    twin.verifier, again = LexicalReranker(), answers()
     for expected in plain:
         with pytest.warns(UserWarning, match=r"is not fitted, so scores are the twin's own: run verifier\.fit") as told:
             np.testing.assert_array_equal(next(again), expected)
