@@ -111,6 +111,8 @@ _DRAWING_KEYS = {
     "model.scratch_image.enclosures": "model.builder: {unseen_digits.drawing_tower: {enclosures: true}}",
     "training.augment.thickness": "training.augment: {unseen_digits.Pen: {thickness: …}}",
     "training.augment.stroke": "training.augment: {unseen_digits.Pen: {stroke: …}}",
+    "training.augment_clusters.thickness": "training.augment: {unseen_digits.Pen: {thickness: …, clusters: true}}",
+    "training.augment_clusters.stroke": "training.augment: {unseen_digits.Pen: {stroke: …, clusters: true}}",
 }
 _CLUSTERS = "training.augment_clusters"
 
