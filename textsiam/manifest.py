@@ -8,8 +8,8 @@ from collections.abc import Collection
 from os.path import lexists
 from pathlib import Path
 
-from textsiam.yamlfile import ConfigError
 from textsiam.models.saving import SaveError
+from textsiam.yamlfile import ConfigError
 
 _FILE = "manifest.json"
 
