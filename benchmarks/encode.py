@@ -52,7 +52,7 @@ def encoder(method, batch):
     """Return a function from texts to vectors."""
     from sentence_transformers import SentenceTransformer
 
-    from textsiam.models.encoders import MINILM, resolve
+    from textsiam.inference.encoders import MINILM, resolve
     from textsiam.models.twin import Twin
 
     if method.startswith("textsiam"):
@@ -85,10 +85,10 @@ def measure(method, count, tokens, batch):
     if accelerator():
         row["peak_gpu_mib"] = torch.cuda.max_memory_allocated() / 2**20
     if method == "textsiam":
-        from textsiam.models import inference
-        from textsiam.models.encoders import text_encoder
-        from textsiam.models.fast_tower import FastTower
-        from textsiam.models.tokens import tokenise
+        from textsiam.inference import batching as inference
+        from textsiam.inference.encoders import text_encoder
+        from textsiam.inference.fast.fast_tower import FastTower
+        from textsiam.inference.tokens import tokenise
 
         tower = text_encoder()
         some = np.random.default_rng(0).permutation(len(texts))[:3000]
@@ -181,7 +181,7 @@ def run(count, tokens, rounds, methods):
 
 def latency(rounds=100):
     """Return the milliseconds of `compare` when warm, and the seconds of `textsiam score` from a cold start."""
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
 
     twin = Twin.from_pretrained(MINILM)
@@ -206,7 +206,7 @@ def verifier(count=300, rounds=5):
     import torch
 
     from textsiam.data.pairs import read_pairs
-    from textsiam.models.verifier import Verifier, cross_encoder
+    from textsiam.rerank.cross_encoder import Verifier, cross_encoder
 
     pairs = read_pairs(DATA / "dev.tsv.gz").select(range(count))
     model = cross_encoder(max_tokens=128).eval()

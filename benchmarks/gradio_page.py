@@ -18,7 +18,7 @@ import pandas as pd
 import uvicorn
 from fastapi import FastAPI
 
-from textsiam.serving.reviews import Reviews
+from textsiam.serving.page.reviews import Reviews
 
 KEYS = """<script>
 document.addEventListener("keydown", (event) => {

@@ -36,7 +36,7 @@ LOSSES = {
 
 def trained(*arguments: str):
     """Run a config; returns the outcome and its seconds."""
-    from textsiam.config import read_config
+    from textsiam.config.run import read_config
     from textsiam.recipe import run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -48,7 +48,7 @@ def trained(*arguments: str):
 
 def digits() -> dict:
     """Return the row of MNIST: ten known digits."""
-    from textsiam.data.images import draw_pairs, read_images
+    from textsiam.images import draw_pairs, read_images
 
     files = [str(MNIST / f"{part}-images-idx3-ubyte.gz") for part in ("train", "t10k")]
     outcome, seconds = trained(str(CONFIGS / "mnist.yaml"), "--data.train", files[0], "--data.test", files[1])
@@ -78,7 +78,7 @@ def _pixel_pairs(pairs) -> float:
     """Return the best pair accuracy of the cosine of raw pixels: its threshold is chosen on these very pairs."""
     import numpy as np
 
-    from textsiam.data.pictures import open_picture
+    from textsiam.images.names import open_picture
 
     images = np.stack([np.asarray(open_picture(name), np.float32).ravel() for name in pairs.texts])
     images /= np.linalg.norm(images, axis=1, keepdims=True)
@@ -90,8 +90,8 @@ def _pixel_pairs(pairs) -> float:
 
 def characters(loss: str, alphabet: str, steps: int | None) -> dict:
     """Return the row of one alphabet that training never saw."""
-    from textsiam.data.images import read_images
     from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
+    from textsiam.images import read_images
 
     data = ["--data.train", str(OMNIGLOT), "--data.unseen", json.dumps([alphabet])]
     short = [] if steps is None else ["--training.max_steps", str(steps)]

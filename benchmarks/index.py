@@ -49,7 +49,7 @@ def turned(vectors, low, high, rng):
 def prepare(folder, count, asked):
     """Write vectors and queries into a folder; returns how many of the vectors are of real questions."""
     from textsiam.data.pairs import read_pairs
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
 
     texts = [text for name in ("dev", "train") for text in read_pairs(DATA / f"{name}.tsv.gz").texts]
@@ -83,14 +83,14 @@ def truth(vectors, queries):
 def opened(backend, folder, model):
     """Yield an empty index, and how to open it again with other knobs."""
     if backend == "folder":
-        from textsiam.search.folder import FolderIndex
+        from textsiam.search.index.folder import FolderIndex
 
         with_knobs = lambda **knobs: FolderIndex(folder / "index", **knobs)  # noqa: E731
         yield FolderIndex.create(folder / "index", model), with_knobs
         return
     import os
 
-    from textsiam.search.postgres import PostgresIndex
+    from textsiam.search.index.postgres import PostgresIndex
 
     runtime = folder / "runtime"
     runtime.mkdir(mode=0o700)
@@ -130,7 +130,7 @@ def searched(index, model, queries, above, best, kinds=("threshold", "top_k")):
 
 def measure(backend, folder):
     """Fill an index and search it; returns a row of the results."""
-    from textsiam.search.index import IndexModel, Question
+    from textsiam.search.index.base import IndexModel, Question
 
     vectors, queries = np.load(folder / "vectors.npy"), np.load(folder / "queries.npy")
     above, best = truth(vectors, queries)
@@ -208,8 +208,8 @@ def opening(count):
 
 def fill(place, count):
     """Make the index of `opening`, merged, and write queries beside it."""
-    from textsiam.search.folder import FolderIndex
-    from textsiam.search.index import IndexModel, Question
+    from textsiam.search.index.base import IndexModel, Question
+    from textsiam.search.index.folder import FolderIndex
 
     rng, dim = np.random.default_rng(0), 384
     # Components fall like those of real embeddings, and are mixed: three quarters are in a third of them.
@@ -231,8 +231,8 @@ def fill(place, count):
 def first_searches(place):
     """Open the index of `opening` and search; returns what that took."""
     queries = np.load(place / "queries.npy")
-    from textsiam.search.index import IndexModel
-    from textsiam.search.opening import open_index
+    from textsiam.search.factory import open_index
+    from textsiam.search.index.base import IndexModel
 
     model, seconds = IndexModel("made up", "0" * 64, queries.shape[1]), []
     started, used = time.perf_counter(), time.process_time()

@@ -18,7 +18,7 @@ FORMATS = ("openvino", "torch")
 
 def exported(graph_format, folder, pairs):
     """Export MiniLM in int8, whatever it loses, and open the export; None where that cannot be done here."""
-    from textsiam.models.encoders import MINILM, ModelError
+    from textsiam.inference.encoders import MINILM, ModelError
     from textsiam.models.export import export_twin
     from textsiam.models.twin import Twin
 
@@ -49,7 +49,7 @@ def loss(twin, fast, pairs, count):
 def run_int8(texts, rounds, pairs, spread):
     """Compare the exports with the twin in torch; returns one row of the results."""
     from textsiam.data.pairs import read_pairs
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
 
     train, test = (read_pairs(DATA / f"{name}.tsv.gz") for name in ("train", "dev"))

@@ -52,7 +52,7 @@ def questions(count):
 
 def encode_all(path, count):
     """Encode the questions into a file."""
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
 
     texts = questions(count)
@@ -74,7 +74,7 @@ def scorer():
 
 def ours(vectors, threshold):
     """Join exactly."""
-    from textsiam.search.join import pairs_above
+    from textsiam.search.join.exact import pairs_above
 
     found = pairs_above(scorer(), vectors, threshold)
     return found.left, found.right
@@ -82,7 +82,7 @@ def ours(vectors, threshold):
 
 def ours_approximate(vectors, threshold):
     """Join inside shards, without measuring the recall: that is done here for all methods."""
-    from textsiam.search.shards import Sharding, most_pairs
+    from textsiam.search.join.approximate import Sharding, most_pairs
 
     found = most_pairs(scorer(), vectors, threshold, sharding=Sharding(sample=0)).pairs
     return found.left, found.right
@@ -90,8 +90,8 @@ def ours_approximate(vectors, threshold):
 
 def ours_clusters(vectors, threshold):
     """Join exactly and cluster."""
-    from textsiam.search.join import pairs_above
-    from textsiam.search.linkage import complete_clusters
+    from textsiam.search.clusters import complete_clusters
+    from textsiam.search.join.exact import pairs_above
 
     complete_clusters(len(vectors), *pairs_above(scorer(), vectors, threshold))
 

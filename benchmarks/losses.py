@@ -69,8 +69,8 @@ RECIPES = {"qqp_verified": "configs/qqp_verified.yaml"}
 
 def run_recipe(name: str, seed: int) -> list[dict]:
     """Run a whole config; returns a row for the untrained twin, the trained one, and the one with its verifier."""
-    from textsiam.config import read_config
-    from textsiam.models.encoders import MINILM
+    from textsiam.config.run import read_config
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
     from textsiam.recipe import run as run_config
 
@@ -97,7 +97,7 @@ def run_recipe(name: str, seed: int) -> list[dict]:
 
 def run(kind: str, name: str, seed: int, steps: int) -> dict:
     """Train one variant and judge it; returns its row."""
-    from textsiam.config import build_objective, build_twin, read_config
+    from textsiam.config.run import build_objective, build_twin, read_config
     from textsiam.training.loop import train
 
     recipe = str(Path(__file__).parents[1] / "configs/qqp.yaml")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from quality import PRIOR, splits
 
-from textsiam.models.encoders import text_encoder
+from textsiam.inference.encoders import text_encoder
 from textsiam.models.twin import Twin
 
 TARGET = Path(__file__).parents[1] / "textsiam/models/minilm_decision.json"

@@ -46,7 +46,7 @@ NEXT = """async ([key, selector]) => {
 
 def suspects():
     """Return 5,000 made-up pairs, which differ in a word or two."""
-    from textsiam.serving.reviews import Suspect
+    from textsiam.serving.page.reviews import Suspect
 
     things = ["bread", "a cactus", "a bicycle", "my dog", "the carpet", "a guitar", "the sky", "a knife", "my router"]
     for k in range(5000):
@@ -61,12 +61,12 @@ def serve(location, curve, port):
     import numpy as np
     import uvicorn
 
-    from textsiam.models.decision import fit_decision
-    from textsiam.models.scratch import scratch_text_encoder
+    from textsiam.decision.decision import fit_decision
+    from textsiam.inference.scratch import scratch_text_encoder
     from textsiam.models.twin import Twin
     from textsiam.serving.app import create_app
-    from textsiam.serving.page import curve_of
-    from textsiam.serving.reviews import Reviews
+    from textsiam.serving.page.reviews import Reviews
+    from textsiam.serving.page.routes import curve_of
 
     rng = np.random.default_rng(0)
     twin = Twin(scratch_text_encoder(["one", "two", "three"], vocabulary=300, hidden=32, max_tokens=32, device="cpu"))
@@ -137,7 +137,7 @@ def run(gradio_python):
     """Measure both pages and keep what was found."""
     from playwright.sync_api import sync_playwright
 
-    from textsiam.serving.reviews import Reviews
+    from textsiam.serving.page.reviews import Reviews
 
     folder = Path(tempfile.mkdtemp())
     environment = {**os.environ, "PYTHONPATH": str(HERE.parent), "GRADIO_ANALYTICS_ENABLED": "False"}

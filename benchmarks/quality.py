@@ -48,8 +48,8 @@ def train_peer(
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
     from sentence_transformers.sentence_transformer import losses
 
-    from textsiam.models.encoders import text_encoder
-    from textsiam.models.fast_tower import fast_dtype
+    from textsiam.inference.encoders import text_encoder
+    from textsiam.inference.fast.fast_tower import fast_dtype
     from textsiam.models.twin import Twin
 
     model = text_encoder()
@@ -84,7 +84,7 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None, options=()
     """Train with configs/qqp.yaml; returns the twin, seconds (validation included) and those of all cores, passes."""
     from dataclasses import replace
 
-    from textsiam.config import build_objective, build_twin, read_config
+    from textsiam.config.run import build_objective, build_twin, read_config
     from textsiam.training.loop import train as fit
 
     config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml"), *options])
@@ -123,7 +123,7 @@ def run(method, epochs, share):
     """Train on a share of the pairs and judge one method; returns its row."""
     import numpy as np
 
-    from textsiam.models.encoders import text_encoder
+    from textsiam.inference.encoders import text_encoder
     from textsiam.models.twin import Twin
 
     train, validation, calibration, test = splits()

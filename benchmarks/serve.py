@@ -45,11 +45,11 @@ def questions(count):
 
 def filled(folder, texts):
     """Make an index of the questions."""
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
-    from textsiam.search.feeding import add_questions, index_model
-    from textsiam.search.index import Question
-    from textsiam.search.opening import create_index
+    from textsiam.search.factory import create_index
+    from textsiam.search.index.base import Question
+    from textsiam.search.ingest import add_questions, index_model
 
     twin = Twin.from_pretrained(MINILM)
     index = create_index(folder, index_model(twin, name=MINILM))
@@ -121,7 +121,7 @@ def throughput(address, texts):
 
 def bare(count, seed):
     """Return texts/s of `Twin.encode`: what a child process prints."""
-    from textsiam.models.encoders import MINILM
+    from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
 
     texts = sample(count, seed)

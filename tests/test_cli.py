@@ -15,7 +15,7 @@ import pytest
 
 from textsiam import cli
 from textsiam.commands import scoring
-from textsiam.models.decision import fit_decision
+from textsiam.decision.decision import fit_decision
 from textsiam.models.twin import Twin
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -545,7 +545,7 @@ def test_a_closed_pipe_is_no_error(pair_file):
 
 def test_mine_writes_triplets_that_can_be_read(textsiam, model, twin_saved, pair_file, tmp_path):
     from textsiam.data.pairs import read_pairs
-    from textsiam.training.mining import mine
+    from textsiam.training.mining.offline import mine
     from textsiam.training.settings import Mining
 
     output = tmp_path / "out" / "triplets.tsv"
@@ -577,7 +577,7 @@ def test_mine_knows_the_duplicates_of_other_files(textsiam, model, tmp_path):
 
 
 def test_mine_asks_a_cross_encoder(textsiam, model, pair_file, tmp_path, monkeypatch):
-    from textsiam.training import mining
+    from textsiam.training.mining import offline as mining
 
     monkeypatch.setattr(mining, "cross_encoder_check", lambda name: lambda left, right: np.ones(len(left)))
     output = tmp_path / "out.csv"

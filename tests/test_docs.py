@@ -10,7 +10,7 @@ import pytest
 from typer.main import get_command
 
 from textsiam.cli import app
-from textsiam.config import Config, read_config
+from textsiam.config.run import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")

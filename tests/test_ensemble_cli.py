@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from textsiam import cli
+from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.ensemble import Ensemble, average_twins, open_scorer
-from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from textsiam.commands.making import run_training
-from textsiam.config import ConfigError, read_config
+from textsiam.config.run import ConfigError, read_config
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "extending.md"
 SECTION = PAGE.read_text(encoding="utf-8").split("## Add your own loss")[1].split("\n## ")[0]
@@ -97,7 +97,7 @@ def test_mistakes_in_a_loss_of_ones_own_are_those_of_ours(here):
     )
     for other in ("logistic.logistic", "math.pi"):
         assert yaml(f"{other}: {{}}") == (
-            f"wrong.yaml:3: loss: '{other}' is no frozen dataclass derived from textsiam.training.terms.Term"
+            f"wrong.yaml:3: loss: '{other}' is no frozen dataclass derived from textsiam.training.losses.terms.Term"
         )
     option = "--loss.logistic.LogisticLoss.temprature"
     assert refused("run.yaml", option, "1").startswith(f"{option}: unknown key '{own}.temprature'")

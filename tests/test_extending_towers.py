@@ -10,8 +10,8 @@ import pytest
 import yaml
 from PIL import Image
 
-from textsiam.config import build_augment, read_config
-from textsiam.data.augment import Augment, augmented
+from textsiam.config.run import build_augment, read_config
+from textsiam.images.augmentation import Augment, augmented
 from textsiam.models.twin import Twin
 from textsiam.recipe import run
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from textsiam.cli import main
-from textsiam.config import ConfigError, build_pairs, read_config
-from textsiam.data.problems import DataError
+from textsiam.config.run import ConfigError, build_pairs, read_config
+from textsiam.data.tables.errors import DataError
 
 
 def draw(folder: Path, *, classes: int = 6, each: int = 30, alphabet: str = "bars") -> Path:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import yaml
 
-from textsiam.config import read_config
+from textsiam.config.run import read_config
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
 

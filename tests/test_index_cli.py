@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from textsiam import cli
-from textsiam.models.decision import fit_decision
+from textsiam.decision.decision import fit_decision
 from textsiam.models.twin import Twin
 
 
@@ -153,5 +153,5 @@ def test_a_password_is_never_shown(textsiam, model):
 
 
 def test_commands_without_a_model_load_no_torch():
-    load = "import sys, textsiam.commands.indexing, textsiam.search.opening; sys.exit('torch' in sys.modules)"
+    load = "import sys, textsiam.commands.indexing, textsiam.search.factory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", load], check=False).returncode == 0

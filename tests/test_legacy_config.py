@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from textsiam.config import ConfigError, read_config
+from textsiam.config.run import ConfigError, read_config
 from textsiam.legacy import RENAMED
 from textsiam.training.losses import BatchTripletLoss, ContrastiveLoss
 

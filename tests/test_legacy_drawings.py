@@ -8,9 +8,9 @@ import sys
 
 import pytest
 
-from textsiam.config import ConfigError, read_config
-from textsiam.data.augment import Augment
-from textsiam.models.scratch import scratch_image_encoder
+from textsiam.config.run import ConfigError, read_config
+from textsiam.images.augmentation import Augment
+from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
 
 

@@ -9,8 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from textsiam.legacy import StoredTrees, stored_trees
-from textsiam.models.lexical import LexicalReranker
-from textsiam.models.verifier import Verifier
+from textsiam.rerank.cross_encoder import Verifier
+from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.training.settings import VerifierSettings
 
 

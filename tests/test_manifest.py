@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from textsiam.manifest import Manifest
-from textsiam.models.saving import SaveError
+from textsiam.saving import SaveError
 
 
 def test_only_what_is_listed_is_removed(tmp_path: Path) -> None:

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textsiam.config import ConfigError, build_augment, build_twin, read_config
-from textsiam.data.augment import Augment
+from textsiam.config.run import ConfigError, build_augment, build_twin, read_config
 from textsiam.data.pairs import sample_pairs
-from textsiam.models.encoders import ModelError
+from textsiam.images.augmentation import Augment
+from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.recipe import run
 from textsiam.training.checkpoints import ResumeError

@@ -21,7 +21,8 @@ import yaml
 from rich.console import Console
 
 from textsiam import recipe
-from textsiam.config import (
+from textsiam.config.model import ScratchConfig
+from textsiam.config.run import (
     Config,
     ConfigError,
     DataConfig,
@@ -30,14 +31,13 @@ from textsiam.config import (
     read_config,
 )
 from textsiam.data.pairs import DataError, read_pairs
-from textsiam.model_config import ScratchConfig
-from textsiam.models.base_reranker import BaseReranker
-from textsiam.models.encoders import ModelError
-from textsiam.models.lexical import LexicalReranker
-from textsiam.models.scratch import scratch_text_encoder
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
-from textsiam.models.verifier import Verifier
 from textsiam.recipe import Interrupted, run
+from textsiam.rerank.base import BaseReranker
+from textsiam.rerank.cross_encoder import Verifier
+from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, TripletLoss
 from textsiam.training.settings import VerifierSettings
@@ -406,7 +406,7 @@ def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leav
         return fit(self, pairs, similarity, **more)
 
     monkeypatch.setattr(BaseReranker, "fit", watched)
-    monkeypatch.setattr("textsiam.models.wording._FEWEST", 5)
+    monkeypatch.setattr("textsiam.rerank.lexical_features._FEWEST", 5)
     settings = replace(config.training, runs=2, leave_out=leave_out)
     verifier = VerifierSettings(model="lexical", band=(0.001, 0.999))
     outcome = run(replace(config, training=settings, verifier=verifier))
@@ -429,7 +429,7 @@ def test_no_epochs_are_no_verifier():
 
 
 def test_without_lightgbm_no_twin_is_trained_for_a_lexical_reranker(config, monkeypatch):
-    monkeypatch.setattr("textsiam.models.trees.find_spec", lambda name: None)
+    monkeypatch.setattr("textsiam.rerank.trees.find_spec", lambda name: None)
     monkeypatch.setattr(recipe, "build_twin", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ModelError, match=r"pip install 'textsiam\[trees\]'"):
         run(replace(config, verifier=VerifierSettings(model="lexical")))

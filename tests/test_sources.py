@@ -5,7 +5,7 @@ from PIL import Image
 
 import textsiam
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
-from textsiam.data.problems import DataError
+from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import read_texts as read_table_of_texts
 from textsiam.sources import read_pairs, read_texts
 

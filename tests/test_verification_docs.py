@@ -29,8 +29,9 @@ def test_modules_exist(module):
 
 
 def test_functions_exist():
-    from textsiam.data import images
-    from textsiam.evaluation import few_shot, identification, report_pictures, verification
+    from textsiam import images
+    from textsiam.evaluation import few_shot, identification, verification
+    from textsiam.evaluation.report import pictures as report_pictures
 
     owners = [few_shot, identification, report_pictures, verification, images]
     known = {name for owner in owners for name in vars(owner)}

@@ -5,27 +5,29 @@ Importing this package loads neither torch nor transformers: every public name i
 
 from __future__ import annotations
 
+import sys
 from importlib import import_module
-from typing import TYPE_CHECKING
+from importlib.machinery import ModuleSpec
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textsiam.data.images import read_images
     from textsiam.data.pairs import Pairs
     from textsiam.data.splits import split_pairs
+    from textsiam.decision.decision import Decision, Verdict
     from textsiam.evaluation.pairs import evaluate_pairs
-    from textsiam.models.decision import Decision, Verdict
-    from textsiam.models.encoders import image_encoder, text_encoder
+    from textsiam.images import read_images
+    from textsiam.inference.encoders import image_encoder, text_encoder
+    from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.ensemble import Ensemble
-    from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.twin import Twin
-    from textsiam.search.check import check
     from textsiam.search.duplicates import find_duplicates
-    from textsiam.search.feeding import add_questions
+    from textsiam.search.factory import create_index, open_index
     from textsiam.search.gallery import Gallery
-    from textsiam.search.opening import create_index, open_index
+    from textsiam.search.ingest import add_questions
+    from textsiam.search.lookup import check
     from textsiam.sources import read_pairs
     from textsiam.training.loop import train
-    from textsiam.training.mining import mine
+    from textsiam.training.mining.offline import mine
 
 __version__ = "0.1.0"
 
@@ -54,28 +56,43 @@ __all__ = [
 ]
 
 _HOME = {
-    "Decision": "models.decision",
+    "Decision": "decision.decision",
     "Ensemble": "models.ensemble",
     "Gallery": "search.gallery",
     "Pairs": "data.pairs",
     "Twin": "models.twin",
-    "Verdict": "models.decision",
-    "add_questions": "search.feeding",
-    "check": "search.check",
-    "create_index": "search.opening",
+    "Verdict": "decision.decision",
+    "add_questions": "search.ingest",
+    "check": "search.lookup",
+    "create_index": "search.factory",
     "evaluate_pairs": "evaluation.pairs",
     "find_duplicates": "search.duplicates",
-    "image_encoder": "models.encoders",
-    "mine": "training.mining",
-    "open_index": "search.opening",
-    "read_images": "data.images",
+    "image_encoder": "inference.encoders",
+    "mine": "training.mining.offline",
+    "open_index": "search.factory",
+    "read_images": "images",
     "read_pairs": "sources",
-    "scratch_image_encoder": "models.scratch",
-    "scratch_text_encoder": "models.scratch",
+    "scratch_image_encoder": "inference.scratch",
+    "scratch_text_encoder": "inference.scratch",
     "split_pairs": "data.splits",
-    "text_encoder": "models.encoders",
+    "text_encoder": "inference.encoders",
     "train": "training.loop",
 }
+
+
+class _OldModules:
+    """Asked for what is not in the package: a module of 0.1 is still found under its old name."""
+
+    @staticmethod
+    def find_spec(fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        if not fullname.startswith("textsiam.") or fullname == "textsiam.legacy":
+            return None
+        from textsiam.legacy import OldModules
+
+        return OldModules().find_spec(fullname)
+
+
+sys.meta_path.append(_OldModules)
 
 
 def __getattr__(name: str) -> object:

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from os.path import lexists
 from pathlib import Path
 
-from textsiam.models.saving import SaveError
+from textsiam.saving import SaveError
 from textsiam.yamlfile import ConfigError
 
 _FILE = "manifest.json"

@@ -18,31 +18,31 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin
-from textsiam.data.image_pairs import thumbnail_of
+from textsiam.config.run import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
-from textsiam.data.tables import write_table
+from textsiam.data.tables.writers import write_table
 from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
-from textsiam.evaluation.report_pictures import EmbeddingMap
+from textsiam.evaluation.report.pictures import EmbeddingMap
+from textsiam.images.pairs import thumbnail_of
 from textsiam.manifest import Manifest
-from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
+from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.training.alarm import CollapseWarning
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
+from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.loop import train
-from textsiam.training.processes import process_state, tracker_of
-from textsiam.training.result import LeftOut, TrainResult
+from textsiam.training.reporting.collapse import CollapseWarning
+from textsiam.training.reporting.result import LeftOut, TrainResult
 from textsiam.training.settings import LEXICAL
-from textsiam.training.verifier import check_trainable, train_verifier
+from textsiam.training.train_reranker import check_trainable, train_verifier
 from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
-    from textsiam.config import DecisionConfig
-    from textsiam.models.base_reranker import BaseReranker
+    from textsiam.config.run import DecisionConfig
+    from textsiam.rerank.base import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
 _RESULTS = ("model", "report.html", "summary.json")

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from textsiam.data.image_files import holds_images
-from textsiam.data.image_pairs import draw_up_to
-from textsiam.data.image_readers import image_cells, read_image_names, read_images
 from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
-from textsiam.data.problems import OnBadRow
-from textsiam.data.readers import Loader
+from textsiam.data.tables.errors import OnBadRow
+from textsiam.data.tables.readers import Loader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
+from textsiam.images.files import holds_images
+from textsiam.images.pairs import draw_up_to
+from textsiam.images.readers import image_cells, read_image_names, read_images
 
 
 def read_pairs(

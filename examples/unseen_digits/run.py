@@ -39,7 +39,7 @@ ENCLOSURES = ["--model.builder", "{unseen_digits.drawing_tower: {enclosures: tru
 
 def trained(*arguments: str) -> tuple[Any, dict]:
     """Run unseen.yaml; return the twin, and its steps and seconds."""
-    from textsiam.config import read_config
+    from textsiam.config.run import read_config
     from textsiam.recipe import run
 
     with tempfile.TemporaryDirectory() as folder:
@@ -78,9 +78,9 @@ def together(seed: int) -> list[dict]:
     """
     import unseen_digits  # noqa: F401 - registers the CNN of the saved twins
 
-    from textsiam.data.images import draw_pairs, read_images
-    from textsiam.models.cohort import Cohort
+    from textsiam.images import draw_pairs, read_images
     from textsiam.models.ensemble import Ensemble
+    from textsiam.models.score_normalization import Cohort
     from textsiam.models.twin import Twin
 
     seeds, started = range(MEMBERS * seed, MEMBERS * (seed + 1)), time.perf_counter()
@@ -104,7 +104,7 @@ def of_new_digits(scorer: Any) -> dict:
     """Measure what is said of pairs of unseen test digits, and of pairs of which one image at least is of those."""
     import numpy as np
 
-    from textsiam.data.images import draw_pairs, read_images
+    from textsiam.images import draw_pairs, read_images
 
     test = read_images(MNIST / "t10k-images-idx3-ubyte.gz")
     new, pairs = test.of_classes(NEW), draw_pairs(test, 40_000)

@@ -26,9 +26,9 @@ sys.path.insert(0, str(HERE))
 
 from unseen_digits import DrawingResNet, Pen, drawing_tower, enclosed, normal_form  # noqa: E402
 
-from textsiam.config import build_augment, build_twin, read_config  # noqa: E402
-from textsiam.data.augment import Augment, augmented  # noqa: E402
+from textsiam.config.run import build_augment, build_twin, read_config  # noqa: E402
 from textsiam.data.pairs import sample_pairs  # noqa: E402
+from textsiam.images.augmentation import Augment, augmented  # noqa: E402
 from textsiam.models.twin import Twin  # noqa: E402
 
 SIDE = 56

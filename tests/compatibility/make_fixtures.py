@@ -32,6 +32,12 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from test_saved_by_0_1 import ASKED, HERE, SAVED, Questions, drawings, without_bf16
+from textsiam.loss_config import InfoNCEConfig, LossConfig
+from textsiam.models.cohort import Cohort
+from textsiam.models.halves import sides
+from textsiam.search.feeding import add_questions, index_model
+from textsiam.serving.reviews import Reviews, Suspect
+from textsiam.training.verifier import train_verifier
 
 import textsiam
 from textsiam import (
@@ -46,19 +52,13 @@ from textsiam import (
     train,
 )
 from textsiam.config import Config, build_objective, read_config
-from textsiam.loss_config import InfoNCEConfig, LossConfig
-from textsiam.models.cohort import Cohort
 from textsiam.models.ensemble import Regions
 from textsiam.models.export import export_twin
-from textsiam.models.halves import sides
 from textsiam.models.learned import Head, build_head
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.search.feeding import add_questions, index_model
 from textsiam.search.index import Question
-from textsiam.serving.reviews import Reviews, Suspect
 from textsiam.training.ensembles import find_regions
 from textsiam.training.settings import Settings, VerifierSettings
-from textsiam.training.verifier import train_verifier
 
 LEARNED, OF_TOWERS = Questions.learned(), Questions.learned(towers=True)
 

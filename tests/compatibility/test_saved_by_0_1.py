@@ -27,9 +27,9 @@ from typer.testing import CliRunner
 # All of the package that is needed here, in one place: modules move.
 from textsiam import Ensemble, Gallery, Pairs, Twin, check, find_duplicates, open_index
 from textsiam.cli import app
-from textsiam.config import ConfigError, read_config
-from textsiam.search.feeding import index_model, search_texts
-from textsiam.serving.reviews import Reviews
+from textsiam.config.run import ConfigError, read_config
+from textsiam.search.ingest import index_model, search_texts
+from textsiam.serving.page.reviews import Reviews
 
 HERE = Path(__file__).resolve().parent
 SAVED = HERE / "v0_1"
@@ -484,8 +484,8 @@ def test_public_names_of_0_1_are_there():
     assert len(names) > 100
     gone = json.loads((HERE / "gone_since_0_1.json").read_text())  # with no successor of the same kind
     lacking = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # what moved is there under its old name for a while
+    with warnings.catch_warnings(record=True) as told:  # what moved is there under its old name for a while
+        warnings.simplefilter("always", DeprecationWarning)
         for module, public in names.items():
             try:
                 found = import_module(module)
@@ -494,3 +494,6 @@ def test_public_names_of_0_1_are_there():
                 continue
             lacking += [f"{module}.{name}" for name in public if not hasattr(found, name)]
     assert lacking == gone
+    moved = {str(warning.message).partition(" ")[0] for warning in told}
+    assert "textsiam.models.verifier.Verifier" in moved
+    assert len(moved) > 400

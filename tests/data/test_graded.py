@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from textsiam.data.graded import read_graded
-from textsiam.data.problems import DataError
+from textsiam.data.tables.errors import DataError
 
 STS = (
     "main-captions\tMSRvid\t2012test\t0000\t5.000\tA man is dancing.\tA man dances.\n"

@@ -13,10 +13,10 @@ from PIL import Image
 
 from textsiam.data.clusters import canonical, cluster_ids, contradictions, text_forms
 from textsiam.data.components import group_edges, joined_groups
-from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
-from textsiam.data.pictures import picture_name
 from textsiam.data.splits import data_report, leakage, split_pairs
+from textsiam.images.names import picture_name
+from textsiam.images.pairs import pair_images
 
 
 def grouped(groups, left=(0, 2), right=(1, 3), labels=(0, 0)):

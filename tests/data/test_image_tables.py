@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textsiam.data.image_pairs import DRAWN_PAIRS
-from textsiam.data.images import read_images
 from textsiam.data.pairs import DataError
-from textsiam.data.pictures import open_picture, picture_name
+from textsiam.images import read_images
+from textsiam.images.names import open_picture, picture_name
+from textsiam.images.pairs import DRAWN_PAIRS
 from textsiam.sources import read_pairs, read_texts
 
 

@@ -6,7 +6,7 @@ import gzip
 
 import pytest
 
-from textsiam.data.problems import DataError
+from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import read_texts, sample_questions
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from textsiam.decision.decision import Decision, fit_decision
 from textsiam.evaluation.binary import binary_report
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.slices import slice_reports
-from textsiam.models.decision import Decision, fit_decision
 
 
 class FakeTwin:

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import norm
 
+from textsiam.decision.decision import fit_decision
 from textsiam.evaluation.binary import binary_report
 from textsiam.evaluation.pairs import evaluate_pairs
 from textsiam.evaluation.verification import allowed, evaluate_verification, interval, verification_report
-from textsiam.models.decision import fit_decision
 
 # Few distinct scores, so that ties are common.
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=2, max_size=60).map(

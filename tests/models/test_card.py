@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import yaml
 
+from textsiam.decision.decision import fit_decision
 from textsiam.models.card import model_card
-from textsiam.models.decision import fit_decision
 
 MEASURED = [
     {"model": "zero-shot", "AP": 0.75, "F1": "0.700 [0.6, 0.8]"},

@@ -13,19 +13,19 @@ import torch
 from PIL import Image
 from sentence_transformers import SentenceTransformer
 
-from textsiam.config import build_objective
-from textsiam.data.image_pairs import pair_images
+from textsiam.config.run import build_objective
 from textsiam.data.pairs import Pairs
-from textsiam.models.cache import EmbeddingCache, weights_fingerprint
+from textsiam.images.pairs import pair_images
+from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
+from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
 from textsiam.models.ensemble import Ensemble
-from textsiam.models.scratch import scratch_image_encoder, scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import find_duplicates
 from textsiam.search.gallery import Gallery
 from textsiam.search.nearest import best_matches
 from textsiam.training.loop import train
 from textsiam.training.losses import ContrastiveLoss, InfoNCELoss
-from textsiam.training.mining import mine
+from textsiam.training.mining.offline import mine
 from textsiam.training.settings import Mining, Settings
 
 CLASSES, EACH = 8, 6

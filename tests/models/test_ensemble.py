@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from textsiam.evaluation.pairs import evaluate_pairs
-from textsiam.models.base_reranker import Combination
-from textsiam.models.encoders import ModelError
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.scratch import scratch_text_encoder
+from textsiam.models.asymmetric import shared_layers, sides
 from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scorer, squared_distances
-from textsiam.models.halves import shared_layers, sides
-from textsiam.models.lexical import LexicalReranker
-from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
+from textsiam.rerank.base import Combination
+from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.search.duplicates import find_duplicates, fit_collection_decision
 from textsiam.search.nearest import best_matches
 

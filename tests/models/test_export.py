@@ -17,16 +17,16 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from textsiam.decision.decision import fit_decision
+from textsiam.inference.batching import encode
+from textsiam.inference.cache import weights_digest
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.fast.export_graph import write_graph
+from textsiam.inference.fast.runtimes import RuntimeTower
+from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models import export
-from textsiam.models.cache import weights_digest
-from textsiam.models.decision import fit_decision
-from textsiam.models.encoders import ModelError
 from textsiam.models.export import ExportError, ExportReport, compare_export, export_twin
-from textsiam.models.graphs import write_graph
-from textsiam.models.inference import encode
 from textsiam.models.learned import PairHead
-from textsiam.models.runtimes import RuntimeTower
-from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 
 FORMATS = ["onnx", "openvino"]
@@ -327,7 +327,7 @@ def test_nothing_is_reported_to_a_server(tmp_path):
     needs("openvino")
     code = "\n".join(
         [
-            "import os; from textsiam.models.runtimes import require; before = dict(os.environ)",
+            "import os; from textsiam.inference.fast.runtimes import require; before = dict(os.environ)",
             "require('openvino', 'openvino'); require('nncf', 'openvino')",
             "assert dict(os.environ) == before",
         ]
@@ -359,8 +359,8 @@ SIGNALLED = """
 import os, signal, sys
 import torch
 from pathlib import Path
-from textsiam.models.encoders import open_tower
-from textsiam.models.runtimes import RuntimeTower
+from textsiam.inference.encoders import open_tower
+from textsiam.inference.fast.runtimes import RuntimeTower
 
 seen = []
 signal.signal(signal.SIGTERM, lambda *_: seen.append(1))

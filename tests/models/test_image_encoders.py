@@ -20,8 +20,8 @@ from transformers import (
     ResNetModel,
 )
 
-from textsiam.models.encoders import ModelError, encoder, image_encoder, text_encoder
-from textsiam.models.scratch import scratch_image_encoder
+from textsiam.inference.encoders import ModelError, encoder, image_encoder, text_encoder
+from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
 
 CNNS: dict[str, tuple[Any, Any]] = {

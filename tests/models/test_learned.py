@@ -13,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from torch.nn.functional import cosine_similarity, normalize
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.encoders import ModelError
+from textsiam.inference.encoders import ModelError
 from textsiam.models.learned import Head, Mahalanobis, PairHead, build_head
 from textsiam.models.twin import Twin
 

@@ -10,16 +10,16 @@ import pytest
 import torch
 
 import textsiam
-from textsiam.models.base_reranker import Combination
-from textsiam.models.decision import CollectionDecision, fit_decision
+from textsiam.decision.decision import CollectionDecision, fit_decision
 from textsiam.models.distances import DISTANCES, Distance
 from textsiam.models.learned import build_head
-from textsiam.models.lexical import LexicalReranker
-from textsiam.search.check import check
+from textsiam.rerank.base import Combination
+from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.search.duplicates import find_duplicates
-from textsiam.search.feeding import add_questions, index_model
-from textsiam.search.index import Question
-from textsiam.search.memory import MemoryIndex
+from textsiam.search.index.base import Question
+from textsiam.search.index.memory import MemoryIndex
+from textsiam.search.ingest import add_questions, index_model
+from textsiam.search.lookup import check
 
 BAND = Combination(slope=10.0, intercept=-5.0, low=0.2, high=0.8, twin=5.0, verifier=1.0, constant=-2.0)
 # What only `Scorer` and what it is made of may ask: is a second look fitted, and which distance is it?

@@ -10,13 +10,13 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.decision import CollectionDecision, Decision, Verdict
+from textsiam.decision.decision import CollectionDecision, Decision, Verdict
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.scratch import scratch_text_encoder
+from textsiam.inference.tokens import chunk_by_tokens, tokenise
 from textsiam.models.distances import DISTANCES
-from textsiam.models.encoders import ModelError
-from textsiam.models.saving import SaveError
-from textsiam.models.scratch import scratch_text_encoder
-from textsiam.models.tokens import chunk_by_tokens, tokenise
 from textsiam.models.twin import Twin
+from textsiam.saving import SaveError
 
 
 def cosines(u: np.ndarray, v: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ os.environ["OPENBLAS_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
 
-from textsiam.search.index import IndexModel, Question, QuestionIndexError
+from textsiam.search.index.base import IndexModel, Question, QuestionIndexError
 
 DIM = 16
 MODEL = IndexModel("crashes", "c" * 64, DIM)
@@ -30,10 +30,10 @@ IDS = 80
 
 def opened(location):
     if location.startswith("postgresql:"):
-        from textsiam.search.postgres import PostgresIndex
+        from textsiam.search.index.postgres import PostgresIndex
 
         return PostgresIndex(location)
-    from textsiam.search.folder import FolderIndex
+    from textsiam.search.index.folder import FolderIndex
 
     return FolderIndex(location)
 
@@ -58,11 +58,8 @@ def warm_up(location):
     if location.startswith("postgresql:"):
         import psycopg  # noqa: F401
 
-        import textsiam.search.postgres
     else:
-        import textsiam.search.codes
-        import textsiam.search.folder  # noqa: F401
-        from textsiam.search import resident
+        from textsiam.search.index import in_memory_scan as resident
 
         resident.BLOCK = 16  # so that a merge has a file to write
 

@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.encoders import ModelError
+from textsiam.inference.encoders import ModelError
 from textsiam.models.learned import Mahalanobis
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import find_duplicates, fit_collection_decision

@@ -8,13 +8,13 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.models.cohort import Cohort
+from textsiam.inference.encoders import ModelError
 from textsiam.models.distances import DISTANCES
-from textsiam.models.encoders import ModelError
 from textsiam.models.ensemble import Ensemble, Regions
 from textsiam.models.learned import Mahalanobis
-from textsiam.models.saving import SaveError
+from textsiam.models.score_normalization import Cohort
 from textsiam.models.twin import Twin
+from textsiam.saving import SaveError
 from textsiam.search import gallery as module
 from textsiam.search.gallery import Gallery
 from textsiam.search.gallery_folder import scorer_fingerprint

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textsiam.search.folder import FolderIndex
-from textsiam.search.index import IndexModel, Question, QuestionIndexError
-from textsiam.search.memory import MemoryIndex
-from textsiam.search.opening import create_index, open_index
-from textsiam.search.postgres import PostgresIndex
+from textsiam.search.factory import create_index, open_index
+from textsiam.search.index.base import IndexModel, Question, QuestionIndexError
+from textsiam.search.index.folder import FolderIndex
+from textsiam.search.index.memory import MemoryIndex
+from textsiam.search.index.postgres import PostgresIndex
 
 DIM = 24
 MODEL = IndexModel("first", "a" * 64, DIM)
@@ -395,8 +395,8 @@ def test_a_backend_of_ones_own_is_opened_by_name_and_keeps_what_it_was_given(doc
     ("place", "message"),
     [
         ("no_such_module_here.Index:x", "no_such_module_here"),
-        ("textsiam.search.memory.Nothing:x", "has no 'Nothing'"),
-        ("textsiam.search.index.Question:x", "lacks create, upsert, delete"),
+        ("textsiam.search.index.memory.Nothing:x", "has no 'Nothing'"),
+        ("textsiam.search.index.base.Question:x", "lacks create, upsert, delete"),
         ("redis://host/0", "an address that starts with redis://"),
     ],
 )

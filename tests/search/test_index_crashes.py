@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textsiam.search import resident
-from textsiam.search.folder import FolderIndex
-from textsiam.search.index import IndexModel, Question, QuestionIndexError
-from textsiam.search.postgres import PostgresIndex
+from textsiam.search.index import in_memory_scan as resident
+from textsiam.search.index.base import IndexModel, Question, QuestionIndexError
+from textsiam.search.index.folder import FolderIndex
+from textsiam.search.index.postgres import PostgresIndex
 
 DRIVER = Path(__file__).with_name("crash_driver.py")
 MODEL = IndexModel("crashes", "c" * 64, 16)

@@ -11,11 +11,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from textsiam.models.twin import Twin
-from textsiam.search.feeding import index_model
-from textsiam.search.memory import MemoryIndex
+from textsiam.search.index.memory import MemoryIndex
+from textsiam.search.ingest import index_model
 from textsiam.serving.app import create_app
-from textsiam.serving.reviews import Reviews
-from textsiam.serving.settings import ServerSettings
+from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.reviews import Reviews
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import logging
 import pytest
 
 from textsiam.serving import guard
-from textsiam.serving.meters import JsonLines
+from textsiam.serving.telemetry import JsonLines
 
 TOKEN = "a-secret-of-the-tests"
 ROUTES = [

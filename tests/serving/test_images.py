@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from textsiam.models.scratch import scratch_image_encoder
+from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
-from textsiam.search.feeding import index_model
-from textsiam.search.memory import MemoryIndex
+from textsiam.search.index.memory import MemoryIndex
+from textsiam.search.ingest import index_model
 
 
 def coded(seed: int, kind: str = "PNG") -> str:

@@ -6,8 +6,8 @@ from contextlib import contextmanager
 
 import pytest
 
-from textsiam.search.feeding import index_model
-from textsiam.serving.reviews import Reviews
+from textsiam.search.ingest import index_model
+from textsiam.serving.page.reviews import Reviews
 
 NAME = "outage"
 
@@ -56,7 +56,7 @@ def killed(request):
 
 
 def test_an_outage_is_a_503_and_everything_goes_on_afterwards(serve, decided, database):
-    from textsiam.search.postgres import PostgresIndex
+    from textsiam.search.index.postgres import PostgresIndex
 
     address, away = database
     index = PostgresIndex.create(f"{address}#questions", index_model(decided))

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from textsiam.models.decision import fit_decision
+from textsiam.decision.decision import fit_decision
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
-from textsiam.serving.page import curve_of
+from textsiam.serving.page.routes import curve_of
 
 FOLDER = Path(__file__).parents[2] / "textsiam/serving/page_files"
 FILES = sorted(path.name for path in FOLDER.iterdir())

@@ -23,16 +23,16 @@ import torch
 from torch import nn
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.halves import sides
+from textsiam.inference.scratch import scratch_text_encoder
+from textsiam.models.asymmetric import sides
 from textsiam.models.learned import PairHead
-from textsiam.models.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.training.loop import train
 from textsiam.training.losses import LOSSES, BatchTripletLoss, ContrastiveLoss, HeadLoss, InfoNCELoss
-from textsiam.training.memory import Memory
-from textsiam.training.objective import Objective
+from textsiam.training.losses.memory_bank import Memory
+from textsiam.training.losses.objective import Objective
+from textsiam.training.losses.terms import Embedded, Term
 from textsiam.training.settings import EpochMining, Settings
-from textsiam.training.terms import Embedded, Term
 
 TOPICS = [
     "bread",

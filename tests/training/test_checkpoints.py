@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from textsiam.models.saving import SaveError
+from textsiam.saving import SaveError
 from textsiam.training.checkpoints import (
     ResumeError,
     RunState,

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.halves import shared_layers, sides
-from textsiam.models.tokens import tokenise
+from textsiam.inference.tokens import tokenise
+from textsiam.models.asymmetric import shared_layers, sides
 from textsiam.models.twin import Twin
 from textsiam.search.nearest import best_matches
-from textsiam.training.batches import TrainingPairs
+from textsiam.training.batches.collation import TrainingPairs
+from textsiam.training.batches.sampling import Uniform
 from textsiam.training.loop import train
-from textsiam.training.sampling import Uniform
 from textsiam.training.settings import Settings
 
 KNOBS = {"precision": "fp32", "tracker": "none", "batch_size": 12}

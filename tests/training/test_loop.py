@@ -13,15 +13,15 @@ from torch import nn
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.saving import SaveError
 from textsiam.models.twin import Twin
+from textsiam.saving import SaveError
 from textsiam.training import losses, run
-from textsiam.training.alarm import CollapseWarning
 from textsiam.training.loop import train
-from textsiam.training.objective import Embedded, Objective
-from textsiam.training.parameters import make_optimizer
+from textsiam.training.losses.objective import Embedded, Objective
+from textsiam.training.mining.triplets import draw_negatives
+from textsiam.training.reporting.collapse import CollapseWarning
 from textsiam.training.settings import Settings
-from textsiam.training.triplets import draw_negatives
+from textsiam.training.weights.parameters import make_optimizer
 
 
 def settings(**knobs) -> Settings:
@@ -441,7 +441,7 @@ def test_tensorboard_gets_event_files(driver, task, tmp_path):
 
 
 def test_a_missing_tensorboard_is_named_when_it_is_asked_for(driver, task, tmp_path, monkeypatch):
-    monkeypatch.setattr("textsiam.training.processes.find_spec", lambda *_: None)
+    monkeypatch.setattr("textsiam.training.distributed.find_spec", lambda *_: None)
     ask = {
         "pairs": task[0],
         "objective": driver.build_objective(["contrastive"]),
@@ -608,7 +608,7 @@ def test_the_number_format(tmp_path, monkeypatch, precision, launched, expected)
 def test_auto_takes_bf16_where_the_hardware_has_it(tmp_path, monkeypatch, native):
     dtype = torch.bfloat16 if native else torch.float32
     monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr("textsiam.training.processes.fast_dtype", lambda _: dtype)
+    monkeypatch.setattr("textsiam.training.distributed.fast_dtype", lambda _: dtype)
     made = run.make_accelerator(settings(precision="auto"), tmp_path)
     assert made.mixed_precision == ("bf16" if native else "no")
 

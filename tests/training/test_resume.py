@@ -16,7 +16,7 @@ import torch
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.loop import train
 from textsiam.training.losses import ContrastiveLoss
-from textsiam.training.objective import Objective
+from textsiam.training.losses.objective import Objective
 from textsiam.training.settings import Settings
 
 # Dropout on, weights in the loss, a weight average, drawn negatives, accumulation, three epochs of six steps; log

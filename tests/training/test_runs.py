@@ -12,8 +12,8 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from textsiam.data.image_pairs import pair_images
 from textsiam.data.pairs import Pairs
+from textsiam.images.pairs import pair_images
 from textsiam.models.twin import Twin
 from textsiam.training import loop
 from textsiam.training.checkpoints import ResumeError
@@ -106,8 +106,8 @@ def test_finished_runs_may_be_resumed_with_other_logs(driver, tmp_path: Path) ->
 
 
 def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
+    from textsiam.inference.scratch import scratch_image_encoder
     from textsiam.models.ensemble import average_twins
-    from textsiam.models.scratch import scratch_image_encoder
 
     twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu"))
     with pytest.raises(ValueError, match="the twin has batch norms"):

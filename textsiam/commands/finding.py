@@ -74,16 +74,16 @@ def flag(
 
     parts = _parts_folder(output, work, ray, approximate=approximate)
     if output is not None:
-        from textsiam.data.tables import checked_ending
+        from textsiam.data.tables.writers import checked_ending
 
         checked_ending(output)
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-    from textsiam.search.bulk import Bulk
     from textsiam.search.duplicates import find_duplicates
-    from textsiam.search.shards import Sharding
+    from textsiam.search.join.approximate import Sharding
+    from textsiam.search.join.ray import Bulk
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         found = find_duplicates(
@@ -97,7 +97,7 @@ def flag(
             bulk=None if parts is None else Bulk(model, parts, ray),
         )
     if output is not None:
-        from textsiam.data.tables import write_table
+        from textsiam.data.tables.writers import write_table
 
         write_table(output, _PAIR, _flagged_rows(found, read))
         if parts is not None and parts != work:
@@ -177,7 +177,7 @@ def encode(
     read = read_texts(texts, column=column)
     warn(read.report.warnings)
     twin = open_twin(model)
-    from textsiam.models.vectors import save_vectors
+    from textsiam.data.tables.arrays import save_vectors
 
     with progress_bar("encoding") as progress:
         done = 0
@@ -227,7 +227,7 @@ def match(
         for rank, d in enumerate(where[q].tolist())
     ]
     if output is not None:
-        from textsiam.data.tables import write_table
+        from textsiam.data.tables.writers import write_table
 
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} matches written to {output}")

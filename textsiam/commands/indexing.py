@@ -21,8 +21,8 @@ from textsiam.commands.options import (
 from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say, warn
 
 if TYPE_CHECKING:
-    from textsiam.search.check import Checked, Found
-    from textsiam.search.index import Hit, Question, QuestionIndex, Scalar
+    from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
+    from textsiam.search.lookup import Checked, Found
 
 index_app = typer.Typer(
     help="Keep questions where new ones are looked up: a folder, or postgresql://user@host/database#name.",
@@ -41,10 +41,10 @@ Column = Annotated[str | None, typer.Option(help="Name of the column that holds 
 @index_app.command()
 def create(model: Model, index: Index, as_json: Json = False) -> None:
     """Make an empty index for the vectors of a model."""
-    from textsiam.search.opening import create_index
+    from textsiam.search.factory import create_index
 
     twin = open_twin(model)
-    from textsiam.search.feeding import index_model
+    from textsiam.search.ingest import index_model
 
     made = create_index(index, index_model(twin, name=_name(model)))
     if as_json:
@@ -69,7 +69,7 @@ def add(
     as_json: Json = False,
 ) -> None:
     """Add the questions of a file; one with an id that is there already is replaced where it differs."""
-    from textsiam.search.index import Question
+    from textsiam.search.index.base import Question
     from textsiam.sources import read_texts
 
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
@@ -78,7 +78,7 @@ def add(
     rows = [Question(prefix + name, text, facts) for name, text in zip(read.ids, read.texts, strict=True)]
     opened = _opened(index)
     twin = open_twin(model)
-    from textsiam.search.feeding import add_questions
+    from textsiam.search.ingest import add_questions
 
     with progress_bar("adding") as progress:
         added = add_questions(twin, opened, rows, progress=progress)
@@ -107,7 +107,7 @@ def search(
         top_k = 10
     opened = _opened(index)
     twin = open_twin(model)
-    from textsiam.search.feeding import search_texts
+    from textsiam.search.ingest import search_texts
 
     found = search_texts(twin, opened, questions, k=top_k, threshold=threshold, where=_facts(where, "--where"))
     opened.close()
@@ -169,7 +169,7 @@ def migrate(model: Model, index: Index, as_json: Json = False) -> None:
     """Encode every question with another model while the index serves, then switch; interrupted, it goes on later."""
     opened = _opened(index)
     twin = open_twin(model)
-    from textsiam.search.feeding import migrate_index
+    from textsiam.search.ingest import migrate_index
 
     with progress_bar("migrating") as progress:
         migrate_index(twin, opened, name=_name(model), progress=progress)
@@ -219,8 +219,8 @@ def check(
     twin = open_twin(model)
     texts_now = opened.count() + 1  # any question of the index, not a picked one
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
-    from textsiam.search.check import check as checked_texts
-    from textsiam.search.feeding import index_model
+    from textsiam.search.ingest import index_model
+    from textsiam.search.lookup import check as checked_texts
 
     settled = {
         "threshold": threshold, "decision": decision, "where": _facts(where, "--where"), "model": index_model(twin)
@@ -273,7 +273,7 @@ def _row(hit: Hit | Found) -> dict[str, Any]:
 
 
 def _opened(index: str) -> QuestionIndex:
-    from textsiam.search.opening import open_index
+    from textsiam.search.factory import open_index
 
     return open_index(index)
 

@@ -60,7 +60,7 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
-    from textsiam.data.tables import checked_ending
+    from textsiam.data.tables.writers import checked_ending
     from textsiam.sources import read_pairs
     from textsiam.training.settings import Mining
 
@@ -71,7 +71,7 @@ def mine(
     )
     warn(read.report.warnings)
     twin = open_twin(model)
-    from textsiam.training import mining
+    from textsiam.training.mining import offline as mining
 
     asked = None if check is None else mining.cross_encoder_check(check)
     with progress_bar("mining") as progress:
@@ -173,7 +173,7 @@ def report(
 
 def run_training(arguments: list[str], *, as_json: bool = False) -> None:
     """Run `textsiam train` with these arguments: what scripts/train.py calls."""
-    from textsiam.config import read_config
+    from textsiam.config.run import read_config
 
     config = read_config(arguments)
     with loading():

@@ -9,7 +9,7 @@ import typer
 from textsiam.terminal import loading, quieten_libraries, warn
 
 if TYPE_CHECKING:
-    from textsiam.models.decision import Decision
+    from textsiam.decision.decision import Decision
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.scorer import Scorer
     from textsiam.models.twin import Twin

@@ -23,7 +23,7 @@ from textsiam.commands.options import (
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
 
 if TYPE_CHECKING:
-    from textsiam.models.decision import Decision
+    from textsiam.decision.decision import Decision
 
 
 def score(
@@ -62,7 +62,7 @@ def score(
         )
     ]
     if output is not None:
-        from textsiam.data.tables import write_table
+        from textsiam.data.tables.writers import write_table
 
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} scored pairs written to {output}")
@@ -119,8 +119,8 @@ def evaluate(
     warn(read.report.warnings)
     evaluation = evaluate_pairs(twin, read, decision=chosen_decision(twin, threshold, precision, prior), name=model)
     if report is not None:
-        from textsiam.data.image_pairs import thumbnail_of
         from textsiam.evaluation.report import write_report
+        from textsiam.images.pairs import thumbnail_of
 
         facts = {"model": model, "data": pairs}
         write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
@@ -145,7 +145,7 @@ def evaluate(
 def _few_shot(
     model: str, source: str, *, way: int, shot: int, episodes: int, on_bad_row: Literal["error", "skip"], as_json: bool
 ) -> None:
-    from textsiam.data.images import read_images
+    from textsiam.images import read_images
 
     images = read_images(source, on_bad_row=on_bad_row)
     warn(images.report.warnings)
@@ -178,7 +178,7 @@ def _verdicts(decision: Decision | None, similarity: Any, threshold: float | Non
 def _graded(source: str) -> Any:
     """Return graded pairs when that is what a file holds, else None."""
     from textsiam.data.graded import read_graded
-    from textsiam.data.problems import DataError
+    from textsiam.data.tables.errors import DataError
 
     if not Path(source).is_file():
         return None

@@ -21,7 +21,7 @@ from textsiam.commands.options import (
 from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
-    from textsiam.models.recalibration import Recalibration
+    from textsiam.decision.recalibration import Recalibration
 
 _EXTRA = ("fastapi", "limits", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
@@ -53,11 +53,11 @@ def serve(
 
     if missing := [module for module in _EXTRA if find_spec(module) is None]:
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
-    from textsiam.serving.memory import keep_few_kernels
+    from textsiam.serving.heap import keep_few_kernels
 
     keep_few_kernels()
-    from textsiam.serving.reviews import Reviews, ReviewsError
-    from textsiam.serving.settings import ServerSettings, token_for
+    from textsiam.serving.limits import ServerSettings, token_for
+    from textsiam.serving.page.reviews import Reviews, ReviewsError
 
     settings = ServerSettings(
         max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host)
@@ -67,7 +67,7 @@ def serve(
         raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
     import numpy as np
 
-    from textsiam.search.opening import open_index
+    from textsiam.search.factory import open_index
 
     opened = None if index is None else open_index(index)
     if opened is not None:  # what a first search has to read is read before anybody waits for it
@@ -77,8 +77,8 @@ def serve(
     if precision is not None or prior is not None:
         twin.decision = chosen_decision(twin, None, precision, prior)
     from textsiam.serving.app import create_app
-    from textsiam.serving.running import run_server
-    from textsiam.serving.suspects import read_suspects
+    from textsiam.serving.page.suspects import read_suspects
+    from textsiam.serving.runner import run_server
 
     queued = 0 if store is None or suspects is None else store.add(read_suspects(suspects))
     app = create_app(twin, opened, reviews=store, settings=settings, name=Path(model).name)
@@ -124,7 +124,7 @@ def recalibrate(
     if output is None and not dry_run and not Path(model).is_dir():
         raise typer.BadParameter(f"{model} is no folder that can be corrected: name an --output")
     twin = open_twin(model)
-    from textsiam.models.recalibration import recalibrate as recalibrated
+    from textsiam.decision.recalibration import recalibrate as recalibrated
 
     collection = twin.collection if questions is not None else None
     if questions is not None and collection is None:

@@ -1,1 +1,1 @@
-"""What the twin learns from: pairs, clusters, splits and the embedded sample forum."""
+"""What a twin learns from: pairs, texts, clusters and splits. Knows nothing of models."""

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.data.columns import PAIR_NAMES, checked_roles, checked_text, text_problem, unknown_columns
-from textsiam.data.lines import Lines
-from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.readers import Loader, Table, file_format, open_table
+from textsiam.data.tables.columns import PAIR_NAMES, checked_roles, checked_text, text_problem, unknown_columns
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.lines import Lines
+from textsiam.data.tables.readers import Loader, Table, file_format, open_table
 
 SCORE_NAMES = ("score", "similarity_score", "label")
 _STS_WIDTH = 7  # genre, file, year, id, score, sentence 1, sentence 2; then, on some lines, sources

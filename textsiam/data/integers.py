@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.data.problems import DataError
+from textsiam.data.tables.errors import DataError
 
 
 def whole_numbers(values: Any, dtype: type, within: tuple[int, int], name: str, expected: str) -> np.ndarray:
@@ -28,7 +28,7 @@ def whole_numbers(values: Any, dtype: type, within: tuple[int, int], name: str, 
     Example:
         >>> whole_numbers([1.0, 0.5], int, (0, 1), "labels", "0 or 1")
         Traceback (most recent call last):
-        textsiam.data.problems.DataError: labels[1] is 0.5, expected 0 or 1
+        textsiam.data.tables.errors.DataError: labels[1] is 0.5, expected 0 or 1
     """
     found = np.asarray(values)
     if found.ndim != 1:

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textsiam.data.columns import IMAGE_NAMES, PAIR_NAMES, checked_text, find_pair_columns, text_problem
 from textsiam.data.components import by_first_appearance, joined_groups
 from textsiam.data.integers import picked_rows, whole_numbers
-from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.readers import SAMPLES, Loader, Table, open_table
 from textsiam.data.repeats import find_repeats
-from textsiam.data.rows import ImageCells, PairRows, cell_reader, int_array
+from textsiam.data.tables.columns import IMAGE_NAMES, PAIR_NAMES, checked_text, find_pair_columns, text_problem
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.readers import SAMPLES, Loader, Table, open_table
+from textsiam.data.tables.rows import ImageCells, PairRows, cell_reader, int_array
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -33,7 +33,7 @@ class Pairs:
     for a duplicate, 0 for not, -1 for unlabelled (scikit-learn's convention); `source` names the data in
     messages. Where `groups` (m,) int32 is given, texts of one group are known to be the same thing, such as
     images of one class; -1 is unknown. `images` says that the texts are names of images (see
-    `textsiam.data.pictures`): two names are then two images, however alike they are spelled.
+    `textsiam.images.names`): two names are then two images, however alike they are spelled.
 
     Raises:
         ValueError: the arrays differ in length, or hold what is no label, group or index of a text; the message

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from textsiam.data.problems import EXAMPLES
+from textsiam.data.tables.errors import EXAMPLES
 
 
 @dataclass(frozen=True, eq=False)

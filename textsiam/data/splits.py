@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsiam.data.clusters import connected_components, same_thing, text_forms
-from textsiam.data.cuts import cut_regions
+from textsiam.data.graph_partition import cut_regions
+from textsiam.data.leakage import DataReport as DataReport
+from textsiam.data.leakage import Leakage, leakage, table
+from textsiam.data.leakage import data_report as data_report
 from textsiam.data.pairs import Pairs
-from textsiam.data.reports import DataReport as DataReport
-from textsiam.data.reports import Leakage, leakage, table
-from textsiam.data.reports import data_report as data_report
 
 NAMES = ("train", "validation", "calibration", "test")
 _CLASSES = (0, 1, -1)

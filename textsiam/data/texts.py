@@ -7,7 +7,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from textsiam.data.columns import (
+from textsiam.data.tables.columns import (
     IMAGE_NAME,
     IMAGE_NAMES,
     PAIR_NAMES,
@@ -15,10 +15,10 @@ from textsiam.data.columns import (
     hold_images,
     unknown_columns,
 )
-from textsiam.data.lines import Lines
-from textsiam.data.problems import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.readers import SAMPLES, Loader, Table, file_format, open_table
-from textsiam.data.rows import Cell, ImageCells, cell_reader
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.lines import Lines
+from textsiam.data.tables.readers import SAMPLES, Loader, Table, file_format, open_table
+from textsiam.data.tables.rows import Cell, ImageCells, cell_reader
 
 TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
 ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")

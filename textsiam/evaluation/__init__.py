@@ -1,1 +1,1 @@
-"""How good the twin is: metrics with intervals, slices, and the report."""
+"""Measures with intervals, and slices that show where a twin fails."""

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textsiam.models.calibration import binary_labels, finite_scores
+from textsiam.decision.calibration import binary_labels, finite_scores
 
 RECALLS = (0.5, 0.8, 0.9, 0.95)
 BINS = 15

@@ -244,7 +244,7 @@ def _normalised(vectors: np.ndarray) -> np.ndarray:
 
 
 def _pixels(name: str, side: int) -> NDArray[np.float32]:
-    from textsiam.data.pictures import open_picture  # only this baseline looks at pixels
+    from textsiam.images.names import open_picture  # only this baseline looks at pixels
 
     picture = open_picture(name).convert("RGB").resize((side, side))
     return np.asarray(picture, dtype=np.float32).ravel() / 255.0

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from textsiam.decision.calibration import check_fraction, finite_scores
 from textsiam.evaluation.binary import Estimate, lines
 from textsiam.evaluation.verification import allowed, interval, too_few
-from textsiam.models.calibration import check_fraction, finite_scores
 
 
 class Identifier(Protocol):

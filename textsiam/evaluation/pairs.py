@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from textsiam.decision.calibration import finite_scores
+from textsiam.decision.decision import Decision
 from textsiam.evaluation.binary import BinaryReport, Estimate, binary_report
 from textsiam.evaluation.slices import SliceReport, slice_reports
-from textsiam.models.calibration import finite_scores
-from textsiam.models.decision import Decision
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
@@ -104,7 +104,7 @@ def _check(twin: PairScorer, pairs: Pairs, decision: Decision | None) -> Decisio
     if chosen is None:
         raise ValueError(
             "the twin has no decision, so a score has no threshold and no probability: calibrate it on pairs "
-            "it was not trained on (textsiam.models.decision.fit_decision), or give decision="
+            "it was not trained on (textsiam.decision.decision.fit_decision), or give decision="
         )
     if len(pairs) == 0:
         raise ValueError(f"{pairs.source}: no pairs to evaluate")

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from textsiam.decision.calibration import binary_labels, check_fraction, finite_scores
 from textsiam.evaluation.binary import Estimate, binary_report, lines, plain
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
-from textsiam.models.calibration import binary_labels, check_fraction, finite_scores
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
-    from textsiam.models.decision import Decision
+    from textsiam.decision.decision import Decision
 
 FALSE_ACCEPT_RATES = (0.01, 0.001)
 

@@ -1,1 +1,1 @@
-"""What the twin is: towers, distances, the fast path, and the decision that turns a score into a verdict."""
+"""What a twin is: towers, distance, head, ensembles, and the folder it is saved in."""

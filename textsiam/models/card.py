@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from textsiam.models.decision import Decision
+    from textsiam.decision.decision import Decision
 
 _HEAD = """---
 library_name: sentence-transformers

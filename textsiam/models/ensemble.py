@@ -17,16 +17,16 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
-from textsiam.models.encoders import ModelError
-from textsiam.models.fast_tower import Precision
+from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
+from textsiam.inference.batching import Progress
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.fast.fast_tower import Precision
+from textsiam.inference.tokens import tokenizer_rules
 from textsiam.models.folder import head_arrays, restored_head
-from textsiam.models.inference import Progress
 from textsiam.models.learned import Head
-from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
-from textsiam.models.tokens import tokenizer_rules
 from textsiam.models.twin import Twin
+from textsiam.saving import recover, whole_folder
 
 _FORMATS = (1, 2)  # the first knew no head
 _FILE = "ensemble.json"

@@ -11,10 +11,10 @@ from typing import Any, get_args
 
 import numpy as np
 
-from textsiam.models.encoders import ModelError
-from textsiam.models.fast_tower import Precision
-from textsiam.models.graphs import check_exportable, write_graph
-from textsiam.models.runtimes import GraphFormat, open_graphs
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.fast.export_graph import check_exportable, write_graph
+from textsiam.inference.fast.fast_tower import Precision
+from textsiam.inference.fast.runtimes import GraphFormat, open_graphs
 from textsiam.models.twin import Twin
 
 _ROUNDS, _TIMED_TEXTS = 3, 400

@@ -16,16 +16,16 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
+from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
+from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.inference.fast.runtimes import Backend, open_backend
+from textsiam.models.asymmetric import shared_layers, tie
 from textsiam.models.card import model_card
-from textsiam.models.decision import CollectionDecision, Decision, restore_decisions, store_decisions
-from textsiam.models.encoders import MINILM_NAMES, ModelError, open_tower, resolve
-from textsiam.models.halves import shared_layers, tie
 from textsiam.models.learned import Head, build_head
-from textsiam.models.runtimes import Backend, open_backend
-from textsiam.models.saving import recover, whole_folder
+from textsiam.saving import recover, whole_folder
 
 if TYPE_CHECKING:
-    from textsiam.models.base_reranker import BaseReranker
+    from textsiam.rerank.base import BaseReranker
 
 _FORMAT = 1
 _FILE = "textsiam.json"
@@ -149,7 +149,7 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
 def _verifier(folder: Path, device: str | None) -> BaseReranker | None:
     if not folder.is_dir():
         return None
-    from textsiam.models.verifier import Verifier  # cross-encoders are loaded where one is used
+    from textsiam.rerank.cross_encoder import Verifier  # cross-encoders are loaded where one is used
 
     return Verifier.from_pretrained(folder, device=device)
 

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from textsiam.models.cohort import Cohort
 from textsiam.models.distances import EUCLIDEAN, Distance
+from textsiam.models.score_normalization import Cohort
 
 
 class PairHead(nn.Module):

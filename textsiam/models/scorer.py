@@ -11,16 +11,16 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.models.decision import CollectionDecision, Decision, Tell, Verdict, fit_decision, warn
+from textsiam.decision.decision import CollectionDecision, Decision, Tell, Verdict, fit_decision, warn
+from textsiam.decision.thresholds import Rule
+from textsiam.inference.batching import BLOCK, Progress
+from textsiam.inference.encoders import ModelError
+from textsiam.inference.fast.fast_tower import Precision
 from textsiam.models.distances import Distance
-from textsiam.models.encoders import ModelError
-from textsiam.models.fast_tower import Precision
-from textsiam.models.inference import BLOCK, Progress
 from textsiam.models.learned import Head
-from textsiam.models.thresholds import Rule
 
 if TYPE_CHECKING:
-    from textsiam.models.base_reranker import BaseReranker
+    from textsiam.rerank.base import BaseReranker
 
 Self = TypeVar("Self", bound="Scorer")
 

@@ -11,19 +11,19 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from textsiam.models.cache import EmbeddingCache, weights_fingerprint
-from textsiam.models.decision import CollectionDecision, Decision
+from textsiam.decision.decision import CollectionDecision, Decision
+from textsiam.inference.batching import BLOCK, Progress, encode, encode_stream
+from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
+from textsiam.inference.encoders import inputs_of
+from textsiam.inference.fast.fast_tower import FastTower, Precision, fast_dtype
+from textsiam.inference.fast.runtimes import Backend
 from textsiam.models.distances import Distance, distance_named
-from textsiam.models.encoders import inputs_of
-from textsiam.models.fast_tower import FastTower, Precision, fast_dtype
 from textsiam.models.folder import Parts, read_twin, write_twin
-from textsiam.models.inference import BLOCK, Progress, encode, encode_stream
 from textsiam.models.learned import Head
-from textsiam.models.runtimes import Backend
 from textsiam.models.scorer import Scorer
 
 if TYPE_CHECKING:
-    from textsiam.models.base_reranker import BaseReranker
+    from textsiam.rerank.base import BaseReranker
 
 
 class Twin(nn.Module, Scorer):

@@ -1,1 +1,1 @@
-"""Finding duplicates: all pairs above a threshold, their clusters, and the best documents for a query."""
+"""Finding duplicates and nearest neighbours, clusters, look-up of new questions, galleries."""

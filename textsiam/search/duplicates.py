@@ -10,17 +10,17 @@ import torch
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.models.decision import CollectionDecision, Decision, fit_decision
-from textsiam.models.inference import Progress
+from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
+from textsiam.decision.thresholds import Rule
+from textsiam.inference.batching import Progress
 from textsiam.models.scorer import Scorer
-from textsiam.models.thresholds import Rule
-from textsiam.search.bulk import Bulk
-from textsiam.search.copies import Copies
-from textsiam.search.join import FoundPairs, pairs_above
-from textsiam.search.linkage import complete_clusters
-from textsiam.search.operating import Rate
-from textsiam.search.parts import PartedVectors
-from textsiam.search.shards import Sharding, most_pairs
+from textsiam.search.clusters import complete_clusters
+from textsiam.search.exact_duplicates import Copies
+from textsiam.search.join.approximate import Sharding, most_pairs
+from textsiam.search.join.exact import FoundPairs, pairs_above
+from textsiam.search.join.job import PartedVectors
+from textsiam.search.join.ray import Bulk
+from textsiam.search.operating_point import Rate
 
 # Pairs scored at once.
 _SLICE = 65_536

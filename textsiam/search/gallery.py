@@ -10,12 +10,12 @@ from typing import NamedTuple, overload
 import numpy as np
 import torch
 
-from textsiam.models.calibration import check_fraction
-from textsiam.models.decision import Verdict
-from textsiam.models.encoders import ModelError
+from textsiam.decision.calibration import check_fraction
+from textsiam.decision.decision import Verdict
+from textsiam.inference.encoders import ModelError
 from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import GalleryParts, read_gallery, write_gallery
-from textsiam.search.operating import OperatingPoint, fit_operating_point
+from textsiam.search.operating_point import OperatingPoint, fit_operating_point
 
 _ROWS = 65_536  # pairs scored at once
 

@@ -11,12 +11,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from textsiam.models.cache import weights_fingerprint
-from textsiam.models.encoders import ModelError
+from textsiam.inference.cache import weights_fingerprint
+from textsiam.inference.encoders import ModelError
 from textsiam.models.ensemble import members_digest
-from textsiam.models.saving import recover, whole_folder
 from textsiam.models.scorer import Scorer
-from textsiam.search.operating import OperatingPoint
+from textsiam.saving import recover, whole_folder
+from textsiam.search.operating_point import OperatingPoint
 
 _FORMAT = 1
 _FILE = "gallery.json"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from textsiam.legacy import warn_renamed, without_ignored_knobs
-from textsiam.search.folder import FolderIndex
+from textsiam.search.index.folder import FolderIndex
 
 
 class LanceIndex(FolderIndex):

@@ -1,1 +1,1 @@
-"""Answers over HTTP: what a forum asks as a question is typed, and what a moderator decides."""
+"""The HTTP server: batcher, engine, guard, routes."""

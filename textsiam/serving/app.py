@@ -16,19 +16,19 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
-from textsiam.models.encoders import pooling_of
+from textsiam.inference.encoders import pooling_of
 from textsiam.models.scorer import Scorer
-from textsiam.search.index import QuestionIndex, QuestionIndexError
-from textsiam.serving.embedding import PROBLEMS, embedding_routes
+from textsiam.search.index.base import QuestionIndex, QuestionIndexError
 from textsiam.serving.engine import Engine
 from textsiam.serving.guard import Guard
-from textsiam.serving.memory import give_back_memory
-from textsiam.serving.meters import Meters
-from textsiam.serving.page import page_routes
-from textsiam.serving.problems import Refused, problem_body
-from textsiam.serving.questions import question_routes
-from textsiam.serving.reviews import Reviews, ReviewsError
-from textsiam.serving.settings import ServerSettings
+from textsiam.serving.heap import give_back_memory
+from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.reviews import Reviews, ReviewsError
+from textsiam.serving.page.routes import page_routes
+from textsiam.serving.problem_details import Refused, problem_body
+from textsiam.serving.routes.embeddings import PROBLEMS, embedding_routes
+from textsiam.serving.routes.questions import question_routes
+from textsiam.serving.telemetry import Meters
 from textsiam.serving.wire import Info
 
 log = logging.getLogger("textsiam.serving")

@@ -11,16 +11,16 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from textsiam.data.problems import DataError
-from textsiam.models.decision import Decision
-from textsiam.models.encoders import inputs_of
+from textsiam.data.tables.errors import DataError
+from textsiam.decision.decision import Decision
+from textsiam.inference.encoders import inputs_of
+from textsiam.inference.tokens import Counter
 from textsiam.models.scorer import Scorer
-from textsiam.models.tokens import Counter
-from textsiam.search.feeding import index_model
-from textsiam.search.index import IndexModel, QuestionIndexError
+from textsiam.search.index.base import IndexModel, QuestionIndexError
+from textsiam.search.ingest import index_model
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
-from textsiam.serving.problems import Refused, too_large, unfit
-from textsiam.serving.settings import ServerSettings
+from textsiam.serving.limits import ServerSettings
+from textsiam.serving.problem_details import Refused, too_large, unfit
 
 log = logging.getLogger("textsiam.serving")
 

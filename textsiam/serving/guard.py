@@ -17,9 +17,9 @@ from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
-from textsiam.serving.meters import Meters
-from textsiam.serving.problems import Refused, problem_body
-from textsiam.serving.settings import ServerSettings
+from textsiam.serving.limits import ServerSettings
+from textsiam.serving.problem_details import Refused, problem_body
+from textsiam.serving.telemetry import Meters
 
 log = logging.getLogger("textsiam.serving")
 

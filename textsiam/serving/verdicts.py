@@ -7,12 +7,12 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textsiam.models.decision import Decision
-from textsiam.search.check import Checked, check
-from textsiam.search.checks import check_model
-from textsiam.search.index import Question, QuestionIndex, Where
+from textsiam.decision.decision import Decision
+from textsiam.search.index.base import Question, QuestionIndex, Where
+from textsiam.search.index.validation import check_model
+from textsiam.search.lookup import Checked, check
 from textsiam.serving.engine import Engine, Gone
-from textsiam.serving.reviews import Suspect
+from textsiam.serving.page.reviews import Suspect
 
 _SUSPECT = 0.25
 """Probability from which a new question's neighbour is put before a moderator; flagged ones always are."""
@@ -47,7 +47,7 @@ class Looker:
         threshold: float | None = None,
         where: Where | None = None,
     ) -> list[Checked]:
-        """Find the duplicates of each text; see `textsiam.search.check.check`.
+        """Find the duplicates of each text; see `textsiam.search.lookup.check`.
 
         Raises:
             Refused: No threshold is given and there is no decision; or the queue is full.

@@ -1,1 +1,1 @@
-"""How the twin learns: losses, batches, and one visible Accelerate loop."""
+"""The training loop, and what a run is made of."""

@@ -11,8 +11,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.saving import SaveError, whole_folder, write_failure
-from textsiam.training.objective import Objective
+from textsiam.saving import SaveError, whole_folder, write_failure
+from textsiam.training.losses.objective import Objective
 
 _NAME = re.compile(r"step-(\d{8})")
 

@@ -11,16 +11,16 @@ from safetensors.numpy import load_file, save_file
 from sklearn.cluster import MiniBatchKMeans
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.cache import weights_digest
+from textsiam.inference.cache import weights_digest
 from textsiam.models.ensemble import Ensemble, Regions, squared_distances
-from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
+from textsiam.saving import whole_folder
 from textsiam.training.checkpoints import check_identity
+from textsiam.training.distributed import process_state
 from textsiam.training.loop import train
+from textsiam.training.losses.objective import Objective
 from textsiam.training.members import Member, train_members
-from textsiam.training.objective import Objective
-from textsiam.training.processes import process_state
-from textsiam.training.result import TrainResult
+from textsiam.training.reporting.result import TrainResult
 from textsiam.training.settings import Settings
 
 

@@ -14,15 +14,15 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.splits import question_disjoint_parts
 from textsiam.models.ensemble import average_twins, check_averageable
 from textsiam.models.twin import Twin
-from textsiam.training.gradient_cache import encoded
+from textsiam.training.batches.gradient_cache import encoded
+from textsiam.training.distributed import gather_batch, process_state
+from textsiam.training.losses.objective import Objective
 from textsiam.training.members import Member, train_members
-from textsiam.training.objective import Objective
-from textsiam.training.processes import gather_batch, process_state
-from textsiam.training.result import LeftOut, TrainResult
+from textsiam.training.reporting.log import progress
+from textsiam.training.reporting.result import LeftOut, TrainResult
 from textsiam.training.run import Run
-from textsiam.training.runlog import progress
 from textsiam.training.settings import Settings
-from textsiam.training.stopping import graceful_stop
+from textsiam.training.signals import graceful_stop
 
 
 def train(

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.saving import whole_folder
 from textsiam.models.twin import Twin
+from textsiam.saving import whole_folder
 from textsiam.training.checkpoints import check_identity, run_identity
-from textsiam.training.objective import Objective
-from textsiam.training.processes import process_state
-from textsiam.training.result import TrainResult
+from textsiam.training.distributed import process_state
+from textsiam.training.losses.objective import Objective
+from textsiam.training.reporting.result import TrainResult
 from textsiam.training.settings import Settings
 
 

@@ -13,21 +13,21 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from textsiam.data.pairs import Pairs
-from textsiam.models.inputs import Prepared
+from textsiam.inference.inputs import Prepared
 from textsiam.models.twin import Twin
-from textsiam.training.averaging import WeightAverage
-from textsiam.training.batches import Batch, TrainingPairs
+from textsiam.training.batches.collation import Batch, TrainingPairs
+from textsiam.training.batches.sampling import make_sampler, usable_rows
+from textsiam.training.batches.token_store import stored_tokens
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
-from textsiam.training.epoch_miner import EpochMiner
-from textsiam.training.objective import Embedded, Objective
-from textsiam.training.parameters import freeze_unused, make_optimizer, make_schedule
-from textsiam.training.processes import broadcast, check_shardable, let_go, make_accelerator
-from textsiam.training.result import TrainResult
-from textsiam.training.runlog import RunLog
-from textsiam.training.sampling import make_sampler, usable_rows
-from textsiam.training.served import ServedTwin
+from textsiam.training.distributed import broadcast, check_shardable, let_go, make_accelerator
+from textsiam.training.losses.objective import Embedded, Objective
+from textsiam.training.mining.each_epoch import EpochMiner
+from textsiam.training.reporting.log import RunLog
+from textsiam.training.reporting.result import TrainResult
 from textsiam.training.settings import Settings
-from textsiam.training.token_store import stored_tokens
+from textsiam.training.weights.averaging import WeightAverage
+from textsiam.training.weights.parameters import freeze_unused, make_optimizer, make_schedule
+from textsiam.training.weights.served import ServedTwin
 
 # More tokens than any batch has.
 _ONE_CHUNK = 2**40

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from textsiam.data.augment import Augment, Augmentation, described
+from textsiam.images.augmentation import Augment, Augmentation, described
 from textsiam.legacy import without_epochs
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class Settings:
         per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
             sampling): for losses over all inputs of a batch. None takes pairs as they come.
         augment: How images are changed for training: the knobs of an `Augment`, one of the user's own as `module.name`
-            or `{module.name: {knobs}}` (`textsiam.augment_config.build_augment` makes it), or a list of them. None
+            or `{module.name: {knobs}}` (`textsiam.config.augment.build_augment` makes it), or a list of them. None
             leaves images as they are.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
@@ -202,7 +202,7 @@ class Settings:
         given = self.augment if isinstance(self.augment, (list, tuple)) else [self.augment]
         made: list[Any] = [each for each in given if each is not None]
         if names := [each for each in made if isinstance(each, (str, dict))]:
-            raise ValueError(f"augment: {names[0]!r} is not made yet: textsiam.augment_config.build_augment does it")
+            raise ValueError(f"augment: {names[0]!r} is not made yet: textsiam.config.augment.build_augment does it")
         return made
 
     def to_dict(self) -> dict[str, Any]:

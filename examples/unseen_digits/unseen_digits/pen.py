@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL.Image import Image
 
-from textsiam.data.augment import Augment, Change, border_colour
+from textsiam.images.augmentation import Augment, Change, border_colour
 
 _THINNER = 0.6  # pixels on each side of a stroke, at most
 _BROADEST = 0.1  # a stroke that is added, as a share of the shorter side

@@ -1,0 +1,109 @@
+"""The configuration of the data, and how the splits of a run are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from textsiam.data.pairs import Pairs
+from textsiam.data.splits import Splits, split_pairs
+from textsiam.images.files import holds_images
+from textsiam.images.pairs import draw_up_to, most_pairs
+from textsiam.images.readers import read_images
+from textsiam.images.splits import split_labelled
+from textsiam.sources import read_pairs
+from textsiam.yamlfile import ConfigError
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where pairs come from. A split without a source of its own is cut from `train`, question-disjoint.
+
+    Attributes:
+        train: A file, a Hub id, or "sample:forum".
+        validation: Pairs that choose the best weights.
+        calibration: Pairs that the probability and the threshold are learned from.
+        test: Pairs that the report is about.
+        validation_share: Share of `train` that is cut for validation when it has no source.
+        calibration_share: The same for calibration.
+        test_share: The same for test.
+        columns: Names of the columns, where they are not recognised: left, right, label.
+        on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
+        pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
+            an idx file); None draws 20,000, or as many as there are.
+        more: Further labelled images, whose classes join those of `train`; no pair is of two sources.
+        unseen: Classes of images, or folders of classes, that only the test sees, and of which it is made. What has a
+            source of its own keeps to that too.
+        disjoint: Give every split classes of its own, instead of images of its own.
+        seed: Seed of the cut.
+    """
+
+    train: str = "sample:forum"
+    validation: str | None = None
+    calibration: str | None = None
+    test: str | None = None
+    validation_share: float = 0.05
+    calibration_share: float = 0.05
+    test_share: float = 0.1
+    columns: dict[str, str] | None = None
+    on_bad_row: Literal["error", "skip"] = "error"
+    pairs: int | None = None
+    more: list[str] | None = None
+    unseen: list[str] | None = None
+    disjoint: bool = False
+    seed: int = 0
+
+
+def build_pairs(config: DataConfig) -> Splits:
+    """Read the pairs of a run and cut the splits that have no source of their own.
+
+    Raises:
+        DataError: A source cannot be read.
+        ConfigError: The calibration or test split would be empty.
+    """
+    names = ("validation", "calibration", "test")
+    given = {name: source for name in names if (source := getattr(config, name)) is not None}
+    shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
+    if holds_images(config.train):
+        cut = _cut_images(config, shares)
+    elif config.pairs is not None or config.more or config.unseen or config.disjoint:
+        keys = "data.pairs, .more, .unseen and .disjoint"
+        raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
+    else:
+        cut = split_pairs(_read(config, config.train), **shares, seed=config.seed)
+    own = {name: _read_split(config, name, source) for name, source in given.items()}
+    splits = cut.replacing(**own) if own else cut
+    for name in ("train", "calibration", "test"):
+        if len(getattr(splits, name)) == 0:
+            raise ConfigError(f"data.{name} is empty: give it a source, or a larger data.{name}_share")
+    return splits
+
+
+def _read(config: DataConfig, source: str) -> Pairs:
+    return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
+
+
+def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
+    """Cut the splits of labelled images."""
+    sources = [config.train, *(config.more or ())]
+    images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
+    unseen = config.unseen
+    if config.test is not None and holds_images(config.test):  # it may be the only one that has them
+        unseen = [name for name in unseen or () if any(each.has(name) for each in (images, *more))]
+    drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
+    return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
+
+
+def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
+    """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
+    if not config.unseen or not holds_images(source):
+        return _read(config, source)
+    images = read_images(source, on_bad_row=config.on_bad_row)
+    if name == "test":
+        images.check_named(config.unseen)
+    unseen = images.named(config.unseen)
+    kept = images.select((unseen if name == "test" else ~unseen)[images.classes])
+    if most_pairs(kept) == 0:
+        what = "only" if name == "test" else "without"
+        raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
+    return draw_up_to(kept)

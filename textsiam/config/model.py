@@ -1,0 +1,172 @@
+"""The configuration of the twin itself, and how one is built of it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from textsiam.dotted import made
+from textsiam.yamlfile import ConfigError
+
+if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
+    from textsiam.models.learned import Head
+    from textsiam.models.twin import Twin
+
+DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan", "angular"]
+
+
+@dataclass(frozen=True)
+class ScratchConfig:
+    """A small transformer without pretrained weights; its vocabulary is learned from the training texts."""
+
+    vocabulary: int = 8192
+    hidden: int = 128
+    layers: int = 2
+    heads: int = 2
+
+
+@dataclass(frozen=True)
+class ScratchImageConfig:
+    """A small CNN without pretrained weights; see `textsiam.inference.scratch.scratch_image_encoder`.
+
+    Attributes:
+        size: Side of the square that images are resized to, in pixels.
+        channels: 1 for grey, 3 for colour.
+        widths: Channels of each stage.
+        depths: Blocks of each stage.
+    """
+
+    size: int = 28
+    channels: int = 1
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128])
+    depths: list[int] = field(default_factory=lambda: [1, 1, 1])
+
+
+@dataclass(frozen=True)
+class HeadConfig:
+    """A learned metric that scores the pairs; `loss.head` trains it. See `textsiam.models.learned`.
+
+    Attributes:
+        kind: A perceptron on what two embeddings share and what sets them apart, or a Mahalanobis distance.
+        hidden: Hidden units of the perceptron.
+        dropout: Share of them that training leaves out.
+        rank: Rank of the Mahalanobis matrix; None is full.
+        diagonal: Keep the Mahalanobis matrix diagonal.
+    """
+
+    kind: Literal["mlp", "mahalanobis"] = "mlp"
+    hidden: int = 256
+    dropout: float = 0.1
+    rank: int | None = None
+    diagonal: bool = False
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the twin is made of.
+
+    Attributes:
+        left: Backbone or saved tower, by folder or Hub id.
+        right: Another one for right texts (half-twin); None shares `left`.
+        left_prompt: What stands before each left text; None keeps what the tower comes with.
+        right_prompt: The same for right texts, "" for none. If nothing else differs, the sides share all weights.
+        shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
+        scratch: Build `left` from scratch instead: a transformer for texts.
+        scratch_image: The same for images: a CNN.
+        builder: Have `left` built by a function or class of the user's own, which returns a `SentenceTransformer`:
+            `module.name` or `{module.name: {knobs}}`.
+        pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
+        dim: Project to this many dimensions; None keeps the width of the backbone.
+        max_tokens: Cut texts after this many tokens; None keeps the model's limit.
+        image_size: Resize images to a square of this side, in pixels; None keeps what the model comes with.
+        distance: What scores come from.
+        head: A learned metric that scores the pairs instead; candidates are still found by the distance.
+        trust_remote_code: Run code that comes with a model.
+    """
+
+    left: str = "sentence-transformers/all-MiniLM-L6-v2"
+    right: str | None = None
+    left_prompt: str | None = None
+    right_prompt: str | None = None
+    shared_layers: int | Literal["all"] | None = None
+    scratch: ScratchConfig | None = None
+    scratch_image: ScratchImageConfig | None = None
+    builder: str | dict[str, Any] | None = None
+    pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
+    dim: int | None = None
+    max_tokens: int | None = 128
+    image_size: int | None = None
+    distance: DistanceName = "cosine"
+    head: HeadConfig | None = None
+    trust_remote_code: bool = False
+
+
+def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:
+    """Build the twin of a run.
+
+    Raises:
+        ModelError: A model cannot be found, or an option does not fit it.
+        ConfigError: The builder cannot be imported, or returns something else.
+    """
+    import torch
+
+    from textsiam.inference.encoders import encoder
+    from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
+    from textsiam.models.asymmetric import sides
+    from textsiam.models.twin import Twin
+
+    def tower(of: Any, max_tokens: int | None = config.max_tokens) -> Any:
+        return encoder(
+            of,
+            pooling=config.pooling,
+            dim=config.dim,
+            max_tokens=max_tokens,
+            size=config.image_size,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+        )
+
+    ways = ("scratch", "scratch_image", "builder")
+    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    if config.builder is not None:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            built = made(config.builder, "model.builder")
+            limit = getattr(built, "max_seq_length", None)  # what cuts nothing has none
+            torch.manual_seed(seed + 1)
+            left = tower(built, None if limit is None or config.max_tokens is None else min(limit, config.max_tokens))
+    elif config.scratch_image is not None:
+        left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
+    elif config.scratch is None:
+        left = tower(config.left)
+    else:
+        size = asdict(config.scratch)
+        left = scratch_text_encoder(
+            train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
+        )
+    right = None if config.right is None else tower(config.right)
+    differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
+    towers = sides(left, right, shared_layers=config.shared_layers, **differences)
+    twin = Twin(*towers, distance=config.distance)
+    if config.head is not None:
+        twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
+    return twin
+
+
+def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:
+    """Build the head of a twin whose vectors have `dim` dimensions.
+
+    Raises:
+        ValueError: A rank that does not fit.
+    """
+    import torch
+
+    from textsiam.models.learned import Mahalanobis, PairHead
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        if config.kind == "mahalanobis":
+            return Mahalanobis(dim, rank=config.rank, diagonal=config.diagonal)
+        return PairHead(dim, hidden=config.hidden, dropout=config.dropout)

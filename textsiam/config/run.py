@@ -1,0 +1,207 @@
+"""Configuration: frozen dataclasses, read from YAML and `--key value`; the `build_*` functions are where it stops."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+from textsiam.config.augment import build_augment as build_augment
+from textsiam.config.augment import read_augment
+from textsiam.config.data import DataConfig
+from textsiam.config.data import build_pairs as build_pairs
+from textsiam.config.loss import build_objective as build_objective
+from textsiam.config.loss import default_loss, loss_section, loss_sections, with_default
+from textsiam.config.model import ModelConfig
+from textsiam.config.model import build_head as build_head
+from textsiam.config.model import build_twin as build_twin
+from textsiam.images.augmentation import Augment
+from textsiam.legacy import RENAMED, rewrite_config
+from textsiam.training.settings import Settings, VerifierSettings
+from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
+
+
+@dataclass(frozen=True)
+class DecisionConfig:
+    """How the threshold is learned from the calibration pairs.
+
+    Attributes:
+        rule: What it maximises.
+        precision: A precision that it must reach with 95 % confidence, instead of the rule.
+        prior: Share of duplicates where the twin will be used; None takes that of the calibration pairs.
+    """
+
+    rule: Literal["f1", "accuracy"] = "f1"
+    precision: float | None = None
+    prior: float | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that defines a run.
+
+    Attributes:
+        output: Folder for the model, the report, checkpoints and logs.
+        data: Where pairs come from.
+        model: What the twin is made of.
+        loss: What is minimised: the losses by name, and `memory` and `matryoshka`; see `textsiam.config.loss`.
+        training: Knobs of the loop.
+        verifier: A cross-encoder that is asked where the trained twin is in doubt; None does without.
+        decision: How the threshold is learned.
+        resume: Go on from the newest checkpoint in `output`.
+        overwrite: Replace a run that is already in `output`.
+    """
+
+    output: str = "runs/quickstart"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: dict[str, Any] = field(default_factory=default_loss)
+    training: Settings = field(default_factory=Settings)
+    verifier: VerifierSettings | None = None
+    decision: DecisionConfig = field(default_factory=DecisionConfig)
+    resume: bool = False
+    overwrite: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the config as plain values, for JSON and YAML."""
+        return {**asdict(replace(self, training=Settings())), "training": self.training.to_dict()}
+
+
+def read_config(arguments: Sequence[str]) -> Config:
+    """Read a config from command-line arguments: `[FILE] [--key value | --key=value | --flag] ...`.
+
+    Where the file or an argument names a loss, the default one is off; an argument edits a loss that the file names. A
+    dotted path below `loss` is imported, so only pass a file that you would run.
+
+    Args:
+        arguments: An optional YAML file first, then overrides such as `--training.learning_rate 2e-5`.
+
+    Raises:
+        ConfigError: The file is missing or broken, a key is unknown, or a value does not fit; the message names
+            file, line, key and value.
+    """
+    arguments = list(arguments)
+    file = Path(arguments.pop(0)) if arguments and not arguments[0].startswith("-") else None
+    tree = {} if file is None else read_yaml(file)
+    given = list(overrides(arguments))
+    for option, value in given:
+        put(tree, _path(option, value, tree), value)
+    places = _Places(file, [option for option, _ in given])
+    places.renamed = rewrite_config(tree, places)
+    losses = {} if (named := tree.pop("loss", None)) is None else named
+    if not isinstance(losses, dict):
+        raise ConfigError(f"{places('loss')}: 'loss' is a section, got the value {losses!r}")
+    own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
+    known = {**loss_sections(), **own}
+    _checked(known, losses, "loss.", places)
+    augment = _augment(tree, places)
+    tree = _checked(_hints(Config), tree, "", places)
+    read = {name: _read(known[name], v, f"loss.{name}.", places) for name, v in with_default(losses).items()}
+    config = _read(Config, tree, "", places, loss=read)
+    return replace(config, training=replace(config.training, augment=augment))
+
+
+def _augment(tree: dict[str, Any], places: _Places) -> Any:
+    """Take the augmentations out of a config: their form depends on what they name."""
+    key, training = "training.augment", tree.get("training")
+    found = training.pop("augment", None) if isinstance(training, dict) else None
+    if isinstance(found, dict) and not any("." in str(name) for name in found):
+        found = _checked(_hints(Augment), found, f"{key}.", places)
+    try:
+        return None if found is None else read_augment(found, key)
+    except ConfigError as error:
+        raise ConfigError(f"{places(key)}: {error}") from error
+
+
+class _Places:
+    """Says where a dotted key was given: the option, or its line (or that of the section around it) in the file."""
+
+    def __init__(self, file: Path | None, options: Sequence[str]) -> None:
+        self.file, self.options = file, options
+        self.renamed: Mapping[str, str] = {}
+
+    def __call__(self, key: str) -> str:
+        for new, old in self.renamed.items():
+            if f"{key}.".startswith(f"{new}."):
+                key = old + key[len(new) :]
+        for option in self.options:
+            if f"{option}.".startswith(f"{key}.") or f"{key}.".startswith(f"{option}."):
+                return f"--{option}"
+        while self.file is not None and key:
+            if line := line_of(self.file, key):
+                return f"{self.file}:{line}"
+            key = key.rpartition(".")[0]
+        return str(self.file or "config")
+
+
+def _path(option: str, value: Any, tree: Mapping[str, Any]) -> list[str]:
+    """Return the keys that an option names, one below the other; the dotted path of a user's loss is one key.
+
+    That is one that the file names, or else all but the last part, which is a knob of it.
+    """
+    top, _, rest = option.partition(".")
+    first = rest.partition(".")[0]
+    if top != "loss" or f"loss.{first}" in RENAMED or first in loss_sections():
+        return option.split(".")
+    named = [str(name) for name in tree.get("loss") or () if f"{rest}.".startswith(f"{name}.")]
+    whole = value is None or isinstance(value, dict)
+    name = max(named, key=len) if named else rest if whole else rest.rpartition(".")[0] or rest
+    return ["loss", name, *filter(None, rest[len(name) + 1 :].split("."))]
+
+
+def _hints(owner: type) -> dict[str, Any]:
+    hints = get_type_hints(owner)
+    return {f.name: hints[f.name] for f in fields(owner)}
+
+
+def _checked(hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
+    """Refuse unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
+    kept: dict[str, Any] = {}
+    for name, value in tree.items():
+        key = f"{prefix}{name}"
+        if name not in hints:
+            near = get_close_matches(str(name), hints, n=1)
+            advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
+            raise ConfigError(f"{places(key)}: unknown key {key!r}: {advice}")
+        types = (hints[name], *get_args(hints[name]))
+        below = next((t for t in types if isinstance(t, type) and is_dataclass(t)), None)
+        if value is None and below is hints[name]:
+            continue
+        if below is hints[name] and not isinstance(value, dict):
+            raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
+        if isinstance(value, dict) and key not in ("data.columns", "model.builder"):  # below those are the user's names
+            if below is None:
+                raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
+            value = _checked(_hints(below), value, f"{key}.", places)
+        kept[name] = value
+    return kept
+
+
+def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, **read: Any) -> Any:
+    """Make the dataclass of a section of its values; `read` are fields that have been read."""
+    from jsonargparse import ArgumentError, ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(owner, skip=set(read))
+    try:
+        return owner(**vars(parser.instantiate(parser.parse_object(dict(tree)))), **read)
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise ConfigError(_explain(error, owner, prefix, places)) from error
+
+
+def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> str:
+    text = re.sub(r"\s+", " ", str(error)).strip()
+    # Inside an optional section, jsonargparse names the section first and the key below it later.
+    key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
+    problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
+    if key and problem is not None:
+        expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
+        return f"{places(prefix + key)}: {prefix + key!r} is {problem[2]!r}, expected {expected}"
+    knob = text.partition(" ")[0]
+    if prefix and knob in {f.name for f in fields(owner)}:
+        return f"{places(prefix + knob)}: {prefix}{text}"
+    section = (prefix + key).rstrip(".")
+    return f"{places(section)}: {section + ': ' if prefix else ''}{text}"

@@ -1,0 +1,123 @@
+"""The lines of a text file, plain or .gz, strictly UTF-8, with their numbers."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from pathlib import Path
+from typing import IO, cast
+
+from textsiam.data.tables.errors import BadRows, DataError
+
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BOM = b"\xef\xbb\xbf"
+_GZIP = b"\x1f\x8b"
+
+
+def open_plain(path: Path) -> IO[bytes]:
+    """Open a file, unpacked where its first bytes say gzip, whatever its name."""
+    with path.open("rb") as stream:
+        packed = stream.read(2) == _GZIP
+    return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+class Lines:
+    """The decoded lines of a file, with enough memory to start over after a record that does not close.
+
+    Iterating gives text lines with their ends. `number` is the last line given; `taken` holds the lines of
+    the record being read since `begin`, and `undecodable` the first of them that is not UTF-8, as
+    (line, problem); `rewind` gives all of them but the first back.
+    """
+
+    def __init__(self, path: Path, bad: BadRows) -> None:
+        """Open the file and look at its first bytes."""
+        self.name = bad.name
+        self.number = 0
+        self.taken: list[str] = []
+        self.undecodable: tuple[int, str] | None = None
+        self._undecodable: dict[int, str] = {}  # by line, so that a line given back is still known for it
+        self._bad = bad
+        self._back: list[str] = []
+        self._offset = 0
+        try:
+            self._stream = open_plain(path)
+        except OSError as error:
+            raise self._broken(error) from None
+        try:
+            self._start()
+        except DataError:
+            self.close()
+            raise
+
+    def _start(self) -> None:
+        try:
+            start = self._stream.read(4)
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._broken(error) from None
+        if start in (b"", _BOM):
+            raise DataError(f"{self.name}: is empty")
+        if start.startswith(_UTF16) or 0 in start[:2]:
+            raise DataError(f"{self.name}: is UTF-16, expected UTF-8; convert it: iconv -f utf-16 -t utf-8")
+        self._offset = len(_BOM) if start.startswith(_BOM) else 0
+        self._stream.seek(self._offset)
+
+    def _broken(self, error: Exception) -> DataError:
+        if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
+            return DataError(f"{self.name}: the .gz is truncated or damaged after line {self.number} ({error})")
+        return DataError(f"{self.name}: cannot be read ({error})")
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def __iter__(self) -> Lines:
+        """Give the lines that are left."""
+        return self
+
+    def __next__(self) -> str:
+        """Give the next line, with its end."""
+        line = self._back.pop() if self._back else self._read()
+        self.number += 1
+        self.taken.append(line)
+        if self.undecodable is None and self.number in self._undecodable:
+            self.undecodable = (self.number, self._undecodable[self.number])
+        return line
+
+    def _read(self) -> str:
+        try:
+            raw = self._stream.readline()
+        except (OSError, EOFError, zlib.error) as error:
+            raise self._broken(error) from None
+        if not raw:
+            raise StopIteration
+        try:
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            line = raw.decode("utf-8", errors="replace")
+            self._undecodable[self.number + 1] = (
+                f"byte {self._offset + error.start} (0x{raw[error.start]:02x}) is not UTF-8; "
+                "convert the file, for example: iconv -f latin1 -t utf-8"
+            )
+        self._offset += len(raw)
+        return line
+
+    def begin(self) -> None:
+        """Forget the record read so far."""
+        self.taken.clear()
+        self.undecodable = None
+        if self._undecodable:
+            kept = {line: problem for line, problem in self._undecodable.items() if line > self.number}
+            self._undecodable = kept
+
+    def rewind(self) -> None:
+        """Give back every line of the record but its first."""
+        self._back.extend(reversed(self.taken[1:]))
+        self.number -= len(self.taken) - 1
+
+    def reject_undecodable(self) -> bool:
+        """Reject the record if one of its bytes was not UTF-8, and say whether it was."""
+        if self.undecodable is None:
+            return False
+        line, problem = self.undecodable
+        self._bad(line, "wrong encoding", problem)
+        return True

@@ -1,0 +1,87 @@
+"""The rows of a table of pairs, as ids of distinct texts (or names of images) and labels."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from textsiam.data.tables.columns import PairColumns, checked_text, label_parser, label_problem, text_problem
+from textsiam.data.tables.errors import BadRows, DataError
+from textsiam.data.tables.readers import Table
+
+Problem = tuple[str, str]
+Cell = Callable[[str, object], str | Problem]
+ImageCells = Callable[[Path | None], Cell]
+
+
+class PairRows:
+    """The pairs read so far: texts become ids at once, so that memory grows with distinct texts only."""
+
+    def __init__(self) -> None:
+        """Begin without pairs."""
+        self.accepted = 0
+        self.index: dict[str, int] = {}
+        self.left, self.right, self.labels = array("i"), array("i"), array("b")
+        self.lines = array("q")
+
+    def add(self, line: int, left: str, right: str, label: int) -> None:
+        """Add the pair of a line."""
+        index = self.index
+        self.left.append(index.setdefault(left, len(index)))
+        self.right.append(index.setdefault(right, len(index)))
+        self.labels.append(label)
+        self.lines.append(line)
+
+    def read(self, table: Table, bad: BadRows, columns: PairColumns, cell: Cell, *, default: int) -> None:
+        """Read the rows of a table, a text by `cell`; `default` is the label where no column holds one."""
+        places = [(name, table.columns.index(name)) for name in columns.texts]
+        label_at = -1 if columns.label is None else table.columns.index(columns.label)
+        parse = label_parser(table.class_names.get(columns.label or "", ()))
+        for line, values in table.rows:
+            texts = []
+            for name, at in places:
+                text = cell(name, values[at])
+                if isinstance(text, tuple):
+                    bad(f"{table.unit}{line}", *text)
+                    break
+                texts.append(text)
+            else:
+                label = default if columns.label is None else parse(values[label_at])
+                if label is None:
+                    bad(f"{table.unit}{line}", *label_problem(columns.label or "", values[label_at]))
+                    continue
+                self.accepted += 1
+                self.add(line, texts[0], texts[1], label)
+                if len(texts) == 3:
+                    self.add(line, texts[0], texts[2], 0 if default == 1 else -1)
+
+
+def cell_reader(table: Table, images: bool, image_cells: ImageCells | None) -> Cell:
+    """Return the function of (column, value) that gives a text or the name of an image, or (reason, problem).
+
+    Args:
+        table: whose cells are read.
+        images: whether they hold images.
+        image_cells: makes this function for images, of the folder that paths are relative to.
+
+    Raises:
+        DataError: they hold images, and nothing is given to read those.
+    """
+    if not images:
+        return _text_cell
+    if image_cells is None:
+        raise DataError(f"{table.name}: holds images, and only texts are read here; see textsiam.sources")
+    return image_cells(table.folder)
+
+
+def int_array(values: array[int]) -> np.ndarray:
+    """View an array of C ints (n,) int32."""
+    return np.frombuffer(values, dtype=np.int32) if values else np.zeros(0, dtype=np.int32)
+
+
+def _text_cell(name: str, value: object) -> str | Problem:
+    text = checked_text(value)
+    return text_problem(name, value) if text is None else text

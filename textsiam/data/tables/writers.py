@@ -1,0 +1,84 @@
+"""Writing rows to a file, whole or not at all, in the format of its ending."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, TextIO
+
+from textsiam.data.tables.errors import DataError
+from textsiam.whole_file import whole_file
+
+_DELIMITERS = {".tsv": "\t", ".csv": ","}
+_ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
+_GROUP = 65_536  # rows of Parquet that are held in memory
+
+
+def write_table(
+    path: str | Path, columns: Sequence[str] | Mapping[str, type], rows: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write rows to a .tsv, .csv, .jsonl or .parquet file; a file of this name is replaced once the new one is whole.
+
+    Args:
+        path: Where to write.
+        columns: The columns in order; where it is said what they hold (str, int, float or bool, or None in its place),
+            Parquet is written in bounded memory too.
+        rows: Values by column; looked at once, one after the other.
+
+    Raises:
+        DataError: The ending is none of these, or the file cannot be written; an old file is intact.
+    """
+    path = checked_ending(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as aside:
+            if path.suffix == ".parquet":
+                _write_parquet(aside, columns, rows)
+            else:
+                with aside.open("w", encoding="utf-8", newline="") as file:
+                    _write(file, path.suffix, list(columns), rows)
+            aside.chmod(0o644)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+    return path
+
+
+def checked_ending(path: str | Path) -> Path:
+    """Return the path of a table that is to be written: worth asking before hours of work are to end in it.
+
+    Raises:
+        DataError: No format has its ending.
+    """
+    path = Path(path)
+    if path.suffix not in _ENDINGS:
+        raise DataError(
+            f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv, .jsonl or .parquet"
+        )
+    return path
+
+
+def _write(file: TextIO, suffix: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    if suffix == ".jsonl":
+        file.writelines(json.dumps({c: row[c] for c in columns}, ensure_ascii=False) + "\n" for row in rows)
+        return
+    writer = csv.DictWriter(file, columns, delimiter=_DELIMITERS[suffix], lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    writer.writerows(rows)
+
+
+def _write_parquet(path: Path, columns: Sequence[str] | Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    kinds = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+    if not isinstance(columns, Mapping):
+        rows = list(rows)
+        columns = {c: next((type(row[c]) for row in rows if row[c] is not None), str) for c in columns}
+    schema = pa.schema([(name, kinds[kind]) for name, kind in columns.items()])
+    rest = iter(rows)
+    with pq.ParquetWriter(path, schema) as writer:
+        while group := list(islice(rest, _GROUP)):
+            writer.write_table(pa.table({name: [row[name] for row in group] for name in columns}, schema=schema))

@@ -1,0 +1,314 @@
+"""From a raw score to a verdict: a calibrated probability, and a threshold learned by a stated rule."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from textsiam.decision.calibration import (
+    Calibrator,
+    Isotonic,
+    Platt,
+    binary_labels,
+    check_fraction,
+    finite_scores,
+    fit_calibrator,
+    from_log_odds,
+    prior_shift,
+)
+from textsiam.decision.thresholds import RULES, Rule, best_threshold, precision_threshold, strictest_threshold
+
+_FORMAT = 1
+_FACTS = ("threshold", "rule", "prior", "target", "confidence")
+Tell = Callable[[str], None]
+"""Says something to whoever should know it."""
+
+
+def warn(message: str) -> None:
+    """Give a `UserWarning`, as from the code that called the library."""
+    warnings.warn(message, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a twin says of one pair: `duplicate` is true exactly when `similarity >= threshold`."""
+
+    similarity: float
+    probability: float
+    duplicate: bool
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Decision:
+    """What was learned from the calibration pairs: when a score means "duplicate".
+
+    Scores are similarities of any scale, larger is closer. `prior` is the share of duplicates where the
+    twin is used; the probability and the threshold are stated for it. `rule` is "f1", "accuracy",
+    "precision" (with its `target` and `confidence`), "probability" (with its `target`) or "fixed". The
+    calibration `scores` (n,) float32 and `labels` (n,) int8 are kept, so that another threshold can be
+    learned later without the twin.
+
+    Every method that changes something returns a new decision.
+
+    Example:
+        >>> decision = fit_decision([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], [0] * 5 + [1] * 5)
+        >>> decision.is_duplicate([0.2, 0.8]).tolist()
+        [False, True]
+    """
+
+    threshold: float
+    rule: str
+    prior: float
+    calibrator: Calibrator
+    scores: NDArray[np.float32] = field(repr=False)
+    labels: NDArray[np.int8] = field(repr=False)
+    target: float | None = None
+    confidence: float | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields and make the arrays read-only copies."""
+        check_fraction(self.prior, name="prior")
+        if not np.isfinite(self.threshold):
+            raise ValueError(f"threshold must be a finite number, got {self.threshold}")
+        scores = np.array(self.scores, dtype=np.float32)
+        labels = np.array(self.labels, dtype=np.int8)
+        for name, array in (("scores", scores), ("labels", labels)):
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+    @property
+    def base_rate(self) -> float:
+        """The share of duplicates among the calibration pairs."""
+        return float(self.labels.mean())
+
+    def probability(self, similarity: ArrayLike) -> NDArray[np.float64]:
+        """Return P(duplicate) under the prior, shaped like the similarities and non-decreasing in them.
+
+        odds = calibrated odds · (π / (1 - π)) · ((1 - b) / b), with prior π and calibration base rate b.
+
+        Raises:
+            ValueError: if a similarity is not finite.
+        """
+        log_odds = self.calibrator.log_odds(finite_scores(similarity))
+        return from_log_odds(log_odds + prior_shift(self.base_rate, self.prior))
+
+    def is_duplicate(self, similarity: ArrayLike) -> NDArray[np.bool_]:
+        """Return similarity >= threshold, compared in double precision and shaped like the similarities."""
+        return finite_scores(similarity) >= self.threshold
+
+    def verdicts(self, similarity: ArrayLike) -> list[Verdict]:
+        """Return a verdict for each of the similarities, flattened."""
+        values = finite_scores(similarity).ravel()
+        rows = zip(
+            values.tolist(),
+            self.probability(values).tolist(),
+            self.is_duplicate(values).tolist(),
+            strict=True,
+        )
+        return [Verdict(s, p, flagged, self.threshold) for s, p, flagged in rows]
+
+    def at(self, rule: Rule = "f1") -> Decision:
+        """Return this decision with the threshold of the best "f1" or "accuracy" under the prior."""
+        threshold = best_threshold(self.scores, self.labels, rule=rule, prior=self.prior)
+        return replace(self, threshold=threshold, rule=rule, target=None, confidence=None)
+
+    def at_precision(self, target: float, *, confidence: float = 0.95) -> Decision:
+        """Return this decision with a threshold whose precision is at least the target, with confidence.
+
+        See `textsiam.decision.thresholds.precision_threshold` for the bound and what it assumes.
+
+        Raises:
+            ValueError: if the calibration pairs cannot show such a precision at any threshold.
+        """
+        target = check_fraction(target, name="target precision")
+        confidence = check_fraction(confidence, name="confidence")
+        threshold = precision_threshold(
+            self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
+        )
+        return replace(self, threshold=threshold, rule="precision", target=target, confidence=confidence)
+
+    def at_probability(self, target: float) -> Decision:
+        """Return this decision with the smallest threshold at which the probability reaches the target.
+
+        Flagging from the probability c / (c + m) on costs least, where a false alarm costs c and a missed duplicate m
+        (Elkan 2001). Where no score reaches the target, nothing is flagged but what scores above all of the
+        calibration pairs.
+        """
+        target = check_fraction(target, name="target probability")
+        low, high = np.float32(self.scores.min()), np.float32(self.scores.max())
+        width = max(float(high - low), 1.0)
+        low, high = np.float32(low - width), np.float32(high + width)
+        if self.probability([high])[0] < target:
+            high = np.nextafter(np.float32(self.scores.max()), np.float32(np.inf), dtype=np.float32)
+            return replace(self, threshold=float(high), rule="probability", target=target, confidence=None)
+        while (middle := np.float32((float(low) + float(high)) / 2)) not in (low, high):
+            low, high = (low, middle) if self.probability([middle])[0] >= target else (middle, high)
+        return replace(self, threshold=float(high), rule="probability", target=target, confidence=None)
+
+    def at_threshold(self, threshold: float) -> Decision:
+        """Return this decision with a threshold set by hand."""
+        return replace(self, threshold=float(threshold), rule="fixed", target=None, confidence=None)
+
+    def with_prior(self, prior: float) -> Decision:
+        """Return this decision for another share of duplicates, its threshold learned again by its rule.
+
+        A fixed threshold stays.
+
+        Raises:
+            ValueError: if the prior is not between 0 and 1, or a target precision is out of reach.
+        """
+        moved = replace(self, prior=check_fraction(prior, name="prior"))
+        if self.target is not None and self.confidence is not None:
+            return moved.at_precision(self.target, confidence=self.confidence)
+        if self.rule == "probability" and self.target is not None:
+            return moved.at_probability(self.target)
+        if self.rule in RULES:
+            return moved.at(self.rule)
+        return moved
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what fits in JSON; with `tensors` it restores the decision exactly."""
+        platt = self.calibrator if isinstance(self.calibrator, Platt) else None
+        curve = {name: None if platt is None else getattr(platt, name) for name in ("slope", "intercept")}
+        kind = {"calibrator": "isotonic" if platt is None else "platt"}
+        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """Return copies of the arrays: "scores", "labels", and for isotonic "knots", "probabilities"."""
+        arrays: dict[str, np.ndarray] = {"scores": self.scores.copy(), "labels": self.labels.copy()}
+        if isinstance(self.calibrator, Isotonic):
+            arrays["knots"] = self.calibrator.knots.copy()
+            arrays["probabilities"] = self.calibrator.probabilities.copy()
+        return arrays
+
+    @classmethod
+    def restore(cls, metadata: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> Decision:
+        """Return the decision that gave this metadata and these tensors.
+
+        Raises:
+            ValueError: if a part is missing, or a newer version of textsiam wrote it.
+        """
+        if metadata.get("format") != _FORMAT:
+            raise ValueError(f"decision has format {metadata.get('format')!r}, this version reads {_FORMAT}")
+        try:
+            if metadata["calibrator"] == "platt":
+                calibrator: Calibrator = Platt(slope=metadata["slope"], intercept=metadata["intercept"])
+            elif metadata["calibrator"] == "isotonic":
+                calibrator = Isotonic(np.array(tensors["knots"]), np.array(tensors["probabilities"]))
+            else:
+                raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
+            facts = {name: metadata[name] for name in _FACTS}
+            return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
+        except KeyError as missing:
+            raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None
+
+
+@dataclass(frozen=True, eq=False)
+class CollectionDecision:
+    """When a score means "duplicate" between any two texts of a collection, rather than between picked pairs.
+
+    Pairs that people label were picked because they look alike. Among *all* pairs of a collection nearly every pair
+    is unrelated, and the more texts there are, the more unrelated pairs reach any given score: each text has about
+    as many duplicates as before, but more strangers. So the share of duplicates falls as 1/n, and the threshold must
+    rise with n.
+
+    Attributes:
+        decision: Fitted on all pairs among the calibration texts.
+        texts: How many texts those were.
+    """
+
+    decision: Decision
+    texts: int
+
+    def among(self, texts: int, *, tell: Tell = warn) -> Decision:
+        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts).
+
+        Where so many texts put the target precision out of reach, the threshold is the strictest one known, and the
+        target the precision that it still has.
+
+        Args:
+            texts: How many, at least 2.
+            tell: Is told when the target is out of reach, and what is promised instead.
+        """
+        own = self.decision
+        prior = min(own.base_rate * self.texts / max(texts, 2), 0.5)
+        try:
+            return own.with_prior(prior)
+        except ValueError:
+            if own.target is None or own.confidence is None:
+                raise
+        threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
+        tell(
+            f"a precision of {own.target:g} cannot be promised among {texts:,} texts: the threshold is the strictest "
+            f"one known, {threshold:.4f}, which promises {promised:.2g}; calibrate on more pairs to promise more"
+        )
+        return replace(own, threshold=threshold, prior=prior, target=promised)
+
+
+def store_decisions(
+    decision: Decision | None, collection: CollectionDecision | None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return what is saved of both decisions: facts for JSON under "decision" and "collection", and arrays."""
+    both = {"decision": decision, "collection": None if collection is None else collection.decision}
+    facts: dict[str, Any] = {name: None if one is None else one.metadata() for name, one in both.items()}
+    if collection is not None:
+        facts["collection"] = {"texts": collection.texts, "decision": facts["collection"]}
+    arrays = {f"{n}.{part}": a for n, one in both.items() if one is not None for part, a in one.tensors().items()}
+    return facts, arrays
+
+
+def restore_decisions(
+    facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
+) -> tuple[Decision | None, CollectionDecision | None]:
+    """Return the decisions that `store_decisions` made these facts and arrays of.
+
+    Raises:
+        KeyError: The facts lack a part.
+        ValueError: As for `Decision.restore`.
+    """
+
+    def restored(metadata: Mapping[str, Any] | None, prefix: str) -> Decision | None:
+        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        return None if metadata is None else Decision.restore(metadata, own)
+
+    decision, collection = restored(facts["decision"], "decision."), facts.get("collection")
+    if collection is None or (of_pairs := restored(collection["decision"], "collection.")) is None:
+        return decision, None
+    return decision, CollectionDecision(of_pairs, collection["texts"])
+
+
+def fit_decision(
+    scores: ArrayLike, labels: ArrayLike, *, rule: Rule = "f1", prior: float | None = None, seed: int = 0
+) -> Decision:
+    """Learn a decision from the calibration pairs: a calibrator, and a threshold by the rule.
+
+    Args:
+        scores: (n,) similarities, larger is closer, of pairs that took no part in training.
+        labels: (n,) 1 duplicate, 0 not.
+        rule: what the threshold maximises, "f1" or "accuracy"; `Decision.at_precision` gives other ones.
+        prior: the share of duplicates where the twin will be used; by default that of the labels.
+        seed: of the folds that choose between Platt scaling and isotonic regression.
+
+    Raises:
+        ValueError: if a score is not finite, a label is not 0 or 1, a class has fewer than five pairs, or
+            the scores rank the classes upside down.
+
+    Example:
+        >>> fit_decision([0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], [0] * 5 + [1] * 5).rule
+        'f1'
+    """
+    values = finite_scores(np.asarray(scores, dtype=np.float32), name="calibration score")
+    if values.ndim != 1:
+        raise ValueError(f"calibration scores must be one-dimensional, got shape {values.shape}")
+    checked = binary_labels(labels, count=values.size)
+    calibrator = fit_calibrator(values, checked, seed=seed)
+    share = float(checked.mean()) if prior is None else check_fraction(prior, name="prior")
+    stored = values.astype(np.float32)
+    threshold = best_threshold(stored, checked, rule=rule, prior=share)
+    return Decision(threshold=threshold, rule=rule, prior=share, calibrator=calibrator, scores=stored, labels=checked)

@@ -1,0 +1,206 @@
+"""Splits of labelled images: by class, so that the test asks about new ones, or within every class."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from textsiam.data.leakage import leakage
+from textsiam.data.pairs import Pairs
+from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
+from textsiam.data.tables.errors import DataError
+from textsiam.images.labelled import LabelledImages
+from textsiam.images.names import shown_name
+from textsiam.images.pairs import DRAWN_PAIRS, draw_pairs, most_pairs
+
+TRAINING_PAIRS = 20_000
+"""Pairs that are drawn of labelled images for training unless somebody says how many."""
+
+
+def split_classes(
+    images: LabelledImages,
+    *,
+    validation: float = 0.0,
+    calibration: float = 0.0,
+    test: float = 0.2,
+    seed: int = 0,
+    level: int | None = None,
+) -> dict[str, LabelledImages]:
+    """Split so that no class is in two splits: what is measured are classes never seen in training.
+
+    Which classes go where depends on their names and `seed` only, not on the images.
+
+    Args:
+        images: what to split.
+        validation: the share of the classes, or with an int their number.
+        calibration: likewise.
+        test: likewise; train takes the rest.
+        seed: another seed, another split.
+        level: keeps together, and counts as one, the classes that begin with the same so many parts of a
+            path: with 1, `Balinese/character01` and `Balinese/character02` are both `Balinese`.
+
+    Returns:
+        The parts train, validation, calibration and test, in this order; one of size 0 is empty.
+
+    Raises:
+        ValueError: a share is negative or not below 1, or `level` is below 1.
+        DataError: nothing is left for train, or there are too few classes for every part to get one.
+
+    Example:
+        >>> parts = split_classes(images, test=5, level=1)  # doctest: +SKIP
+    """
+    if level is not None and level < 1:
+        raise ValueError(f"level must be at least 1, got {level}")
+    sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
+    heads = [name if level is None else "/".join(name.split("/")[:level]) for name in images.class_names]
+    groups = sorted({heads[number] for number in images.present.tolist()}, key=lambda head: (_key(head, seed), head))
+    counts = {name: _number(size, len(groups)) for name, size in sizes.items()}
+    if sum(counts.values()) >= len(groups):
+        asked = ", ".join(f"{name} {count}" for name, count in counts.items())
+        what = "classes" if level is None else f"groups of classes at level {level}"
+        raise DataError(f"{images.source}: has {len(groups)} {what}, too few for {asked} and train")
+    place, at = dict.fromkeys(groups, "train"), 0
+    for name, count in counts.items():
+        place.update(dict.fromkeys(groups[at : at + count], name))
+        at += count
+    of_class = np.array([NAMES.index(place.get(head, "train")) for head in heads], dtype=np.int64)
+    return {name: images.select(of_class[images.classes] == i) for i, name in enumerate(NAMES)}
+
+
+def split_images(
+    images: LabelledImages,
+    *,
+    validation: float = 0.0,
+    calibration: float = 0.0,
+    test: float = 0.2,
+    seed: int = 0,
+) -> dict[str, LabelledImages]:
+    """Split the images of every class, so that each class is in each split: known classes, new images.
+
+    Args:
+        images: what to split.
+        validation: the share of each class, rounded but at least one image; with an int, the number of images.
+        calibration: likewise.
+        test: likewise; train takes the rest.
+        seed: another seed, another split.
+
+    Returns:
+        The parts train, validation, calibration and test, in this order; one of size 0 is empty.
+
+    Raises:
+        ValueError: a share is negative or not below 1.
+        DataError: a class has too few images for every part to get one.
+    """
+    sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
+    rng = np.random.default_rng(seed)
+    places = np.zeros(len(images), dtype=np.int64)
+    for number in range(len(images.class_names)):
+        rows = rng.permutation(np.flatnonzero(images.classes == number))
+        counts = [_number(size, len(rows)) for size in sizes.values()]
+        if len(rows) and sum(counts) >= len(rows):
+            raise DataError(f"{images.source}: class {images.class_names[number]!r} has {len(rows)} images, too few "
+                            f"for {', '.join(name for name, size in sizes.items() if size)} and train")  # fmt: skip
+        held = rows[: sum(counts)]
+        places[held] = np.repeat(np.arange(1, len(NAMES)), counts)[: len(held)]
+    return {name: images.select(places == i) for i, name in enumerate(NAMES)}
+
+
+def _checked_sizes(sizes: Mapping[str, float]) -> Mapping[str, float]:
+    for name, size in sizes.items():
+        if size < 0 or (isinstance(size, float) and size >= 1):
+            raise ValueError(f"{name} must be a share from 0 to below 1, or a whole number, got {size}")
+    shares = sum(size for size in sizes.values() if isinstance(size, float))
+    if shares >= 1:
+        raise ValueError(f"validation + calibration + test must stay below 1, got {shares:g}")
+    return sizes
+
+
+def _number(size: float, of: int) -> int:
+    return size if isinstance(size, int) else max(round(size * of), 1) if size else 0
+
+
+def _key(name: str, seed: int) -> bytes:
+    salt = seed.to_bytes(16, "little", signed=True)
+    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
+
+
+def split_labelled(
+    images: LabelledImages,
+    *,
+    more: Sequence[LabelledImages] = (),
+    pairs: int | None = None,
+    validation: float = 0.05,
+    calibration: float = 0.05,
+    test: float = 0.1,
+    unseen: Sequence[str] | None = None,
+    disjoint: bool = False,
+    seed: int = 0,
+) -> Splits:
+    """Split labelled images, then draw pairs inside each part: no image is in two, and no pair is lost between them.
+
+    Each source is cut by itself, and no pair is of two sources: they would be told apart by their paper and pens, which
+    says nothing about classes. A source gives each part pairs by the number of its classes there.
+
+    Args:
+        images: what to split.
+        more: further sources; their classes are others than those of `images`, whatever their names.
+        pairs: how many pairs to draw for training; None draws `TRAINING_PAIRS`, or as many as exist. The other parts
+            get up to `DRAWN_PAIRS` each. Half of the pairs are duplicates.
+        validation: share of the images, or of the classes where they are disjoint; a share of less than two classes of
+            a source is none.
+        calibration: likewise.
+        test: likewise; without meaning where `unseen` says what the test is.
+        unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
+        disjoint: whether the other parts have classes of their own too, instead of images of their own.
+        seed: another seed, another split.
+
+    Raises:
+        ValueError: a share is negative or not below 1.
+        DataError: there is no such class, two sources hold the same image, or a part would have too few images.
+    """
+    sources = [images, *more]
+    _check_apart(sources)
+    images.check_named(unseen or (), *more)
+    shares = {"validation": validation, "calibration": calibration, "test": 0.0 if unseen else test}
+    cuts = []
+    for source in sources:
+        held = source.named(unseen or ())
+        rest = source.select(~held[source.classes])
+        cut = _cut_by_class(rest, shares, seed) if disjoint else split_images(rest, **shares, seed=seed)
+        cuts.append({**cut, "test": source.select(held[source.classes])} if unseen else cut)
+    named: dict[str, Pairs] = {}
+    for name in NAMES:
+        asked = pairs if name == "train" else None  # an error says how many there are, where there are fewer
+        wanted = TRAINING_PAIRS if name == "train" else DRAWN_PAIRS
+        named[name] = _drawn([cut[name] for cut in cuts], wanted, asked, seed) or named["train"].select([])
+    report = SplitReport(seed, shares, split_sizes(named), dropped=0, cut=False, leakage=leakage(named))
+    return Splits(**named, report=report)
+
+
+def _check_apart(sources: Sequence[LabelledImages]) -> None:
+    owner: dict[str, str] = {}
+    for source in sources:
+        again = next((name for name in source.names if name in owner), None)
+        if again is not None:
+            raise DataError(f"{source.source}: holds {shown_name(again)}, and so does {owner[again]}: give each once")
+        owner.update(dict.fromkeys(source.names, source.source))
+
+
+def _cut_by_class(images: LabelledImages, shares: Mapping[str, float], seed: int) -> dict[str, LabelledImages]:
+    classes = len(images.present)
+    counts = {name: _number(share, classes) for name, share in _checked_sizes(shares).items()}
+    return split_classes(images, **{name: n if n > 1 else 0 for name, n in counts.items()}, seed=seed)
+
+
+def _drawn(parts: Sequence[LabelledImages], wanted: int, asked: int | None, seed: int) -> Pairs | None:
+    """Draw pairs of each part, by the number of its classes; None where there are none."""
+    most = [most_pairs(part) for part in parts]
+    usable = [(part, limit) for part, limit in zip(parts, most, strict=True) if limit or (asked and len(parts) == 1)]
+    classes = sum(len(part.present) for part, _ in usable)
+    drawn = []
+    for part, limit in usable:
+        count = round((asked or wanted) * len(part.present) / classes)
+        drawn.append(draw_pairs(part, count if asked else min(count, limit), seed=seed))
+    return Pairs.concat(drawn) if len(drawn) > 1 else drawn[0] if drawn else None

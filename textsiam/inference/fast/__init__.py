@@ -1,0 +1,1 @@
+"""The fast path on a CPU: the fused BERT, int8, and exported runtimes."""

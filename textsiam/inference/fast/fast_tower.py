@@ -1,0 +1,234 @@
+"""A tower as inference sees it: the number format, the layout and the batch size that a device is fastest with."""
+
+from __future__ import annotations
+
+import copy
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import cached_property
+from typing import Any, Literal
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from torch import Tensor, nn
+
+from textsiam.inference.encoders import inputs_of
+from textsiam.inference.fast.fused_bert import FusedBert, fusable
+from textsiam.inference.fast.processor import one_core
+
+Precision = Literal["auto", "fp32", "bf16"]
+
+# On CPUs small batches stay in the cache; an accelerator wants to be filled. The first is taken for small jobs, the
+# fastest one for large jobs.
+_BUDGETS = {"cpu": (1024, 512, 2048, 4096), "else": (65_536, 16_384, 262_144)}
+_AS_IT_IS = (torch.float32, torch.preserve_format)
+
+
+def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
+    """Return the number format that inference uses on a device.
+
+    `auto` is bf16 where the hardware multiplies it natively (CPUs with avx512_bf16 or AMX, GPUs with bf16),
+    fp32 elsewhere. In bf16 a vector's cosine to its fp32 self is at least 0.9999.
+
+    Raises:
+        ValueError: Unknown precision.
+    """
+    if precision == "fp32":
+        return torch.float32
+    if precision == "bf16":
+        return torch.bfloat16
+    if precision != "auto":
+        raise ValueError(f"precision must be 'auto', 'fp32' or 'bf16', got {precision!r}")
+    if device.type == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+        native = device.type == "cpu" and any(check() for check in checks if check is not None)
+    return torch.bfloat16 if native else torch.float32
+
+
+class Paced(ABC):
+    """How much of what there is to do a device takes at once.
+
+    Attributes:
+        tower: The model that runs there.
+        replicas: The same on other devices, which share its work.
+    """
+
+    tower: Any
+    replicas: Sequence[Any] = ()
+
+    @property
+    def workers(self) -> int:
+        """How many batches are encoded at once: one for each core of a CPU; on a GPU, one while the next is made."""
+        return torch.get_num_threads() if self.tower.device.type == "cpu" else 2
+
+    @property
+    def budgets(self) -> tuple[int, ...]:
+        """Token budgets worth trying on the device, the one for small jobs first."""
+        return _BUDGETS["cpu" if self.tower.device.type == "cpu" else "else"]
+
+    @cached_property
+    def best_budget(self) -> int:
+        """The fastest token budget, measured on made-up inputs the first time it is asked for."""
+        with one_core(self.tower.device.type == "cpu"):  # as the workers have it
+            return min(self.budgets, key=self._seconds_per_token)
+
+    def _seconds_per_token(self, budget: int) -> float:
+        features = {k: moved(t, self.tower.device) for k, t in self._made_up(budget).items()}
+        seconds = []
+        for _ in range(3):
+            started = time.perf_counter()
+            self(dict(features)).cpu()
+            seconds.append(time.perf_counter() - started)
+        return min(seconds) / budget
+
+    @property
+    @abstractmethod
+    def dim(self) -> int:
+        """How many numbers come out of an input."""
+
+    @abstractmethod
+    def _made_up(self, tokens: int) -> dict[str, Any]:
+        """Return the features of made-up inputs of so many tokens."""
+
+    @abstractmethod
+    def __call__(self, features: dict[str, Any]) -> Tensor:
+        """Return what comes out of one padded batch, `(batch, dim)` float32."""
+
+
+class FastTower(Paced):
+    """A tower as inference sees it: the backbone in a fast number format, pooling and normalisation in fp32.
+
+    Args:
+        tower: Where the weights come from.
+        dtype: Number format of the backbone.
+        device: Where to encode; None stays where the tower is.
+        compiled: Compile the backbone with `torch.compile`. One that is fused is left as it is.
+    """
+
+    def __init__(
+        self,
+        tower: SentenceTransformer,
+        dtype: torch.dtype,
+        device: torch.device | None = None,
+        *,
+        compiled: bool = False,
+    ) -> None:
+        self.source = tower
+        self.inputs = inputs_of(tower)
+        self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
+        self.dtype = dtype
+        self.replicas = []
+        self._weights = Weights(tower)
+        backbone: nn.Module = self.tower[0]
+        # Copies and not casts: training goes on with the fp32 weights.
+        if self.supported and fusable(backbone):
+            self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
+        elif self.supported and (compiled or (dtype, self.inputs.memory_format) != _AS_IT_IS):
+            self.backbone = copy.deepcopy(backbone).to(dtype).eval()
+            _lay_out(self.backbone, self.inputs.memory_format)
+            if compiled:
+                self.backbone.compile(dynamic=True)
+        else:
+            self.backbone = backbone
+
+    @property
+    def supported(self) -> bool:
+        """Whether the tower is a transformer with plain pooling; any other one encodes by its own means."""
+        pooling = next((m for m in self.tower if isinstance(m, Pooling)), None)
+        return isinstance(self.tower[0], Transformer) and pooling is not None and pooling.include_prompt
+
+    @property
+    def number_format(self) -> str:
+        """What vectors of the same weights differ by, beside rounding."""
+        return str(self.dtype)
+
+    @property
+    def stale(self) -> bool:
+        """Whether the weights of the tower have changed since this copy was made."""
+        return self.backbone is not self.source[0] and self._weights.changed
+
+    @property
+    def dim(self) -> int:
+        """Components of a vector."""
+        return self.tower.get_embedding_dimension() or 0
+
+    def _made_up(self, tokens: int) -> dict[str, Any]:
+        return self.inputs.made_up(self.tower, tokens)
+
+    def __call__(self, features: dict[str, Any]) -> Tensor:
+        """Return the embeddings of one padded batch, `(batch, dim)` float32."""
+        state = self.backbone({k: _cast(v, self.dtype) for k, v in features.items()})
+        state["token_embeddings"] = state["token_embeddings"].float()
+        for module in list(self.tower)[1:]:
+            state = module(state)
+        return state["sentence_embedding"]
+
+
+def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
+    for parameter in module.parameters():
+        if parameter.dim() == 4 and memory_format != torch.preserve_format:
+            parameter.data = parameter.data.contiguous(memory_format=memory_format)
+
+
+def _cast(feature: Any, dtype: torch.dtype) -> Any:
+    """Return a feature in the number format of the weights; ids and masks stay integers."""
+    return feature.to(dtype) if isinstance(feature, Tensor) and feature.is_floating_point() else feature
+
+
+class Weights:
+    """The weights of a tower as they are now; `changed` tells later whether they are that still.
+
+    Args:
+        tower: Whose weights. Its modules may be replaced, and so may the weights in them.
+    """
+
+    def __init__(self, tower: nn.Module) -> None:
+        self._tower = tower
+        self._places: list[int] = []
+        self._samples: list[Tensor] = []
+        self._before = self._look()
+
+    @property
+    def changed(self) -> bool:
+        """Whether a weight was written to or replaced since."""
+        return self._look() != self._before
+
+    def _look(self) -> tuple[Any, ...]:
+        weights = _weights(self._tower)
+        places = [tensor.data_ptr() for tensor in weights]
+        if places != self._places:
+            self._places, self._samples = places, [_first_values(tensor) for tensor in weights]
+        # Fused optimizers leave no trace in `_version`, so a few values of every weight are looked at too.
+        with torch.no_grad():
+            sample = torch.cat(self._samples).float().cpu().numpy().tobytes()
+        return sample, places, [tensor._version for tensor in weights]
+
+
+def _weights(module: nn.Module) -> list[Tensor]:
+    # As `parameters()` and `buffers()` have it, in a fifth of the time, which counts where one text is encoded.
+    found, waiting, seen = [], [module], set[int]()
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen:
+            continue
+        seen.add(id(one))
+        waiting += [child for child in one._modules.values() if child is not None]
+        found += [tensor for own in (one._parameters, one._buffers) for tensor in own.values() if tensor is not None]
+    return found
+
+
+def _first_values(tensor: Tensor) -> Tensor:
+    """Return the first values of a tensor in memory, as a view."""
+    stored = tensor.untyped_storage().nbytes() // tensor.element_size() - tensor.storage_offset()
+    return tensor.detach().as_strided((min(64, stored, tensor.numel()),), (1,), tensor.storage_offset())
+
+
+def moved(feature: Any, device: torch.device) -> Any:
+    """Return a tensor on the device; to a GPU it is copied from pinned memory while other work goes on."""
+    if not isinstance(feature, Tensor):
+        return feature
+    return feature.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else feature.to(device)

@@ -1,0 +1,148 @@
+"""What towers take: each kind of input is a string inside the toolkit, and becomes the features of a batch here.
+
+A text is itself; an image is named by a path, a row of an idx file or a data URI (`textsiam.images.names`). So pairs,
+splits, mining, indexes and files are the same for both, and only these two classes know the
+difference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from sentence_transformers import SentenceTransformer
+
+from textsiam.data.tables.errors import DataError
+from textsiam.images.names import picture_name, picture_version, received_picture
+from textsiam.images.pixels import Pixels, made_up_pixels
+from textsiam.inference.tokens import Counter, made_up_tokens, token_counter, tokenise, unencodable
+
+
+class Prepared(Protocol):
+    """Inputs made ready for a tower, of which batches are taken by their rows."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Size of each input in tokens, `(m,)` int64."""
+        ...
+
+    def lengths_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Size of these inputs, `(len(rows),)` int64."""
+        ...
+
+    def collate(
+        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Return the features of a batch; with a seed, changed as training wants it, some of it alike in a cluster."""
+        ...
+
+    def augmented(self, augment: Sequence[Any]) -> Prepared:
+        """Return the inputs as training shall see them: changed by one augmentation after the other.
+
+        Raises:
+            ValueError: Inputs of this kind are not changed.
+        """
+        ...
+
+
+class Inputs(Protocol):
+    """A kind of input.
+
+    Attributes:
+        memory_format: How the backbone's weights lie in memory for it to be fast.
+        bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
+    """
+
+    memory_format: torch.memory_format
+    bf16: bool
+
+    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+        """Return the strings that stand for inputs.
+
+        Raises:
+            TypeError: One is of another kind; the message names its position, counted from `first`.
+        """
+        ...
+
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+        """Make inputs ready for a tower."""
+        ...
+
+    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        """Return the features of made-up inputs of so many tokens, to measure with."""
+        ...
+
+    def content(self, name: str) -> str:
+        """Return what changes when the content of an input does, for a cache."""
+        ...
+
+    def received(self, value: str) -> str:
+        """Return the string that stands for an input from outside, which must not name a file or an address.
+
+        Raises:
+            DataError: It is no such input.
+        """
+        ...
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        """Return what counts tokens as `prepare` would, nothing cut off; it may be called in a thread of its own."""
+        ...
+
+
+class _Texts:
+    memory_format, bf16 = torch.preserve_format, True
+
+    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+        names = list(inputs)
+        for position, text in enumerate(names, first):
+            if not isinstance(text, str):
+                raise TypeError(f"input {position} is {type(text).__name__}, expected str")
+        return names
+
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+        return tokenise(tower, names)
+
+    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        return made_up_tokens(tower, tokens)
+
+    def content(self, name: str) -> str:
+        return name
+
+    def received(self, value: str) -> str:
+        if (broken := unencodable(value)) is not None:
+            raise DataError(f"character {broken} is half of a surrogate pair and stands for nothing")
+        return value
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        return token_counter(tower)
+
+
+class _Images:
+    # Batch norm in bf16 leaves a cosine of 0.999 only.
+    memory_format, bf16 = torch.channels_last, False
+
+    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+        return [picture_name(image, position) for position, image in enumerate(inputs, first)]
+
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+        return Pixels(list(names), tower)
+
+    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        return made_up_pixels(tower, tokens)
+
+    def content(self, name: str) -> str:
+        return picture_version(name)
+
+    def received(self, value: str) -> str:
+        return received_picture(value)
+
+    def counter(self, tower: SentenceTransformer) -> Counter:
+        return lambda names: Pixels(list(names), tower).lengths
+
+
+TEXTS: Inputs = _Texts()
+IMAGES: Inputs = _Images()

@@ -1,0 +1,7 @@
+"""Questions that grow and are searched: in a folder, in PostgreSQL, in memory."""
+
+
+def __getattr__(name: str) -> object:
+    from textsiam.legacy import old_name  # this was a module in 0.1
+
+    return old_name(__name__, name)

@@ -1,0 +1,294 @@
+"""The index in a folder: a durable table of questions, searched by an exact scan in memory.
+
+`questions.sqlite` is the truth about questions and vectors (`textsiam.search.index.journal`): a write is acknowledged
+once it is there, and the disk has it. A process that searches holds all vectors as bytes and scans these, which leaves
+nothing out; what may be among the hits is scored again from the table's vectors in double precision. Whenever it looks,
+it takes in what was written meanwhile, by whatever process. So that a process need not read the whole table to begin
+with, `compact` writes the bytes to a file beside it (`textsiam.search.index.sidecar`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textsiam.saving import whole_folder
+from textsiam.search.index.base import (
+    Encode,
+    Hit,
+    IndexModel,
+    IndexStats,
+    Progress,
+    Question,
+    QuestionIndexError,
+    Where,
+    exact_similarity,
+    rank,
+)
+from textsiam.search.index.in_memory_scan import Stored
+from textsiam.search.index.journal import (
+    Journal,
+    State,
+    changed_since,
+    condition,
+    delete_rows,
+    questions_of,
+    read_state,
+    rows_of,
+    rows_where,
+    vectors_of,
+    write_rows,
+)
+from textsiam.search.index.migration import migrate_rows
+from textsiam.search.index.sidecar import merge_reported, merging_alone, read_sidecar, sidecar_path, write_sidecar
+from textsiam.search.index.validation import (
+    check_ids,
+    check_model,
+    check_questions,
+    check_search,
+    check_vectors,
+    check_where,
+)
+from textsiam.search.index.vector_cache import Held
+
+_TABLE = "questions.sqlite"
+_FILTERS = 8  # filters whose matches are remembered
+
+
+class FolderIndex:
+    """An index in a folder, for any number of processes; see `QuestionIndex` and the module.
+
+    Any process may write at any time: writes queue up in the durable table. Only merging is for one at a time.
+
+    Args:
+        path: The folder; `FolderIndex.create` makes it.
+        merge_after: `upsert` merges by itself after so many changes through this object, and so does the first search
+            that would have to read more from the table; None leaves it to `compact`.
+
+    Raises:
+        QuestionIndexError: The folder holds no index.
+    """
+
+    def __init__(self, path: str | Path, *, merge_after: int | None = 50_000) -> None:
+        self.path = Path(path)
+        self.merge_after = merge_after
+        self._journal = Journal(self.path / _TABLE)
+        self._written = 0
+        self._counted = (-1, 0)  # at which clock, how many
+        self._filters: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
+        self._held = Held(self._stored)
+
+    @classmethod
+    def create(cls, path: str | Path, model: IndexModel, **knobs: Any) -> FolderIndex:
+        """Make an empty index in a new folder.
+
+        Raises:
+            QuestionIndexError: There is something at this path.
+            SaveError: The folder cannot be written.
+        """
+        if Path(path).exists() and (not Path(path).is_dir() or any(Path(path).iterdir())):
+            raise QuestionIndexError(f"{path}: is there already: choose another place, or delete it")
+        with whole_folder(path) as fresh:
+            Journal.create(fresh / _TABLE, model)
+        for folder in (Path(path), Path(path).resolve().parent):  # a write is durable only if its folder is
+            descriptor = os.open(folder, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+        return cls(path, **knobs)
+
+    @property
+    def location(self) -> str:
+        """The folder."""
+        return str(self.path)
+
+    @property
+    def model(self) -> IndexModel:
+        """Whose vectors it serves now."""
+        with self._journal.reading() as table:
+            return read_state(table).model
+
+    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
+        """Add or replace questions; see `QuestionIndex.upsert`."""
+        with self._journal.writing() as table:
+            state = read_state(table)
+            check_model(self.location, state.model, model)
+            if len(questions) == 0:
+                return
+            write_rows(table, state, questions, check_questions(questions, vectors, model.dim))
+        self._written += len(questions)
+        if self.merge_after is not None and self._written > self.merge_after:
+            with suppress(QuestionIndexError):  # the write is acknowledged; whoever merges now does it for us
+                self.compact()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Forget questions; returns how many were there."""
+        checked = check_ids(ids)
+        with self._journal.writing() as table:
+            return delete_rows(table, read_state(table), checked)
+
+    def get(self, ids: Sequence[str]) -> list[Question | None]:
+        """Return the question of each id, None where there is none."""
+        ids = check_ids(ids)
+        with self._journal.reading() as table:
+            rows = rows_of(table, ids)
+            found = questions_of(table, rows.values())
+        return [found[rows[name]] if name in rows else None for name in ids]
+
+    def vectors(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the vector of each id, `(n, dim)` float32."""
+        ids = check_ids(ids)
+        with self._journal.reading() as table:
+            place = rows_of(table, ids)
+            if missing := [name for name in ids if name not in place]:
+                raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")
+            rows, vectors = vectors_of(table, read_state(table), place.values())
+        return vectors[np.searchsorted(rows, np.array([place[name] for name in ids], np.int64))]
+
+    def search(
+        self,
+        queries: np.ndarray,
+        *,
+        model: IndexModel,
+        k: int | None = None,
+        threshold: float | None = None,
+        where: Where | None = None,
+    ) -> list[list[Hit]]:
+        """Find the most similar questions; see `QuestionIndex.search`, and the module for what is exact."""
+        check_search(k, threshold)
+        clause, values = condition(check_where(where))
+        with self._journal.reading() as table:
+            state, view = self._held.look(table)  # both as they are at the same moment
+            check_model(self.location, state.model, model)
+            asked = check_vectors(queries, model.dim)
+            kept = self._matching(table, state.clock, clause, values) if where else None
+            nearest = view.near(asked, k, -np.inf if threshold is None else threshold, among=kept)
+            return [
+                self._ranked(table, state, query, near.rows, k, threshold)
+                for query, near in zip(asked, nearest, strict=True)
+            ]
+
+    def _matching(self, table: sqlite3.Connection, clock: int, clause: str, values: list[Any]) -> np.ndarray:
+        """Return the rows that pass a filter; those of the latest filters are remembered until the next write."""
+        asked = (clause, *values)
+        known = self._filters.get(asked)
+        if known is None or known[0] != clock:
+            rows = rows_where(table, clause, values)
+            while len(self._filters) >= _FILTERS:
+                self._filters.pop(next(iter(self._filters), asked), None)
+            self._filters[asked] = known = (clock, rows)
+        return known[1]
+
+    def _ranked(
+        self,
+        table: sqlite3.Connection,
+        state: State,
+        query: np.ndarray,
+        rows: np.ndarray,
+        k: int | None,
+        threshold: float | None,
+    ) -> list[Hit]:
+        rows, vectors = vectors_of(table, state, rows.tolist())
+        similarity = exact_similarity(vectors, query)
+        best = rank(similarity, k, threshold)
+        questions = questions_of(table, rows[best].tolist())
+        return [Hit(questions[int(rows[i])], float(similarity[i])) for i in best]
+
+    def count(self, where: Where | None = None) -> int:
+        """Count the questions (that match)."""
+        clause, values = condition(check_where(where))
+        with self._journal.reading() as table:
+            clock, known = read_state(table).clock, self._counted
+            if not where and known[0] == clock:
+                return known[1]
+            found = table.execute(f"SELECT COUNT(*) FROM questions WHERE {clause}", values).fetchone()[0]
+        if not where:
+            self._counted = (clock, found)
+        return found
+
+    def compact(self) -> None:
+        """Write the latest changes to the file that searches begin with, and give back the space of what was deleted.
+
+        Raises:
+            QuestionIndexError: Another process is merging, or the disk is full; the index is intact.
+        """
+        self._merge(anew=False)
+
+    def rebuild(self) -> None:
+        """Make that file again from the durable table; see `compact`."""
+        self._merge(anew=True)
+
+    def _merge(self, *, anew: bool) -> None:
+        self._written = 0
+        with merging_alone(self.path), merge_reported(self.path):
+            with self._journal.reading() as table:
+                version = self._written_sidecar(table, read_state(table), anew=anew).version
+            shutil.rmtree(self.path / "lance", ignore_errors=True)  # textsiam 0.1 kept a copy of the vectors there
+            for file in self.path.glob("vectors-*.safetensors"):
+                if file != sidecar_path(self.path, version):
+                    file.unlink()
+            self._journal.shrink()
+
+    def _written_sidecar(self, table: sqlite3.Connection, state: State, *, anew: bool) -> State:
+        """Write the file as the table is at one moment; returns its state with that file."""
+        if not anew and sidecar_path(self.path, state.version).exists() and changed_since(table, state.merged) == 0:
+            return state
+        version = write_sidecar(self.path, table, state, anew=anew)
+        with self._journal.writing() as now:
+            found = read_state(now)
+            # Otherwise another process has merged, or finished a migration, since that moment.
+            if (found.generation, found.version) == (state.generation, state.version):
+                now.execute("UPDATE state SET merged = ?, version = ?", (state.clock, version))
+                now.execute("DELETE FROM deleted WHERE clock <= ?", (state.clock,))
+        return replace(state, merged=state.clock, version=version)
+
+    def _stored(self, table: sqlite3.Connection, state: State) -> Stored | None:
+        """Return the vectors of the file; where too much is not in it yet, it is written first."""
+        stored = read_sidecar(self.path, state)
+        missing = changed_since(table, 0 if stored is None else stored.clock)
+        if self.merge_after is not None and missing > self.merge_after:
+            with suppress(QuestionIndexError), merging_alone(self.path), merge_reported(self.path):
+                return read_sidecar(self.path, self._written_sidecar(table, state, anew=False))
+        return stored
+
+    def migrate(self, model: IndexModel, encode: Encode, *, progress: Progress | None = None) -> None:
+        """Encode every question with another model, then switch and merge; see `QuestionIndex.migrate`."""
+        migrate_rows(self._journal, model, encode, progress)
+        self.compact()
+
+    def snapshot(self, target: str | Path) -> str:
+        """Copy the index to a new folder; the file that its searches begin with is made there.
+
+        Raises:
+            QuestionIndexError: There is something at this path.
+        """
+        if Path(target).exists():
+            raise QuestionIndexError(f"{target}: is there already: choose another place for the snapshot")
+        with whole_folder(target) as fresh:
+            self._journal.copy(fresh / _TABLE)
+        copy = FolderIndex(target)
+        try:
+            copy.compact()
+        finally:
+            copy.close()
+        return str(target)
+
+    def stats(self) -> IndexStats:
+        """Count what is there."""
+        with self._journal.reading() as table:
+            state = read_state(table)
+            questions = table.execute("SELECT COUNT(*) FROM questions").fetchone()[0]
+            unmerged = changed_since(table, state.merged)
+        size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
+        return IndexStats(self.location, "folder", state.model, questions, unmerged, size, state.next_model)
+
+    def close(self) -> None:
+        """Let go of files and connections."""
+        self._journal.close()

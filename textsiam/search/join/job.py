@@ -1,0 +1,290 @@
+"""A large join as a folder of parts: each is written whole or not at all, by whoever works on it, and never twice.
+
+The texts are cut into numbered parts. One stage encodes a part; the next compares two parts, or one with itself. What a
+stage has written is not done again, so a job goes on where it was stopped, however it was: a worker that was killed, a
+machine that was lost, or all of them. Who does the work is told by a runner: this process, or machines of a cluster
+that see the same folder (`textsiam.search.join.ray`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from textsiam.data.tables.arrays import save_vectors
+from textsiam.data.tables.writers import write_table
+from textsiam.inference.batching import Progress
+from textsiam.inference.encoders import ModelError
+from textsiam.models.ensemble import open_scorer
+from textsiam.models.scorer import Scorer
+from textsiam.search.gallery_folder import scorer_fingerprint
+from textsiam.search.join.exact import Comparison, FoundPairs, in_order
+from textsiam.search.join.pair_files import read_found, write_found
+from textsiam.whole_file import whole_file
+
+_FORMAT = 1
+
+
+class JobError(ValueError):
+    """A folder of another job, or a job that cannot go on; the message names the folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a folder holds the parts of.
+
+    Attributes:
+        folder: The folder; every worker sees it under this name.
+        model: What `open_scorer` opens, on every worker.
+        fingerprint: Of the model; a worker that opens another one refuses to work.
+        texts: Digest of the texts, in order.
+        count: How many there are.
+        part: Texts of a part.
+    """
+
+    folder: str
+    model: str
+    fingerprint: str
+    texts: str
+    count: int
+    part: int
+
+    @classmethod
+    def begin(cls, folder: str | Path, twin: Scorer, model: str, texts: Sequence[str], *, part: int) -> Job:
+        """Write down what the job is and the texts in parts, or go on with the same job.
+
+        Raises:
+            JobError: The folder holds another job, or something else.
+            ValueError: `part` is not positive.
+        """
+        if part < 1:
+            raise ValueError(f"a part must hold at least 1 text, got {part}")
+        digest = hashlib.sha256()
+        for text in texts:
+            digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
+        folder = Path(folder).resolve()
+        model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
+        job = cls(str(folder), model, scorer_fingerprint(twin), digest.hexdigest(), len(texts), part)
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / "job.json").exists():
+            job._check((folder / "job.json").read_text(encoding="utf-8"))
+        elif any(not path.name.startswith(".") for path in folder.iterdir()):
+            raise JobError(f"{folder} is not empty and holds no job: name another folder")
+        else:
+            with whole_file(folder / "job.json") as aside:
+                aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
+        for number in range(len(job.parts)):
+            if not (path := job.texts_of(number)).exists():
+                rows = texts[number * part : (number + 1) * part]
+                write_table(path, {"text": str}, ({"text": text} for text in rows))
+        return job
+
+    @property
+    def parts(self) -> range:
+        """The first text of each part."""
+        return range(0, self.count, self.part)
+
+    def size(self, number: int) -> int:
+        """Return how many texts a part holds."""
+        return min(self.part, self.count - number * self.part)
+
+    def texts_of(self, number: int) -> Path:
+        """Return the file with the texts of a part."""
+        return Path(self.folder) / "texts" / f"{number:05d}.parquet"
+
+    def vectors_of(self, number: int) -> Path:
+        """Return the file with the vectors of a part."""
+        return Path(self.folder) / "vectors" / f"{number:05d}.npy"
+
+    def _facts(self) -> dict[str, Any]:
+        return {"format": _FORMAT} | {k: v for k, v in asdict(self).items() if k not in ("folder", "model")}
+
+    def _check(self, text: str) -> None:
+        names = {
+            "fingerprint": "model",
+            "texts": "list of texts",
+            "count": "number of texts",
+            "part": "size of the parts",
+        }
+        try:
+            found = json.loads(text)
+            other = next((names.get(k, k) for k, v in self._facts().items() if found[k] != v), None)
+        except (ValueError, KeyError, TypeError) as error:
+            raise JobError(f"{self.folder}/job.json is damaged: remove the folder, or name another one") from error
+        if other is not None:
+            raise JobError(f"{self.folder} holds a job with another {other}: remove it, or name another folder")
+
+
+class Stage(Protocol):
+    """Work in items, each named by a string, whose results are files of these names."""
+
+    def items(self) -> list[str]:
+        """Return all items, in order."""
+        ...
+
+    def file(self, item: str) -> Path:
+        """Return the file that an item ends in."""
+        ...
+
+    def weight(self, item: str) -> int:
+        """Return how much work an item is, in units of the progress."""
+        ...
+
+    def __call__(self, item: str) -> None:
+        """Do an item."""
+        ...
+
+
+Runner = Callable[[Stage, Sequence[str]], Iterator[str]]
+"""Does items of a stage, in any order, and yields each that is done."""
+
+
+def run_here(stage: Stage, items: Sequence[str]) -> Iterator[str]:
+    """Do the items in this process, one after the other."""
+    for item in items:
+        stage(item)
+        yield item
+
+
+def perform(stage: Stage, run: Runner, progress: Progress | None = None) -> None:
+    """Do what a stage has not done yet.
+
+    Raises:
+        JobError: A runner ended before everything was done.
+    """
+    items = stage.items()
+    missing = [item for item in items if not stage.file(item).exists()]
+    total = sum(map(stage.weight, items))
+    done = total - sum(map(stage.weight, missing))
+    for item in run(stage, missing):
+        done += stage.weight(item)
+        if progress is not None:
+            progress(done, total)
+    left = [item for item in missing if not stage.file(item).exists()]
+    if left:
+        raise JobError(f"{stage.file(left[0])} and {len(left) - 1} others are missing: run the job again to go on")
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The stage that encodes parts: `vectors/00007.npy`, `(texts, dim)` float32."""
+
+    job: Job
+
+    def items(self) -> list[str]:
+        """Return the numbers of the parts."""
+        return [f"{number:05d}" for number in range(len(self.job.parts))]
+
+    def file(self, item: str) -> Path:
+        """Return the file of the vectors."""
+        return self.job.vectors_of(int(item))
+
+    def weight(self, item: str) -> int:
+        """Return the number of texts."""
+        return self.job.size(int(item))
+
+    def __call__(self, item: str) -> None:
+        """Encode a part."""
+        import pyarrow.parquet as pq
+
+        twin = _opened(self.job.model, self.job.fingerprint)
+        texts = pq.read_table(self.job.texts_of(int(item)))["text"].to_pylist()
+        path = self.file(item)
+        path.parent.mkdir(exist_ok=True)
+        save_vectors(path, [twin.encode(texts)], dim=twin.dim)
+
+
+@dataclass(frozen=True)
+class Joining:
+    """The stage that compares parts: `pairs-0.8/00002-00007.parquet`, with columns left, right and similarity.
+
+    Attributes:
+        job: What the parts are of.
+        threshold: Least similarity of a pair.
+    """
+
+    job: Job
+    threshold: float
+
+    def items(self) -> list[str]:
+        """Return every two parts, and each with itself."""
+        count = len(self.job.parts)
+        return [f"{one:05d}-{other:05d}" for one in range(count) for other in range(one, count)]
+
+    def file(self, item: str) -> Path:
+        """Return the file of the pairs."""
+        return Path(self.job.folder) / f"pairs-{self.threshold!r}" / f"{item}.parquet"
+
+    def weight(self, item: str) -> int:
+        """Return how many pairs are compared."""
+        one, other = map(int, item.split("-"))
+        a, b = self.job.size(one), self.job.size(other)
+        return a * (a - 1) // 2 if one == other else a * b
+
+    def __call__(self, item: str) -> None:
+        """Compare two parts."""
+        one, other = map(int, item.split("-"))
+        twin = _opened(self.job.model, self.job.fingerprint)
+        parts = [np.load(self.job.vectors_of(number)) for number in ([one] if one == other else [one, other])]
+        height = len(parts[0])
+        compare = Comparison(
+            twin,
+            torch.from_numpy(np.concatenate(parts)),
+            self.threshold,
+            rows=height,
+            after=0 if one == other else height,
+        )
+        works = (lambda piece=piece: compare.piece(*piece) for piece in compare.pieces())
+        found = FoundPairs.joined(in_order(works, compare.workers, compare.stop)).sorted()
+        left = found.left + one * self.job.part
+        right = found.right + (one * self.job.part if one == other else other * self.job.part - height)
+        write_found(self.file(item), [FoundPairs(left, right, found.similarity)])
+
+    def found(self) -> FoundPairs:
+        """Return the pairs of all items, in order of index."""
+        return FoundPairs.joined(read_found(self.file(item)) for item in self.items()).sorted()
+
+
+class PartedVectors:
+    """The vectors of a job, read from its parts as they are asked for.
+
+    Args:
+        job: Whose `Encoding` is done.
+        dim: Width of the vectors.
+    """
+
+    def __init__(self, job: Job, dim: int) -> None:
+        self._parts = [np.load(job.vectors_of(number), mmap_mode="r") for number in range(len(job.parts))]
+        self._part, self._dim, self._count = job.part, dim, job.count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        """Return the vectors of these texts, `(rows, dim)` float32."""
+        found = np.empty((len(rows), self._dim), np.float32)
+        part = rows // self._part
+        for number in np.unique(part).tolist():
+            found[part == number] = self._parts[number][rows[part == number] - number * self._part]
+        return found
+
+
+@lru_cache(maxsize=1)
+def _opened(model: str, fingerprint: str) -> Scorer:
+    """Open the model of a job, once in a process.
+
+    Raises:
+        ModelError: It is not the one that the job was begun with.
+    """
+    twin = open_scorer(model)
+    if scorer_fingerprint(twin) != fingerprint:
+        raise ModelError(f"{model} is another model here than where the job was begun")
+    return twin

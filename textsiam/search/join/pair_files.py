@@ -1,0 +1,54 @@
+"""Pairs of indices in Parquet files: written as they are found, whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from textsiam.saving import SaveError
+from textsiam.search.join.exact import FoundPairs
+from textsiam.whole_file import whole_file
+
+
+def write_found(path: str | Path, parts: Iterable[FoundPairs]) -> int:
+    """Write pairs into a Parquet file with the columns left, right (int64) and similarity (float32), part after part.
+
+    With `textsiam.search.join.exact.stream_pairs`, memory is bounded however many pairs there are.
+
+    Args:
+        path: The file; one that was there before stays as it is until the new one is whole.
+        parts: The pairs, in any number of parts; each is a row group.
+
+    Returns:
+        How many pairs were written.
+
+    Raises:
+        SaveError: The disk is full or the place cannot be written to.
+
+    Example:
+        >>> write_found("pairs.parquet", stream_pairs(twin, vectors, 0.8))  # doctest: +SKIP
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path, count = Path(path), 0
+    kinds = (pa.int64(), pa.int64(), pa.float32())
+    schema = pa.schema(list(zip(FoundPairs._fields, kinds, strict=True)))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file(path) as aside, pq.ParquetWriter(aside, schema) as writer:
+            for part in parts:
+                if len(part.left):
+                    writer.write_table(pa.table(part._asdict(), schema=schema))
+                count += len(part.left)
+    except OSError as error:
+        raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
+    return count
+
+
+def read_found(path: str | Path) -> FoundPairs:
+    """Read the pairs of a file that `write_found` wrote."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(path)
+    return FoundPairs(*(table[name].to_numpy() for name in FoundPairs._fields))

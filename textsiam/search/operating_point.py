@@ -1,0 +1,165 @@
+"""Where a gallery accepts: thresholds at a stated rate of false accepts, and what they reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from textsiam.decision.calibration import check_fraction
+from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.thresholds import operating_points
+
+_RATES = ("false_accepts", "true_accepts")
+_FITTED = 200_000  # impostor comparisons that the probability is fitted on at most
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A share with its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        """Return for example "0.893 [0.885, 0.901]"."""
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True, eq=False)
+class OperatingPoint:
+    """A threshold, and what it reached on the probes that it was chosen on.
+
+    Attributes:
+        decision: Threshold and probabilities.
+        far: The false accept rate that was asked for, on the calibration probes.
+        false_accepts: The share of impostors accepted there. The threshold was chosen on the same probes, so a
+            value near `far` is no surprise; the interval says how far other probes may be from it.
+        true_accepts: The share of genuine probes accepted there.
+        enrolled: How many identities an impostor was compared with: 1 for a claimed identity.
+        probes: How many inputs were looked up.
+    """
+
+    decision: Decision
+    far: float
+    false_accepts: Rate
+    true_accepts: Rate
+    enrolled: int
+    probes: int
+
+    def false_accepts_among(self, enrolled: int) -> float:
+        """Return the false accept rate to expect among another number of enrolled identities.
+
+        1 - (1 - f)^(n' / n), with the rate f measured among n: the law of the largest of n' draws. It takes the
+        similarities of one input to different strangers as independent; families of lookalikes make it too large
+        for more identities than were measured. Grother and Phillips, "Models of Large Population Recognition
+        Performance", 2004.
+
+        Raises:
+            ValueError: `enrolled` is negative.
+        """
+        if enrolled < 0:
+            raise ValueError(f"the number enrolled must be >= 0, got {enrolled}")
+        return -math.expm1(enrolled / self.enrolled * math.log1p(-min(self.false_accepts.value, 1.0 - 1e-12)))
+
+    def metadata(self) -> dict[str, Any]:
+        """Return what fits in JSON; with the tensors of the decision it restores the point."""
+        rates = {name: asdict(getattr(self, name)) for name in _RATES}
+        return {**vars(self), "decision": self.decision.metadata(), **rates}
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> OperatingPoint:
+        """Return the point that gave these facts and tensors.
+
+        Raises:
+            KeyError: A fact is missing.
+            ValueError: As for `Decision.restore`.
+        """
+        decision = Decision.restore(facts["decision"], tensors)
+        rates = {name: Rate(**facts[name]) for name in _RATES}
+        return cls(decision=decision, **rates, **{name: facts[name] for name in ("far", "enrolled", "probes")})
+
+
+def fit_operating_point(
+    genuine: NDArray[np.float32],
+    impostors: NDArray[np.float32],
+    *,
+    far: float,
+    prior: float,
+    enrolled: int,
+    found: NDArray[np.bool_] | None = None,
+) -> OperatingPoint:
+    """Choose the lowest threshold whose false accept rate on the impostors is at most `far`.
+
+    Args:
+        genuine: Similarity (probes,) of each probe to its own identity.
+        impostors: Similarities (probes, k) of each probe to others.
+        far: The rate asked for.
+        prior: Share of genuine inputs where the gallery is used, for the probability.
+        enrolled: How many identities stand behind each impostor similarity.
+        found: (probes,) whether the own identity is the best one; otherwise a probe is not accepted rightly.
+
+    Raises:
+        ValueError: There are fewer than 1 / far impostors, or too few probes for a probability.
+    """
+    if impostors.size < 1.0 / far - 1e-9:
+        raise ValueError(
+            f"a false accept rate of {far:g} needs at least {math.ceil(1.0 / far - 1e-9)} impostor comparisons, got "
+            f"{impostors.size}: give more calibration inputs, or a larger far"
+        )
+    flat = impostors.ravel()
+    scores = np.concatenate([genuine, flat])
+    labels = np.r_[np.ones(genuine.size, np.int8), np.zeros(flat.size, np.int8)]
+    points = operating_points(scores, labels)
+    last = int(np.searchsorted(points.false_alarms, far + 1e-12, side="right")) - 1
+    threshold = float(points.thresholds[last])
+    if flat.size > _FITTED:
+        fitted = np.random.default_rng(0).choice(flat.size, _FITTED, replace=False)
+        kept = np.r_[np.arange(genuine.size), genuine.size + np.sort(fitted)]
+        scores, labels = scores[kept], labels[kept]
+    accepted = genuine.astype(np.float64) >= threshold
+    return OperatingPoint(
+        decision=fit_decision(scores, labels, prior=check_fraction(prior, name="prior")).at_threshold(threshold),
+        far=far,
+        false_accepts=clustered_rate(impostors.astype(np.float64) >= threshold),
+        true_accepts=clustered_rate((accepted if found is None else accepted & found)[:, None]),
+        enrolled=enrolled,
+        probes=genuine.size,
+    )
+
+
+def clustered_rate(events: NDArray[np.bool_], *, confidence: float = 0.95) -> Rate:
+    """Return the share of events (probes, k), with an interval that takes the k of one probe as dependent.
+
+    The interval of Clopper and Pearson for n* independent trials, n* = p (1 - p) / (s² / n) with the variance s² of the
+    shares of the n probes; at most all trials, and n where nothing or everything happened. Korn and Graubard,
+    "Confidence Intervals for Proportions with Small Expected Number of Positive Counts", 1998.
+    """
+    counts = np.full(len(events), events.shape[1])
+    return ratio_rate(events.sum(axis=1), counts, confidence=confidence)
+
+
+def ratio_rate(hits: NDArray[np.int64], counts: NDArray[np.int64], *, confidence: float = 0.95) -> Rate:
+    """Return the share of events, hits out of counts `(probes,)`, that of one probe being dependent.
+
+    As `clustered_rate`, where probes have different numbers of events: s² is the variance of `hits - p · counts`, in
+    units of the mean count (the linearised ratio; Cochran, "Sampling Techniques", 1977, section 6.3). Without any event
+    the share is 1, of no trials.
+    """
+    from scipy.special import betaincinv
+
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    if not counts.size:
+        return Rate(1.0, 0.0, 1.0)
+    n, p = counts.size, float(hits.sum() / counts.sum())
+    variance = float(((hits - p * counts) / counts.mean()).var(ddof=1)) / n if n > 1 else 0.0
+    trials = min(p * (1.0 - p) / variance, float(counts.sum())) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
+    seen, error = p * trials, (1.0 - confidence) / 2.0
+    low = float(betaincinv(seen, trials - seen + 1.0, error)) if seen > 0.0 else 0.0
+    high = float(betaincinv(seen + 1.0, trials - seen, 1.0 - error)) if seen < trials else 1.0
+    return Rate(p, low, high)

@@ -1,0 +1,1 @@
+"""The routes: embeddings and verdicts, questions of an index."""

@@ -1,0 +1,170 @@
+"""Routes over the index: is this question there already, and what is in it."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+from fastapi import APIRouter, Request, Response
+
+from textsiam.search.index.base import Question, QuestionIndex, QuestionIndexError
+from textsiam.search.index.validation import check_questions, check_where
+from textsiam.search.lookup import Checked, Found
+from textsiam.serving.engine import Engine, Gone
+from textsiam.serving.page.reviews import Reviews, Suspect
+from textsiam.serving.problem_details import Refused, unfit
+from textsiam.serving.routes.embeddings import PROBLEMS, Problems
+from textsiam.serving.verdicts import Looker
+from textsiam.serving.wire import (
+    Duplicate,
+    DuplicatesRequest,
+    DuplicatesVerdict,
+    FeedbackAnswer,
+    FeedbackRequest,
+    Id,
+    NewQuestion,
+    Problem,
+    QuestionBody,
+    QuestionsBatch,
+    StoredQuestion,
+    Written,
+)
+
+_UNKNOWN: Problems = {404: {"model": Problem, "description": "There is no such question."}}
+_MISSING: Problems = {
+    409: {"model": Problem, "description": "The server has no index, no store of decisions, or no decision."}
+}
+_CREATED: Problems = {201: {"model": Written, "description": "It was not there before."}}
+
+
+def question_routes(engine: Engine, index: QuestionIndex | None, reviews: Reviews | None) -> APIRouter:
+    """Return `/duplicates`, `/questions…` and `/feedback`.
+
+    Args:
+        engine: Encodes and scores.
+        index: The questions; without one these routes answer 409.
+        reviews: Where suspects among new questions, and feedback, are kept.
+    """
+    routes = APIRouter(responses=PROBLEMS | _MISSING)
+    answers = _Answers(engine, None if index is None else Looker(engine, index), reviews)
+    routes.add_api_route("/duplicates", answers.duplicates, methods=["POST"])
+    routes.add_api_route("/questions/{id}", answers.put, methods=["PUT"], responses=_CREATED)
+    routes.add_api_route("/questions/{id}", answers.get, methods=["GET"], responses=_UNKNOWN)
+    routes.add_api_route("/questions/{id}", answers.delete, methods=["DELETE"], responses=_UNKNOWN)
+    routes.add_api_route("/questions:batch", answers.batch, methods=["POST"])
+    routes.add_api_route("/feedback", answers.feedback, methods=["POST"])
+    return routes
+
+
+class _Answers:
+    """What the routes do."""
+
+    def __init__(self, engine: Engine, looker: Looker | None, reviews: Reviews | None) -> None:
+        self._engine, self._looker, self._reviews = engine, looker, reviews
+
+    async def duplicates(
+        self, body: DuplicatesRequest, request: Request
+    ) -> DuplicatesVerdict | list[DuplicatesVerdict]:
+        """Say whether questions are in the index already: one verdict for `question`, a list for `questions`."""
+        if (body.question is None) == (body.questions is None):
+            raise Refused(422, "expected either question or questions", "Validation")
+        field = "questions" if body.question is None else "question"
+        texts = [body.question] if body.question is not None else body.questions or []
+        gone = request.is_disconnected
+        look = self._look()
+        vectors, _ = await self._engine.encode(texts, gone, field=field, truncate=True)
+        try:
+            check_where(body.where)
+        except QuestionIndexError as error:
+            raise unfit(f"where: {error}") from error
+        seen = await look.look(texts, vectors, gone, threshold=body.threshold, where=body.where)
+        verdicts = [_verdict(one, body.limit) for one in seen]
+        return verdicts[0] if body.question is not None else verdicts
+
+    async def put(self, id: Id, body: QuestionBody, request: Request, response: Response) -> Written:
+        """Keep a question, in place of the one with the same id."""
+        there = (await asyncio.to_thread(self._look().index.get, [id]))[0] is not None
+        new = NewQuestion(id=id, text=body.text, metadata=body.metadata)
+        written = await self._write([new], [], request.is_disconnected)
+        response.status_code = 200 if there else 201
+        return written
+
+    async def get(self, id: Id) -> StoredQuestion:
+        """Return a question."""
+        found = (await asyncio.to_thread(self._look().index.get, [id]))[0]
+        if found is None:
+            raise Refused(404, f"there is no question {id!r}", "NotFound")
+        return StoredQuestion(id=found.id, text=found.text, metadata=dict(found.metadata))
+
+    async def delete(self, id: Id) -> Written:
+        """Forget a question."""
+        if not await asyncio.to_thread(self._look().index.delete, [id]):
+            raise Refused(404, f"there is no question {id!r}", "NotFound")
+        return Written(upserted=0, deleted=1, suspects=0)
+
+    async def batch(self, body: QuestionsBatch, request: Request) -> Written:
+        """Forget and keep many questions; everything that is kept is kept, or nothing."""
+        if len(body.upsert) + len(body.delete) == 0:
+            raise Refused(422, "expected something to upsert or to delete", "Validation")
+        return await self._write(body.upsert, body.delete, request.is_disconnected)
+
+    async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackAnswer:
+        """Keep what a person decided about two questions; it becomes a training pair, and moves the threshold."""
+        if self._reviews is None:
+            raise Refused(409, "this server keeps no decisions: start it with --reviews", "Conflict")
+        if body.question1 == body.question2:
+            raise Refused(422, "question1 and question2 are the same text", "Validation")
+        fields = ("question1", "question2")
+        score = await self._engine.scores(
+            body.question1, [body.question2], request.is_disconnected, fields=fields, truncate=True
+        )
+        decision = self._engine.twin.decision
+        suspect = Suspect(
+            text1=body.question1, text2=body.question2, id1=body.id1, id2=body.id2, similarity=float(score[0]),
+            probability=None if decision is None else float(decision.probability(score)[0]),
+        )  # fmt: skip
+        pair = await asyncio.to_thread(self._reviews.record, suspect, duplicate=body.duplicate)
+        return FeedbackAnswer(number=pair.number, state=pair.state)
+
+    def _look(self) -> Looker:
+        if self._looker is None:
+            raise Refused(409, "this server has no index: start it with --index", "Conflict")
+        return self._looker
+
+    async def _write(self, new: list[NewQuestion], delete: list[str], gone: Gone) -> Written:
+        """Forget questions, keep others, all of them or none, and queue those that look like ones that are there."""
+        look, engine = self._look(), self._engine
+        questions = [Question(one.id, one.text, one.metadata) for one in new]
+        vectors = np.zeros((0, engine.twin.dim), np.float32)
+        if questions:
+            texts = [one.text for one in questions]
+            vectors, _ = await engine.encode(texts, gone, field="text", truncate=True)
+            try:
+                check_questions(questions, vectors, engine.twin.dim)
+            except QuestionIndexError as error:
+                raise unfit(str(error)) from error
+        deleted = await asyncio.to_thread(look.index.delete, delete) if delete else 0
+        if not questions:
+            return Written(upserted=0, deleted=deleted, suspects=0)
+        await asyncio.to_thread(look.index.upsert, questions, vectors, model=self._engine.model)
+        queued = 0
+        if self._reviews is not None:
+            suspects = await look.suspects(questions, vectors, gone)
+            queued = await asyncio.to_thread(self._reviews.add, suspects) if suspects else 0
+        return Written(upserted=len(questions), deleted=deleted, suspects=queued)
+
+
+def _verdict(one: Checked, limit: int) -> DuplicatesVerdict:
+    return DuplicatesVerdict(
+        question=one.text,
+        duplicate=one.is_duplicate,
+        threshold=one.threshold,
+        canonical=None if one.canonical is None else _duplicate(one.canonical),
+        duplicates=[_duplicate(found) for found in one.duplicates[:limit]],
+    )
+
+
+def _duplicate(found: Found) -> Duplicate:
+    question = found.question
+    facts = {"id": question.id, "text": question.text, "metadata": dict(question.metadata)}
+    return Duplicate(**facts, similarity=found.similarity, probability=found.probability)

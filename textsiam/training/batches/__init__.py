@@ -1,0 +1,7 @@
+"""What each step is fed: sampling, collation into chunks, stored tokens."""
+
+
+def __getattr__(name: str) -> object:
+    from textsiam.legacy import old_name  # this was a module in 0.1
+
+    return old_name(__name__, name)

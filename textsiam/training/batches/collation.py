@@ -1,0 +1,158 @@
+"""Batches: tokenised once, each distinct text of a batch encoded once, in chunks of similar length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+from sentence_transformers import SentenceTransformer
+from torch import Tensor
+
+from textsiam.data.clusters import cluster_ids
+from textsiam.data.pairs import Pairs
+from textsiam.inference.encoders import prepare
+from textsiam.inference.inputs import Prepared
+from textsiam.inference.tokens import chunk_by_tokens
+from textsiam.models.twin import Twin
+from textsiam.training.batches.sampling import Sampler, epoch_order
+from textsiam.training.mining.triplets import draw_negatives
+
+Features = dict[str, Any]
+Prepare = Callable[[SentenceTransformer, Sequence[str]], Prepared]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one step on one process.
+
+    Attributes:
+        left: Padded chunks of the distinct left texts (of all texts, when the sides share a tower).
+        right: Padded chunks of the distinct right texts, when the towers differ; else None.
+        left_rows: Where each pair's left embedding stands in what `left` encodes to, `(n,)`.
+        right_rows: The same for the right text, in what `right` (or `left`) encodes to, `(n,)`.
+        negative_rows: The same for a text of another cluster, `(n,)`; None unless a loss asks for it.
+        labels: 1 = duplicate, 0 = not, `(n,)`.
+        left_clusters: Cluster of each left text, `(n,)`.
+        right_clusters: Cluster of each right text, `(n,)`.
+        negative_clusters: Cluster of each negative, `(n,)`, or None.
+    """
+
+    left: list[Features]
+    right: list[Features] | None
+    left_rows: Tensor
+    right_rows: Tensor
+    negative_rows: Tensor | None
+    labels: Tensor
+    left_clusters: Tensor
+    right_clusters: Tensor
+    negative_clusters: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        return replace(self, **send_to_device(vars(self), device, non_blocking=True))
+
+
+class TrainingPairs:
+    """Pairs made ready for training: tokenised once, clustered, in an order that a seed fixes.
+
+    Args:
+        pairs: Labelled pairs.
+        twin: Its towers say how texts are tokenised.
+        sampler: Which pairs make a batch.
+        token_budget: Largest padded size of a chunk, in tokens.
+        seed: Fixes the order of the pairs and the drawn negatives.
+        negatives: Draw a text of another cluster for each pair (for triplet losses).
+        rank: Which process this is.
+        world: How many processes there are; each takes an equal, contiguous share of every batch.
+        prepare: How inputs are made ready for a tower.
+
+    Attributes:
+        mined: Negatives that were mined for each pair, `(n, k)`, −1 = no more; None before any were.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        twin: Twin,
+        sampler: Sampler,
+        *,
+        token_budget: int = 1536,
+        seed: int = 0,
+        negatives: bool = False,
+        rank: int = 0,
+        world: int = 1,
+        prepare: Prepare = prepare,
+    ) -> None:
+        self.pairs, self.sampler = pairs, sampler
+        self.clusters = cluster_ids(pairs)
+        self.left_inputs = prepare(twin.left, pairs.texts)
+        self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
+        self.token_budget, self.seed, self.negatives = token_budget, seed, negatives
+        self.rank, self.world = rank, world
+        self.mined: np.ndarray | None = None
+        self._shared = twin.right is None
+
+    def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
+        """Yield this process's batches of an epoch, from batch `start` on; the same on every call."""
+        order = epoch_order(self.sampler, epoch, seed=self.seed, mined=self.mined)
+        negative = None
+        if self.negatives or (order >= len(self.pairs)).any():
+            negative = draw_negatives(self.pairs, self.clusters, mined=self.mined, seed=[self.seed, epoch])
+        share = order.shape[1] // self.world
+        for step in range(start, len(order)):
+            rows = order[step, self.rank * share : (self.rank + 1) * share]
+            yield self.collate(rows, negative, seed=[self.seed, epoch, step])
+
+    def collate(
+        self, rows: np.ndarray, negative: np.ndarray | None = None, *, seed: Sequence[int] | None = None
+    ) -> Batch:
+        """Return the batch of these pairs.
+
+        Args:
+            rows: Indices of pairs; n + i is pair i with its negative on the right, labelled 0.
+            negative: The text that each pair is set against, `(n,)`.
+            seed: Of what changes the inputs, where something does; None leaves them as they are.
+        """
+        swapped, rows = rows >= len(self.pairs), rows % len(self.pairs)
+        left, right, labels = self.pairs.left[rows], self.pairs.right[rows], self.pairs.labels[rows].astype(np.int64)
+        if negative is not None:
+            right, labels = np.where(swapped, negative[rows], right), np.where(swapped, 0, labels)
+        against = negative[rows] if negative is not None and self.negatives else None
+        others = [right] if against is None else [right, against]
+        n = len(rows)
+        if self._shared:
+            left_chunks, places = self._chunks(self.left_inputs, [left, *others], seed)
+            right_chunks, at_left, at_right = None, places[:n], places[n:]
+        else:
+            left_chunks, at_left = self._chunks(self.left_inputs, [left], seed)
+            right_chunks, at_right = self._chunks(self.right_inputs, others, seed)
+        return Batch(
+            left=left_chunks,
+            right=right_chunks,
+            left_rows=at_left,
+            right_rows=at_right[:n],
+            negative_rows=None if against is None else at_right[n:],
+            labels=torch.from_numpy(labels),
+            left_clusters=torch.from_numpy(self.clusters[left].astype(np.int64)),
+            right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
+            negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
+        )
+
+    def _chunks(
+        self, inputs: Prepared, sides: list[np.ndarray], seed: Sequence[int] | None
+    ) -> tuple[list[Features], Tensor]:
+        """Return padded chunks of the distinct inputs, and where each of `sides` stands in their concatenation."""
+        distinct, inverse = np.unique(np.concatenate(sides), return_inverse=True)
+        chunks = chunk_by_tokens(inputs.lengths_of(distinct), self.token_budget)
+        place = np.empty(len(distinct), np.int64)
+        place[np.concatenate(chunks)] = np.arange(len(distinct))
+        rows = [distinct[chunk] for chunk in chunks]
+        features = [inputs.collate(each, seed=seed, clusters=self.clusters[each]) for each in rows]
+        return features, torch.from_numpy(place[inverse])

@@ -1,0 +1,127 @@
+"""One process or many: the accelerator, and batches gathered so that every process sees the same loss."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import DistributedType, parse_flag_from_env
+from accelerate.utils import broadcast as spread
+from torch import Tensor
+
+from textsiam.inference.fast.fast_tower import fast_dtype
+from textsiam.models.asymmetric import shared_layers
+from textsiam.models.twin import Twin
+from textsiam.saving import SaveError
+from textsiam.training.batches.collation import Batch
+from textsiam.training.losses.objective import Embedded
+from textsiam.training.settings import Settings
+
+
+def process_state() -> PartialState:
+    """Return which process this is, and of how many."""
+    # Accelerate joins processes on CPUs only when it is told that the CPU is meant; else each believes to be alone.
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
+
+
+def tracker_of(settings: Settings) -> str:
+    """Return the tracker of a run, or "none".
+
+    Raises:
+        ValueError: TensorBoard is asked for and not installed.
+    """
+    installed = find_spec("tensorboard") is not None
+    if settings.tracker == "tensorboard" and not installed:
+        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
+    return ("tensorboard" if installed else "none") if settings.tracker == "auto" else settings.tracker
+
+
+def make_accelerator(settings: Settings, output: Path) -> Accelerator:
+    """Return the accelerator of a run; its number format is the settings', unless the launcher chose one."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SaveError(f"cannot write {output}: {error.strerror or error}") from error
+    state, tracker = process_state(), tracker_of(settings)
+    mixed = {"fp32": "no"}.get(settings.precision, settings.precision)
+    if mixed == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+        native = fast_dtype(state.device or torch.device("cpu")) == torch.bfloat16
+        mixed = launched if launched != "no" else "bf16" if native else "no"
+    AcceleratorState._reset_state()  # a run before this one may have used another number format
+    return Accelerator(
+        mixed_precision=mixed,
+        gradient_accumulation_steps=settings.accumulation,
+        log_with=None if tracker == "none" else tracker,
+        project_dir=str(output),
+        step_scheduler_with_optimizer=False,
+    )
+
+
+def check_shardable(accelerator: Accelerator, settings: Settings, twin: Twin) -> bool:
+    """Return whether a run shards its weights (FSDP).
+
+    Raises:
+        ValueError: It does, and asks for what shards cannot do.
+    """
+    if accelerator.distributed_type != DistributedType.FSDP:
+        return False
+    if settings.average is not None:
+        raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
+    if settings.gradient_cache:  # every call of a shard is a meeting of all processes
+        raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
+    if twin.head is not None:
+        raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
+    if shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
+        raise ValueError("the sides of this half-twin share layers, which FSDP cannot shard: use DDP")
+    return True
+
+
+def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Tensor) -> Embedded:
+    """Return the pairs of all processes, in order of rank; gradients flow into this process's own rows.
+
+    Every process computes the loss of the whole batch, but differentiates the towers for its own rows only, and the
+    gradients are averaged: a factor on them turns that mean back into the sum. (Weights of a loss get the whole
+    gradient on every process, and their mean is right as it is.)
+    """
+    world = accelerator.num_processes
+
+    def everywhere(own: Tensor) -> Tensor:
+        if world == 1:
+            return own
+        if own.requires_grad:
+            own.register_hook(lambda gradient: gradient * world)
+        parts = list(accelerator.gather(own.detach()[None]))  # pyright: ignore[reportArgumentType]
+        parts[accelerator.process_index] = own
+        return torch.cat(parts)
+
+    return Embedded(
+        u=everywhere(left[batch.left_rows]),
+        v=everywhere(right[batch.right_rows]),
+        negative=None if batch.negative_rows is None else everywhere(right[batch.negative_rows]),
+        labels=everywhere(batch.labels),
+        left_clusters=everywhere(batch.left_clusters),
+        right_clusters=everywhere(batch.right_clusters),
+        shared=batch.right is None,
+        negative_clusters=None if batch.negative_clusters is None else everywhere(batch.negative_clusters),
+    )
+
+
+def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
+    """Return the main process's value on every process."""
+    return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore
+
+
+def let_go(accelerator: Accelerator, *prepared: Any) -> list[Any]:
+    """Free what Accelerate wrapped while the processes are still connected; what is returned takes its place.
+
+    A reducer of torch that outlives its process group takes the group's threads down with it while it holds the
+    interpreter's lock, which one of them may be waiting for: a deadlock at the end of a run. Groups that are
+    destroyed on their own give the lock up first.
+    """
+    return accelerator.free_memory(*prepared)

@@ -1,0 +1,7 @@
+"""Which negatives are worth learning from: in a batch, and over the whole corpus."""
+
+
+def __getattr__(name: str) -> object:
+    from textsiam.legacy import old_name  # this was a module in 0.1
+
+    return old_name(__name__, name)

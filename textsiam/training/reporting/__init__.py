@@ -1,0 +1,1 @@
+"""What a run says as it goes, and what it returns."""

@@ -1,0 +1,158 @@
+"""Train a verifier on labelled pairs with sentence-transformers' trainer, and let it label pairs as a teacher."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
+from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
+from transformers import PrinterCallback
+
+from textsiam.data.pairs import Pairs
+from textsiam.inference.encoders import MINILM
+from textsiam.inference.fast.fast_tower import fast_dtype
+from textsiam.rerank.base import BaseReranker
+from textsiam.rerank.cross_encoder import Verifier, cross_encoder
+from textsiam.rerank.lexical_reranker import LexicalReranker
+from textsiam.rerank.trees import require_trees
+from textsiam.training.batches.sampling import labelled
+from textsiam.training.settings import LEXICAL, VerifierSettings
+
+_POOL = 50  # batches that are sorted by length together
+
+
+def train_verifier(
+    pairs: Pairs,
+    settings: VerifierSettings | None = None,
+    *,
+    tower: SentenceTransformer | None = None,
+    symmetric: bool = True,
+    seed: int = 0,
+    device: str | None = None,
+) -> Verifier | LexicalReranker:
+    """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
+
+    Args:
+        pairs: Labelled pairs to learn from.
+        settings: The knobs; None takes the defaults.
+        tower: What the cross-encoder is made of where the settings name no model. That of a twin trained on the
+            same pairs knows half of the work already; None takes all-MiniLM-L6-v2.
+        symmetric: Whether the order of a pair means nothing; half of the pairs are turned round then.
+        seed: Of the new weights, the order of the pairs and dropout.
+        device: Where to train; None lets torch choose.
+
+    Returns:
+        A verifier that is not combined with a twin yet: see `BaseReranker.fit`.
+
+    Raises:
+        ValueError: The pairs do not hold both labels, or are of images.
+        ModelError: The cross-encoder cannot be opened; or the wording is to be learned without LightGBM.
+    """
+    settings = settings or VerifierSettings()
+    check_trainable(pairs, settings)
+    if settings.model == LEXICAL:
+        return LexicalReranker()
+    start = MINILM if tower is None else tower
+    start = start if settings.model is None else settings.model
+    model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
+    on = torch.device(model.device)
+    turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
+    sides = np.where(turned, pairs.right, pairs.left), np.where(turned, pairs.left, pairs.right)
+    left, right = ([pairs.texts[i] for i in side] for side in sides)
+    dataset = Dataset.from_dict({"left": left, "right": right, "label": pairs.labels.astype(np.float32)})
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = CrossEncoderTrainingArguments(
+            output_dir=folder,
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            weight_decay=0.01,
+            warmup_steps=0.1,
+            bf16=fast_dtype(on) == torch.bfloat16,
+            use_cpu=on.type == "cpu",
+            batch_sampler=partial(ByLength, duplicate_share=settings.duplicate_share),
+            seed=seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+            disable_tqdm=True,
+        )
+        loss = BinaryCrossEntropyLoss(model)
+        trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
+        trainer.remove_callback(PrinterCallback)  # standard output is for results
+        trainer.train()
+    return Verifier(model.eval(), symmetric=symmetric)
+
+
+def check_trainable(pairs: Pairs, settings: VerifierSettings) -> None:
+    """Check that a verifier can learn from pairs, before a twin is trained for it.
+
+    Raises:
+        ValueError: The pairs do not hold both labels, or are of images.
+        ModelError: The wording is to be learned, and LightGBM is not installed.
+    """
+    if settings.wording:
+        require_trees()
+    if not pairs.both_labels:
+        raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
+    if pairs.images:
+        raise ValueError(f"{pairs.source}: a verifier reads both texts of a pair at once, these are images")
+
+
+class ByLength(DefaultBatchSampler):
+    """Batches of pairs of similar length, in an order that seed and epoch fix.
+
+    Every pair comes once an epoch; with `duplicate_share` as many pairs come, those of the rarer label more often.
+    """
+
+    def __init__(self, *given: Any, duplicate_share: float | None = None, **named: Any) -> None:
+        super().__init__(*given, **named)
+        self.duplicate_share = duplicate_share
+
+    def __iter__(self) -> Iterator[list[int]]:
+        """Yield the rows of each batch."""
+        columns = ("left", "right")
+        lengths = np.sum([[len(text) for text in self.sampler[name]] for name in columns], axis=0)  # pyright: ignore
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order, pool = rng.permutation(self._rows(len(lengths))), _POOL * self.batch_size
+        pools = (order[start : start + pool] for start in range(0, len(order), pool))
+        order = np.concatenate([rows[np.argsort(lengths[rows], kind="stable")] for rows in pools])
+        batches = [order[i : i + self.batch_size] for i in range(0, len(order), self.batch_size)]
+        for place in rng.permutation(len(batches)):
+            yield batches[place].tolist()
+
+    def _rows(self, count: int) -> np.ndarray:
+        if self.duplicate_share is None:
+            return np.arange(count)
+        labels, duplicates = np.asarray(self.sampler["label"]), round(self.duplicate_share * count)  # pyright: ignore
+        counts = {1: duplicates, 0: count - duplicates}
+        return np.concatenate([labelled(labels, y, n, self.epoch, self.seed) for y, n in counts.items()])
+
+
+def label_pairs(verifier: BaseReranker, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
+    """Label pairs where twin and verifier together are sure, and leave the others out: the verifier as a teacher.
+
+    Args:
+        verifier: Combined with the twin that the similarities come from.
+        pairs: Mined pairs; labels that they have are ignored.
+        similarity: The twin's own similarity of each pair, `(n,)`.
+        confidence: Least probability of the label; in (0.5, 1).
+
+    Raises:
+        ModelError: The verifier is not combined with a twin yet.
+        ValueError: The confidence is not in (0.5, 1).
+    """
+    if not 0.5 < confidence < 1:
+        raise ValueError(f"confidence must be between 0.5 and 1, got {confidence}")
+    probability = verifier.probability(pairs.texts, pairs.left, pairs.right, similarity)
+    labelled = replace(pairs, labels=(probability >= 0.5).astype(np.int8), source=f"{pairs.source}, labelled")
+    return labelled.select(np.maximum(probability, 1 - probability) >= confidence)

@@ -1,0 +1,49 @@
+"""The twin that is validated, saved and handed back: whole weights, never sharded nor wrapped."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import nullcontext
+
+from accelerate import Accelerator
+from torch import nn
+
+from textsiam.models.twin import Twin
+from textsiam.training.weights.averaging import WeightAverage
+
+
+class ServedTwin:
+    """A copy of a twin that gets the trained weights when they are asked for.
+
+    Args:
+        twin: The twin that is trained; its head is taken off until `hand_back`, as the objective trains it.
+
+    Attributes:
+        twin: The copy; it has no verifier, which was combined with the weights before.
+        head: The head that was taken off.
+    """
+
+    def __init__(self, twin: Twin) -> None:
+        self.twin = copy.deepcopy(twin)
+        self.twin.verifier = None
+        self.head, twin.head = twin.head, None
+
+    def update(self, accelerator: Accelerator, model: nn.Module, average: WeightAverage | None) -> None:
+        """Take the present weights of the prepared model, or their running mean, and those of the head."""
+        with nullcontext() if average is None else average.applied():
+            weights = accelerator.get_state_dict(model)  # the live tensors: copy them before they change back
+            if accelerator.is_main_process or weights:
+                whole = {k.removeprefix("_orig_mod."): v for k, v in weights.items()}
+                if self.head is not None:
+                    whole |= {f"head.{k}": v for k, v in self.head.state_dict().items()}
+                self.twin.load_state_dict(whole)
+
+    def hand_back(self, trained: Twin, *, sharded: bool) -> None:
+        """Give the trained twin its head, and the weights that are served."""
+        trained.head = self.head
+        if sharded:  # whole weights do not fit into shards: the twin becomes what is served
+            vars(trained).clear()
+            trained.__class__ = type(self.twin)
+            vars(trained).update(vars(self.twin))
+        else:
+            trained.load_state_dict(self.twin.state_dict())
