@@ -110,14 +110,14 @@ def test_it_trains_resumes_and_is_saved(here, monkeypatch):
 
     arguments = ["run.yaml", *SMALL, "--output", "run", "--loss.bilinear.BilinearLoss.weight", "0.1"]
 
-    def interrupted(self: Run, batch: object) -> None:
+    def interrupted(self: Run, *batch: object) -> None:
         if self.state.step == 3:
             raise RuntimeError("interrupted")
-        step(self, batch)
+        count(self, *batch)
 
-    step = Run.step
+    count = Run.count
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "step", interrupted)
+        patch.setattr(Run, "count", interrupted)
         with pytest.raises(RuntimeError, match="interrupted"):
             run_training(arguments)
     from textsiam.training.checkpoints import ResumeError
