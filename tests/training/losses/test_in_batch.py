@@ -418,11 +418,10 @@ def test_annotated_shapes_hold(monkeypatch: pytest.MonkeyPatch) -> None:
 
     from jaxtyping import TypeCheckError, install_import_hook
 
-    import textsiam.training
-
     names = ("textsiam.training.mining.online", "textsiam.training.losses.ranking", "textsiam.training.losses.in_batch")
     for name in names:
-        monkeypatch.delattr(textsiam.training, name.rpartition(".")[2])
+        room, _, module = name.rpartition(".")
+        monkeypatch.delattr(importlib.import_module(room), module)
         monkeypatch.delitem(sys.modules, name)
     with install_import_hook(names, "beartype.beartype"):
         ranking, checked = (importlib.import_module(name) for name in names[1:])

@@ -634,8 +634,8 @@ def test_a_mean_over_nothing_is_0_with_a_gradient_of_0(name: str) -> None:
 @pytest.fixture
 def checked() -> Iterator[ModuleType]:
     """The losses and distances, imported once more with their annotations enforced by beartype."""
-    files = ("losses_functional", "losses_pairwise", "losses_ranking", "losses_classifier", "losses")
-    names = ("textsiam.models.distances", *(f"textsiam.training.{file}" for file in files))
+    files = (".functional", ".pairwise", ".ranking", ".classifier", "")
+    names = ("textsiam.models.distances", *(f"textsiam.training.losses{file}" for file in files))
     plain = {name: sys.modules.pop(name) for name in names}
     with install_import_hook(names, "beartype.beartype"):
         yield importlib.import_module(names[-1])
