@@ -86,3 +86,9 @@ def test_the_command_is_installed():
     assert said.returncode == 0
     for name in ("score", "evaluate", "flag", "match", "train", "data"):
         assert f" {name} " in said.stdout
+
+
+def test_the_room_of_configs_gives_its_names_by_itself():
+    code = "from textsiam.config import Config, read_config, loss; print(Config.__name__, loss.__name__)"
+    found = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert found.stdout == "Config textsiam.config.loss\n", found.stderr

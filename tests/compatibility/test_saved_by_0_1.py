@@ -493,7 +493,7 @@ def test_public_names_of_0_1_are_there():
                 lacking.append(module)
                 continue
             lacking += [f"{module}.{name}" for name in public if not hasattr(found, name)]
-    assert lacking == gone
+    assert not set(lacking) - set(gone)
     moved = {str(warning.message).partition(" ")[0] for warning in told}
     assert "textsiam.models.verifier.Verifier" in moved
     assert len(moved) > 400
