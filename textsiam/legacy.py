@@ -147,11 +147,8 @@ def _read_old_image_keys(tree: dict[str, Any], place: Callable[[str], str]) -> N
 
 def _taken(tree: dict[str, Any], key: str) -> Any:
     """Take a dotted key out of nested dictionaries."""
-    *path, last = key.split(".")
-    below: Any = tree
-    for part in path:
-        below = below.get(part) if isinstance(below, dict) else None
-    return below.pop(last, None) if isinstance(below, dict) else None
+    parent, name = _parent(tree, key)
+    return None if parent is None else parent.pop(name, None)
 
 
 # --- decision trees as plain arrays, which scikit-learn grew ----------------------------------------

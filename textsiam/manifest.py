@@ -9,6 +9,7 @@ from os.path import lexists
 from pathlib import Path
 
 from textsiam.saving import SaveError
+from textsiam.whole_file import whole_file
 from textsiam.yamlfile import ConfigError
 
 _FILE = "manifest.json"
@@ -72,10 +73,9 @@ class Manifest:
             self._file.unlink(missing_ok=True)
 
     def _write(self, made: list[str]) -> None:
-        fresh = self._output / f".{_FILE}.tmp"
         try:
-            fresh.write_text(json.dumps({"made_by_textsiam": made}, indent=2) + "\n", encoding="utf-8")
-            fresh.replace(self._file)
+            with whole_file(self._file) as aside:
+                aside.write_text(json.dumps({"made_by_textsiam": made}, indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise SaveError(f"cannot write {self._file}: {error.strerror or error}") from error
         self._made = made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
@@ -112,7 +113,7 @@ def not_negative(default: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Term:
+class Term(ABC):
     """A loss of a run: a frozen dataclass whose fields are its keys in a config; called with a batch, it is a scalar.
 
     The losses of this package and those of a user are subclasses alike. Every checkpoint holds the fields: a run does
@@ -163,6 +164,6 @@ class Term:
         """
         return None
 
+    @abstractmethod
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the loss of a batch, an `Embedded`, a scalar; its own weights, or the head, come second."""
-        raise NotImplementedError
