@@ -5,7 +5,7 @@
     python benchmarks/encode.py run --tokens 256        # made-up texts of one length
     python benchmarks/encode.py latency                 # one pair at a time, and a cold start
     python benchmarks/encode.py int8                    # the exports to int8 beside the twin in bf16
-    python benchmarks/encode.py verifier                # pairs read by a cross-encoder, beside its own `predict`
+    python benchmarks/encode.py reranker                # pairs read by a cross-encoder, beside its own `predict`
     python benchmarks/encode.py table                   # Markdown from results/encode.json
 
 Every measurement is a process of its own, so that peak memory is its own too; on a GPU, whose peak is
@@ -198,7 +198,7 @@ def latency(rounds=100):
     return {"compare_ms": spread(warm[10:]), "score_cold_seconds": spread(cold)}
 
 
-def verifier(count=300, rounds=5):
+def reranker(count=300, rounds=5):
     """Return the pairs/s of cross-encoders on Quora's test pairs: by sentence-transformers, and by ours."""
     import copy
 
@@ -206,11 +206,11 @@ def verifier(count=300, rounds=5):
     import torch
 
     from textsiam.data.pairs import read_pairs
-    from textsiam.rerank.cross_encoder import Verifier, cross_encoder
+    from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 
     pairs = read_pairs(DATA / "dev.tsv.gz").select(range(count))
     model = cross_encoder(max_tokens=128).eval()
-    half, ours = copy.deepcopy(model).bfloat16(), Verifier(model, symmetric=False)
+    half, ours = copy.deepcopy(model).bfloat16(), Reranker(model, symmetric=False)
     asked = list(zip(pairs.left_texts, pairs.right_texts, strict=True))
 
     def peer(model, batch):
@@ -288,7 +288,7 @@ def main():
         sub.add_argument("--tokens", type=int)
     commands.add_parser("ceiling").add_argument("dtype")
     commands.add_parser("latency")
-    commands.add_parser("verifier")
+    commands.add_parser("reranker")
     commands.add_parser("table")
     small = commands.add_parser("int8")
     small.add_argument("--texts", type=int, default=2000)
@@ -305,8 +305,8 @@ def main():
         found = run_int8(texts_of(arguments.texts, None), arguments.rounds, arguments.pairs, spread)
         store(f"int8 {arguments.texts}", found)
         print(json.dumps(found))
-    elif arguments.command in ("latency", "verifier"):
-        found = latency() if arguments.command == "latency" else verifier()
+    elif arguments.command in ("latency", "reranker"):
+        found = latency() if arguments.command == "latency" else reranker()
         store(arguments.command, found)
         print(json.dumps(found))
     else:

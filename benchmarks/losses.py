@@ -55,7 +55,7 @@ PARTS = {
     "without the head": ["--model.head", "null", "--loss.head", "null"],
     "a head that the towers do not feel": ["--loss.head.frozen", "true"],
     "a Mahalanobis head": ["--model.head.kind", "mahalanobis"],
-    "mean of the weights (0.99)": ["--training.average", "0.99"],
+    "mean of the weights (0.99)": ["--training.ema_decay", "0.99"],
     "semi-hard negatives mined, a quarter of the batch": [
         "--training.mine.category", "semi-hard", "--training.mine.as_pairs", "0.25"],
     "hard negatives mined, a quarter of the batch": [
@@ -64,11 +64,11 @@ PARTS = {
 }  # fmt: skip
 
 
-RECIPES = {"qqp_verified": "configs/qqp_verified.yaml"}
+RECIPES = {"qqp_reranked": "configs/qqp_reranked.yaml"}
 
 
 def run_recipe(name: str, seed: int) -> list[dict]:
-    """Run a whole config; returns a row for the untrained twin, the trained one, and the one with its verifier."""
+    """Run a whole config; returns a row for the untrained twin, the trained one, and the one with its reranker."""
     from textsiam.config.run import read_config
     from textsiam.inference.encoders import MINILM
     from textsiam.models.twin import Twin
@@ -81,15 +81,15 @@ def run_recipe(name: str, seed: int) -> list[dict]:
         outcome = run_config(read_config([str(Path(__file__).parents[1] / RECIPES[name]), *data, *rest]))
         seconds = time.perf_counter() - started
     twin, rows = outcome.twin, []
-    verifier = twin.verifier
+    reranker = twin.reranker
     for evaluation in outcome.evaluations:
         kind = evaluation.name
-        twin.verifier = verifier if kind == "verified" else None
+        twin.reranker = reranker if kind == "reranked" else None
         judged = Twin.from_pretrained(MINILM) if kind == "zero-shot" else twin
         fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
         row = {"kind": "recipes", "name": f"{name}, {kind}", "seed": seed, "steps": outcome.result.steps}
         row |= {"seconds": seconds, "training_seconds": outcome.result.seconds}
-        row |= {"verifier_seconds": outcome.verifier_seconds if kind == "verified" else None}
+        row |= {"reranker_seconds": outcome.reranker_seconds if kind == "reranked" else None}
         row |= {field: vars(getattr(evaluation.report, field)) for field in fields}
         rows.append(row | elsewhere(judged, DATA.parent))
     return rows
@@ -110,7 +110,7 @@ def run(kind: str, name: str, seed: int, steps: int) -> dict:
     config = read_config([recipe, *changed, "--training.seed", str(seed)])
     pairs, _, calibration, test = splits()
     twin = build_twin(config.model, pairs, seed=seed)
-    settings = replace(config.training, max_steps=steps, tracker="none", runs=1)
+    settings = replace(config.training, max_steps=steps, tracker="none", seeds=1)
     with tempfile.TemporaryDirectory() as folder:
         result = finished(train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=settings))
     row = {"kind": kind, "name": name, "seed": seed, "steps": steps, "batch_size": settings.batch_size}

@@ -91,14 +91,14 @@ def train_textsiam(train, validation, *, epochs=None, max_steps=None, options=()
     twin = build_twin(config.model, train, seed=config.training.seed)
     settings = replace(config.training, tracker="none", max_steps=max_steps or config.training.max_steps)
     if max_steps:
-        settings = replace(settings, runs=1)
+        settings = replace(settings, seeds=1)
     if epochs is not None:
         settings = replace(settings, epochs=epochs)
     with tempfile.TemporaryDirectory() as folder:
         started, cpu = time.perf_counter(), time.process_time()
         knobs = {"output": folder, "settings": settings, "validation": validation}
         finished(fit(twin, train, build_objective(config.loss, twin.head), **knobs))
-        passes = settings.epochs * settings.runs
+        passes = settings.epochs * settings.seeds
         return twin, time.perf_counter() - started, time.process_time() - cpu, passes
 
 

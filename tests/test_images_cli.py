@@ -165,12 +165,12 @@ def test_augmented_texts_are_refused(tmp_path, capsys):
     assert "augment changes images: these inputs are texts" in capsys.readouterr().err
 
 
-def test_a_verifier_is_refused_before_anything_is_trained(tmp_path, capsys):
+def test_a_reranker_is_refused_before_anything_is_trained(tmp_path, capsys):
     images = draw(tmp_path / "images", classes=3)
     (tmp_path / "c.yaml").write_text(CONFIG.replace("pairs: 300", "pairs: 60"))
-    knobs = ["--data.train", str(images), "--output", str(tmp_path / "run"), "--verifier.epochs", "1"]
+    knobs = ["--data.train", str(images), "--output", str(tmp_path / "run"), "--reranker.epochs", "1"]
     assert run("train", str(tmp_path / "c.yaml"), *knobs) == 1
-    assert "a verifier reads both texts of a pair at once, these are images" in capsys.readouterr().err
+    assert "a reranker reads both texts of a pair at once, these are images" in capsys.readouterr().err
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

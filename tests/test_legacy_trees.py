@@ -9,9 +9,9 @@ import pytest
 from safetensors.numpy import save_file
 
 from textsiam.legacy import StoredTrees, stored_trees
-from textsiam.rerank.cross_encoder import Verifier
+from textsiam.rerank.cross_encoder import Reranker
 from textsiam.rerank.lexical_reranker import LexicalReranker
-from textsiam.training.settings import VerifierSettings
+from textsiam.training.settings import RerankerSettings
 
 
 def two_trees(start: list[float] | None = None) -> dict[str, np.ndarray]:
@@ -82,25 +82,25 @@ def test_a_reranker_without_a_cross_encoder_scores_as_it_did_and_is_saved_again(
     old.mkdir()
     forest = two_trees() | {"feature": np.array([2, 4, -2, -2, -2, -2], np.int16)}  # of the wording
     save_file({f"{k}.{n}": a for k in range(2) for n, a in forest.items()}, old / "wording.safetensors")
-    knobs = {"slope": 8.0, "intercept": -4.0, "low": 0.1, "high": 0.9, "twin": 5.0, "verifier": 0.0, "constant": -2.0}
+    knobs = {"slope": 8.0, "intercept": -4.0, "low": 0.1, "high": 0.9, "twin": 5.0, "reranker": 0.0, "constant": -2.0}
     facts = {"format": 3, "symmetric": True, "combination": knobs, "wording": {"texts": 9, "counts": {"is": 8}},
              "cross_encoder": False}  # fmt: skip
-    (old / "verifier.json").write_text(json.dumps(facts))
+    (old / "reranker.json").write_text(json.dumps(facts))
     texts, left, right = ["is it", "is it", "no", "is it so"], np.array([0, 0, 1]), np.array([1, 2, 3])
     similarity = np.array([0.5, 0.5, 0.95], np.float32)
-    reranker = Verifier.from_pretrained(old)
+    reranker = Reranker.from_pretrained(old)
     assert isinstance(reranker, LexicalReranker)
     # The first two share all or nothing of their words: by hand, the trees say 0.7 and (0.1 + 0.5) / 2.
     mean = (1 / (1 + np.exp(-0.5)) + 2 * np.array([0.7, 0.3])) / 3
     expected = [*(np.log(mean / (1 - mean)) + 4) / 8, 0.95]
     found = reranker.rescore(texts, left, right, similarity)
     np.testing.assert_allclose(found, expected, rtol=1e-6)
-    again = Verifier.from_pretrained(reranker.save_pretrained(tmp_path / "again"))
+    again = Reranker.from_pretrained(reranker.save_pretrained(tmp_path / "again"))
     np.testing.assert_array_equal(again.rescore(texts, left, right, similarity), found)
 
 
 def test_no_epochs_are_a_lexical_reranker_and_a_warning() -> None:
-    with pytest.warns(FutureWarning, match=r"verifier\.epochs: 0 is now verifier\.model: lexical"):
-        settings = VerifierSettings(epochs=0, wording=True, band=(0.01, 0.99))
-    assert settings == VerifierSettings(model="lexical", band=(0.01, 0.99))
-    assert settings.wording
+    with pytest.warns(FutureWarning, match=r"reranker\.epochs: 0 is now reranker\.model: lexical"):
+        settings = RerankerSettings(epochs=0, lexical_features=True, band=(0.01, 0.99))
+    assert settings == RerankerSettings(model="lexical", band=(0.01, 0.99))
+    assert settings.lexical_features

@@ -36,11 +36,11 @@ from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.recipe import Interrupted, run
 from textsiam.rerank.base import BaseReranker
-from textsiam.rerank.cross_encoder import Verifier
+from textsiam.rerank.cross_encoder import Reranker
 from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, TripletLoss
-from textsiam.training.settings import VerifierSettings
+from textsiam.training.settings import RerankerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
@@ -185,7 +185,9 @@ def test_what_no_run_made_is_in_the_way_and_stays(config, name, overwrite):
     output = Path(config.output)
     (output / name).mkdir(parents=True)
     (output / name / "mine").write_text("mine")
-    training = replace(config.training, tracker="tensorboard" if name == "logs" else "none", runs=1 + (name == "run-1"))
+    training = replace(
+        config.training, tracker="tensorboard" if name == "logs" else "none", seeds=1 + (name == "run-1")
+    )
     with pytest.raises(ConfigError, match=f"{name} in the way, made by no run that left a manifest.json: move it"):
         run(replace(config, overwrite=overwrite, training=training))
     assert (output / name / "mine").read_text() == "mine"
@@ -358,46 +360,48 @@ def backbone(tmp_path) -> str:
     return str(tmp_path / "backbone")
 
 
-def test_a_verifier_is_trained_saved_and_measured(config, backbone):
-    verifier = VerifierSettings(model=backbone, epochs=30, learning_rate=1e-2, batch_size=16, band=(0.02, 0.98))
-    outcome = run(replace(config, verifier=verifier))
-    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
-    assert outcome.to_dict()["verifier_seconds"] > 0
-    trained, verified = (e.similarities for e in outcome.evaluations[1:])
-    assert (trained != verified).any()
+def test_a_reranker_is_trained_saved_and_measured(config, backbone):
+    reranker = RerankerSettings(model=backbone, epochs=30, learning_rate=1e-2, batch_size=16, band=(0.02, 0.98))
+    outcome = run(replace(config, reranker=reranker))
+    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "reranked"]
+    assert outcome.to_dict()["reranker_seconds"] > 0
+    trained, reranked = (e.similarities for e in outcome.evaluations[1:])
+    assert (trained != reranked).any()
     again = Twin.from_pretrained(outcome.output / "model", device="cpu")
-    assert again.verifier is not None
-    assert again.verifier.combination == outcome.twin.verifier.combination
+    assert again.reranker is not None
+    assert again.reranker.combination == outcome.twin.reranker.combination
     test = outcome.splits.test
-    np.testing.assert_allclose(again.pair_similarity(test.texts, test.left, test.right), verified, atol=1e-5)
+    np.testing.assert_allclose(again.pair_similarity(test.texts, test.left, test.right), reranked, atol=1e-5)
     assert again.compare(test.left_texts, test.right_texts) == outcome.twin.compare(test.left_texts, test.right_texts)
     written = read_config([str(outcome.output / "config.yaml")])
-    assert written.verifier == verifier
+    assert written.reranker == reranker
 
 
 @pytest.mark.parametrize("validation_share", [0.0, 0.15])
-def test_a_verifier_is_combined_on_pairs_that_the_decision_does_not_see(
+def test_a_reranker_is_combined_on_pairs_that_the_decision_does_not_see(
     config, backbone, monkeypatch, validation_share
 ):
     told: list[tuple[int, bool]] = []
-    monkeypatch.setattr(Verifier, "fit", lambda self, pairs, _, *, band, wording: told.append((len(pairs), wording)))
-    verifier = VerifierSettings(model=backbone, batch_size=16, wording=True)
+    monkeypatch.setattr(
+        Reranker, "fit", lambda self, pairs, _, *, band, lexical_features: told.append((len(pairs), lexical_features))
+    )
+    reranker = RerankerSettings(model=backbone, batch_size=16, lexical_features=True)
     data = replace(config.data, validation_share=validation_share)
-    splits = run(replace(config, data=data, verifier=verifier)).splits
+    splits = run(replace(config, data=data, reranker=reranker)).splits
     assert told == [(len(splits.validation or splits.calibration), True)]  # where there are none, better than nothing
     assert bool(len(splits.validation)) == bool(validation_share)
 
 
-def test_a_verifier_that_cannot_be_combined_does_not_cost_the_twin(config, backbone):
-    verifier = VerifierSettings(model=backbone, batch_size=16, band=(0.499, 0.5))
-    with pytest.warns(UserWarning, match=r"verifier: .* The twin goes without it"):
-        outcome = run(replace(config, verifier=verifier))
+def test_a_reranker_that_cannot_be_combined_does_not_cost_the_twin(config, backbone):
+    reranker = RerankerSettings(model=backbone, batch_size=16, band=(0.499, 0.5))
+    with pytest.warns(UserWarning, match=r"reranker: .* The twin goes without it"):
+        outcome = run(replace(config, reranker=reranker))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained"]
-    assert Twin.from_pretrained(outcome.output / "model", device="cpu").verifier is None
+    assert Twin.from_pretrained(outcome.output / "model", device="cpu").reranker is None
 
 
-@pytest.mark.parametrize("leave_out", [None, 0.3])
-def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leave_out, monkeypatch):
+@pytest.mark.parametrize("cross_fit", [None, 0.3])
+def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, cross_fit, monkeypatch):
     told: list[tuple[set[str], int]] = []
     fit = BaseReranker.fit
 
@@ -407,36 +411,36 @@ def test_the_wording_alone_is_weighed_by_what_the_twin_has_not_seen(config, leav
 
     monkeypatch.setattr(BaseReranker, "fit", watched)
     monkeypatch.setattr("textsiam.rerank.lexical_features._FEWEST", 5)
-    settings = replace(config.training, runs=2, leave_out=leave_out)
-    verifier = VerifierSettings(model="lexical", band=(0.001, 0.999))
-    outcome = run(replace(config, training=settings, verifier=verifier))
-    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "verified"]
+    settings = replace(config.training, seeds=2, cross_fit=cross_fit)
+    reranker = RerankerSettings(model="lexical", band=(0.001, 0.999))
+    outcome = run(replace(config, training=settings, reranker=reranker))
+    assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "reranked"]
     ((texts, count),) = told
-    held = outcome.splits.validation if leave_out is None else outcome.splits.train
+    held = outcome.splits.validation if cross_fit is None else outcome.splits.train
     assert texts <= set(held.texts)
     assert count > 0.5 * len(held)
     again = Twin.from_pretrained(outcome.output / "model", device="cpu")
-    assert isinstance(again.verifier, LexicalReranker)
+    assert isinstance(again.reranker, LexicalReranker)
     test = outcome.splits.test
     found = again.pair_similarity(test.texts, test.left, test.right)
     np.testing.assert_allclose(found, outcome.evaluations[2].similarities, atol=1e-5)
     assert (found != outcome.evaluations[1].similarities).any()
 
 
-def test_no_epochs_are_no_verifier():
+def test_no_epochs_are_no_reranker():
     with pytest.raises(ValueError, match="epochs must be >= 1, got 0; for no cross-encoder, model is 'lexical'"):
-        VerifierSettings(epochs=0)
+        RerankerSettings(epochs=0)
 
 
 def test_without_lightgbm_no_twin_is_trained_for_a_lexical_reranker(config, monkeypatch):
     monkeypatch.setattr("textsiam.rerank.trees.find_spec", lambda name: None)
     monkeypatch.setattr(recipe, "build_twin", lambda *_, **__: pytest.fail("too late"))
     with pytest.raises(ModelError, match=r"pip install 'textsiam\[trees\]'"):
-        run(replace(config, verifier=VerifierSettings(model="lexical")))
+        run(replace(config, reranker=RerankerSettings(model="lexical")))
 
 
-def test_a_verifier_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
+def test_a_reranker_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
     monkeypatch.setattr(recipe, "process_state", lambda: SimpleNamespace(num_processes=2, is_main_process=True))
-    with pytest.raises(ConfigError, match="verifier is trained by one process, not by 2"):
-        run(replace(config, verifier=VerifierSettings()))
+    with pytest.raises(ConfigError, match="reranker is trained by one process, not by 2"):
+        run(replace(config, reranker=RerankerSettings()))
     assert not Path(config.output).exists()

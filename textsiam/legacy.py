@@ -5,18 +5,21 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors.numpy import load_file
 
 from textsiam.yamlfile import ConfigError
+
+_C = TypeVar("_C", bound=Callable[..., Any])
 
 # --- keys of a config -------------------------------------------------------------------------------
 
@@ -48,6 +51,11 @@ RENAMED: dict[str, Renamed] = {
     "loss.batch_random": _mined("random"),
     "loss.batch_distance_weighted": _mined("distance_weighted"),
     "loss.debiased_triplet": Renamed("loss.batch_triplet", {"mining": "hard", "balance": 1.0}, {"select": "mining"}),
+    "training.accumulation": Renamed("training.gradient_accumulation_steps"),
+    "training.average": Renamed("training.ema_decay"),
+    "training.runs": Renamed("training.seeds"),
+    "training.leave_out": Renamed("training.cross_fit"),
+    "verifier": Renamed("reranker", {}, {"wording": "lexical_features"}),
 }
 
 
@@ -74,17 +82,19 @@ def rewrite_config(tree: dict[str, Any], place: Callable[[str], str]) -> dict[st
         value = parent.pop(name)
         if value is None:
             continue
-        also = ""
+        says = f"'{new.now}'"
         if isinstance(value, dict):
+            says += "".join(f", {k!r} in it {now!r}" for k, now in new.below.items() if k in value)
             value = {**new.implied, **{new.below.get(k, k): v for k, v in value.items()}}
-            also = f": {{{', '.join(f'{k}: {value[k]}' for k in new.implied)}}}"
+            if new.implied:
+                says = f"'{new.now}: {{{', '.join(f'{k}: {value[k]}' for k in new.implied)}}}'"
         home, name = _parent(tree, new.now)
         assert home is not None
         if home.get(name) is not None:
             twice = changed.get(new.now, new.now)
             raise ConfigError(f"{place(old)}: {old!r} and {twice!r} are one key today: name {new.now!r} alone")
         home[name], changed[new.now] = value, old
-        warnings.warn(f"{place(old)}: {old!r} is now '{new.now}{also}'", FutureWarning, stacklevel=3)
+        warnings.warn(f"{place(old)}: {old!r} is now {says}", FutureWarning, stacklevel=3)
     return changed
 
 
@@ -97,11 +107,11 @@ def _parent(tree: dict[str, Any], key: str) -> tuple[dict[str, Any] | None, str]
     return section if isinstance(section, dict) else None, name
 
 
-def without_epochs(epochs: int, *, wording: bool) -> dict[str, Any]:
+def without_epochs(epochs: int, *, lexical_features: bool) -> dict[str, Any]:
     """Return what `verifier: {epochs: 0, wording: true}` means now, and warn; nothing for other settings."""
-    if epochs or not wording:
+    if epochs or not lexical_features:
         return {}
-    warnings.warn("verifier.epochs: 0 is now verifier.model: lexical", FutureWarning, stacklevel=4)
+    warnings.warn("reranker.epochs: 0 is now reranker.model: lexical", FutureWarning, stacklevel=4)
     return {"epochs": 1, "model": "lexical"}
 
 
@@ -216,13 +226,92 @@ def stored_trees(file: Path) -> tuple[StoredTrees, ...]:
     return tuple(StoredTrees(each) for each in own if each)
 
 
-# --- names and knobs -----------------------------------------------------------------------------------
+# --- what a saved twin holds ----------------------------------------------------------------------------
+
+_HEAD_KINDS = {"cohort": "score_normalization"}
+
+
+def read_head(knobs: Mapping[str, Any], arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return knobs and arrays of a saved head by the names of today."""
+    kind = _HEAD_KINDS.get(knobs["kind"], knobs["kind"])
+    now = {"head.floor": "head.candidate_threshold"}
+    return {**knobs, "kind": kind}, {now.get(name, name): array for name, array in arrays.items()}
+
+
+def head_knobs_of_0_1(knobs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the knobs of a head as 0.1 named its kind: fingerprints that 0.1 stored are made of these."""
+    old = {now: old for old, now in _HEAD_KINDS.items()}
+    return {**knobs, "kind": old.get(knobs["kind"], knobs["kind"])}
+
+
+def reranker_folder(folder: Path) -> Path:
+    """Return where the reranker of a saved twin is, if there is one."""
+    old = folder / "verifier"
+    return old if old.is_dir() else folder / "reranker"
+
+
+def reranker_file(folder: Path) -> Path:
+    """Return the file in the folder of a reranker that says how it is combined with a twin."""
+    old = folder / "verifier.json"
+    return old if old.is_file() else folder / "reranker.json"
+
+
+def reranker_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """Return what such a file says by the names of today."""
+    if "wording" in facts:
+        facts["lexical_features"] = facts.pop("wording")
+    if "verifier" in (combination := facts["combination"] or {}):
+        combination["reranker"] = combination.pop("verifier")
+    return facts
+
+
+# --- attributes, arguments and knobs ------------------------------------------------------------------
 
 RENAMED_CLASSES = {
     "textsiam.search.lance.LanceIndex": "textsiam.search.index.folder.FolderIndex",
 }
 # Every index in a folder holds its vectors in memory now, and every search of one is exact.
 IGNORED_INDEX_KNOBS = ("probes", "resident")
+
+
+class OldAttribute:
+    """An attribute or a method that 0.1 called otherwise: `verifier = OldAttribute("reranker")` in a class."""
+
+    def __init__(self, now: str) -> None:
+        self.now = now
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.old = name
+
+    def __get__(self, thing: Any, owner: type | None = None) -> Any:
+        if thing is None:
+            return self
+        warnings.warn(f".{self.old} is now .{self.now}", DeprecationWarning, stacklevel=2)
+        return getattr(thing, self.now)
+
+    def __set__(self, thing: Any, value: Any) -> None:
+        warnings.warn(f".{self.old} is now .{self.now}", DeprecationWarning, stacklevel=2)
+        setattr(thing, self.now, value)
+
+
+def old_arguments(**now: str) -> Callable[[_C], _C]:
+    """Have a function, or the constructor of a class, take arguments by their names of 0.1 too: old name → new name."""
+
+    def wrap(call: Any) -> Any:
+        if isinstance(call, type):
+            call.__init__ = wrap(call.__init__)
+            return call
+
+        @wraps(call)
+        def wrapped(*given: Any, **named: Any) -> Any:
+            for old in named.keys() & now.keys():
+                warnings.warn(f"{old}= is now {now[old]}=", DeprecationWarning, stacklevel=2)
+                named[now[old]] = named.pop(old)
+            return call(*given, **named)
+
+        return wrapped
+
+    return wrap
 
 
 def warn_renamed(old: str) -> None:
@@ -315,6 +404,28 @@ _NAMES = {
     "training.batches.labelled": "training.batches.sampling",
     "training.objective.Texts": "training.losses.terms",
 }
+# Where a name is now -> what it is called now.
+_RENAMED_NAMES = {
+    "inference.fast.fast_tower.Paced": "DeviceRunner",
+    "inference.fast.fast_tower.moved": "to_device",
+    "images.pixels.made_up_pixels": "dummy_pixels",
+    "inference.tokens.made_up_tokens": "dummy_tokens",
+    "models.score_normalization.Cohort": "ScoreNormalization",
+    "rerank.cross_encoder.Verifier": "Reranker",
+    "rerank.lexical_features.Wording": "LexicalFeatures",
+    "search.exact_duplicates.Copies": "ExactDuplicates",
+    "search.index.in_memory_scan.Resident": "InMemoryScan",
+    "search.index.vector_cache.Held": "VectorCache",
+    "search.join.bf16_candidates.products_above": "bf16_candidates",
+    "search.join.int8_candidates.Codes": "Int8Block",
+    "search.join.int8_candidates.codes_above": "int8_candidates",
+    "search.join.job.PartedVectors": "PartitionedVectors",
+    "search.join.ray.Bulk": "JobConfig",
+    "search.join.ray.PART": "PARTITION_SIZE",
+    "search.lookup.candidate_floor": "least_cosine",
+    "training.settings.VerifierSettings": "RerankerSettings",
+    "training.train_reranker.train_verifier": "train_reranker",
+}
 
 
 def old_name(module: str, name: str) -> Any:
@@ -324,11 +435,12 @@ def old_name(module: str, name: str) -> Any:
         AttributeError: It is there no more.
     """
     old = module.removeprefix("textsiam.")
-    place = _NAMES.get(f"{old}.{name}") or _PLACES.get(old)
-    if place is None or name.startswith("__"):
+    place = _NAMES.get(f"{old}.{name}") or _PLACES.get(old, old)
+    now = _RENAMED_NAMES.get(f"{place}.{name}", name)
+    if (place, now) == (old, name) or name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
-    found = getattr(import_module(f"textsiam.{place}"), name)
-    warnings.warn(f"{module}.{name} is now in textsiam.{place}", DeprecationWarning, stacklevel=3)
+    found = getattr(import_module(f"textsiam.{place}"), now)
+    warnings.warn(f"{module}.{name} is now textsiam.{place}.{now}", DeprecationWarning, stacklevel=3)
     return found
 
 

@@ -37,7 +37,7 @@ from textsiam.training.loop import train
 from textsiam.training.reporting.collapse import CollapseWarning
 from textsiam.training.reporting.result import LeftOut, TrainResult
 from textsiam.training.settings import LEXICAL
-from textsiam.training.train_reranker import check_trainable, train_verifier
+from textsiam.training.train_reranker import check_trainable, train_reranker
 from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Outcome:
         evaluations: Zero-shot and trained, on the test pairs.
         result: What the training loop did.
         splits: The pairs that were used.
-        verifier_seconds: How long the verifier was trained; None where there is none.
+        reranker_seconds: How long the reranker was trained; None where there is none.
     """
 
     output: Path
@@ -66,7 +66,7 @@ class Outcome:
     evaluations: list[PairEvaluation]
     result: TrainResult
     splits: Splits
-    verifier_seconds: float | None = None
+    reranker_seconds: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -79,7 +79,7 @@ class Outcome:
             "best_step": self.result.best_step,
             "stopped_early": self.result.stopped_early,
             "training_seconds": self.result.seconds,
-            "verifier_seconds": self.verifier_seconds,
+            "reranker_seconds": self.reranker_seconds,
         }
 
 
@@ -98,16 +98,16 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         The outcome; None on processes other than the first of a distributed run.
 
     Raises:
-        ConfigError: The output folder holds a run already, a split is empty, or a verifier is to be trained by many.
+        ConfigError: The output folder holds a run already, a split is empty, or a reranker is to be trained by many.
         DataError: Pairs cannot be read.
         ModelError: The model cannot be found or built.
         SaveError: The output folder cannot be written.
         Interrupted: A signal asked the run to stop.
     """
     state = process_state()
-    if config.verifier is not None and state.num_processes > 1:
+    if config.reranker is not None and state.num_processes > 1:
         raise ConfigError(
-            f"verifier is trained by one process, not by {state.num_processes}: leave it out, or run alone"
+            f"reranker is trained by one process, not by {state.num_processes}: leave it out, or run alone"
         )
     quiet = console is None or not state.is_main_process
     say = Console(quiet=True) if console is None or quiet else console
@@ -119,8 +119,8 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     settings = replace(config.training, augment=build_augment(config.training.augment))
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
-    if config.verifier is not None:
-        check_trainable(splits.train, config.verifier)
+    if config.reranker is not None:
+        check_trainable(splits.train, config.reranker)
     for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
@@ -149,16 +149,16 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         )
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
-    verifier, verifier_seconds = _verifier(twin, splits, config, say)
+    reranker, reranker_seconds = _reranker(twin, splits, config, say)
     if not state.is_main_process:
         return None
     _decide_trained(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
         evaluations.append(_evaluate(twin, splits, "trained"))
-    if verifier is not None and _verify(twin, splits, verifier, config, result.left_out):
-        with say.status("measuring the trained twin with its verifier"):
-            evaluations.append(_evaluate(twin, splits, "verified"))
-    outcome = Outcome(output, twin, evaluations, result, splits, verifier_seconds)
+    if reranker is not None and _verify(twin, splits, reranker, config, result.left_out):
+        with say.status("measuring the trained twin with its reranker"):
+            evaluations.append(_evaluate(twin, splits, "reranked"))
+    outcome = Outcome(output, twin, evaluations, result, splits, reranker_seconds)
     _save(outcome, config)
     say.print(results_table(evaluations))
     return outcome
@@ -209,19 +209,19 @@ def _prepare_folder(output: Path, config: Config) -> None:
 
 def _inputs(config: Config) -> tuple[str, ...]:
     """Return what is written before the training, and by it, to stay."""
-    logs = () if config.training.runs > 1 or tracker_of(config.training) == "none" else ("logs",)
+    logs = () if config.training.seeds > 1 or tracker_of(config.training) == "none" else ("logs",)
     return "config.yaml", "splits.json", "test.tsv", "history.jsonl", *logs
 
 
 def _scratch(config: Config) -> tuple[str, ...]:
     """Return what the training writes for itself: the model holds the weights in the end."""
-    runs = config.training.runs
+    runs = config.training.seeds
     return ("best", "checkpoints", "tokens") if runs == 1 else tuple(f"run-{k}" for k in range(runs))
 
 
 def _checkpoints(output: Path, config: Config) -> list[Path]:
     """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
-    places = [output, *(output / f"run-{k}" for k in range(config.training.runs))]
+    places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
     finished = [place / "finished" for place in places if (place / "finished").is_dir()]
     return [*finished, *(checkpoint for place in places for checkpoint in list_checkpoints(place / "checkpoints"))]
 
@@ -272,42 +272,42 @@ def _decide_trained(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
         warnings.warn(f"decision.precision: {error}. The threshold follows the rule instead.", stacklevel=2)
 
 
-def _verifier(
+def _reranker(
     twin: Twin, splits: Splits, config: Config, say: Console
 ) -> tuple[BaseReranker, float] | tuple[None, None]:
-    """Return the verifier that a config asks for, and the seconds that its training took."""
-    if config.verifier is None:
+    """Return the reranker that a config asks for, and the seconds that its training took."""
+    if config.reranker is None:
         return None, None
     started = time.perf_counter()
-    with say.status("training the verifier"):
-        verifier = train_verifier(
+    with say.status("training the reranker"):
+        reranker = train_reranker(
             splits.train,
-            config.verifier,
+            config.reranker,
             tower=twin.left,
             symmetric=twin.right is None,
             seed=config.training.seed,
             device=str(twin.device),
         )
-    return verifier, time.perf_counter() - started
+    return reranker, time.perf_counter() - started
 
 
-def _verify(twin: Twin, splits: Splits, verifier: BaseReranker, config: Config, left_out: LeftOut | None) -> bool:
-    """Combine the verifier with the trained twin and decide again; a twin that cannot use it goes without.
+def _verify(twin: Twin, splits: Splits, reranker: BaseReranker, config: Config, left_out: LeftOut | None) -> bool:
+    """Combine the reranker with the trained twin and decide again; a twin that cannot use it goes without.
 
-    The combination is learned from pairs that are new to twin and verifier: what the runs left out, where there is no
+    The combination is learned from pairs that are new to twin and reranker: what the runs left out, where there is no
     cross-encoder, which learned from those too; else the validation pairs. The decision is learned from other pairs.
     """
-    assert config.verifier is not None
-    settings = config.verifier
+    assert config.reranker is not None
+    settings = config.reranker
     if settings.model == LEXICAL and left_out is not None:
         pairs, similarity = left_out.pairs, left_out.similarity
     else:
         pairs = splits.validation if splits.validation.both_labels else splits.calibration
         similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
     try:
-        twin.verifier = verifier.fit(pairs, similarity, band=settings.band, wording=settings.wording)
+        twin.reranker = reranker.fit(pairs, similarity, band=settings.band, lexical_features=settings.lexical_features)
     except ValueError as error:
-        warnings.warn(f"verifier: {error}. The twin goes without it.", stacklevel=2)
+        warnings.warn(f"reranker: {error}. The twin goes without it.", stacklevel=2)
         return False
     _decide_trained(twin, splits, config.decision)
     return True
@@ -325,7 +325,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": f"{len(splits.train):,} from {splits.train.source}",
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
-        + (f", {outcome.verifier_seconds:.0f} s for the verifier" if outcome.verifier_seconds is not None else ""),
+        + (f", {outcome.reranker_seconds:.0f} s for the reranker" if outcome.reranker_seconds is not None else ""),
         "versions": ", ".join(
             f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")
         ),

@@ -1,7 +1,7 @@
 """Twins of handwritten digits that training never saw: 7, 8 and 9, told apart pair by pair.
 
     python run.py one --seeds 0         # unseen.yaml: one twin of the other digits and of characters
-    python run.py together              # seeds 0 1 2: four twins of characters alone, and a cohort: 90.1 %
+    python run.py together              # seeds 0 1 2: four twins of characters alone, and score normalization: 90.1 %
     python run.py table                 # results.json as Markdown
 
 MNIST's four files and Omniglot's `images_background_small1.zip` are looked for in the folders `mnist` and `omniglot` of
@@ -72,7 +72,7 @@ def child(seed: int, folder: str) -> dict:
 
 
 def together(seed: int) -> list[dict]:
-    """Return the rows of four twins whose scores are averaged, and of the same against a cohort of all characters.
+    """Return the rows of four twins whose scores are averaged, and of the same normalized by all characters.
 
     No twin has seen a digit. The threshold is that of pairs of the seven digits which are not asked about.
     """
@@ -80,7 +80,7 @@ def together(seed: int) -> list[dict]:
 
     from textsiam.images import draw_pairs, read_images
     from textsiam.models.ensemble import Ensemble
-    from textsiam.models.score_normalization import Cohort
+    from textsiam.models.score_normalization import ScoreNormalization
     from textsiam.models.twin import Twin
 
     seeds, started = range(MEMBERS * seed, MEMBERS * (seed + 1)), time.perf_counter()
@@ -91,9 +91,9 @@ def together(seed: int) -> list[dict]:
     known = read_images(MNIST / "train-images-idx3-ubyte.gz")
     pairs = draw_pairs(known.of_classes([name for name in known.class_names if name not in NEW]), 10_000)
     rows = []
-    for name in ("four twins", "four twins and a cohort"):
-        if name.endswith("cohort"):
-            ensemble.head = Cohort.of(ensemble.encode(read_images(OMNIGLOT).names))
+    for name in ("four twins", "four twins, normalized"):
+        if name.endswith("normalized"):
+            ensemble.head = ScoreNormalization.of(ensemble.encode(read_images(OMNIGLOT).names))
         ensemble.calibrate(pairs, rule="accuracy")
         row = {"data": f"unseen, {name}", "seed": seed, "training_seconds": seconds, "members": parts}
         rows.append(row | {"steps": parts[0]["steps"]} | of_new_digits(ensemble))

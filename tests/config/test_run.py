@@ -210,7 +210,10 @@ def test_a_value_that_does_not_fit_names_the_option(arguments, expected):
     ("arguments", "expected"),
     [
         (["--training.epochs", "0"], "epochs must be >= 1, got 0"),
-        (["--training.batch_size", "10", "--training.accumulation", "3"], "batch_size 10 is not a multiple"),
+        (
+            ["--training.batch_size", "10", "--training.gradient_accumulation_steps", "3"],
+            "batch_size 10 is not a multiple",
+        ),
     ],
 )
 def test_a_value_that_makes_no_sense_is_a_config_error(arguments, expected):
@@ -240,7 +243,7 @@ def test_a_file_that_is_not_text_is_named(tmp_path):
             data=DataConfig(columns={"left": "a", "right": "b"}, on_bad_row="skip"),
             model=ModelConfig(scratch=ScratchConfig(hidden=16), pooling="cls", dim=8, max_tokens=None),
             loss={"triplet": TripletLoss(distance="euclidean"), "online_contrastive": OnlineContrastiveLoss()},
-            training=Settings(learning_rate=2e-5, average=0.99, max_steps=3, patience=2),
+            training=Settings(learning_rate=2e-5, ema_decay=0.99, max_steps=3, patience=2),
             overwrite=True,
         ),
         Config(loss={"triplet": TripletLoss()}),
@@ -369,7 +372,7 @@ def test_a_head_is_built_as_the_config_says(write, minilm, pairs):
     assert head.knobs() == {"kind": "mlp", "dim": 384, "hidden": 7, "dropout": 0.1}
 
 
-def test_a_half_twin_is_what_the_config_says(pairs):
+def test_an_asymmetric_twin_is_what_the_config_says(pairs):
     from textsiam.inference.tokens import default_prompt
     from textsiam.models.asymmetric import shared_layers
 

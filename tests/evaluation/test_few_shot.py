@@ -150,7 +150,7 @@ def test_a_twin_is_scored_as_it_scores_pairs() -> None:
     assert plain.value == pytest.approx(few_shot(vectors, classes, **sizes).value)
     opposite = evaluate_few_shot(Known(vectors, similarity=lambda u, v: -(u * v).sum(1)), images, **sizes)
     assert opposite.value < 0.1 < plain.value
-    # a half-twin: the shots of the right tower lie elsewhere
+    # an asymmetric twin: the shots of the right tower lie elsewhere
     halves = Known(vectors, -vectors)
     assert evaluate_few_shot(halves, images, **sizes).value == pytest.approx(opposite.value)
 

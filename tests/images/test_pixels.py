@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.tables.errors import DataError
 from textsiam.images.augmentation import Augment
 from textsiam.images.pairs import pair_images
-from textsiam.images.pixels import Pixels, made_up_pixels
+from textsiam.images.pixels import Pixels, dummy_pixels
 from textsiam.inference.encoders import inputs_of
 from textsiam.inference.inputs import IMAGES, TEXTS
 from textsiam.inference.scratch import scratch_image_encoder
@@ -55,8 +55,8 @@ def test_a_square_of_16_pixels_is_a_token(images, names):
     pixels = Pixels(names, images)
     assert pixels.lengths.tolist() == [4] * 6
     assert pixels.lengths_of([1, 2]).tolist() == [4, 4]
-    assert made_up_pixels(images, 40)["pixel_values"].shape == (10, 1, 32, 32)
-    assert made_up_pixels(images, 1)["pixel_values"].shape == (1, 1, 32, 32)
+    assert dummy_pixels(images, 40)["pixel_values"].shape == (10, 1, 32, 32)
+    assert dummy_pixels(images, 1)["pixel_values"].shape == (1, 1, 32, 32)
 
 
 def test_the_same_seed_changes_images_alike_and_none_leaves_them(images, names):

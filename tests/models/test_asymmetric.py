@@ -59,7 +59,7 @@ def test_a_tower_that_pools_without_its_prompt_is_refused(fresh_tower):
         set_prompt(fresh_tower, "sky: ")
 
 
-def test_a_right_prompt_alone_makes_a_half_twin_that_shares_all_weights(fresh_tower, tmp_path, sentences):
+def test_a_right_prompt_alone_makes_an_asymmetric_twin_that_shares_all_weights(fresh_tower, tmp_path, sentences):
     single = Twin(copy.deepcopy(fresh_tower))
     twin = Twin(*sides(fresh_tower, left_prompt="ask ", right_prompt="answer "))
     assert twin.right is not None

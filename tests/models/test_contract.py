@@ -248,7 +248,7 @@ def test_images_come_in_many_forms():
     assert twin.similarity([picture], [pixels])[0] == pytest.approx(1, abs=1e-6)
 
 
-def test_the_towers_of_a_half_twin_may_take_images_and_texts(inputs, tmp_path):
+def test_the_towers_of_an_asymmetric_twin_may_take_images_and_texts(inputs, tmp_path):
     left = scratch_image_encoder(size=20, widths=(8, 16), depths=(1, 1), dim=16, device="cpu")
     names = ["bread", "sky", "dog", "wine", "car", "tax", "music", "garden"]
     right = scratch_text_encoder(names, hidden=32, layers=1, heads=2, dim=16, device="cpu")

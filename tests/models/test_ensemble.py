@@ -134,7 +134,7 @@ def test_other_distances_are_averaged_but_have_no_vectors(towers, pairs):
         Ensemble(twins).encode(pairs.texts)
 
 
-def test_half_twins_score_each_side_with_its_tower(towers, regions, sentences):
+def test_asymmetric_twins_score_each_side_with_its_tower(towers, regions, sentences):
     halves = [Twin(*sides(copy.deepcopy(tower), right_prompt="sky ")) for tower in towers]
     for ensemble in (Ensemble(halves), Ensemble(halves, regions=regions)):
         assert ensemble.right is not None
@@ -191,17 +191,17 @@ def test_duplicates_and_matches_work_unchanged(twins, pairs):
     assert where[:, 0].tolist() == list(range(48))
 
 
-# --- members with verifiers -----------------------------------------------------------------------
+# --- members with rerankers -----------------------------------------------------------------------
 
 
 def doubting() -> LexicalReranker:
-    """A verifier without a cross-encoder that lowers whatever it is asked."""
+    """A reranker without a cross-encoder that lowers whatever it is asked."""
     return LexicalReranker(combination=Combination(8.0, -4.0, -1.0, 2.0, 8.0, 0.0, -6.0))
 
 
-def test_members_with_verifiers_are_refused_as_those_with_heads_are(twins):
-    twins[1].verifier = doubting()
-    with pytest.raises(ValueError, match="score by their distance, but one of them has a verifier"):
+def test_members_with_rerankers_are_refused_as_those_with_heads_are(twins):
+    twins[1].reranker = doubting()
+    with pytest.raises(ValueError, match="score by their distance, but one of them has a reranker"):
         Ensemble(twins)
 
 
@@ -209,7 +209,7 @@ def test_an_ensemble_of_0_1_with_such_members_scores_pairs_as_it_did_and_is_not_
     arguments = pairs.texts, pairs.left, pairs.right
     Ensemble(twins).calibrate(pairs).save_pretrained(tmp_path / "old")
     for k, twin in enumerate(twins):
-        twin.verifier = doubting()
+        twin.reranker = doubting()
         twin.save_pretrained(tmp_path / "old" / f"member-{k}")
     old = open_scorer(tmp_path / "old", device="cpu")
     members = [twin.pair_similarity(*arguments) for twin in twins]
@@ -218,7 +218,7 @@ def test_an_ensemble_of_0_1_with_such_members_scores_pairs_as_it_did_and_is_not_
     old.save_pretrained(tmp_path / "again")
     again = open_scorer(tmp_path / "again", device="cpu")
     np.testing.assert_array_equal(again.pair_similarity(*arguments), old.pair_similarity(*arguments))
-    with pytest.raises(ModelError, match="have verifiers, which no vector stands for"):
+    with pytest.raises(ModelError, match="have rerankers, which no vector stands for"):
         find_duplicates(old, pairs.texts, threshold=0.5)
 
 
@@ -278,7 +278,7 @@ def test_averaged_weights_are_the_mean(twins, sentences):
     np.testing.assert_allclose(average_twins(twins[:1]).encode(sentences), twins[0].encode(sentences), atol=1e-6)
 
 
-def test_the_mean_of_half_twins_keeps_what_they_share(towers):
+def test_the_mean_of_asymmetric_twins_keeps_what_they_share(towers):
     halves = [Twin(*sides(copy.deepcopy(tower), shared_layers=1)) for tower in towers]
     mean = average_twins(halves)
     assert shared_layers(mean.left, mean.right) == 1

@@ -149,7 +149,7 @@ def test_int8_is_close(quantised, sentences):
     assert json.loads((folder / "textsiam.json").read_text())["backend"]["int8"] is True
 
 
-def test_half_twin(tower, pairs, sentences, tmp_path):
+def test_asymmetric_twin(tower, pairs, sentences, tmp_path):
     needs("onnx")
     right = scratch_text_encoder(sentences, vocabulary=300, hidden=16, dim=32, max_tokens=24, seed=3, device="cpu")
     twin = Twin(tower, right.eval())

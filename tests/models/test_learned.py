@@ -165,7 +165,7 @@ def test_saved_and_opened_again(twin: Twin, name: str, tmp_path: Path) -> None:
     again = Twin.from_pretrained(tmp_path / "twin")
     assert again.head is not None
     assert again.head.knobs() == twin.head.knobs()
-    assert again.head.floor == twin.head.floor
+    assert again.head.candidate_threshold == twin.head.candidate_threshold
     np.testing.assert_array_equal(again.similarity(TEXTS[:3], TEXTS[3:]), twin.similarity(TEXTS[:3], TEXTS[3:]))
     assert again.compare("a b c", "c b a") == twin.compare("a b c", "c b a")
 
@@ -183,4 +183,4 @@ def test_calibration_sets_the_floor(twin: Twin) -> None:
     twin.calibrate(pairs)
     assert twin.head is not None
     plain = Twin(twin.left).pair_similarity(pairs.texts, pairs.left, pairs.right)
-    assert twin.head.floor.item() == pytest.approx(np.quantile(plain[pairs.labels == 1], 0.01), abs=1e-6)
+    assert twin.head.candidate_threshold.item() == pytest.approx(np.quantile(plain[pairs.labels == 1], 0.01), abs=1e-6)

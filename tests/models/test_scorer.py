@@ -21,11 +21,11 @@ from textsiam.search.index.memory import MemoryIndex
 from textsiam.search.ingest import add_questions, index_model
 from textsiam.search.lookup import check
 
-BAND = Combination(slope=10.0, intercept=-5.0, low=0.2, high=0.8, twin=5.0, verifier=1.0, constant=-2.0)
+BAND = Combination(slope=10.0, intercept=-5.0, low=0.2, high=0.8, twin=5.0, reranker=1.0, constant=-2.0)
 # What only `Scorer` and what it is made of may ask: is a second look fitted, and which distance is it?
 ASKED = {
-    "a verifier": r"(?<!config)(?<!models)(?<!training)\.(?:verifier|reranker)\b(?! *(?:=[^=]|import))|\.combination\b",
-    "whether it is fitted": r"\b(?:verifier|reranker)\.fitted\b",
+    "a reranker": r"(?<!config)(?<!models)(?<!training)\.reranker\b(?! *(?:=[^=]|import))|\.combination\b",
+    "whether it is fitted": r"\breranker\.fitted\b",
     "a distance's name": r"distance\.name *(?:[=!]=|(?:not )?in\b)|(?:[=!]=|\bin) *\(?\"(?:cosine|angular|euclidean)\"",
     "a collection's decision": r"\.collection\.among\b",
 }
@@ -63,28 +63,28 @@ def test_candidates_are_searched_as_low_as_a_score_may_come_from(twin):
     assert twin.candidate_threshold(0.7) == 0.7
     assert twin.scores_by_cosine
     assert not twin.scores_by_model
-    twin.verifier = LexicalReranker()
+    twin.reranker = LexicalReranker()
     assert twin.candidate_threshold(0.7) == 0.7  # not fitted
     assert not twin.scores_by_model
-    twin.verifier = LexicalReranker(combination=BAND)
+    twin.reranker = LexicalReranker(combination=BAND)
     assert [twin.candidate_threshold(t) for t in (0.1, 0.7)] == [0.1, 0.2]
     assert twin.scores_by_model
     twin.head = build_head("mlp", dim=32)
-    twin.head.floor.fill_(0.5)
+    twin.head.candidate_threshold.fill_(0.5)
     assert twin.candidate_threshold(0.7) == 0.5
     assert twin.unrescored_threshold(0.7) == 0.2
     assert not twin.scores_by_cosine
 
 
 def test_a_second_look_is_the_same_wherever_pairs_are_scored(twin, sentences):
-    twin.verifier = LexicalReranker(combination=BAND)
+    twin.reranker = LexicalReranker(combination=BAND)
     scored = twin.similarity(sentences[:1] * 47, sentences[1:])
     found = find_duplicates(twin, sentences, threshold=-1.0)
     by_pair = dict(zip(zip(found.left.tolist(), found.right.tolist(), strict=True), found.similarity, strict=True))
     np.testing.assert_allclose([by_pair[0, k] for k in range(1, 48)], scored, atol=1e-2)
 
 
-def test_a_verifier_that_is_not_fitted_changes_nothing_and_says_so_everywhere(twin, sentences):
+def test_a_reranker_that_is_not_fitted_changes_nothing_and_says_so_everywhere(twin, sentences):
     index = MemoryIndex(index_model(twin))
     add_questions(twin, index, [Question(str(k), text) for k, text in enumerate(sentences)])
 
@@ -94,9 +94,9 @@ def test_a_verifier_that_is_not_fitted_changes_nothing_and_says_so_everywhere(tw
         yield [found.similarity for found in check(twin, index, ["Why blue?"], threshold=-1.0)[0].duplicates]
 
     plain = list(answers())
-    twin.verifier, again = LexicalReranker(), answers()
+    twin.reranker, again = LexicalReranker(), answers()
     for expected in plain:
-        with pytest.warns(UserWarning, match=r"is not fitted, so scores are the twin's own: run verifier\.fit") as told:
+        with pytest.warns(UserWarning, match=r"is not fitted, so scores are the twin's own: run reranker\.fit") as told:
             np.testing.assert_array_equal(next(again), expected)
         assert len(told) == 1
 

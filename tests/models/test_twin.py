@@ -32,7 +32,7 @@ def other(sentences: list[str]) -> SentenceTransformer:
 
 
 @pytest.fixture
-def half_twin(fresh_tower: SentenceTransformer, other: SentenceTransformer) -> Twin:
+def asymmetric_twin(fresh_tower: SentenceTransformer, other: SentenceTransformer) -> Twin:
     """A twin whose towers differ."""
     return Twin(fresh_tower, copy.deepcopy(other))
 
@@ -140,23 +140,23 @@ def test_wrong_arguments(twin: Twin) -> None:
         Twin(twin.left, distance="euclidian")
 
 
-# --- half-twin ------------------------------------------------------------------------------------
+# --- asymmetric twin ------------------------------------------------------------------------------------
 
 
-def test_half_twin_encodes_each_side_with_its_tower(half_twin: Twin, sentences: list[str]) -> None:
-    assert half_twin.towers == [half_twin.left, half_twin.right]
-    u, v = half_twin.left.encode(sentences), half_twin.right.encode(sentences)
-    np.testing.assert_allclose(half_twin.encode(sentences, precision="fp32"), u, atol=1e-5)
-    np.testing.assert_allclose(half_twin.encode(sentences, side="right", precision="fp32"), v, atol=1e-5)
+def test_asymmetric_twin_encodes_each_side_with_its_tower(asymmetric_twin: Twin, sentences: list[str]) -> None:
+    assert asymmetric_twin.towers == [asymmetric_twin.left, asymmetric_twin.right]
+    u, v = asymmetric_twin.left.encode(sentences), asymmetric_twin.right.encode(sentences)
+    np.testing.assert_allclose(asymmetric_twin.encode(sentences, precision="fp32"), u, atol=1e-5)
+    np.testing.assert_allclose(asymmetric_twin.encode(sentences, side="right", precision="fp32"), v, atol=1e-5)
     assert np.abs(u - v).max() > 0.1
-    found = half_twin.similarity(sentences[:9], sentences[1:10], precision="fp32")
+    found = asymmetric_twin.similarity(sentences[:9], sentences[1:10], precision="fp32")
     np.testing.assert_allclose(found, cosines(u[:9], v[1:10]), atol=1e-5)
 
 
-def test_half_twin_pairs_by_index(half_twin: Twin, sentences: list[str]) -> None:
+def test_asymmetric_twin_pairs_by_index(asymmetric_twin: Twin, sentences: list[str]) -> None:
     left, right = np.array([4, 2, 4, 0]), np.array([1, 1, 3, 0])
-    found = half_twin.pair_similarity(sentences, left, right, precision="fp32")
-    expected = half_twin.similarity([sentences[i] for i in left], [sentences[i] for i in right], precision="fp32")
+    found = asymmetric_twin.pair_similarity(sentences, left, right, precision="fp32")
+    expected = asymmetric_twin.similarity([sentences[i] for i in left], [sentences[i] for i in right], precision="fp32")
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -180,11 +180,11 @@ def test_forward_gives_embeddings_with_gradients(twin: Twin, sentences: list[str
     np.testing.assert_allclose(torch.cat([one, two]).detach().numpy(), u.detach().numpy(), atol=1e-6)
 
 
-def test_forward_of_a_half_twin(half_twin: Twin, sentences: list[str]) -> None:
-    left, right = (tokenise(t, sentences).collate(np.arange(48)) for t in half_twin.towers)
-    u, v = half_twin([left], [right])
-    np.testing.assert_allclose(u.detach().numpy(), half_twin.left.encode(sentences), atol=1e-5)
-    np.testing.assert_allclose(v.detach().numpy(), half_twin.right.encode(sentences), atol=1e-5)
+def test_forward_of_an_asymmetric_twin(asymmetric_twin: Twin, sentences: list[str]) -> None:
+    left, right = (tokenise(t, sentences).collate(np.arange(48)) for t in asymmetric_twin.towers)
+    u, v = asymmetric_twin([left], [right])
+    np.testing.assert_allclose(u.detach().numpy(), asymmetric_twin.left.encode(sentences), atol=1e-5)
+    np.testing.assert_allclose(v.detach().numpy(), asymmetric_twin.right.encode(sentences), atol=1e-5)
 
 
 # --- decision -------------------------------------------------------------------------------------
@@ -260,15 +260,17 @@ def test_sentence_transformers_opens_minilm(minilm: SentenceTransformer, tmp_pat
     assert cosines(theirs, twin.encode(sentences, precision="fp32")).min() >= 0.99999
 
 
-def test_half_twin_save_and_load(half_twin: Twin, pairs: Pairs, tmp_path: Path, sentences: list[str]) -> None:
-    half_twin.calibrate(pairs)
-    again = Twin.from_pretrained(half_twin.save_pretrained(tmp_path / "half"), device="cpu")
+def test_asymmetric_twin_save_and_load(
+    asymmetric_twin: Twin, pairs: Pairs, tmp_path: Path, sentences: list[str]
+) -> None:
+    asymmetric_twin.calibrate(pairs)
+    again = Twin.from_pretrained(asymmetric_twin.save_pretrained(tmp_path / "half"), device="cpu")
     assert again.right is not None
     for side in ("left", "right"):
-        np.testing.assert_array_equal(again.encode(sentences, side=side), half_twin.encode(sentences, side=side))
+        np.testing.assert_array_equal(again.encode(sentences, side=side), asymmetric_twin.encode(sentences, side=side))
         theirs = SentenceTransformer(str(tmp_path / "half" / side), device="cpu").encode(sentences)
-        assert cosines(theirs, half_twin.encode(sentences, side=side, precision="fp32")).min() >= 0.99999
-    assert same_decision(again.require_decision(), half_twin.require_decision())
+        assert cosines(theirs, asymmetric_twin.encode(sentences, side=side, precision="fp32")).min() >= 0.99999
+    assert same_decision(again.require_decision(), asymmetric_twin.require_decision())
 
 
 def test_decision_for_collections_is_saved(decided: Twin, pairs: Pairs, tmp_path: Path) -> None:

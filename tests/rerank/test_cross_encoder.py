@@ -15,7 +15,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.models.asymmetric import sides
 from textsiam.models.ensemble import Ensemble, average_twins
 from textsiam.models.twin import Twin
-from textsiam.rerank.cross_encoder import Combination, Verifier, cross_encoder
+from textsiam.rerank.cross_encoder import Combination, Reranker, cross_encoder
 from textsiam.rerank.lexical_reranker import LexicalReranker
 
 
@@ -28,15 +28,15 @@ def backbone(tower, tmp_path_factory) -> str:
 
 
 @pytest.fixture
-def verifier(backbone) -> Verifier:
-    return Verifier(cross_encoder(backbone, device="cpu"))
+def reranker(backbone) -> Reranker:
+    return Reranker(cross_encoder(backbone, device="cpu"))
 
 
-class Told(Verifier):
-    """A verifier that says what it is told, and notes what it is asked."""
+class Told(Reranker):
+    """A reranker that says what it is told, and notes what it is asked."""
 
-    def __init__(self, verifier: Verifier, say: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
-        super().__init__(verifier.model)
+    def __init__(self, reranker: Reranker, say: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> None:
+        super().__init__(reranker.model)
         self.say, self.asked = say, 0
 
     def logits(self, texts, left, right, *, precision="auto"):
@@ -82,35 +82,35 @@ def test_a_missing_cross_encoder_is_named(tmp_path):
 
 def test_several_outputs_are_refused(backbone):
     with pytest.raises(ModelError, match="one output, this one has 3"):
-        Verifier(CrossEncoder(backbone, num_labels=3, device="cpu"))
+        Reranker(CrossEncoder(backbone, num_labels=3, device="cpu"))
     with pytest.raises(ModelError, match=r"without one is `LexicalReranker\(\)`"):
-        Verifier(None)
+        Reranker(None)
 
 
-def test_the_logit_is_the_mean_over_both_orders(verifier, sentences):
+def test_the_logit_is_the_mean_over_both_orders(reranker, sentences):
     left, right = np.arange(6), np.arange(6, 12)
     orders = [(sentences[a], sentences[b]) for a, b in zip([*left, *right], [*right, *left], strict=True)]
-    expected = verifier.model.predict(orders, activation_fn=torch.nn.Identity()).reshape(2, 6)
-    found = verifier.logits(sentences, left, right, precision="fp32")
+    expected = reranker.model.predict(orders, activation_fn=torch.nn.Identity()).reshape(2, 6)
+    found = reranker.logits(sentences, left, right, precision="fp32")
     np.testing.assert_allclose(found, expected.mean(0), atol=1e-6)
-    np.testing.assert_array_equal(verifier.logits(sentences, right, left, precision="fp32"), found)
-    verifier.symmetric = False
-    np.testing.assert_allclose(verifier.logits(sentences, left, right, precision="fp32"), expected[0], atol=1e-6)
+    np.testing.assert_array_equal(reranker.logits(sentences, right, left, precision="fp32"), found)
+    reranker.symmetric = False
+    np.testing.assert_allclose(reranker.logits(sentences, left, right, precision="fp32"), expected[0], atol=1e-6)
     assert np.abs(expected[0] - expected[1]).max() > 1e-5
-    assert verifier.logits(sentences, left[:0], right[:0]).shape == (0,)
+    assert reranker.logits(sentences, left[:0], right[:0]).shape == (0,)
 
 
-def test_bf16_differs_by_rounding_only(verifier, sentences):
+def test_bf16_differs_by_rounding_only(reranker, sentences):
     left, right = np.arange(6), np.arange(6, 12)
-    exact, fast = (verifier.logits(sentences, left, right, precision=p) for p in ("fp32", "bf16"))
+    exact, fast = (reranker.logits(sentences, left, right, precision=p) for p in ("fp32", "bf16"))
     assert 0 < np.abs(exact - fast).max() < 0.02
 
 
-def test_equal_pairs_are_read_once(verifier, sentences, monkeypatch):
+def test_equal_pairs_are_read_once(reranker, sentences, monkeypatch):
     asked = []
-    read = verifier._read
-    monkeypatch.setattr(verifier, "_read", lambda rows, *more: asked.extend(rows) or read(rows, *more))
-    found = verifier.logits(sentences, np.array([0, 1, 0, 2]), np.array([1, 0, 1, 3]))
+    read = reranker._read
+    monkeypatch.setattr(reranker, "_read", lambda rows, *more: asked.extend(rows) or read(rows, *more))
+    found = reranker.logits(sentences, np.array([0, 1, 0, 2]), np.array([1, 0, 1, 3]))
     assert len(asked) == 4  # two distinct pairs, both orders
     assert found[0] == found[1] == found[2]
 
@@ -118,9 +118,9 @@ def test_equal_pairs_are_read_once(verifier, sentences, monkeypatch):
 # --- combined with a twin -------------------------------------------------------------------------
 
 
-def test_the_band_is_where_the_twin_alone_is_in_doubt(verifier, task):
+def test_the_band_is_where_the_twin_alone_is_in_doubt(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
+    told = Told(reranker, truth(pairs))
     combination = told.fit(pairs, similarity, band=(0.2, 0.7)).combination
     assert combination is not None
     edges = np.array([combination.low, combination.high])
@@ -137,13 +137,13 @@ def test_the_band_is_where_the_twin_alone_is_in_doubt(verifier, task):
     assert (found[inside] != similarity[inside]).all()
 
 
-def test_a_score_means_what_the_twins_similarity_means(verifier, task):
+def test_a_score_means_what_the_twins_similarity_means(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
+    told = Told(reranker, truth(pairs))
     combination = told.fit(pairs, similarity).combination
     assert combination is not None
     logits = told.logits(pairs.texts, pairs.left, pairs.right)
-    both = combination.twin * similarity + combination.verifier * logits + combination.constant
+    both = combination.twin * similarity + combination.reranker * logits + combination.constant
     as_sure = combination.slope * combination.score(both) + combination.intercept
     np.testing.assert_allclose(as_sure, both, atol=1e-5)
     expected = 1 / (1 + np.exp(-both.astype(np.float64)))
@@ -151,9 +151,9 @@ def test_a_score_means_what_the_twins_similarity_means(verifier, task):
     np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
-def test_a_verifier_that_knows_puts_the_doubtful_pairs_in_order(verifier, task):
+def test_a_reranker_that_knows_puts_the_doubtful_pairs_in_order(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs)).fit(pairs, similarity)
+    told = Told(reranker, truth(pairs)).fit(pairs, similarity)
     found = told.rescore(pairs.texts, pairs.left, pairs.right, similarity)
     inside = told.combination.asks(similarity)
     assert average_precision_score(pairs.labels[inside], found[inside]) == pytest.approx(1)
@@ -161,42 +161,42 @@ def test_a_verifier_that_knows_puts_the_doubtful_pairs_in_order(verifier, task):
     assert after > before + 0.05
 
 
-def test_a_verifier_that_knows_next_to_nothing_changes_little(verifier, task):
+def test_a_reranker_that_knows_next_to_nothing_changes_little(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
+    told = Told(reranker, truth(pairs))
     right = told.say
     rng = np.random.default_rng(0)
     told.say = lambda left, right_: 0.02 * right(left, right_) + rng.normal(size=len(left))
     told.fit(pairs, similarity)
     odds = told.combination.log_odds(similarity, np.zeros(400))
     np.testing.assert_allclose(told.combination.score(odds), similarity, atol=0.1)
-    assert 0 < told.combination.verifier < 0.5
+    assert 0 < told.combination.reranker < 0.5
 
 
 @pytest.mark.parametrize("sign", [0, -1])
-def test_a_verifier_that_knows_nothing_is_refused(verifier, task, sign):
+def test_a_reranker_that_knows_nothing_is_refused(reranker, task, sign):
     pairs, similarity = task
-    told = Told(verifier, lambda left, right: sign * truth(pairs)(left, right))
+    told = Told(reranker, lambda left, right: sign * truth(pairs)(left, right))
     with pytest.raises(ValueError, match="logit does not rise with the labels"):
         told.fit(pairs, similarity)
     assert told.combination is None
 
 
-def test_a_similarity_that_misleads_in_the_band_has_no_weight(verifier, task):
+def test_a_similarity_that_misleads_in_the_band_has_no_weight(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
-    logits = truth(pairs)(pairs.left, pairs.right) + 4 * similarity  # the verifier knows the similarity, and more
+    told = Told(reranker, truth(pairs))
+    logits = truth(pairs)(pairs.left, pairs.right) + 4 * similarity  # the reranker knows the similarity, and more
     known = dict(zip(pairs.left.tolist(), logits.tolist(), strict=True))
     told.say = lambda left, right: np.array([known[i] for i in left.tolist()])
     assert told.fit(pairs, similarity).combination.twin == 0
-    assert told.combination.verifier > 0.5
+    assert told.combination.reranker > 0.5
 
 
-def test_the_combination_is_the_logistic_regression_of_both(verifier, task):
+def test_the_combination_is_the_logistic_regression_of_both(reranker, task):
     pairs, similarity = task
     rng = np.random.default_rng(1)
     noise = dict(zip(pairs.left.tolist(), rng.normal(size=400) + 2 * pairs.labels, strict=True))
-    told = Told(verifier, lambda left, right: np.array([noise[i] for i in left.tolist()])).fit(pairs, similarity)
+    told = Told(reranker, lambda left, right: np.array([noise[i] for i in left.tolist()])).fit(pairs, similarity)
     combination = told.combination
     inside = combination.asks(similarity)
     p = told.probability(pairs.texts, pairs.left, pairs.right, similarity)[inside]
@@ -204,15 +204,15 @@ def test_the_combination_is_the_logistic_regression_of_both(verifier, task):
     error = p - pairs.labels[inside]
     assert abs(error.sum()) < 0.05
     # Where the likelihood minus the penalty on the standardised weights is largest, their gradients cancel.
-    for feature, weight in ((similarity[inside], combination.twin), (logits, combination.verifier)):
+    for feature, weight in ((similarity[inside], combination.twin), (logits, combination.reranker)):
         scale = feature.astype(np.float64).std()
         assert (error * (feature - feature.mean()) / scale).sum() == pytest.approx(-weight * scale, abs=0.05)
-    assert combination.verifier > 0.5
+    assert combination.reranker > 0.5
 
 
-def test_the_order_of_the_pairs_does_not_matter(verifier, task):
+def test_the_order_of_the_pairs_does_not_matter(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
+    told = Told(reranker, truth(pairs))
     first = told.fit(pairs, similarity).combination
     second = told.fit(pairs.select(np.arange(400)[::-1]), similarity[::-1]).combination
     assert astuple(first) == pytest.approx(astuple(second), abs=1e-6)
@@ -232,90 +232,90 @@ def misled() -> tuple[Pairs, np.ndarray, Callable[[np.ndarray, np.ndarray], np.n
     return pairs, rng.normal(size=1000) + labels, lambda left, right: np.array([known[i] for i in left.tolist()])
 
 
-def test_the_wording_says_how_far_both_can_be_trusted(verifier, misled, tmp_path):
+def test_the_wording_says_how_far_both_can_be_trusted(reranker, misled, tmp_path):
     pairs, similarity, say = misled
     arguments = pairs.texts, pairs.left, pairs.right, similarity
-    told = Told(verifier, say).fit(pairs, similarity, band=(0.01, 0.99))
-    assert told.wording is None
+    told = Told(reranker, say).fit(pairs, similarity, band=(0.01, 0.99))
+    assert told.lexical_features is None
     alone = told.rescore(*arguments)
     before = told.probability(*arguments)
-    told.fit(pairs, similarity, band=(0.01, 0.99), wording=True)
+    told.fit(pairs, similarity, band=(0.01, 0.99), lexical_features=True)
     found = told.rescore(*arguments)
     inside = told.combination.asks(similarity)
     np.testing.assert_array_equal(found[~inside], alone[~inside])
     scores = [average_precision_score(pairs.labels[inside], s[inside]) for s in (alone, found)]
     assert scores[1] > scores[0] + 0.05
     evidence = np.stack([similarity, say(pairs.left, pairs.right).astype(np.float32)], 1).astype(np.float64)
-    by_wording = told.wording.probability(pairs.left_texts, pairs.right_texts, evidence)
-    expected = (before + by_wording.sum(0)) / 3  # the regression, the forest and the boosted trees
+    by_words = told.lexical_features.probability(pairs.left_texts, pairs.right_texts, evidence)
+    expected = (before + by_words.sum(0)) / 3  # the regression, the forest and the boosted trees
     np.testing.assert_allclose(told.probability(*arguments), expected, atol=1e-9)
 
-    folder = told.save_pretrained(tmp_path / "verifier")
-    again = Verifier.from_pretrained(folder, device="cpu")
-    np.testing.assert_array_equal(Told.rescore(again_told(again, say, verifier), *arguments), found)
-    whole = (folder / "wording.json").read_text()
+    folder = told.save_pretrained(tmp_path / "reranker")
+    again = Reranker.from_pretrained(folder, device="cpu")
+    np.testing.assert_array_equal(Told.rescore(again_told(again, say, reranker), *arguments), found)
+    whole = (folder / "lexical_features.json").read_text()
     for damaged in (whole[:-3000], whole.replace("left_child=", "left_child=9", 1)):
-        (folder / "wording.json").write_text(damaged)
-        with pytest.raises(ModelError, match=r"verifier\.json"):
-            Verifier.from_pretrained(folder, device="cpu")
+        (folder / "lexical_features.json").write_text(damaged)
+        with pytest.raises(ModelError, match=r"reranker\.json"):
+            Reranker.from_pretrained(folder, device="cpu")
     told.fit(pairs, similarity, band=(0.01, 0.99))  # without it again
-    assert told.wording is None
+    assert told.lexical_features is None
 
 
 def test_the_wording_is_weighed_without_a_cross_encoder(misled, tmp_path):
     pairs, similarity, _ = misled
     arguments = pairs.texts, pairs.left, pairs.right, similarity
-    verifier = LexicalReranker().fit(pairs, similarity, band=(0.01, 0.99))
-    assert verifier.fitted
-    assert verifier.combination is not None
-    assert verifier.combination.verifier == 0
-    found = verifier.rescore(*arguments)
-    inside = verifier.combination.asks(similarity)
+    reranker = LexicalReranker().fit(pairs, similarity, band=(0.01, 0.99))
+    assert reranker.fitted
+    assert reranker.combination is not None
+    assert reranker.combination.reranker == 0
+    found = reranker.rescore(*arguments)
+    inside = reranker.combination.asks(similarity)
     np.testing.assert_array_equal(found[~inside], similarity[~inside].astype(np.float32))
     before, after = (average_precision_score(pairs.labels[inside], s[inside]) for s in (similarity, found))
     assert after > before + 0.05
-    folder = verifier.save_pretrained(tmp_path / "verifier")
-    assert {path.name for path in folder.iterdir()} == {"verifier.json", "wording.json"}
-    again = Verifier.from_pretrained(folder)
+    folder = reranker.save_pretrained(tmp_path / "reranker")
+    assert {path.name for path in folder.iterdir()} == {"reranker.json", "lexical_features.json"}
+    again = Reranker.from_pretrained(folder)
     assert isinstance(again, LexicalReranker)
     np.testing.assert_array_equal(again.rescore(*arguments), found)
     with pytest.raises(ValueError, match="looks at nothing else"):
-        again.fit(pairs, similarity, wording=False)
+        again.fit(pairs, similarity, lexical_features=False)
     turned = Pairs.from_texts(pairs.right_texts, pairs.left_texts, pairs.labels.tolist())
     np.testing.assert_array_equal(again.rescore(turned.texts, turned.left, turned.right, similarity), found)
 
 
-def again_told(loaded: Verifier, say: Callable[[np.ndarray, np.ndarray], np.ndarray], verifier: Verifier) -> Told:
-    told = Told(verifier, say)
-    told.combination, told.wording = loaded.combination, loaded.wording
+def again_told(loaded: Reranker, say: Callable[[np.ndarray, np.ndarray], np.ndarray], reranker: Reranker) -> Told:
+    told = Told(reranker, say)
+    told.combination, told.lexical_features = loaded.combination, loaded.lexical_features
     return told
 
 
-def test_too_few_pairs_for_the_wording_leave_the_verifier_as_it_was(verifier, task):
+def test_too_few_pairs_for_the_wording_leave_the_reranker_as_it_was(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs)).fit(pairs, similarity)
+    told = Told(reranker, truth(pairs)).fit(pairs, similarity)
     before = told.combination
     rows = np.r_[np.flatnonzero(pairs.labels == 1)[:30], np.flatnonzero(pairs.labels == 0)[:100]]
     few = pairs.select(rows)
     told.say = truth(few)
-    with pytest.raises(ValueError, match="wording is learned from 50 pairs"):
-        told.fit(few, similarity[rows], band=(0.01, 0.99), wording=True)
+    with pytest.raises(ValueError, match="lexical features are learned from 50 pairs"):
+        told.fit(few, similarity[rows], band=(0.01, 0.99), lexical_features=True)
     assert told.combination is before
 
 
-def test_a_verifier_of_the_first_format_is_read(verifier, tmp_path):
-    folder = verifier.save_pretrained(tmp_path / "verifier")
-    file = folder / "verifier.json"
+def test_a_reranker_of_the_first_format_is_read(reranker, tmp_path):
+    folder = reranker.save_pretrained(tmp_path / "reranker")
+    file = folder / "reranker.json"
     facts = json.loads(file.read_text())
     file.write_text(json.dumps({"format": 1, **{k: facts[k] for k in ("symmetric", "combination")}}))
-    assert Verifier.from_pretrained(folder, device="cpu").wording is None
+    assert Reranker.from_pretrained(folder, device="cpu").lexical_features is None
 
 
-def test_what_cannot_be_combined_is_refused(verifier, task):
+def test_what_cannot_be_combined_is_refused(reranker, task):
     pairs, similarity = task
-    told = Told(verifier, truth(pairs))
+    told = Told(reranker, truth(pairs))
     assert not told.fitted
-    with pytest.raises(ModelError, match=r"run verifier\.fit"):
+    with pytest.raises(ModelError, match=r"run reranker\.fit"):
         told.rescore(pairs.texts, pairs.left, pairs.right, similarity)
     with pytest.raises(ValueError, match="does not rise with the labels"):
         told.fit(pairs, -similarity)
@@ -330,35 +330,35 @@ def test_what_cannot_be_combined_is_refused(verifier, task):
 # --- on disk --------------------------------------------------------------------------------------
 
 
-def test_save_and_load(verifier, pairs, tmp_path):
-    verifier.combination = Combination(8.0, -4.0, 0.2, 0.8, 5.0, 1.5, -2.0)
-    verifier.symmetric = False
-    verifier.save_pretrained(tmp_path / "verifier")
-    again = Verifier.from_pretrained(tmp_path / "verifier", device="cpu")
-    assert (again.combination, again.symmetric) == (verifier.combination, False)
+def test_save_and_load(reranker, pairs, tmp_path):
+    reranker.combination = Combination(8.0, -4.0, 0.2, 0.8, 5.0, 1.5, -2.0)
+    reranker.symmetric = False
+    reranker.save_pretrained(tmp_path / "reranker")
+    again = Reranker.from_pretrained(tmp_path / "reranker", device="cpu")
+    assert (again.combination, again.symmetric) == (reranker.combination, False)
     similarity = np.linspace(0, 1, len(pairs)).astype(np.float32)
     arguments = pairs.texts, pairs.left, pairs.right
-    np.testing.assert_array_equal(again.rescore(*arguments, similarity), verifier.rescore(*arguments, similarity))
-    plain = CrossEncoder(str(tmp_path / "verifier"), device="cpu")
+    np.testing.assert_array_equal(again.rescore(*arguments, similarity), reranker.rescore(*arguments, similarity))
+    plain = CrossEncoder(str(tmp_path / "reranker"), device="cpu")
     rows = [(pairs.texts[0], pairs.texts[1])]
-    np.testing.assert_array_equal(plain.predict(rows), verifier.model.predict(rows))
-    assert not [p for p in (tmp_path / "verifier").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
+    np.testing.assert_array_equal(plain.predict(rows), reranker.model.predict(rows))
+    assert not [p for p in (tmp_path / "reranker").rglob("*") if p.suffix in (".bin", ".pt", ".pkl")]
 
 
-def test_damage_is_named(verifier, tmp_path):
-    folder = verifier.save_pretrained(tmp_path / "verifier")
-    file = folder / "verifier.json"
+def test_damage_is_named(reranker, tmp_path):
+    folder = reranker.save_pretrained(tmp_path / "reranker")
+    file = folder / "reranker.json"
     facts = json.loads(file.read_text())
-    assert Verifier.from_pretrained(folder, device="cpu").combination is None
+    assert Reranker.from_pretrained(folder, device="cpu").combination is None
     for content, message in (
-        ("{", "verifier.json"),
+        ("{", "reranker.json"),
         (json.dumps({**facts, "format": 9}), "format is 9"),
         (json.dumps({"format": 1, "symmetric": True}), "lacks 'combination'"),
-        (json.dumps({**facts, "combination": {"slope": 1}}), "verifier.json"),
+        (json.dumps({**facts, "combination": {"slope": 1}}), "reranker.json"),
     ):
         file.write_text(content)
         with pytest.raises(ModelError, match=message):
-            Verifier.from_pretrained(folder, device="cpu")
+            Reranker.from_pretrained(folder, device="cpu")
 
 
 def test_a_combination_cannot_be_changed():
@@ -370,17 +370,17 @@ def test_a_combination_cannot_be_changed():
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_a_twin_asks_its_verifier_and_keeps_it(twin, fresh_tower, verifier, pairs, tmp_path, half):
+def test_a_twin_asks_its_reranker_and_keeps_it(twin, fresh_tower, reranker, pairs, tmp_path, half):
     if half:
         twin = Twin(*sides(fresh_tower, right_prompt="sky "))
     arguments = pairs.texts, pairs.left, pairs.right
     alone = twin.pair_similarity(*arguments)
     middle = float(np.median(alone))
-    verifier.symmetric = not half
-    verifier.combination = Combination(9.0, -9 * middle, middle, 2.0, 5.0, 1.0, -5 * middle)
-    twin.verifier = verifier
+    reranker.symmetric = not half
+    reranker.combination = Combination(9.0, -9 * middle, middle, 2.0, 5.0, 1.0, -5 * middle)
+    twin.reranker = reranker
     found = twin.pair_similarity(*arguments)
-    np.testing.assert_array_equal(found, verifier.rescore(*arguments, alone))
+    np.testing.assert_array_equal(found, reranker.rescore(*arguments, alone))
     np.testing.assert_array_equal(found[alone < middle], alone[alone < middle])
     assert (found != alone).any()
     twin.calibrate(pairs).save_pretrained(tmp_path / "twin")
@@ -388,6 +388,6 @@ def test_a_twin_asks_its_verifier_and_keeps_it(twin, fresh_tower, verifier, pair
     np.testing.assert_array_equal(again.pair_similarity(*arguments), found)
     assert again.compare(pairs.left_texts, pairs.right_texts) == twin.compare(pairs.left_texts, pairs.right_texts)
     np.testing.assert_array_equal(again.encode(pairs.texts), twin.encode(pairs.texts))
-    assert average_twins([twin]).verifier is None
-    with pytest.raises(ValueError, match="one of them has a verifier"):
+    assert average_twins([twin]).reranker is None
+    with pytest.raises(ValueError, match="one of them has a reranker"):
         Ensemble([twin, twin])

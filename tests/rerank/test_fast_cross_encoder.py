@@ -9,7 +9,7 @@ from sentence_transformers import CrossEncoder
 from transformers import RobertaConfig, RobertaForSequenceClassification
 
 from textsiam.inference.encoders import MINILM
-from textsiam.rerank.cross_encoder import Verifier, cross_encoder
+from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 from textsiam.rerank.fast_cross_encoder import FastCrossEncoder
 
 PAIRS = [
@@ -61,14 +61,14 @@ def test_bf16_differs_by_rounding_only(model):
     assert 0 < np.abs(exact - rounded).max() < 0.05
 
 
-def test_a_verifier_sees_new_weights(model, sentences):
-    verifier = Verifier(model)
+def test_a_reranker_sees_new_weights(model, sentences):
+    reranker = Reranker(model)
     left, right = np.arange(3), np.arange(3, 6)
-    before = verifier.logits(sentences, left, right, precision="fp32")
+    before = reranker.logits(sentences, left, right, precision="fp32")
     bias = model[0].model.classifier.bias  # pyright: ignore
     with torch.no_grad():
         bias.add_(1)  # pyright: ignore
-    after = verifier.logits(sentences, left, right, precision="fp32")
+    after = reranker.logits(sentences, left, right, precision="fp32")
     with torch.no_grad():
         bias.sub_(1)  # pyright: ignore
     np.testing.assert_allclose(after, before + 1, rtol=0, atol=1e-5)
@@ -90,6 +90,6 @@ def test_others_are_asked_by_their_own_means(kind, tower, tmp_path, sentences):
     if kind == "prompt":
         other.prompts, other.default_prompt_name = {"ask": "please "}, "ask"
     assert not FastCrossEncoder.readable(other)
-    found = Verifier(other, symmetric=False).logits(sentences, np.arange(4), np.arange(4, 8), precision="fp32")
+    found = Reranker(other, symmetric=False).logits(sentences, np.arange(4), np.arange(4, 8), precision="fp32")
     pairs = list(zip(sentences[:4], sentences[4:8], strict=True))
     np.testing.assert_allclose(found, predicted(other, pairs)[:, 0], rtol=0, atol=1e-6)

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textsiam.rerank.lexical_features import FEATURES, Wording, words
+from textsiam.rerank.lexical_features import FEATURES, LexicalFeatures, words
 
 
-def learned(left: list[str], right: list[str], evidence: np.ndarray, labels: np.ndarray) -> Wording:
-    return Wording.fit(left, right, evidence, labels)
+def learned(left: list[str], right: list[str], evidence: np.ndarray, labels: np.ndarray) -> LexicalFeatures:
+    return LexicalFeatures.fit(left, right, evidence, labels)
 
 
 @pytest.fixture(scope="module")
@@ -34,13 +34,13 @@ def task() -> tuple[list[str], list[str], np.ndarray, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def wording(task) -> Wording:
+def lexical(task) -> LexicalFeatures:
     return learned(*task)
 
 
 def test_features_by_hand() -> None:
-    wording = Wording(9, {"is": 8, "python": 4}, trees=())
-    found = dict(zip(FEATURES, wording.features(["Is Python 3 old?"], ["is python OLD"])[0], strict=True))
+    lexical = LexicalFeatures(9, {"is": 8, "python": 4}, trees=())
+    found = dict(zip(FEATURES, lexical.features(["Is Python 3 old?"], ["is python OLD"])[0], strict=True))
     common = log(10 / 9) + log(10 / 5) + log(10)
     assert found["words shared, by weight"] == pytest.approx(common / (common + log(10)))
     assert found["words shared"] == pytest.approx(3 / 4)
@@ -56,12 +56,12 @@ def test_features_by_hand() -> None:
 
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_the_order_of_a_pair_means_nothing_and_all_is_finite(one: str, other: str) -> None:
-    wording = Wording(5, {"a": 3}, trees=())
-    there, back = wording.features([one], [other]), wording.features([other], [one])
+    lexical = LexicalFeatures(5, {"a": 3}, trees=())
+    there, back = lexical.features([one], [other]), lexical.features([other], [one])
     np.testing.assert_array_equal(there, back)
     assert there.shape == (1, len(FEATURES))
     assert np.isfinite(there).all()
-    same = dict(zip(FEATURES, wording.features([one], [one])[0], strict=True))
+    same = dict(zip(FEATURES, lexical.features([one], [one])[0], strict=True))
     assert same["weight left over, more"] == same["numbers that differ"] == same["difference in words"] == 0
 
 
@@ -71,30 +71,30 @@ def test_words_are_told_apart_in_any_script() -> None:
     assert words("?!") == []
 
 
-def test_it_learns_where_the_evidence_misleads(wording, task) -> None:
+def test_it_learns_where_the_evidence_misleads(lexical, task) -> None:
     left, right, _, labels = task
     fooled = np.tile([[3.0, 3.0]], (800, 1))  # as sure as can be
-    shared = wording.features(left, right)[:, FEATURES.index("words shared")] > 0
-    for found in wording.probability(left, right, fooled):
+    shared = lexical.features(left, right)[:, FEATURES.index("words shared")] > 0
+    for found in lexical.probability(left, right, fooled):
         assert found[~shared].max() < 0.1
         assert found[shared].mean() > labels[shared].mean()
 
 
-def test_more_evidence_never_makes_it_less_sure(wording, task) -> None:
+def test_more_evidence_never_makes_it_less_sure(lexical, task) -> None:
     left, right, evidence, _ = task
-    before = wording.probability(left, right, evidence)
+    before = lexical.probability(left, right, evidence)
     for column in (0, 1):
-        after = wording.probability(left, right, evidence + np.eye(2)[column])
+        after = lexical.probability(left, right, evidence + np.eye(2)[column])
         assert (after >= before).all()
 
 
 def test_words_of_one_text_only_are_not_kept(task) -> None:
     left, right, evidence, labels = task
     left = [f"{text} unique{i}" for i, text in enumerate(left)]
-    wording = learned(left, right, evidence, labels)
-    assert not [word for word in wording.counts if word.startswith("unique")]
-    assert min(wording.counts.values()) > 1
-    assert wording.texts == len({*left, *right})
+    lexical = learned(left, right, evidence, labels)
+    assert not [word for word in lexical.counts if word.startswith("unique")]
+    assert min(lexical.counts.values()) > 1
+    assert lexical.texts == len({*left, *right})
 
 
 def test_too_few_pairs_are_refused(task) -> None:

@@ -36,7 +36,7 @@ def rows(found: tuple[np.ndarray, np.ndarray, np.ndarray]) -> list[tuple[int, in
 
 
 class Opinion:
-    """A verifier that is in doubt from 0.2 to 0.7, and then goes by the sum of the rows."""
+    """A reranker that is in doubt from 0.2 to 0.7, and then goes by the sum of the rows."""
 
     combination, fitted = SimpleNamespace(low=0.2), True
 
@@ -46,12 +46,12 @@ class Opinion:
 
 
 @pytest.mark.parametrize("threshold", [0.1, 0.6, 0.95])
-def test_a_verifier_has_the_last_word_in_its_band(tower: SentenceTransformer, threshold: float) -> None:
+def test_a_reranker_has_the_last_word_in_its_band(tower: SentenceTransformer, threshold: float) -> None:
     twin, vectors = Twin(tower), unit(40)
     twin.encode = lambda texts, **_: vectors
     texts = [f"text {i}" for i in range(40)]
     plain = naive_pairs(twin, vectors, -2)
-    twin.verifier = Opinion()  # pyright: ignore[reportAttributeAccessIssue]
+    twin.reranker = Opinion()  # pyright: ignore[reportAttributeAccessIssue]
     found = find_duplicates(twin, texts, threshold=threshold)
     expected = {}
     for a, b, similarity in plain:

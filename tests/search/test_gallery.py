@@ -12,7 +12,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.models.distances import DISTANCES
 from textsiam.models.ensemble import Ensemble, Regions
 from textsiam.models.learned import Mahalanobis
-from textsiam.models.score_normalization import Cohort
+from textsiam.models.score_normalization import ScoreNormalization
 from textsiam.models.twin import Twin
 from textsiam.saving import SaveError
 from textsiam.search import gallery as module
@@ -31,7 +31,7 @@ def vector(name: str, *, noise: float = 0.25) -> np.ndarray:
 
 
 def faked(twin: Twin, sign: dict[str, float] | None = None) -> Twin:
-    """Encode names of the form "person/take"; a half-twin turns the vectors of a side over."""
+    """Encode names of the form "person/take"; an asymmetric twin turns the vectors of a side over."""
     signs = sign or {"left": 1.0, "right": 1.0}
     twin.encode = lambda inputs, *, side="left", **_: (  # pyright: ignore[reportAttributeAccessIssue]
         np.stack([signs[side] * vector(name) for name in inputs]).astype(np.float32)
@@ -310,7 +310,7 @@ def test_the_fingerprint_is_that_of_all_scores_depend_on(tower: SentenceTransfor
     with torch.no_grad():
         next(other.parameters()).add_(0.01)
     heads = [Mahalanobis(32, diagonal=True) for _ in range(3)]
-    heads[1].floor.fill_(0.3)
+    heads[1].candidate_threshold.fill_(0.3)
     with torch.no_grad():
         heads[2].factor.mul_(2.0)
     scorers = [
@@ -326,7 +326,7 @@ def test_the_fingerprint_is_that_of_all_scores_depend_on(tower: SentenceTransfor
         Ensemble([Twin(tower), Twin(other)], regions=Regions(Twin(tower), np.ones((2, 32), np.float32), 1.0)),
     ]
     members = [np.eye(2, 64, k=k, dtype=np.float32) for k in range(2)]
-    scorers += [Ensemble([Twin(tower), Twin(other)], head=Cohort.of(vectors)) for vectors in members]
+    scorers += [Ensemble([Twin(tower), Twin(other)], head=ScoreNormalization.of(vectors)) for vectors in members]
     assert len({scorer_fingerprint(s) for s in scorers}) == len(scorers)
     assert scorer_fingerprint(Twin(copy.deepcopy(tower))) == scorer_fingerprint(scorers[0])
     # how far the head looks for candidates changes no score

@@ -13,7 +13,7 @@ from textsiam.search.duplicates import find_duplicates
 from textsiam.search.index.base import Question, QuestionIndexError
 from textsiam.search.index.memory import MemoryIndex
 from textsiam.search.ingest import Added, add_questions, index_model, migrate_index, search_texts
-from textsiam.search.lookup import candidate_floor, check
+from textsiam.search.lookup import check, least_cosine
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_a_head_scores_the_candidates(fresh_tower, sentences):
     head = build_head("mlp", dim=32, hidden=8)
     for parameter in head.parameters():
         parameter.data.normal_(0, 0.3)
-    head.floor.fill_(0.1)
+    head.candidate_threshold.fill_(0.1)
     twin = Twin(fresh_tower, head=head)
     new = "Reason for the blue sky"
     expected = pairs_with_last(find_duplicates(twin, [*sentences, new], threshold=-5.0), len(sentences))
@@ -69,7 +69,7 @@ def test_a_head_scores_the_candidates(fresh_tower, sentences):
 
 
 class Contrary:
-    """A verifier that says the opposite of the twin inside its band, and remembers what it was asked."""
+    """A reranker that says the opposite of the twin inside its band, and remembers what it was asked."""
 
     fitted = True
 
@@ -84,13 +84,13 @@ class Contrary:
         return -similarity
 
 
-def test_a_verifier_is_asked_about_all_but_equal_texts(twin, sentences):
-    twin.verifier = Contrary()
+def test_a_reranker_is_asked_about_all_but_equal_texts(twin, sentences):
+    twin.reranker = Contrary()
     (checked,) = check(twin, indexed(twin, sentences), [sentences[0]], threshold=-1.0)
     assert len(checked.duplicates) == len(sentences)
     assert checked.duplicates[0].question.text == sentences[0]
     assert checked.duplicates[0].similarity == pytest.approx(1, abs=1e-5)
-    assert sorted(twin.verifier.asked) == sorted((sentences[0], other) for other in sentences[1:])
+    assert sorted(twin.reranker.asked) == sorted((sentences[0], other) for other in sentences[1:])
     assert all(duplicate.similarity <= 0.9999 for duplicate in checked.duplicates[1:])
 
 
@@ -175,4 +175,4 @@ def test_no_pair_that_reaches_the_threshold_lies_below_the_floor(fresh_tower, di
     u, v = ((x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32) for x in (u, v))
     cosine, scores = (u * v).sum(1), twin.vector_similarity(u, v)
     for threshold in np.quantile(scores, [0.05, 0.5, 0.95, 0.999]):
-        assert (cosine[scores >= threshold] >= candidate_floor(twin, float(threshold))).all()
+        assert (cosine[scores >= threshold] >= least_cosine(twin, float(threshold))).all()

@@ -73,11 +73,18 @@ def test_two_processes_have_the_gradient_of_one(launch, tmp_path, losses):
         torch.testing.assert_close(outcome(tmp_path / "2")["twin"][name], value, rtol=0, atol=2e-4)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(launch, tmp_path, half, accumulation):
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
+@pytest.mark.parametrize("gradient_accumulation_steps", [1, 2])
+def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(
+    launch, tmp_path, half, gradient_accumulation_steps
+):
     losses = ["info_nce", "triplet", "head"]
-    knobs = {"max_steps": 3, "batch_size": 16, "token_budget": 20, "accumulation": accumulation}
+    knobs = {
+        "max_steps": 3,
+        "batch_size": 16,
+        "token_budget": 20,
+        "gradient_accumulation_steps": gradient_accumulation_steps,
+    }
     cached = {**knobs, "gradient_cache": True}
     common = {"half": half, "validate": False}
     launch(
@@ -91,7 +98,7 @@ def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(lau
 
 
 def test_clipping_and_accumulation_are_those_of_one_process(launch, tmp_path):
-    knobs = {"max_steps": 3, "accumulation": 2, "max_gradient_norm": 0.1}
+    knobs = {"max_steps": 3, "gradient_accumulation_steps": 2, "max_gradient_norm": 0.1}
     launch(*(job(tmp_path / str(n), ["contrastive", "head"], world=n, settings=knobs) for n in (1, 2)))
     alone = outcome(tmp_path / "1")
     norm = torch.cat([g.flatten() for g in alone["gradients"][0]]).norm()
@@ -146,7 +153,7 @@ def test_two_killed_processes_resume_to_the_same_weights(launch, tmp_path):
         "world": 2,
         "dropout": 0.1,
         "gradients": False,
-        "settings": {"epochs": 2, "average": 0.5, "checkpoint_every": 3, "validate_every": 5, "log_every": 4},
+        "settings": {"epochs": 2, "ema_decay": 0.5, "checkpoint_every": 3, "validate_every": 5, "log_every": 4},
     }
     whole, output = tmp_path / "whole", tmp_path / "run"
     # Where only one dies at first, the other ends because the connection breaks.
@@ -230,7 +237,7 @@ def test_a_gradient_cache_over_shards_is_refused(launch, tmp_path):
 
 def test_an_average_of_shards_is_refused(launch, tmp_path):
     statuses, said = launch(
-        job(tmp_path / "run", ["contrastive"], world=2, fsdp=True, settings={"average": 0.9}), clean=False
+        job(tmp_path / "run", ["contrastive"], world=2, fsdp=True, settings={"ema_decay": 0.9}), clean=False
     )
     assert statuses == [[1, 1]]
     assert "average keeps a mean of whole weights: it cannot be used with FSDP" in said

@@ -167,13 +167,15 @@ def test_a_better_validation_renews_patience(driver, task, tmp_path, scripted):
 
 
 def test_accumulated_batches_give_the_gradient_of_the_whole(driver, task, tmp_path, gradients):
-    for accumulation in (1, 4):
+    for gradient_accumulation_steps in (1, 4):
         train(
             driver.small_twin(dropout=0),
             task[0],
             driver.build_objective(["contrastive"]),
-            output=tmp_path / str(accumulation),
-            settings=settings(batch_size=16, accumulation=accumulation, max_gradient_norm=None),
+            output=tmp_path / str(gradient_accumulation_steps),
+            settings=settings(
+                batch_size=16, gradient_accumulation_steps=gradient_accumulation_steps, max_gradient_norm=None
+            ),
             quiet=True,
         )
     assert len(gradients) == 6
@@ -286,7 +288,7 @@ def test_the_average_is_the_moving_mean_of_the_weights(driver, task, tmp_path, a
         task[0],
         driver.build_objective(["contrastive"]),
         output=tmp_path,
-        settings=settings(average=0.25, learning_rate=1e-2, warmup=0.0),
+        settings=settings(ema_decay=0.25, learning_rate=1e-2, warmup=0.0),
         quiet=True,
     )
     for update, now in enumerate(after_each_step):
@@ -307,7 +309,7 @@ def test_the_average_is_what_is_validated(driver, task, tmp_path):
         task[0],
         driver.build_objective(["online_contrastive"]),
         output=tmp_path,
-        settings=settings(average=0.9, learning_rate=1e-2),
+        settings=settings(ema_decay=0.9, learning_rate=1e-2),
         validation=task[1],
         quiet=True,
     )
@@ -526,7 +528,7 @@ def plain_loss(names: list[str], twin: Twin, pairs: Pairs, head: nn.Module | Non
     return total
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 @pytest.mark.parametrize(
     "names",
     [
@@ -686,8 +688,10 @@ def test_data_that_cannot_be_trained_on_is_refused(driver, task, tmp_path):
         attempt(unlabelled)
     with pytest.raises(ValueError, match="keywords-0: no pairs to train on"):
         attempt(pairs.select([]))
-    with pytest.raises(ValueError, match="keywords-0: 3 pairs make 1 batches of 2, fewer than accumulation 4"):
-        attempt(pairs.select([0, 1, 2]), accumulation=4)
+    with pytest.raises(
+        ValueError, match="keywords-0: 3 pairs make 1 batches of 2, fewer than gradient_accumulation_steps 4"
+    ):
+        attempt(pairs.select([0, 1, 2]), gradient_accumulation_steps=4)
     with pytest.raises(ValueError, match=r"file\.tsv: validation needs labelled pairs"):
         attempt(validation=unlabelled)
     with pytest.raises(ValueError, match="keywords-100: validation needs labelled pairs, duplicates and others"):
@@ -716,8 +720,11 @@ def test_an_output_that_cannot_be_made_is_named(driver, task, tmp_path):
         ({"max_gradient_norm": -1.0}, "max_gradient_norm must be > 0, got -1.0"),
         ({"weight_decay": -0.1}, "weight_decay must be >= 0, got -0.1"),
         ({"warmup": 1.0}, r"warmup must be in \[0, 1\), got 1.0"),
-        ({"average": 1.0}, r"average must be in \[0, 1\), got 1.0"),
-        ({"batch_size": 10, "accumulation": 4}, "batch_size 10 is not a multiple of accumulation 4"),
+        ({"ema_decay": 1.0}, r"ema_decay must be in \[0, 1\), got 1.0"),
+        (
+            {"batch_size": 10, "gradient_accumulation_steps": 4},
+            "batch_size 10 is not a multiple of gradient_accumulation_steps 4",
+        ),
     ],
 )
 def test_settings_refuse_what_makes_no_sense(knobs, message):

@@ -19,12 +19,12 @@ from textsiam.training.losses import ContrastiveLoss
 from textsiam.training.losses.objective import Objective
 from textsiam.training.settings import Settings
 
-# Dropout on, weights in the loss, a weight average, drawn negatives, accumulation, three epochs of six steps; log
-# lines, validations and checkpoints never at the same step.
+# Dropout on, weights in the loss, a weight average, drawn negatives, accumulated gradients, three epochs of six steps;
+# log lines, validations and checkpoints never at the same step.
 JOB: dict[str, Any] = {
     "losses": ["online_contrastive", "triplet", "head"],
     "settings": {
-        "batch_size": 8, "epochs": 3, "accumulation": 2, "average": 0.5, "learning_rate": 2e-3,
+        "batch_size": 8, "epochs": 3, "gradient_accumulation_steps": 2, "ema_decay": 0.5, "learning_rate": 2e-3,
         "log_every": 4, "checkpoint_every": 3, "validate_every": 5,
     },
 }  # fmt: skip
@@ -171,7 +171,7 @@ def test_another_run_is_not_resumed(driver, tmp_path):
             {"terms": {"contrastive": ContrastiveLoss(margin=0.6)}},
             r"loss\.contrastive\.margin was 0\.5 and is now 0\.6$",
         ),
-        ({"average": 0.9}, "average was None and is now 0.9"),
+        ({"ema_decay": 0.9}, "ema_decay was None and is now 0.9"),
     ]:
         with pytest.raises(ResumeError, match=f"cannot resume from {newest}: {message}"):
             start(driver, tmp_path, resume=True, **changed)

@@ -37,7 +37,7 @@ def trained(driver: Any, output: Path, *, seed: int = 0, validate: bool = True, 
 
 @pytest.mark.parametrize("validate", [True, False])
 def test_the_twin_has_the_mean_of_the_weights(driver, tmp_path: Path, validate: bool) -> None:
-    twin, result = trained(driver, tmp_path / "both", seed=3, runs=2, validate=validate)
+    twin, result = trained(driver, tmp_path / "both", seed=3, seeds=2, validate=validate)
     alone = [trained(driver, tmp_path / str(seed), seed=seed, validate=validate) for seed in (3, 4)]
     states = [member.state_dict() for member, _ in alone]
     for name, weight in twin.state_dict().items():
@@ -58,7 +58,7 @@ def test_the_twin_has_the_mean_of_the_weights(driver, tmp_path: Path, validate: 
 def test_killed_in_any_run_and_resumed_it_is_the_same(launch, tmp_path: Path) -> None:
     common: dict[str, Any] = {
         "losses": ["online_contrastive", "pair_head"],
-        "settings": {**{k: v for k, v in KNOBS.items() if k not in ("tracker", "precision")}, "runs": 2,
+        "settings": {**{k: v for k, v in KNOBS.items() if k not in ("tracker", "precision")}, "seeds": 2,
                      "checkpoint_every": 2},
     }  # fmt: skip
 
@@ -80,9 +80,9 @@ def test_killed_in_any_run_and_resumed_it_is_the_same(launch, tmp_path: Path) ->
 
 
 def test_finished_runs_of_other_settings_are_refused(driver, tmp_path: Path) -> None:
-    trained(driver, tmp_path, runs=2, epochs=1)
+    trained(driver, tmp_path, seeds=2, epochs=1)
     twin = driver.small_twin()
-    settings = Settings(**{**KNOBS, "runs": 2, "epochs": 1, "learning_rate": 1e-3})
+    settings = Settings(**{**KNOBS, "seeds": 2, "epochs": 1, "learning_rate": 1e-3})
     with pytest.raises(ResumeError, match=r"run-0/finished: .*learning_rate was 0\.002 and is now 0\.001"):
         train(
             twin, driver.keyword_pairs(48), driver.build_objective(["online_contrastive"]), output=tmp_path,
@@ -91,11 +91,11 @@ def test_finished_runs_of_other_settings_are_refused(driver, tmp_path: Path) -> 
 
 
 def test_finished_runs_may_be_resumed_with_other_logs(driver, tmp_path: Path) -> None:
-    first, _ = trained(driver, tmp_path, runs=2, epochs=1)
+    first, _ = trained(driver, tmp_path, seeds=2, epochs=1)
     twin = driver.small_twin()
     twin.head = driver.pair_head()
     objective = driver.build_objective(["online_contrastive", "pair_head"], twin.head)
-    settings = Settings(**{**KNOBS, "runs": 2, "epochs": 1, "log_every": 1, "keep_checkpoints": 5})
+    settings = Settings(**{**KNOBS, "seeds": 2, "epochs": 1, "log_every": 1, "keep_checkpoints": 5})
     validation = driver.keyword_pairs(24, seed=100)
     train(
         twin, driver.keyword_pairs(48), objective, output=tmp_path, settings=settings, validation=validation,
@@ -114,7 +114,7 @@ def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
         average_twins([twin, twin])
     pairs = pair_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
     with pytest.raises(ValueError, match="the twin has batch norms"):  # before any work is done
-        train(twin, pairs, None, output=tmp_path, settings=Settings(runs=2), quiet=True)  # pyright: ignore
+        train(twin, pairs, None, output=tmp_path, settings=Settings(seeds=2), quiet=True)  # pyright: ignore
 
 
 def test_each_run_leaves_out_a_part_and_judges_it(driver, tmp_path: Path, monkeypatch) -> None:
@@ -122,7 +122,7 @@ def test_each_run_leaves_out_a_part_and_judges_it(driver, tmp_path: Path, monkey
     once = loop.Run
     monkeypatch.setattr(loop, "Run", lambda *given: seen.append(set(given[1].texts)) or once(*given))
     pairs = lone_pairs()
-    twin, settings = driver.small_twin(), Settings(**{**KNOBS, "runs": 2, "leave_out": 0.25})
+    twin, settings = driver.small_twin(), Settings(**{**KNOBS, "seeds": 2, "cross_fit": 0.25})
     objective = driver.build_objective(["online_contrastive"])
     result = train(twin, pairs, objective, output=tmp_path, settings=settings, quiet=True)
     assert result.left_out is not None
@@ -152,12 +152,12 @@ def lone_pairs() -> Pairs:
     return Pairs.from_texts(left, right, [1 - i % 2 for i in range(48)])
 
 
-@pytest.mark.parametrize(("runs", "share"), [(1, 0.1), (2, 0.6), (3, 0.0)])
-def test_what_is_left_out_is_a_part_of_several_runs(runs: int, share: float) -> None:
-    with pytest.raises(ValueError, match=f"at most 1 / runs, of 2 runs or more, got {share} of {runs}"):
-        Settings(runs=runs, leave_out=share)
+@pytest.mark.parametrize(("seeds", "share"), [(1, 0.1), (2, 0.6), (3, 0.0)])
+def test_what_is_left_out_is_a_part_of_several_runs(seeds: int, share: float) -> None:
+    with pytest.raises(ValueError, match=f"at most 1 / seeds, with 2 seeds or more, got {share} with {seeds}"):
+        Settings(seeds=seeds, cross_fit=share)
 
 
 def test_there_is_at_least_one_run() -> None:
-    with pytest.raises(ValueError, match="runs must be >= 1, got 0"):
-        Settings(runs=0)
+    with pytest.raises(ValueError, match="seeds must be >= 1, got 0"):
+        Settings(seeds=0)

@@ -18,8 +18,8 @@ def test_defaults_are_valid_and_frozen() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "epochs", "max_steps", "batch_size", "accumulation", "token_budget", "validate_every", "patience",
-        "checkpoint_every", "keep_checkpoints", "log_every",
+        "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "token_budget", "validate_every",
+        "patience", "checkpoint_every", "keep_checkpoints", "log_every",
     ],
 )  # fmt: skip
 def test_counts_start_at_one(name: str) -> None:
@@ -36,7 +36,7 @@ def test_rates_are_positive(name: str, value: float) -> None:
         Settings(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["warmup", "average"])
+@pytest.mark.parametrize("name", ["warmup", "ema_decay"])
 def test_shares_are_below_one(name: str) -> None:
     assert getattr(Settings(**{name: 0.0}), name) == 0
     for value in (1.0, -0.1, 5):
@@ -51,16 +51,16 @@ def test_weight_decay_is_not_negative() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["max_steps", "max_gradient_norm", "average", "validate_every", "patience", "checkpoint_every"]
+    "name", ["max_steps", "max_gradient_norm", "ema_decay", "validate_every", "patience", "checkpoint_every"]
 )
 def test_none_turns_it_off(name: str) -> None:
     assert getattr(Settings(**{name: None}), name) is None
 
 
 def test_batch_is_a_multiple_of_the_accumulation() -> None:
-    assert Settings(batch_size=12, accumulation=3).batch_size == 12
-    with pytest.raises(ValueError, match=r"^batch_size 10 is not a multiple of accumulation 3$"):
-        Settings(batch_size=10, accumulation=3)
+    assert Settings(batch_size=12, gradient_accumulation_steps=3).batch_size == 12
+    with pytest.raises(ValueError, match=r"^batch_size 10 is not a multiple of gradient_accumulation_steps 3$"):
+        Settings(batch_size=10, gradient_accumulation_steps=3)
 
 
 def test_the_token_budget_is_that_of_the_device_unless_it_is_given() -> None:

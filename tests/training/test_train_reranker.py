@@ -7,10 +7,10 @@ from datasets import Dataset
 from sklearn.metrics import average_precision_score
 
 from textsiam.inference.encoders import ModelError
-from textsiam.rerank.cross_encoder import Combination, Verifier, cross_encoder
+from textsiam.rerank.cross_encoder import Combination, Reranker, cross_encoder
 from textsiam.training.loop import train
-from textsiam.training.settings import Settings, VerifierSettings
-from textsiam.training.train_reranker import ByLength, label_pairs, train_verifier
+from textsiam.training.settings import RerankerSettings, Settings
+from textsiam.training.train_reranker import ByLength, label_pairs, train_reranker
 
 
 @pytest.fixture
@@ -20,14 +20,14 @@ def backbone(driver, tmp_path) -> str:
     return folder
 
 
-def knobs(backbone: str, **more) -> VerifierSettings:
-    return VerifierSettings(**{"model": backbone, "batch_size": 8, "learning_rate": 1e-2, "max_tokens": 16, **more})
+def knobs(backbone: str, **more) -> RerankerSettings:
+    return RerankerSettings(**{"model": backbone, "batch_size": 8, "learning_rate": 1e-2, "max_tokens": 16, **more})
 
 
 def test_it_learns_its_pairs(driver, backbone):
     pairs = driver.keyword_pairs(48)
     scores = [
-        average_precision_score(pairs.labels, train_verifier(
+        average_precision_score(pairs.labels, train_reranker(
             pairs, knobs(backbone, epochs=epochs, learning_rate=rate), device="cpu"
         ).logits(pairs.texts, pairs.left, pairs.right))
         for epochs, rate in ((1, 1e-9), (30, 1e-2))
@@ -37,14 +37,14 @@ def test_it_learns_its_pairs(driver, backbone):
 
 
 def test_nothing_is_printed_where_results_go(driver, backbone, capsys):
-    train_verifier(driver.keyword_pairs(24), knobs(backbone), device="cpu")
+    train_reranker(driver.keyword_pairs(24), knobs(backbone), device="cpu")
     assert capsys.readouterr().out == ""
 
 
 def test_the_same_seed_gives_the_same_weights(driver, backbone):
     pairs = driver.keyword_pairs(24)
     first, again, other = (
-        train_verifier(pairs, knobs(backbone), seed=seed, device="cpu").model.state_dict() for seed in (1, 1, 2)
+        train_reranker(pairs, knobs(backbone), seed=seed, device="cpu").model.state_dict() for seed in (1, 1, 2)
     )
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert any(not torch.equal(value, other[name]) for name, value in first.items())
@@ -53,13 +53,13 @@ def test_the_same_seed_gives_the_same_weights(driver, backbone):
 def test_what_cannot_be_learned_from_is_refused(driver, backbone):
     pairs = driver.keyword_pairs(24)
     with pytest.raises(ValueError, match="pairs of both labels"):
-        train_verifier(pairs.select(pairs.labels == 1), knobs(backbone))
+        train_reranker(pairs.select(pairs.labels == 1), knobs(backbone))
     with pytest.raises(ModelError, match="no such folder"):
-        train_verifier(pairs, VerifierSettings(model="./nowhere"))
+        train_reranker(pairs, RerankerSettings(model="./nowhere"))
     for bad in ({"epochs": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"band": (0.9, 0.1)}, {"band": (0.0, 0.5)},
                 {"duplicate_share": 1.0}):  # fmt: skip
         with pytest.raises(ValueError, match=next(iter(bad))):
-            VerifierSettings(**bad)
+            RerankerSettings(**bad)
 
 
 def test_batches_hold_pairs_of_like_length_and_every_pair_once():
@@ -101,44 +101,44 @@ def test_it_starts_from_a_tower(driver):
     theirs = tower[0].model.state_dict()
     assert all(torch.equal(value, theirs[name]) for name, value in made.items())
     pairs = driver.keyword_pairs(24)
-    settings = VerifierSettings(model=None, learning_rate=1e-2, duplicate_share=0.5)
-    train_verifier(pairs, settings, tower=tower, device="cpu")
+    settings = RerankerSettings(model=None, learning_rate=1e-2, duplicate_share=0.5)
+    train_reranker(pairs, settings, tower=tower, device="cpu")
     assert all(torch.equal(value, before[name]) for name, value in tower.state_dict().items())
 
 
 def test_a_teacher_labels_what_it_is_sure_of(driver, backbone):
     pairs = driver.keyword_pairs(24)
-    verifier = train_verifier(pairs, knobs(backbone), device="cpu")
+    reranker = train_reranker(pairs, knobs(backbone), device="cpu")
     similarity = np.linspace(-1, 1, 24).astype(np.float32)
-    with pytest.raises(ModelError, match=r"run verifier\.fit"):
-        label_pairs(verifier, pairs, similarity)
-    verifier.combination = Combination(1.0, 0.0, -1.0, 1.0, 5.0, 0.0, 0.0)  # the similarity alone
+    with pytest.raises(ModelError, match=r"run reranker\.fit"):
+        label_pairs(reranker, pairs, similarity)
+    reranker.combination = Combination(1.0, 0.0, -1.0, 1.0, 5.0, 0.0, 0.0)  # the similarity alone
     unlabelled = type(pairs).from_texts(pairs.left_texts, pairs.right_texts, [-1] * 24)
-    found = label_pairs(verifier, unlabelled, similarity, confidence=0.95)
+    found = label_pairs(reranker, unlabelled, similarity, confidence=0.95)
     sure = np.abs(5 * similarity) >= np.log(19)
     assert 0 < len(found) == sure.sum() < 24
     np.testing.assert_array_equal(found.labels, (similarity[sure] > 0).astype(int))
     assert found.left_texts == [text for text, keep in zip(pairs.left_texts, sure, strict=True) if keep]
     for confidence in (0.5, 1.0):
         with pytest.raises(ValueError, match="confidence must be between"):
-            label_pairs(verifier, unlabelled, similarity, confidence=confidence)
+            label_pairs(reranker, unlabelled, similarity, confidence=confidence)
 
 
 def test_it_rescues_a_twin_in_doubt(driver, backbone):
     pairs = driver.keyword_pairs(48)
-    verifier = train_verifier(pairs, knobs(backbone, epochs=30), device="cpu")
-    assert isinstance(verifier, Verifier)
+    reranker = train_reranker(pairs, knobs(backbone, epochs=30), device="cpu")
+    assert isinstance(reranker, Reranker)
     twin = driver.small_twin(dropout=0)
     similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
-    verifier.fit(pairs, similarity, band=(0.02, 0.98))
-    found = verifier.rescore(pairs.texts, pairs.left, pairs.right, similarity)
+    reranker.fit(pairs, similarity, band=(0.02, 0.98))
+    found = reranker.rescore(pairs.texts, pairs.left, pairs.right, similarity)
     before, after = (average_precision_score(pairs.labels, s) for s in (similarity, found))
     assert after > before
 
 
-def test_training_a_twin_validates_it_without_the_verifier_of_its_old_weights(driver, backbone, tmp_path):
+def test_training_a_twin_validates_it_without_the_reranker_of_its_old_weights(driver, backbone, tmp_path):
     twin, plain = driver.small_twin(), driver.small_twin()
-    twin.verifier = Verifier(cross_encoder(backbone, device="cpu"))  # not combined: it would fail if it were asked
+    twin.reranker = Reranker(cross_encoder(backbone, device="cpu"))  # not combined: it would fail if it were asked
     settings = Settings(epochs=1, batch_size=8, precision="fp32", tracker="none")
     results = [
         train(one, driver.keyword_pairs(24), driver.build_objective(["contrastive"]), output=tmp_path / str(n),
@@ -146,4 +146,4 @@ def test_training_a_twin_validates_it_without_the_verifier_of_its_old_weights(dr
         for n, one in enumerate((twin, plain))
     ]  # fmt: skip
     assert results[0].best_average_precision == results[1].best_average_precision
-    assert not (tmp_path / "0" / "best" / "verifier").exists()
+    assert not (tmp_path / "0" / "best" / "reranker").exists()

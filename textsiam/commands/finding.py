@@ -64,7 +64,8 @@ def flag(
         str | None, typer.Option(help="Address of a Ray cluster that does it; 'auto', or 'local' for this machine.")
     ] = None,
     work: Annotated[
-        Path | None, typer.Option(help="Encode and join in parts kept in this folder; the same command goes on there.")
+        Path | None,
+        typer.Option(help="Encode and join in partitions kept in this folder; the same command goes on there."),
     ] = None,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
@@ -72,7 +73,7 @@ def flag(
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.sources import read_texts
 
-    parts = _parts_folder(output, work, ray, approximate=approximate)
+    partitions = _partitions_folder(output, work, ray, approximate=approximate)
     if output is not None:
         from textsiam.data.tables.writers import checked_ending
 
@@ -83,7 +84,7 @@ def flag(
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
-    from textsiam.search.join.ray import Bulk
+    from textsiam.search.join.ray import JobConfig
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         found = find_duplicates(
@@ -94,14 +95,14 @@ def flag(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            bulk=None if parts is None else Bulk(model, parts, ray),
+            job=None if partitions is None else JobConfig(model, partitions, ray),
         )
     if output is not None:
         from textsiam.data.tables.writers import write_table
 
         write_table(output, _PAIR, _flagged_rows(found, read))
-        if parts is not None and parts != work:
-            shutil.rmtree(parts)  # all that it was for is in the output
+        if partitions is not None and partitions != work:
+            shutil.rmtree(partitions)  # all that it was for is in the output
     if as_json:
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
         recall = {} if found.recall is None else {"recall": asdict(found.recall)}
@@ -117,8 +118,8 @@ def flag(
         say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
-def _parts_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
-    """Return the folder of a job in parts; None where everything is done in memory."""
+def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
+    """Return the folder of a job in partitions; None where everything is done in memory."""
     if ray is None and work is None:
         return None
     if approximate:
@@ -126,8 +127,10 @@ def _parts_folder(output: Path | None, work: Path | None, ray: str | None, *, ap
     if work is not None:
         return work
     if output is None:
-        raise typer.BadParameter("--ray needs --output or --work: the parts of the job are written beside it, or there")
-    return output.with_name(f"{output.name}.parts")
+        raise typer.BadParameter(
+            "--ray needs --output or --work: the partitions of the job are written beside it, or there"
+        )
+    return output.with_name(f"{output.name}.partitions")
 
 
 def _print_found(found: Duplicates, read: Texts, limit: int) -> None:
@@ -166,7 +169,7 @@ def encode(
     texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
     output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
     column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
-    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of a half-twin.")] = "left",
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
     precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
     as_json: Json = False,

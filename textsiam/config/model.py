@@ -68,10 +68,10 @@ class ModelConfig:
 
     Attributes:
         left: Backbone or saved tower, by folder or Hub id.
-        right: Another one for right texts (half-twin); None shares `left`.
+        right: Another one for right texts (asymmetric twin); None shares `left`.
         left_prompt: What stands before each left text; None keeps what the tower comes with.
         right_prompt: The same for right texts, "" for none. If nothing else differs, the sides share all weights.
-        shared_layers: How many layers of the transformer, counted from below, both sides of a half-twin share.
+        shared_layers: How many layers of the transformer, counted from below, both sides of an asymmetric twin share.
         scratch: Build `left` from scratch instead: a transformer for texts.
         scratch_image: The same for images: a CNN.
         builder: Have `left` built by a function or class of the user's own, which returns a `SentenceTransformer`:

@@ -19,8 +19,8 @@ from textsiam.config.model import ModelConfig
 from textsiam.config.model import build_head as build_head
 from textsiam.config.model import build_twin as build_twin
 from textsiam.images.augmentation import Augment
-from textsiam.legacy import RENAMED, rewrite_config
-from textsiam.training.settings import Settings, VerifierSettings
+from textsiam.legacy import RENAMED, OldAttribute, rewrite_config
+from textsiam.training.settings import RerankerSettings, Settings
 from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
 
 
@@ -49,7 +49,7 @@ class Config:
         model: What the twin is made of.
         loss: What is minimised: the losses by name, and `memory` and `matryoshka`; see `textsiam.config.loss`.
         training: Knobs of the loop.
-        verifier: A cross-encoder that is asked where the trained twin is in doubt; None does without.
+        reranker: A cross-encoder that is asked where the trained twin is in doubt; None does without.
         decision: How the threshold is learned.
         resume: Go on from the newest checkpoint in `output`.
         overwrite: Replace a run that is already in `output`.
@@ -60,10 +60,11 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: dict[str, Any] = field(default_factory=default_loss)
     training: Settings = field(default_factory=Settings)
-    verifier: VerifierSettings | None = None
+    reranker: RerankerSettings | None = None
     decision: DecisionConfig = field(default_factory=DecisionConfig)
     resume: bool = False
     overwrite: bool = False
+    verifier = OldAttribute("reranker")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the config as plain values, for JSON and YAML."""

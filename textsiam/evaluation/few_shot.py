@@ -103,8 +103,8 @@ def evaluate_few_shot(
 ) -> Estimate:
     """Encode the images once and return the accuracy of the twin in n-way k-shot episodes; see `few_shot`.
 
-    Pairs are scored as the twin scores vectors, so by its head where there is one. The two towers of a half-twin
-    encode queries (left) and shots (right). A verifier is not asked.
+    Pairs are scored as the twin scores vectors, so by its head where there is one. The two towers of an asymmetric twin
+    encode queries (left) and shots (right). A reranker is not asked.
 
     Args:
         twin: The twin.

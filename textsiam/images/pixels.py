@@ -44,7 +44,7 @@ class Pixels:
 
     @cached_property
     def _size(self) -> tuple[int, int]:
-        height, width = made_up_pixels(self.tower, 1)["pixel_values"].shape[-2:]
+        height, width = dummy_pixels(self.tower, 1)["pixel_values"].shape[-2:]
         return height, width
 
     @cached_property
@@ -117,7 +117,7 @@ def image_mode(tower: SentenceTransformer) -> str:
     return "L" if getattr(backbone.config, "num_channels", 3) == 1 else "RGB"
 
 
-def made_up_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+def dummy_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
     """Return the features of black images, as many as fit into so many tokens, and at least one."""
     blank = Image.new(image_mode(tower), (64, 64))
     features = _features(tower, [blank])

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from textsiam.inference.fast.fast_tower import FastTower, Paced, moved
+from textsiam.inference.fast.fast_tower import DeviceRunner, FastTower, to_device
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.inputs import Prepared
 from textsiam.inference.tokens import chunk_by_tokens
@@ -94,7 +94,7 @@ def encode(
         TypeError: An input is none of the tower's kind; the message names its position.
         DataError: An image cannot be opened.
     """
-    texts = fast.inputs.named(texts)
+    texts = fast.inputs.to_keys(texts)
     index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     distinct = list(index)
     vectors = np.zeros((len(distinct), fast.dim), dtype=np.float32)
@@ -138,7 +138,7 @@ def encode_stream(
     def blocks() -> Iterator[list[str]]:
         count, part = 0, []
         for part in _parts(texts, block):
-            names = fast.inputs.named(part, count)
+            names = fast.inputs.to_keys(part, count)
             count += len(part)
             index = {text: row for row, text in enumerate(dict.fromkeys(names))}
             places.append([index[text] for text in names])
@@ -185,7 +185,7 @@ def _encode_blocks(
 
 
 def encode_tokens(
-    fast: Paced, tokens: Prepared, token_budget: int | None, advance: Callable[[int], None]
+    fast: DeviceRunner, tokens: Prepared, token_budget: int | None, advance: Callable[[int], None]
 ) -> np.ndarray:
     """Return what comes out of tokenised inputs, `(m, dim)` float32; batches are shared out among the workers.
 
@@ -212,10 +212,10 @@ def encode_tokens(
         lock = threading.Lock()
 
         @torch.inference_mode()
-        def work(worker: Paced) -> None:
+        def work(worker: DeviceRunner) -> None:
             while (rows := chunks.take()) is not None:
                 try:
-                    features = {k: moved(t, worker.tower.device) for k, t in tokens.collate(rows).items()}
+                    features = {k: to_device(t, worker.tower.device) for k, t in tokens.collate(rows).items()}
                     vectors[rows] = worker(features).cpu().numpy()
                 except (RuntimeError, MemoryError) as error:
                     if len(rows) == 1 or not _out_of_memory(error):

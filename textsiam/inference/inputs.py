@@ -16,8 +16,8 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
-from textsiam.images.pixels import Pixels, made_up_pixels
-from textsiam.inference.tokens import Counter, made_up_tokens, token_counter, tokenise, unencodable
+from textsiam.images.pixels import Pixels, dummy_pixels
+from textsiam.inference.tokens import Counter, dummy_tokens, token_counter, tokenise, unencodable
 
 
 class Prepared(Protocol):
@@ -60,7 +60,7 @@ class Inputs(Protocol):
     memory_format: torch.memory_format
     bf16: bool
 
-    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         """Return the strings that stand for inputs.
 
         Raises:
@@ -72,8 +72,8 @@ class Inputs(Protocol):
         """Make inputs ready for a tower."""
         ...
 
-    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
-        """Return the features of made-up inputs of so many tokens, to measure with."""
+    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        """Return the features of dummy inputs of so many tokens, to measure with."""
         ...
 
     def content(self, name: str) -> str:
@@ -96,7 +96,7 @@ class Inputs(Protocol):
 class _Texts:
     memory_format, bf16 = torch.preserve_format, True
 
-    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         names = list(inputs)
         for position, text in enumerate(names, first):
             if not isinstance(text, str):
@@ -106,8 +106,8 @@ class _Texts:
     def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         return tokenise(tower, names)
 
-    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
-        return made_up_tokens(tower, tokens)
+    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        return dummy_tokens(tower, tokens)
 
     def content(self, name: str) -> str:
         return name
@@ -125,14 +125,14 @@ class _Images:
     # Batch norm in bf16 leaves a cosine of 0.999 only.
     memory_format, bf16 = torch.channels_last, False
 
-    def named(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         return [picture_name(image, position) for position, image in enumerate(inputs, first)]
 
     def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         return Pixels(list(names), tower)
 
-    def made_up(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
-        return made_up_pixels(tower, tokens)
+    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        return dummy_pixels(tower, tokens)
 
     def content(self, name: str) -> str:
         return picture_version(name)

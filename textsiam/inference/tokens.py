@@ -206,8 +206,8 @@ def padding_of(tower: SentenceTransformer | CrossEncoder) -> dict[str, Any]:
     return {"pad_id": tower.tokenizer.pad_token_id or 0, "pad_left": tower.tokenizer.padding_side == "left"}
 
 
-def made_up_tokens(tower: SentenceTransformer | CrossEncoder, tokens: int) -> dict[str, Any]:
-    """Return the features of made-up texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
+def dummy_tokens(tower: SentenceTransformer | CrossEncoder, tokens: int) -> dict[str, Any]:
+    """Return the features of dummy texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
     longest = min(16, tower.max_seq_length or 16)
     count = max(1, tokens // longest)
     ids = torch.arange(count * longest).view(count, longest) % len(tower.tokenizer)

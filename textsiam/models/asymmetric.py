@@ -1,4 +1,4 @@
-"""Half-twins: what may differ between the two sides, and what they may share.
+"""Asymmetric twins: what may differ between the two sides, and what they may share.
 
 The right tower can have another backbone, another prompt, or the left one's lower layers. Shared layers are the very
 same modules in both towers, so they are trained once; on disk each tower is whole, and `tie` makes them one again.

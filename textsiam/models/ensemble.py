@@ -78,13 +78,13 @@ class Ensemble(Scorer):
     Args:
         twins: The members; all score by the same distance.
         regions: How texts weigh the members; None weighs them alike.
-        head: What scores the vectors of all members together: a `Cohort` of such vectors.
+        head: What scores the vectors of all members together: a `ScoreNormalization` of such vectors.
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection.
         provenance: Facts saved beside the members.
 
     Raises:
-        ValueError: No member, one with a head or a verifier, other distances, not as many regions as members, or a head
+        ValueError: No member, one with a head or a reranker, other distances, not as many regions as members, or a head
             of another width.
 
     Example:
@@ -105,14 +105,14 @@ class Ensemble(Scorer):
             raise ValueError("an ensemble needs at least one twin")
         if len(names := sorted({twin.distance.name for twin in twins})) > 1:
             raise ValueError(f"the twins of an ensemble must score by one distance, got {', '.join(names)}")
-        for what in ("head", "verifier"):
+        for what in ("head", "reranker"):
             if any(getattr(twin, what) is not None for twin in twins):
                 raise ValueError(f"the twins of an ensemble score by their distance, but one of them has a {what}")
         if regions is not None and len(regions.centroids) != len(twins):
             raise ValueError(f"an ensemble needs a region for each twin, got {len(regions.centroids)} and {len(twins)}")
         self.twins = list(twins)
         self.regions = regions
-        self.distance, self.verifier = twins[0].distance, None
+        self.distance, self.reranker = twins[0].distance, None
         self.head = None if head is None else head.to(self.device)
         self.right = next((twin.right for twin in twins if twin.right is not None), None)
         self.decision, self.collection = decision, collection
@@ -139,9 +139,9 @@ class Ensemble(Scorer):
         """Return the tower of the first member that encodes inputs of a side, "left" or "right"."""
         return self.twins[0].tower(side)
 
-    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs; see `Twin.named`."""
-        return self.twins[0].named(inputs, side=side)
+        return self.twins[0].to_keys(inputs, side=side)
 
     def encode(
         self,
@@ -155,17 +155,17 @@ class Ensemble(Scorer):
         """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
 
         Raises:
-            ModelError: The members score by another distance than the cosine, or with verifiers: no vector stands for
+            ModelError: The members score by another distance than the cosine, or with rerankers: no vector stands for
                 their mean.
         """
         if not self.distance.is_cosine:
             raise ModelError(f"an ensemble has vectors for the cosine only, its twins score by {self.distance.name}")
-        if self.head is None and any(twin.verifier is not None for twin in self.twins):
+        if self.head is None and any(twin.reranker is not None for twin in self.twins):
             raise ModelError(
-                "the twins of this ensemble have verifiers, which no vector stands for: it scores pairs; to search, "
-                "set the `verifier` of each to None and calibrate again"
+                "the twins of this ensemble have rerankers, which no vector stands for: it scores pairs; to search, "
+                "set the `reranker` of each to None and calibrate again"
             )
-        inputs = self.named(inputs, side=side)
+        inputs = self.to_keys(inputs, side=side)
         roots = np.sqrt(self._weights(inputs, side, precision))
         parts = [
             twin.encode(
@@ -251,9 +251,9 @@ class Ensemble(Scorer):
                 base = Twin.from_pretrained(folder / "base", device=device)
                 regions = Regions(base, arrays["centroids"], facts["temperature"])
             twins = [Twin.from_pretrained(folder / place, device=device) for place in facts["members"]]
-            verifiers = [twin.verifier for twin in twins]
+            rerankers = [twin.reranker for twin in twins]
             for twin in twins:
-                twin.verifier = None
+                twin.reranker = None
             ensemble = cls(
                 twins,
                 regions=regions,
@@ -265,8 +265,8 @@ class Ensemble(Scorer):
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{folder / _FILE}: {reason}") from error
-        for twin, verifier in zip(twins, verifiers, strict=True):
-            twin.verifier = verifier  # 0.1 made ensembles of such twins: their scores of pairs stay what they were
+        for twin, reranker in zip(twins, rerankers, strict=True):
+            twin.reranker = reranker  # 0.1 made ensembles of such twins: their scores of pairs stay what they were
         return ensemble
 
 
@@ -316,7 +316,7 @@ def average_twins(twins: Sequence[Twin]) -> Twin:
         if not (same_shapes and same_words and twin.distance.name == first.distance.name):
             raise ValueError("only twins of one architecture, tokenizer and distance have weights to average")
     mean = copy.deepcopy(first)
-    mean.decision = mean.collection = mean.backend = mean.verifier = None
+    mean.decision = mean.collection = mean.backend = mean.reranker = None
     mean.provenance = {}
     mean.load_state_dict({name: _mean([state[name] for state in states]) for name in states[0]})
     return mean.eval()

@@ -180,7 +180,7 @@ def _with_graphs(
 
 
 def _in_torch(twin: Twin) -> Twin:
-    return Twin.from_parts(replace(twin.parts, backend=None, verifier=None))
+    return Twin.from_parts(replace(twin.parts, backend=None, reranker=None))
 
 
 def _chosen(pairs: Any, limit: int) -> np.ndarray:

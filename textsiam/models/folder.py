@@ -19,6 +19,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
+from textsiam.legacy import read_head, reranker_folder
 from textsiam.models.asymmetric import shared_layers, tie
 from textsiam.models.card import model_card
 from textsiam.models.learned import Head, build_head
@@ -43,7 +44,7 @@ class Parts:
     collection: CollectionDecision | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     backend: Backend | None = None
-    verifier: BaseReranker | None = None
+    reranker: BaseReranker | None = None
 
 
 def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Parts:
@@ -75,7 +76,7 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
         collection=collection,
         provenance=facts["provenance"],
         backend=None if facts.get("backend") is None else open_backend(folder, facts["backend"], places, towers),
-        verifier=_verifier(folder / "verifier", device),
+        reranker=_reranker(reranker_folder(folder), device),
     )
 
 
@@ -104,8 +105,8 @@ def write_twin(parts: Parts, path: str | Path) -> None:
             tower.save_pretrained(str(folder / place), create_model_card=False)
         if parts.backend is not None and not parts.backend.stale:
             facts["backend"] = parts.backend.save(folder, places)
-        if parts.verifier is not None:
-            parts.verifier.save_pretrained(folder / "verifier")
+        if parts.reranker is not None:
+            parts.reranker.save_pretrained(folder / "reranker")
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
@@ -146,12 +147,12 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
     return folder, facts, arrays
 
 
-def _verifier(folder: Path, device: str | None) -> BaseReranker | None:
+def _reranker(folder: Path, device: str | None) -> BaseReranker | None:
     if not folder.is_dir():
         return None
-    from textsiam.rerank.cross_encoder import Verifier  # cross-encoders are loaded where one is used
+    from textsiam.rerank.cross_encoder import Reranker  # cross-encoders are loaded where one is used
 
-    return Verifier.from_pretrained(folder, device=device)
+    return Reranker.from_pretrained(folder, device=device)
 
 
 def head_arrays(head: Head) -> dict[str, np.ndarray]:
@@ -163,6 +164,7 @@ def restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]
     """Return the head that was saved, or None where there was none."""
     if knobs is None:
         return None
+    knobs, arrays = read_head(knobs, arrays)
     head = build_head(**knobs).eval()
     own = {n.removeprefix("head."): torch.from_numpy(np.array(a)) for n, a in arrays.items() if n.startswith("head.")}
     head.load_state_dict(own)

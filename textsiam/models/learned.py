@@ -1,9 +1,9 @@
 """Learned metrics: heads that score two embeddings, with weights of their own; symmetric by construction.
 
 A `Head` maps `(n, dim), (n, dim) → (n,)`: how close row i of `u` and row i of `v` are, larger is closer, as for every
-similarity. Those of this file learn the log-odds of a duplicate; a `Cohort` needs no labels. A twin finds candidates by
-its distance and scores them with its head; what lies below the head's `floor`, a similarity by that distance, is no
-candidate. `calibrate` sets it.
+similarity. Those of this file learn the log-odds of a duplicate; a `ScoreNormalization` needs no labels. A twin finds
+candidates by its distance and scores them with its head; a pair whose similarity by that distance is below the head's
+`candidate_threshold` is no candidate. `calibrate` sets it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from textsiam.models.distances import EUCLIDEAN, Distance
-from textsiam.models.score_normalization import Cohort
+from textsiam.models.score_normalization import ScoreNormalization
 
 
 class PairHead(nn.Module):
@@ -41,14 +41,14 @@ class PairHead(nn.Module):
     """
 
     kind = "mlp"
-    floor: Tensor
+    candidate_threshold: Tensor
 
     def __init__(self, dim: int, *, hidden: int = 256, dropout: float = 0.1) -> None:
         super().__init__()
         self.dim, self.hidden, self.dropout = dim, hidden, dropout
         self.scale = nn.Parameter(torch.tensor(10.0))
         self.bias = nn.Parameter(torch.tensor(-7.0))
-        self.register_buffer("floor", torch.tensor(float("-inf")))
+        self.register_buffer("candidate_threshold", torch.tensor(float("-inf")))
         self.mlp = nn.Sequential(nn.Linear(2 * dim, hidden), nn.GELU(), nn.Dropout(dropout), nn.Linear(hidden, 1))
         nn.init.zeros_(self.mlp[-1].weight)  # pyright: ignore[reportArgumentType]
         nn.init.zeros_(self.mlp[-1].bias)  # pyright: ignore[reportArgumentType]
@@ -83,7 +83,7 @@ class Mahalanobis(nn.Module):
     """
 
     kind = "mahalanobis"
-    floor: Tensor
+    candidate_threshold: Tensor
 
     def __init__(self, dim: int, *, rank: int | None = None, diagonal: bool = False) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Mahalanobis(nn.Module):
         shape = torch.ones(dim) if diagonal else _orthogonal(dim, rank or dim)
         self.factor = nn.Parameter(scale * shape)
         self.bias = nn.Parameter(torch.tensor(3.0))
-        self.register_buffer("floor", torch.tensor(float("-inf")))
+        self.register_buffer("candidate_threshold", torch.tensor(float("-inf")))
 
     def project(self, u: Float[Tensor, "n dim"]) -> Float[Tensor, "n rank"]:
         """Return `Lᵀu` of each row: between these, d is the Euclidean distance."""
@@ -126,8 +126,8 @@ class Mahalanobis(nn.Module):
         return {"kind": self.kind, "dim": self.dim, "rank": self.rank, "diagonal": self.diagonal}
 
 
-Head = PairHead | Mahalanobis | Cohort
-HeadKind = Literal["mlp", "mahalanobis", "cohort"]
+Head = PairHead | Mahalanobis | ScoreNormalization
+HeadKind = Literal["mlp", "mahalanobis", "score_normalization"]
 
 
 def build_head(kind: HeadKind, **knobs: Any) -> Head:
@@ -136,7 +136,7 @@ def build_head(kind: HeadKind, **knobs: Any) -> Head:
     Raises:
         ValueError: No head has this kind.
     """
-    kinds = {head.kind: head for head in (PairHead, Mahalanobis, Cohort)}
+    kinds = {head.kind: head for head in (PairHead, Mahalanobis, ScoreNormalization)}
     if kind not in kinds:
         raise ValueError(f"head is {kind!r}, expected one of {', '.join(kinds)}")
     return kinds[kind](**knobs)

@@ -1,4 +1,4 @@
-"""A cohort: other inputs that every score is measured against, since "near" means more where little else is."""
+"""Score normalization (CSLS): a score less how crowded it is around both inputs, by inputs of other classes."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 NEAREST = 10
-"""Members of the cohort that tell how near everything is to an input."""
+"""Members that tell how near everything is to an input."""
 _AT_ONCE = 2**24  # cosines that are held
 
 
-class Cohort(nn.Module):
+class ScoreNormalization(nn.Module):
     """The cosine of two embeddings, less what each of them has with its nearest others.
 
-    `s(u, v) = cos(u, v) - (r(u) + r(v)) / 2`, where r is the mean cosine of an embedding and the `nearest` members of
-    the cohort that are closest to it. Some inputs are near to everything, as a plain character is. Their scores fall,
+    `s(u, v) = cos(u, v) - (r(u) + r(v)) / 2`, where r is the mean cosine of an embedding and the `nearest`
+    members that are closest to it. Some inputs are near to everything, as a plain character is. Their scores fall,
     those of inputs that stand alone rise, and one threshold fits both. It is the cross-domain similarity local scaling
-    of Conneau et al. 2018, and speaker verification's score normalisation against a cohort (Auckenthaler et al. 2000)
+    of Conneau et al. 2018, and speaker verification's normalisation of scores by a cohort (Auckenthaler et al. 2000)
     without dividing by a deviation.
 
     It learns nothing, so it needs no labels; members must not be of the classes that are told apart with it, or
@@ -37,27 +37,27 @@ class Cohort(nn.Module):
         ValueError: No member, or nobody counts.
 
     Example:
-        >>> cohort = Cohort.of(np.eye(3, dtype=np.float32)[:2], nearest=1)
+        >>> normalized = ScoreNormalization.of(np.eye(3, dtype=np.float32)[:2], nearest=1)
         >>> u, v = torch.eye(3)[[0, 2]], torch.eye(3)[[0, 2]]
-        >>> cohort(u, v)  # the same twice, once where the cohort is and once where nobody is
+        >>> normalized(u, v)  # the same twice, once where members are and once where nobody is
         tensor([0., 1.])
     """
 
-    kind = "cohort"
-    floor: Tensor
+    kind = "score_normalization"
+    candidate_threshold: Tensor
     members: Tensor
 
     def __init__(self, dim: int, *, size: int, nearest: int = NEAREST) -> None:
         super().__init__()
         if size < 1 or nearest < 1:
-            raise ValueError(f"a cohort needs members, and some that count: got {size} and {nearest}")
+            raise ValueError(f"score normalization needs members, and some that count: got {size} and {nearest}")
         self.dim, self.size, self.nearest = dim, size, nearest
         self.register_buffer("members", torch.zeros(size, dim))
-        self.register_buffer("floor", torch.tensor(float("-inf")))
+        self.register_buffer("candidate_threshold", torch.tensor(float("-inf")))
 
     @classmethod
-    def of(cls, vectors: np.ndarray, *, nearest: int = NEAREST) -> Cohort:
-        """Make a cohort of the vectors of its members, `(size, dim)`: `Cohort.of(twin.encode(inputs))`."""
+    def of(cls, vectors: np.ndarray, *, nearest: int = NEAREST) -> ScoreNormalization:
+        """Make it of the vectors of its members, `(size, dim)`: `ScoreNormalization.of(twin.encode(inputs))`."""
         made = cls(vectors.shape[1], size=len(vectors), nearest=nearest)
         made.members.copy_(normalize(torch.from_numpy(np.asarray(vectors, np.float32)), dim=-1))
         return made

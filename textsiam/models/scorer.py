@@ -16,6 +16,7 @@ from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
+from textsiam.legacy import OldAttribute
 from textsiam.models.distances import Distance
 from textsiam.models.learned import Head
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 Self = TypeVar("Self", bound="Scorer")
 
-# Share of the calibration duplicates that reach the head's floor, so that they are found and scored.
+# Share of the calibration duplicates that reach the head's candidate threshold, so that they are found and scored.
 _FOUND = 0.99
 
 
@@ -36,7 +37,7 @@ class Scorer(ABC):
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection; learned by `textsiam.search.duplicates`.
         right: The tower of right inputs, where it differs from the left one.
-        verifier: What is asked about pairs in doubt, where there is one.
+        reranker: What is asked about pairs in doubt, where there is one.
         head: What scores the pairs that the distance finds, where that is learned.
     """
 
@@ -48,7 +49,9 @@ class Scorer(ABC):
     collection: CollectionDecision | None
     right: SentenceTransformer | None
     head: Head | None
-    verifier: BaseReranker | None
+    reranker: BaseReranker | None
+    verifier = OldAttribute("reranker")
+    named = OldAttribute("to_keys")
 
     @property
     @abstractmethod
@@ -66,7 +69,7 @@ class Scorer(ABC):
         """Number format that texts are encoded in unless another is asked for."""
 
     @abstractmethod
-    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
 
         Raises:
@@ -123,7 +126,7 @@ class Scorer(ABC):
 
         Returns:
             Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; what the head says, where
-            there is one. Those in doubt are what twin and verifier say together; see `rescore`.
+            there is one. Those in doubt are what twin and reranker say together; see `rescore`.
         """
         if len(left) == 0:
             return np.zeros(0, np.float32)
@@ -149,30 +152,30 @@ class Scorer(ABC):
             precision: As for `encode`.
 
         Returns:
-            The score of each pair, `(n,)` float32: those in doubt are what twin and verifier say together. Where there
-            is no verifier, or one that is not fitted, the similarities as they are.
+            The score of each pair, `(n,)` float32: those in doubt are what twin and reranker say together. Where there
+            is no reranker, or one that is not fitted, the similarities as they are.
         """
-        if self.verifier is None:
+        if self.reranker is None:
             return similarity
-        if not self.verifier.fitted:
-            warn("the verifier of this twin is not fitted, so scores are the twin's own: run verifier.fit(pairs, …)")
+        if not self.reranker.fitted:
+            warn("the reranker of this twin is not fitted, so scores are the twin's own: run reranker.fit(pairs, …)")
             return similarity
-        return self.verifier.rescore(texts, left, right, similarity, precision=precision)
+        return self.reranker.rescore(texts, left, right, similarity, precision=precision)
 
     def unrescored_threshold(self, threshold: float) -> float:
         """Return the least `vector_similarity` of pairs whose score may reach a threshold after `rescore`."""
-        if self.verifier is None or self.verifier.combination is None:
+        if self.reranker is None or self.reranker.combination is None:
             return threshold
-        return min(threshold, self.verifier.combination.low)
+        return min(threshold, self.reranker.combination.low)
 
     def candidate_threshold(self, threshold: float) -> float:
         """Return the least similarity by the distance of pairs whose score may reach a threshold: how low to search."""
-        return self.unrescored_threshold(threshold) if self.head is None else float(self.head.floor)
+        return self.unrescored_threshold(threshold) if self.head is None else float(self.head.candidate_threshold)
 
     @property
     def scores_by_model(self) -> bool:
-        """Whether a score of two vectors takes more of the model: its head, or its verifier."""
-        return self.head is not None or (self.verifier is not None and self.verifier.fitted)
+        """Whether a score of two vectors takes more of the model: its head, or its reranker."""
+        return self.head is not None or (self.reranker is not None and self.reranker.fitted)
 
     @property
     def scores_by_cosine(self) -> bool:
@@ -228,7 +231,7 @@ class Scorer(ABC):
             raise TypeError("expected lists of inputs, got one str: write twin.similarity([a], [b])")
         if len(left) != len(right):
             raise ValueError(f"both sides must have the same number of inputs, got {len(left)} and {len(right)}")
-        lefts, rights = self.named(left, side="left"), self.named(right, side="right")
+        lefts, rights = self.to_keys(left, side="left"), self.to_keys(right, side="right")
         index = {name: row for row, name in enumerate(dict.fromkeys([*lefts, *rights]))}
         rows = np.array([index[t] for t in lefts], np.int64), np.array([index[t] for t in rights], np.int64)
         return self.pair_similarity(list(index), *rows, precision=precision)
@@ -293,5 +296,5 @@ class Scorer(ABC):
         if self.head is not None:
             duplicates = pairs.labels == 1
             vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])
-            self.head.floor.fill_(float(np.quantile(self._distance_similarity(*vectors), 1 - _FOUND)))
+            self.head.candidate_threshold.fill_(float(np.quantile(self._distance_similarity(*vectors), 1 - _FOUND)))
         return self

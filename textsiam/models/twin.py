@@ -31,7 +31,7 @@ class Twin(nn.Module, Scorer):
 
     Args:
         left: The tower that encodes left inputs, and right ones too unless `right` is given.
-        right: A different tower for right inputs (half-twin), with vectors of the same width.
+        right: A different tower for right inputs (asymmetric twin), with vectors of the same width.
         distance: Name of the distance that candidates are found by, and that scores come from unless there is a
             head; see `textsiam.models.distances`.
         head: A learned metric that scores pairs; see `textsiam.models.learned`.
@@ -70,7 +70,7 @@ class Twin(nn.Module, Scorer):
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
         self.backend: Backend | None = None
-        self.verifier: BaseReranker | None = None
+        self.reranker: BaseReranker | None = None
         self._fast: dict[str, FastTower] = {}
 
     @classmethod
@@ -102,13 +102,13 @@ class Twin(nn.Module, Scorer):
             collection=parts.collection,
             provenance=parts.provenance,
         )
-        twin.backend, twin.verifier = parts.backend, parts.verifier
+        twin.backend, twin.reranker = parts.backend, parts.reranker
         return twin
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
 
-        A half-twin keeps its towers in `left/` and `right/`.
+        An asymmetric twin keeps its towers in `left/` and `right/`.
 
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
@@ -120,7 +120,7 @@ class Twin(nn.Module, Scorer):
     def parts(self) -> Parts:
         """What the twin is made of; the parts are its own, not copies."""
         facts = self.distance.name, self.head, self.decision, self.collection, self.provenance
-        return Parts(self.towers, *facts, self.backend, self.verifier)
+        return Parts(self.towers, *facts, self.backend, self.reranker)
 
     @property
     def towers(self) -> list[SentenceTransformer]:
@@ -147,13 +147,13 @@ class Twin(nn.Module, Scorer):
             raise ValueError(f"side must be 'left' or 'right', got {side!r}")
         return self.right if side == "right" and self.right is not None else self.left
 
-    def named(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
 
         Raises:
             TypeError: An input is none of the tower's kind; the message names its position.
         """
-        return inputs_of(self.tower(side)).named(inputs)
+        return inputs_of(self.tower(side)).to_keys(inputs)
 
     def encode(
         self,
@@ -171,7 +171,7 @@ class Twin(nn.Module, Scorer):
         Args:
             inputs: n texts; for an image tower n images: paths, bytes, Pillow images, arrays `(height, width[, 3])`
                 or tensors `([3,] height, width)`.
-            side: Which tower of a half-twin encodes them, "left" or "right"; no matter otherwise.
+            side: Which tower of an asymmetric twin encodes them, "left" or "right"; no matter otherwise.
             precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
                 weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999; not for
                 images, whose batch norms lose more).
@@ -193,7 +193,7 @@ class Twin(nn.Module, Scorer):
         fast = self._fast_tower(side, precision, devices, compiled=compiled)
         if cache is None:
             return encode(fast, inputs, progress=progress)
-        names = fast.inputs.named(inputs)
+        names = fast.inputs.to_keys(inputs)
         contents = {name: fast.inputs.content(name) for name in dict.fromkeys(names)}
         fingerprint = weights_fingerprint(fast.tower, fast.number_format)
         known = cache.get(fingerprint, contents.values())

@@ -16,10 +16,11 @@ from sklearn.linear_model import LogisticRegression
 from textsiam.decision.calibration import Platt, check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
-from textsiam.rerank.lexical_features import Wording
+from textsiam.legacy import OldAttribute, old_arguments
+from textsiam.rerank.lexical_features import LexicalFeatures
 
 FORMAT = 4  # the first knew no wording, the second one forest of it, the third trees of scikit-learn
-_FILE = "verifier.json"
+FILE = "reranker.json"
 _FEWEST = 5  # pairs of each label inside the band that the combination is learned from
 
 Fitted = TypeVar("Fitted", bound="BaseReranker")
@@ -27,9 +28,9 @@ Fitted = TypeVar("Fitted", bound="BaseReranker")
 
 @dataclass(frozen=True)
 class Combination:
-    """What the twin's similarity s and the verifier's logit z say together, and where z is worth asking for.
+    """What the twin's similarity s and the reranker's logit z say together, and where z is worth asking for.
 
-    The twin alone: logit P = slope · s + intercept. Both, where low ≤ s ≤ high: logit P = twin · s + verifier · z +
+    The twin alone: logit P = slope · s + intercept. Both, where low ≤ s ≤ high: logit P = twin · s + reranker · z +
     constant. The score is the similarity at which the twin alone would be as sure, (logit P - intercept) / slope, so
     that scores from inside and outside the band have one meaning and can be ranked together.
     """
@@ -39,7 +40,7 @@ class Combination:
     low: float
     high: float
     twin: float
-    verifier: float
+    reranker: float
     constant: float
 
     def asks(self, similarity: np.ndarray) -> NDArray[np.bool_]:
@@ -48,7 +49,7 @@ class Combination:
 
     def log_odds(self, similarity: np.ndarray, logits: np.ndarray) -> NDArray[np.float64]:
         """Return the log odds of a duplicate, from both."""
-        return self.twin * similarity.astype(np.float64) + self.verifier * logits + self.constant
+        return self.twin * similarity.astype(np.float64) + self.reranker * logits + self.constant
 
     def score(self, odds: np.ndarray) -> NDArray[np.float64]:
         """Return the similarity at which the twin alone would have these log odds; it may lie beyond 1."""
@@ -60,14 +61,16 @@ class BaseReranker(ABC):
 
     Args:
         combination: Learned by `fit`.
-        wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and its trees say then.
+        lexical_features: Learned by `fit`, where it is asked to: P is then the mean of what the combination and its
+            trees say.
     """
 
     has_cross_encoder = False
     symmetric = True
+    wording = OldAttribute("lexical_features")
 
-    def __init__(self, combination: Combination | None = None, wording: Wording | None = None) -> None:
-        self.combination, self.wording = combination, wording
+    def __init__(self, combination: Combination | None = None, lexical_features: LexicalFeatures | None = None) -> None:
+        self.combination, self.lexical_features = combination, lexical_features
 
     @property
     def fitted(self) -> bool:
@@ -80,18 +83,25 @@ class BaseReranker(ABC):
     ) -> np.ndarray:
         """Return what is weighed against the similarity of each pair `texts[left[i]], texts[right[i]]`, `(n,)`."""
 
+    @old_arguments(wording="lexical_features")
     def fit(
-        self: Fitted, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.1, 0.9), wording: bool = False
+        self: Fitted,
+        pairs: Any,
+        similarity: np.ndarray,
+        *,
+        band: Sequence[float] = (0.1, 0.9),
+        lexical_features: bool = False,
     ) -> Fitted:
         """Learn the combination from labelled pairs that neither training saw; returns the reranker itself.
 
-        A threshold should be learned from other pairs than these: with `wording` it would be too sure of itself.
+        A threshold should be learned from other pairs than these: with `lexical_features` it would be too sure of
+        itself.
 
         Args:
             pairs: A `textsiam.data.pairs.Pairs` (anything with texts, left, right, labels).
             similarity: The twin's own similarity of each pair, `(n,)`.
             band: Probabilities of the twin alone between which the reranker is asked.
-            wording: Learn from the wording of the pairs too; thousands of pairs are wanted for it.
+            lexical_features: Learn from the words of the pairs too; thousands of pairs are wanted for it.
 
         Raises:
             ValueError: The similarities, or the logits in the band, do not rise with the labels; or too few pairs lie
@@ -107,16 +117,16 @@ class BaseReranker(ABC):
             )
         logits = self.logits(pairs.texts, pairs.left[rows], pairs.right[rows])
         features = np.stack([scores[rows], logits.astype(np.float64)], 1)
-        twin, verifier, constant = _logistic(features, labels[rows])
+        twin, reranker, constant = _logistic(features, labels[rows])
         if twin < 0:  # a larger similarity never lowers a score
-            twin, verifier, constant = _logistic(features * [0, 1], labels[rows])
-        if verifier <= 0 and self.has_cross_encoder:
+            twin, reranker, constant = _logistic(features * [0, 1], labels[rows])
+        if reranker <= 0 and self.has_cross_encoder:
             raise ValueError(
-                "the verifier's logit does not rise with the labels where the twin is in doubt: train it more"
+                "the reranker's logit does not rise with the labels where the twin is in doubt: train it more"
             )
         sides = _sides(pairs.texts, pairs.left[rows], pairs.right[rows])
-        self.wording = Wording.fit(*sides, features, labels[rows]) if wording else None
-        self.combination = Combination(alone.slope, alone.intercept, low, high, twin, verifier, constant)
+        self.lexical_features = LexicalFeatures.fit(*sides, features, labels[rows]) if lexical_features else None
+        self.combination = Combination(alone.slope, alone.intercept, low, high, twin, reranker, constant)
         return self
 
     def rescore(
@@ -155,31 +165,36 @@ class BaseReranker(ABC):
     def _log_odds(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, similarity: np.ndarray, precision: Precision
     ) -> NDArray[np.float64]:
-        """Return the log odds of a duplicate of each pair, from twin and reranker, and from the wording, if learned."""
+        """Return the log odds of a duplicate of each pair, by twin, reranker and (if learned) lexical features."""
         combination = self._combined()
         logits = self.logits(texts, left, right, precision=precision)
         odds = combination.log_odds(similarity, logits)
-        if self.wording is None:
+        if self.lexical_features is None:
             return odds
         evidence = np.stack([similarity, logits], 1).astype(np.float64)
-        by_wording = self.wording.probability(*_sides(texts, left, right), evidence)
-        return log_odds(np.mean([from_log_odds(odds), *by_wording], 0))
+        by_words = self.lexical_features.probability(*_sides(texts, left, right), evidence)
+        return log_odds(np.mean([from_log_odds(odds), *by_words], 0))
 
     def _combined(self) -> Combination:
         if self.combination is None:
-            raise ModelError("this verifier is not combined with a twin yet: run verifier.fit(pairs, similarity)")
+            raise ModelError("this reranker is not combined with a twin yet: run reranker.fit(pairs, similarity)")
         return self.combination
 
     def save_pretrained(self, path: str | Path) -> Path:
-        """Save how it is combined with a twin, as `verifier.json`, and the trees beside it."""
+        """Save how it is combined with a twin, as `reranker.json`, and the trees beside it."""
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         combination = None if self.combination is None else asdict(self.combination)
-        facts = {"format": FORMAT, "symmetric": self.symmetric, "combination": combination,
-                 "wording": self.wording is not None, "cross_encoder": self.has_cross_encoder}  # fmt: skip
-        if self.wording is not None:
-            self.wording.save(folder)
-        (folder / _FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        facts = {
+            "format": FORMAT,
+            "symmetric": self.symmetric,
+            "combination": combination,
+            "lexical_features": self.lexical_features is not None,
+            "cross_encoder": self.has_cross_encoder,
+        }
+        if self.lexical_features is not None:
+            self.lexical_features.save(folder)
+        (folder / FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         return folder
 
 

@@ -1,4 +1,4 @@
-"""The verifier: a cross-encoder that reads both texts of a pair at once, asked where the twin's score leaves doubt."""
+"""The reranker: a cross-encoder that reads both texts of a pair at once, asked where the twin's score leaves doubt."""
 
 from __future__ import annotations
 
@@ -15,28 +15,31 @@ from torch import nn
 
 from textsiam.inference.encoders import MINILM, ModelError, resolve
 from textsiam.inference.fast.fast_tower import Precision, fast_dtype
+from textsiam.legacy import old_arguments, reranker_facts, reranker_file
 from textsiam.rerank.base import FORMAT, BaseReranker, Combination
 from textsiam.rerank.fast_cross_encoder import FastCrossEncoder
-from textsiam.rerank.lexical_features import Wording
+from textsiam.rerank.lexical_features import LexicalFeatures
 from textsiam.rerank.lexical_reranker import LexicalReranker
 
 
-class Verifier(BaseReranker):
+@old_arguments(wording="lexical_features")
+class Reranker(BaseReranker):
     """A cross-encoder with one output, and how it is combined with a twin.
 
     Args:
         model: The cross-encoder; its logit is larger for duplicates.
         symmetric: Ask for both orders of a pair and take the mean logit, so that the order does not matter.
         combination: Learned by `fit`.
-        wording: Learned by `fit`, where it is asked to: P is the mean of what the combination and its trees say then.
+        lexical_features: Learned by `fit`, where it is asked to: P is then the mean of what the combination and its
+            trees say.
 
     Raises:
         ModelError: The cross-encoder has not one output.
 
     Example:
-        >>> verifier = Verifier(cross_encoder(), symmetric=True)  # doctest: +SKIP
+        >>> reranker = Reranker(cross_encoder(), symmetric=True)  # doctest: +SKIP
         >>> similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)  # doctest: +SKIP
-        >>> twin.verifier = verifier.fit(pairs, similarity)  # doctest: +SKIP
+        >>> twin.reranker = reranker.fit(pairs, similarity)  # doctest: +SKIP
     """
 
     has_cross_encoder = True
@@ -47,13 +50,13 @@ class Verifier(BaseReranker):
         *,
         symmetric: bool = True,
         combination: Combination | None = None,
-        wording: Wording | None = None,
+        lexical_features: LexicalFeatures | None = None,
     ) -> None:
         if model is None:  # as version 0.1 had it
-            raise ModelError("a verifier needs a cross-encoder; a reranker without one is `LexicalReranker()`")
+            raise ModelError("a reranker needs a cross-encoder; a reranker without one is `LexicalReranker()`")
         if model.num_labels != 1:
-            raise ModelError(f"a verifier is a cross-encoder with one output, this one has {model.num_labels}")
-        super().__init__(combination, wording)
+            raise ModelError(f"a reranker is a cross-encoder with one output, this one has {model.num_labels}")
+        super().__init__(combination, lexical_features)
         self.model, self.symmetric = model, symmetric
         self._fast: FastCrossEncoder | None = None
 
@@ -89,28 +92,30 @@ class Verifier(BaseReranker):
         return super().save_pretrained(path)
 
     @classmethod
-    def from_pretrained(cls, path: str | Path, *, device: str | None = None) -> Verifier | LexicalReranker:
+    def from_pretrained(cls, path: str | Path, *, device: str | None = None) -> Reranker | LexicalReranker:
         """Open a saved reranker, of whichever kind it is.
 
         Raises:
             ModelError: The folder holds none, or its files are damaged.
         """
-        file = Path(path) / "verifier.json"
+        file = reranker_file(Path(path))
         try:
-            facts = json.loads(file.read_text(encoding="utf-8"))
+            facts = reranker_facts(json.loads(file.read_text(encoding="utf-8")))
             if facts["format"] not in range(1, FORMAT + 1):
                 raise ModelError(f"format is {facts['format']!r}, this version reads {FORMAT}: update textsiam")
             combination = None if facts["combination"] is None else Combination(**facts["combination"])
-            said = facts.get("wording")  # version 0.1 has here what `Wording` has in a file of its own
-            wording = Wording.open(file.parent, said if isinstance(said, dict) else None) if said else None
+            said = facts.get("lexical_features")  # version 0.1 has here what `LexicalFeatures` has in a file of its own
+            lexical_features = (
+                LexicalFeatures.open(file.parent, said if isinstance(said, dict) else None) if said else None
+            )
             if not facts.get("cross_encoder", True):
-                return LexicalReranker(combination, wording)
+                return LexicalReranker(combination, lexical_features)
             symmetric = facts["symmetric"]
         except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
             reason = f"lacks {error}" if isinstance(error, KeyError) else error
             raise ModelError(f"{file}: {reason}") from error
         model = cross_encoder(path, device=device)
-        return cls(model, symmetric=symmetric, combination=combination, wording=wording)
+        return cls(model, symmetric=symmetric, combination=combination, lexical_features=lexical_features)
 
 
 def cross_encoder(

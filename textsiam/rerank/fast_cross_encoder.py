@@ -12,12 +12,12 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from textsiam.inference.batching import BLOCK, encode_tokens
-from textsiam.inference.fast.fast_tower import Paced, Weights
+from textsiam.inference.fast.fast_tower import DeviceRunner, Weights
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
-from textsiam.inference.tokens import made_up_tokens, tokenise_pairs
+from textsiam.inference.tokens import dummy_tokens, tokenise_pairs
 
 
-class FastCrossEncoder(Paced):
+class FastCrossEncoder(DeviceRunner):
     """A cross-encoder of BERT's shape as inference sees it on a CPU: fused, its head in fp32.
 
     Args:
@@ -57,8 +57,9 @@ class FastCrossEncoder(Paced):
         """Outputs of a pair."""
         return len(self._out[1])
 
-    def _made_up(self, tokens: int) -> dict[str, Any]:
-        return made_up_tokens(self.tower, tokens)
+    def dummy_batch(self, tokens: int) -> dict[str, Any]:
+        """Return the features of dummy texts of so many tokens, read as pairs are."""
+        return dummy_tokens(self.tower, tokens)
 
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return the logits of one padded batch, `(batch, outputs)` float32."""

@@ -1,7 +1,7 @@
-"""What the wording of two texts says beside their meaning: which words they share, how rare those are that they do not.
+"""What the words of two texts say beside their meaning: which words they share, how rare those are that they do not.
 
 A twin and a cross-encoder judge meaning, and are sure of pairs that have hardly a word in common, or all of them, where
-they should not be. How far they can be trusted depends on the wording, and a forest learns how.
+they should not be. How far they can be trusted depends on the words, and a forest learns how.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ FEATURES = (
 """What is looked at. Shares are Jaccard indices; a word weighs its idf, log (texts + 1) / (texts that have it + 1)."""
 
 _WORD = re.compile(r"\w+(?:[.'\u2019]\w+)*")
-_FILE = "wording.json"
+_FILE = "lexical_features.json"
 _STORED = "wording.safetensors"  # the trees of version 0.1
 _FEWEST = 50  # pairs of each label that it can be learned from
 
 
 @dataclass(frozen=True, eq=False)
-class Wording:
-    """How probable a duplicate is, by the evidence of others and by the wording.
+class LexicalFeatures:
+    """How probable a duplicate is, by the evidence of others and by the lexical features.
 
     Attributes:
         texts: Number of texts that words were counted in.
@@ -61,7 +61,7 @@ class Wording:
     @classmethod
     def fit(
         cls, left: Sequence[str], right: Sequence[str], evidence: NDArray[np.float64], labels: NDArray[np.integer]
-    ) -> Wording:
+    ) -> LexicalFeatures:
         """Learn from labelled pairs.
 
         Args:
@@ -77,7 +77,9 @@ class Wording:
         require_trees()
         fewest = min(int((labels == value).sum()) for value in (0, 1))
         if fewest < _FEWEST:
-            raise ValueError(f"wording is learned from {_FEWEST} pairs of each label in the band, there are {fewest}")
+            raise ValueError(
+                f"lexical features are learned from {_FEWEST} pairs of each label in the band, there are {fewest}"
+            )
         distinct = dict.fromkeys([*left, *right])
         counts = Counter(word for text in distinct for word in set(words(text)))
         kept = {word: count for word, count in sorted(counts.items()) if count > 1}
@@ -97,7 +99,7 @@ class Wording:
         return np.stack([one.probability(features) for one in self.trees])
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder, as `wording.json`; trees of version 0.1 stay as they were, in a file beside it."""
+        """Write it into a folder, as `lexical_features.json`; trees of version 0.1 stay in a file beside it."""
         grown = [one.text() for one in self.trees if isinstance(one, Trees)]
         facts = {"texts": self.texts, "counts": dict(self.counts), "trees": grown, "sha256": _digest(grown)}
         (folder / _FILE).write_text(json.dumps(facts, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -106,7 +108,7 @@ class Wording:
             save_file({f"{k}.{name}": a for k, one in enumerate(stored) for name, a in one.items()}, folder / _STORED)
 
     @classmethod
-    def open(cls, folder: Path, facts: Mapping[str, Any] | None = None) -> Wording:
+    def open(cls, folder: Path, facts: Mapping[str, Any] | None = None) -> LexicalFeatures:
         """Open what `save` wrote, or what version 0.1 did, which has the facts elsewhere.
 
         Raises:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from textsiam.inference.fast.fast_tower import Precision
+from textsiam.legacy import old_arguments
 from textsiam.rerank.base import BaseReranker
 
 
@@ -15,16 +16,17 @@ class LexicalReranker(BaseReranker):
     """How far a twin's similarity can be trusted, by the words that a pair shares; costs next to nothing.
 
     Example:
-        >>> twin.verifier = LexicalReranker().fit(pairs, similarity)  # doctest: +SKIP
+        >>> twin.reranker = LexicalReranker().fit(pairs, similarity)  # doctest: +SKIP
     """
 
+    @old_arguments(wording="lexical_features")
     def fit(
-        self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.01, 0.99), wording: bool = True
+        self, pairs: Any, similarity: np.ndarray, *, band: Sequence[float] = (0.01, 0.99), lexical_features: bool = True
     ) -> LexicalReranker:
         """Learn from labelled pairs that the twin did not see, thousands of them; see `BaseReranker.fit`."""
-        if not wording:
-            raise ValueError("wording is False, and a lexical reranker looks at nothing else")
-        return super().fit(pairs, similarity, band=band, wording=True)
+        if not lexical_features:
+            raise ValueError("lexical_features is False, and a lexical reranker looks at nothing else")
+        return super().fit(pairs, similarity, band=band, lexical_features=True)
 
     def logits(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"

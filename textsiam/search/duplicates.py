@@ -13,13 +13,14 @@ from textsiam.data.pairs import Pairs
 from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
+from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.clusters import complete_clusters
-from textsiam.search.exact_duplicates import Copies
+from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.join.approximate import Sharding, most_pairs
 from textsiam.search.join.exact import FoundPairs, pairs_above
-from textsiam.search.join.job import PartedVectors
-from textsiam.search.join.ray import Bulk
+from textsiam.search.join.job import PartitionedVectors
+from textsiam.search.join.ray import JobConfig
 from textsiam.search.operating_point import Rate
 
 # Pairs scored at once.
@@ -54,6 +55,7 @@ class Duplicates:
         return len(self.left)
 
 
+@old_arguments(bulk="job")
 def find_duplicates(
     twin: Scorer,
     texts: Sequence[str],
@@ -63,12 +65,12 @@ def find_duplicates(
     progress: Progress | None = None,
     joining: Progress | None = None,
     sharding: Sharding | None = None,
-    bulk: Bulk | None = None,
+    job: JobConfig | None = None,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
     Equal texts are duplicates before anything is compared: one of them is encoded and joined with others, and their
-    pairs have the similarity of distance 0 (for the cosine, 1). Where the twin has a verifier, it is asked about every
+    pairs have the similarity of distance 0 (for the cosine, 1). Where the twin has a reranker, it is asked about every
     other pair in its band, and what both say together must reach the threshold.
 
     Args:
@@ -81,15 +83,15 @@ def find_duplicates(
         joining: Called as `joining(done, total)`, in pairs compared, while they are joined.
         sharding: Compare texts with those of the same neighbourhoods only: faster, and not every pair is found. None
             finds every pair.
-        bulk: Encode and join part by part, on a cluster; None does it here, in memory. Pairs and clusters are put
-            together here all the same.
+        job: Encode and join by partitions, on a cluster if wanted; None does it here, in memory. Pairs and clusters
+            are put together here all the same.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
-        ValueError: The towers differ, so that two texts of one kind cannot be compared; or `sharding` and `bulk` are
+        ValueError: The towers differ, so that two texts of one kind cannot be compared; or `sharding` and `job` are
             both given.
         TypeError: `texts` is one text.
-        JobError: The folder of the bulk job holds another one, or the cluster is lost.
+        JobError: The folder of the job holds another one, or the cluster is lost.
     """
     if twin.right is not None:
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
@@ -99,16 +101,16 @@ def find_duplicates(
         threshold = (decision or twin.require_decision()).threshold
     if isinstance(texts, str):
         raise TypeError("expected a list of inputs, got one str: write find_duplicates(twin, [text, …])")
-    named = twin.named(texts)
-    copies = Copies.among(named)
-    distinct = [named[i] for i in copies.first]
-    if bulk is not None and sharding is not None:
-        raise ValueError("a bulk job finds every pair: it cannot be approximate as well")
+    keys = twin.to_keys(texts)
+    copies = ExactDuplicates.among(keys)
+    distinct = [keys[i] for i in copies.first]
+    if job is not None and sharding is not None:
+        raise ValueError("a job in partitions finds every pair: it cannot be approximate as well")
     least, recall = twin.unrescored_threshold(threshold), None
-    if bulk is not None:
-        job = bulk.begin(twin, distinct)
-        vectors = bulk.encode(job, twin.dim, progress)
-        left, right, similarity = bulk.join(job, least, joining)
+    if job is not None:
+        begun = job.begin(twin, distinct)
+        vectors = job.encode(begun, twin.dim, progress)
+        left, right, similarity = job.join(begun, least, joining)
     else:
         vectors = twin.encode(distinct, progress=progress)
         if sharding is not None:
@@ -174,7 +176,7 @@ def fit_collection_decision(
 
 
 def _clusters(
-    vectors: np.ndarray | PartedVectors, found: FoundPairs, copies: Copies, equal: np.ndarray
+    vectors: np.ndarray | PartitionedVectors, found: FoundPairs, copies: ExactDuplicates, equal: np.ndarray
 ) -> list[list[int]]:
     """Return groups of texts whose every pair was found, those nearest to their group's mean first.
 

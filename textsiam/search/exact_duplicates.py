@@ -11,7 +11,7 @@ from textsiam.search.join.exact import FoundPairs
 
 
 @dataclass(frozen=True, eq=False)
-class Copies:
+class ExactDuplicates:
     """Which of n inputs are equal: m distinct ones, numbered by first appearance.
 
     Attributes:
@@ -27,7 +27,7 @@ class Copies:
     start: np.ndarray
 
     @classmethod
-    def among(cls, inputs: Sequence[str]) -> Copies:
+    def among(cls, inputs: Sequence[str]) -> ExactDuplicates:
         """Find equal inputs."""
         index: dict[str, int] = {}
         kind = np.array([index.setdefault(text, len(index)) for text in inputs], np.int64)

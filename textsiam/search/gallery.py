@@ -54,7 +54,7 @@ class Gallery:
     threshold would hold for identities of one input and of ten.
 
     Towers that differ encode the enrolled (right) and the inputs asked about (left). Pairs are scored by the twin's
-    head where there is one; a verifier is not asked.
+    head where there is one; a reranker is not asked.
 
     Args:
         twin: What encodes and scores; its own decision plays no part, see `calibrate`.

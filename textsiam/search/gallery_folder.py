@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from textsiam.inference.cache import weights_fingerprint
 from textsiam.inference.encoders import ModelError
+from textsiam.legacy import head_knobs_of_0_1
 from textsiam.models.ensemble import members_digest
 from textsiam.models.scorer import Scorer
 from textsiam.saving import recover, whole_folder
@@ -89,9 +90,9 @@ def scorer_fingerprint(twin: Scorer) -> str:
         for tower in member.towers:
             digest.update(weights_fingerprint(tower, "any").encode())
     if twin.head is not None:
-        digest.update(f"{twin.head.knobs()}".encode())
+        digest.update(f"{head_knobs_of_0_1(twin.head.knobs())}".encode())
         for name, tensor in sorted(twin.head.state_dict().items()):
-            if name != "floor":  # where candidates are looked for; no score depends on it
+            if name != "candidate_threshold":  # where candidates are looked for; no score depends on it
                 digest.update(name.encode() + tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 

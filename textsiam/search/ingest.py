@@ -27,7 +27,7 @@ class Added:
 def index_model(twin: Scorer, *, name: str = "a twin") -> IndexModel:
     """Return what an index knows the vectors of a twin or an ensemble by.
 
-    The fingerprint covers the towers: all that a vector depends on. Head, verifier and decision may change without a
+    The fingerprint covers the towers: all that a vector depends on. Head, reranker and decision may change without a
     migration. The number format plays no part: in bf16 the cosine of a vector to its fp32 self is at least 0.9999.
 
     Args:
@@ -54,7 +54,7 @@ def add_questions(
     Interrupted, every batch that was put in is there; called again, it goes on with the others.
 
     Args:
-        twin: The twin whose vectors the index holds; the right tower of a half-twin.
+        twin: The twin whose vectors the index holds; the right tower of an asymmetric twin.
         index: Where to.
         questions: n questions with distinct ids.
         model: What `index_model(twin)` gave, where that is known: it reads all weights.

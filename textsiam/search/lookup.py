@@ -12,7 +12,7 @@ from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import Hit, IndexModel, Question, QuestionIndex, Where
 from textsiam.search.ingest import index_model
 
-# A score of the twin and one computed from the index's floor may differ by rounding.
+# A score of the twin and one computed from the index's candidate threshold may differ by rounding.
 _ROUNDING = 1e-5
 
 
@@ -22,7 +22,7 @@ class Found:
 
     Attributes:
         question: The question.
-        similarity: As the twin scores the pair; with its head, and with its verifier, where there is one.
+        similarity: As the twin scores the pair; with its head, and with its reranker, where there is one.
         probability: P(duplicate); None where the twin has no decision.
     """
 
@@ -67,7 +67,7 @@ def check(
     """Find the questions of an index that each text is a duplicate of: all of them, in order.
 
     As for `find_duplicates`, the index finds candidates by cosine; where the twin has a head, it scores those above its
-    floor, and where it has a verifier, that is asked about those in its band. Equal texts need no verifier.
+    candidate threshold, and where it has a reranker, that is asked about those in its band, unless the texts are equal.
 
     Args:
         twin: The twin whose vectors the index holds, whose sides share one tower.
@@ -98,8 +98,8 @@ def check(
         threshold = (decision or twin.require_decision()).threshold
     if vectors is None:
         vectors = twin.encode(texts)
-    floor = candidate_floor(twin, threshold)
-    hits = index.search(vectors, model=model or index_model(twin), threshold=floor, where=where)
+    least = least_cosine(twin, threshold)
+    hits = index.search(vectors, model=model or index_model(twin), threshold=least, where=where)
     found = _scored(twin, index, texts, vectors, hits)
     return [
         _checked(index, text, candidates, similarity, float(threshold), decision)
@@ -107,7 +107,7 @@ def check(
     ]
 
 
-def candidate_floor(twin: Scorer, threshold: float) -> float:
+def least_cosine(twin: Scorer, threshold: float) -> float:
     """Return the least cosine of two texts whose score may reach a threshold."""
     cosine = twin.distance.least_product(twin.candidate_threshold(threshold), 1.0)
     return max(cosine - _ROUNDING, -2.0)

@@ -121,7 +121,7 @@ class Engine:
     async def scores(
         self, one: str, others: Sequence[str], gone: Gone, *, fields: tuple[str, str], truncate: bool | None = None
     ) -> np.ndarray:
-        """Score an input against others, as the twin does: with its head, and its verifier where in doubt.
+        """Score an input against others, as the twin does: with its head, and its reranker where in doubt.
 
         Args:
             one: The left input.

@@ -56,7 +56,7 @@ def make_accelerator(settings: Settings, output: Path) -> Accelerator:
     AcceleratorState._reset_state()  # a run before this one may have used another number format
     return Accelerator(
         mixed_precision=mixed,
-        gradient_accumulation_steps=settings.accumulation,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
         log_with=None if tracker == "none" else tracker,
         project_dir=str(output),
         step_scheduler_with_optimizer=False,
@@ -71,14 +71,14 @@ def check_shardable(accelerator: Accelerator, settings: Settings, twin: Twin) ->
     """
     if accelerator.distributed_type != DistributedType.FSDP:
         return False
-    if settings.average is not None:
+    if settings.ema_decay is not None:
         raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
     if settings.gradient_cache:  # every call of a shard is a meeting of all processes
         raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
     if twin.head is not None:
         raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
     if shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
-        raise ValueError("the sides of this half-twin share layers, which FSDP cannot shard: use DDP")
+        raise ValueError("the sides of this asymmetric twin share layers, which FSDP cannot shard: use DDP")
     return True
 
 

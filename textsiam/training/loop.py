@@ -38,9 +38,9 @@ def train(
 ) -> TrainResult:
     """Train a twin on labelled pairs; the twin ends with the weights of the best validation.
 
-    Without validation pairs, the last weights are kept. With `settings.runs` above 1, copies of the twin are trained
+    Without validation pairs, the last weights are kept. With `settings.seeds` above 1, copies of the twin are trained
     one after the other, each with a seed of its own, and the twin ends with the mean of what they kept. With
-    `settings.leave_out` each leaves out another part of the pairs and judges it afterwards (cross-fitting): that is the
+    `settings.cross_fit` each leaves out another part of the pairs and judges it afterwards (cross-fitting): that is the
     `left_out` of the result.
 
     Args:
@@ -62,7 +62,7 @@ def train(
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
     settings, output = settings or Settings(), Path(output)
-    if settings.runs > 1:
+    if settings.seeds > 1:
         return _train_several(twin, pairs, objective, output, settings, validation, resume=resume, quiet=quiet)
     run = Run(twin, pairs, objective, output, settings, validation)
     if resume:
@@ -113,7 +113,9 @@ def _train_several(
     started = time.perf_counter()
     kept, apart = _parts(pairs, settings)
     members = [
-        Member(output / f"run-{k}", part, validation, replace(settings, runs=1, leave_out=None, seed=settings.seed + k))
+        Member(
+            output / f"run-{k}", part, validation, replace(settings, seeds=1, cross_fit=None, seed=settings.seed + k)
+        )
         for k, part in enumerate(kept)
     ]
     twins, results = train_members(train, twin, objective, members, resume=resume, quiet=quiet)
@@ -136,12 +138,12 @@ def _train_several(
 
 def _parts(pairs: Pairs, settings: Settings) -> tuple[list[Pairs], list[Pairs]]:
     """Return what each run is trained on, and what it leaves out, if it does."""
-    if settings.leave_out is None:
-        return [pairs] * settings.runs, []
-    places = question_disjoint_parts(pairs, settings.leave_out, settings.runs, seed=settings.seed)
+    if settings.cross_fit is None:
+        return [pairs] * settings.seeds, []
+    places = question_disjoint_parts(pairs, settings.cross_fit, settings.seeds, seed=settings.seed)
     left, right = places[pairs.left], places[pairs.right]
-    kept = [pairs.select((left != k) & (right != k)) for k in range(settings.runs)]
-    return kept, [pairs.select((left == k) & (right == k)) for k in range(settings.runs)]
+    kept = [pairs.select((left != k) & (right != k)) for k in range(settings.seeds)]
+    return kept, [pairs.select((left == k) & (right == k)) for k in range(settings.seeds)]
 
 
 def _together(results: list[TrainResult], score: float | None, seconds: float) -> TrainResult:

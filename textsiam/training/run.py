@@ -59,7 +59,7 @@ class Run:
             world=world,
             prepare=self._prepared,
         )
-        self.steps_per_epoch = sampler.steps // settings.accumulation
+        self.steps_per_epoch = sampler.steps // settings.gradient_accumulation_steps
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.identity = {
             **run_identity(pairs, validation, objective),
@@ -73,7 +73,7 @@ class Run:
         self.state = RunState()
         self.runlog = RunLog(self.accelerator, self.state, output)
         trained = nn.ModuleList([self.model, self.objective])
-        self.average = None if settings.average is None else WeightAverage(trained, settings.average)
+        self.average = None if settings.ema_decay is None else WeightAverage(trained, settings.ema_decay)
         self.miner = None if settings.mine is None else EpochMiner(settings.mine, pairs, settings.seed)
         if settings.mine is not None and not (objective.needs_negatives or settings.mine.as_pairs):
             raise ValueError("mine: no loss of this run reads negatives; set as_pairs, or name a loss of triplets")
@@ -121,11 +121,11 @@ class Run:
 
     def remaining_batches(self) -> Iterator[Batch]:
         """Yield the batches that are still to come, from where the run stands."""
-        accumulation = self.settings.accumulation
+        accumulated = self.settings.gradient_accumulation_steps
         while self.state.step < self.total_steps:
             epoch, within = divmod(self.state.step, self.steps_per_epoch)
-            batches = self.data.epoch(epoch, start=within * accumulation)
-            for _ in range((self.steps_per_epoch - within) * accumulation):
+            batches = self.data.epoch(epoch, start=within * accumulated)
+            for _ in range((self.steps_per_epoch - within) * accumulated):
                 yield next(batches).to(self.accelerator.device)
                 if self.state.step >= self.total_steps:
                     return

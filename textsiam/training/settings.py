@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.images.augmentation import Augment, Augmentation, described
-from textsiam.legacy import without_epochs
+from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +86,7 @@ class EpochMining(Mining):
             raise ValueError(f"as_pairs must be in [0, 1), got {self.as_pairs}")
 
 
+@old_arguments(accumulation="gradient_accumulation_steps", average="ema_decay", runs="seeds", leave_out="cross_fit")
 @dataclass(frozen=True)
 class Settings:
     """Knobs of a training run.
@@ -102,16 +103,16 @@ class Settings:
             or `{module.name: {knobs}}` (`textsiam.config.augment.build_augment` makes it), or a list of them. None
             leaves images as they are.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
-        accumulation: Batches that one step is made of. In-batch losses see one of them at a time.
+        gradient_accumulation_steps: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
         weight_decay: Decay of matrices; biases and norms are spared.
         warmup: Share of the steps in which the learning rate rises from 0.
         schedule: How the learning rate falls afterwards.
         max_gradient_norm: Gradients longer than this are scaled down; None leaves them.
-        average: Decay per step of a running mean of the weights that is validated and saved instead of the last
+        ema_decay: Decay per step of a running mean of the weights that is validated and saved instead of the last
             weights; None saves the last weights.
-        runs: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
-        leave_out: Share of the pairs that each of several runs leaves out, each another part and no question in two:
+        seeds: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
+        cross_fit: Share of the pairs that each of several runs leaves out, each another part and no question in two:
             what is learned about the twin's scores can be learned from those pairs then. None leaves out nothing.
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
@@ -138,15 +139,15 @@ class Settings:
     per_cluster: int | None = None
     augment: Augment | str | dict[str, Any] | list[Any] | Callable[..., Any] | None = None
     mine: EpochMining | None = None
-    accumulation: int = 1
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 5e-5
     weight_decay: float = 0.01
     warmup: float = 0.1
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_gradient_norm: float | None = 1.0
-    average: float | None = None
-    runs: int = 1
-    leave_out: float | None = None
+    ema_decay: float | None = None
+    seeds: int = 1
+    cross_fit: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     token_budget: int | None = None
     gradient_cache: bool = False
@@ -161,8 +162,8 @@ class Settings:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "runs", "batch_size", "accumulation", "token_budget", "validate_every",
-                     "patience", "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
+        for name in ("epochs", "max_steps", "seeds", "batch_size", "gradient_accumulation_steps", "token_budget",
+                     "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
@@ -172,20 +173,24 @@ class Settings:
                 raise ValueError(f"{name} must be > 0, got {value}")
         if self.weight_decay < 0:
             raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        for name in ("warmup", "average"):
+        for name in ("warmup", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1:
                 raise ValueError(f"{name} must be in [0, 1), got {value}")
         if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         self._check_leave_out()
-        if self.batch_size % self.accumulation:
-            raise ValueError(f"batch_size {self.batch_size} is not a multiple of accumulation {self.accumulation}")
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
+            )
 
     def _check_leave_out(self) -> None:
-        if self.leave_out is not None and (self.runs < 2 or not 0 < self.leave_out <= 1 / self.runs):
+        if self.cross_fit is not None and (self.seeds < 2 or not 0 < self.cross_fit <= 1 / self.seeds):
             raise ValueError(
-                f"leave_out must be a share of at most 1 / runs, of 2 runs or more, got {self.leave_out} of {self.runs}"
+                f"cross_fit must be a share of at most 1 / seeds, with 2 seeds or more, got {self.cross_fit} "
+                f"with {self.seeds}"
             )
 
     def budget_on(self, device: torch.device) -> int:
@@ -205,6 +210,11 @@ class Settings:
             raise ValueError(f"augment: {names[0]!r} is not made yet: textsiam.config.augment.build_augment does it")
         return made
 
+    accumulation = OldAttribute("gradient_accumulation_steps")
+    average = OldAttribute("ema_decay")
+    runs = OldAttribute("seeds")
+    leave_out = OldAttribute("cross_fit")
+
     def to_dict(self) -> dict[str, Any]:
         """Return the knobs as plain values."""
         return asdict(replace(self, augment=described(self.augment)))
@@ -214,22 +224,23 @@ class Settings:
         return {k: v for k, v in self.to_dict().items() if k not in _FREE_ON_RESUME}
 
 
+@old_arguments(wording="lexical_features")
 @dataclass(frozen=True)
-class VerifierSettings:
-    """Knobs of a verifier: a cross-encoder that is asked where the twin is in doubt.
+class RerankerSettings:
+    """Knobs of a reranker: a cross-encoder that is asked where the twin is in doubt.
 
     Attributes:
         model: A cross-encoder, or a backbone to make one of, by folder or Hub id; None takes the trained twin's. The
-            word `lexical` asks no cross-encoder, and has the wording alone weighed against the twin's score.
+            word `lexical` asks no cross-encoder, and has the lexical features alone weighed against the twin's score.
         epochs: Passes over the training pairs.
         learning_rate: Peak learning rate of AdamW.
         batch_size: Pairs of one step of one process.
         max_tokens: Cut a pair after this many tokens.
         duplicate_share: Share of duplicates that it is trained on: pairs of the rarer label come up more often. None
             takes pairs as they come.
-        band: Probabilities of the twin alone between which the verifier is asked.
-        wording: Learn too how far twin and verifier can be trusted, by the words that a pair shares; `lexical` always
-            does.
+        band: Probabilities of the twin alone between which the reranker is asked.
+        lexical_features: Learn too how far twin and reranker can be trusted, by the words that a pair shares;
+            `lexical` always does.
     """
 
     model: str | None = "sentence-transformers/all-MiniLM-L6-v2"
@@ -239,15 +250,15 @@ class VerifierSettings:
     max_tokens: int | None = 128
     duplicate_share: float | None = None
     band: tuple[float, float] = (0.1, 0.9)
-    wording: bool = False
+    lexical_features: bool = False
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
-        for name, value in without_epochs(self.epochs, wording=self.wording).items():
+        for name, value in without_epochs(self.epochs, lexical_features=self.lexical_features).items():
             object.__setattr__(self, name, value)
         if self.model == LEXICAL:
-            object.__setattr__(self, "wording", True)
+            object.__setattr__(self, "lexical_features", True)
         if self.epochs < 1:
             raise ValueError(f"epochs must be >= 1, got {self.epochs}; for no cross-encoder, model is {LEXICAL!r}")
         if not self.learning_rate > 0:
@@ -256,3 +267,7 @@ class VerifierSettings:
             raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
         if not 0 < self.band[0] < self.band[1] < 1:
             raise ValueError(f"band must be two probabilities that rise, got {tuple(self.band)}")
+
+
+def __getattr__(name: str) -> object:
+    return old_name(__name__, name)

@@ -1,4 +1,4 @@
-"""Train a verifier on labelled pairs with sentence-transformers' trainer, and let it label pairs as a teacher."""
+"""Train a reranker on labelled pairs with sentence-transformers' trainer, and let it label pairs as a teacher."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.rerank.base import BaseReranker
-from textsiam.rerank.cross_encoder import Verifier, cross_encoder
+from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.rerank.trees import require_trees
 from textsiam.training.batches.sampling import labelled
-from textsiam.training.settings import LEXICAL, VerifierSettings
+from textsiam.training.settings import LEXICAL, RerankerSettings
 
 _POOL = 50  # batches that are sorted by length together
 
 
-def train_verifier(
+def train_reranker(
     pairs: Pairs,
-    settings: VerifierSettings | None = None,
+    settings: RerankerSettings | None = None,
     *,
     tower: SentenceTransformer | None = None,
     symmetric: bool = True,
     seed: int = 0,
     device: str | None = None,
-) -> Verifier | LexicalReranker:
+) -> Reranker | LexicalReranker:
     """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
 
     Args:
@@ -51,13 +51,13 @@ def train_verifier(
         device: Where to train; None lets torch choose.
 
     Returns:
-        A verifier that is not combined with a twin yet: see `BaseReranker.fit`.
+        A reranker that is not combined with a twin yet: see `BaseReranker.fit`.
 
     Raises:
         ValueError: The pairs do not hold both labels, or are of images.
-        ModelError: The cross-encoder cannot be opened; or the wording is to be learned without LightGBM.
+        ModelError: The cross-encoder cannot be opened; or lexical features are to be learned without LightGBM.
     """
-    settings = settings or VerifierSettings()
+    settings = settings or RerankerSettings()
     check_trainable(pairs, settings)
     if settings.model == LEXICAL:
         return LexicalReranker()
@@ -90,22 +90,22 @@ def train_verifier(
         trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
         trainer.remove_callback(PrinterCallback)  # standard output is for results
         trainer.train()
-    return Verifier(model.eval(), symmetric=symmetric)
+    return Reranker(model.eval(), symmetric=symmetric)
 
 
-def check_trainable(pairs: Pairs, settings: VerifierSettings) -> None:
-    """Check that a verifier can learn from pairs, before a twin is trained for it.
+def check_trainable(pairs: Pairs, settings: RerankerSettings) -> None:
+    """Check that a reranker can learn from pairs, before a twin is trained for it.
 
     Raises:
         ValueError: The pairs do not hold both labels, or are of images.
-        ModelError: The wording is to be learned, and LightGBM is not installed.
+        ModelError: Lexical features are to be learned, and LightGBM is not installed.
     """
-    if settings.wording:
+    if settings.lexical_features:
         require_trees()
     if not pairs.both_labels:
-        raise ValueError(f"{pairs.source}: a verifier learns from pairs of both labels, 0 and 1")
+        raise ValueError(f"{pairs.source}: a reranker learns from pairs of both labels, 0 and 1")
     if pairs.images:
-        raise ValueError(f"{pairs.source}: a verifier reads both texts of a pair at once, these are images")
+        raise ValueError(f"{pairs.source}: a reranker reads both texts of a pair at once, these are images")
 
 
 class ByLength(DefaultBatchSampler):
@@ -138,21 +138,21 @@ class ByLength(DefaultBatchSampler):
         return np.concatenate([labelled(labels, y, n, self.epoch, self.seed) for y, n in counts.items()])
 
 
-def label_pairs(verifier: BaseReranker, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
-    """Label pairs where twin and verifier together are sure, and leave the others out: the verifier as a teacher.
+def label_pairs(reranker: BaseReranker, pairs: Pairs, similarity: np.ndarray, *, confidence: float = 0.9) -> Pairs:
+    """Label pairs where twin and reranker together are sure, and leave the others out: the reranker as a teacher.
 
     Args:
-        verifier: Combined with the twin that the similarities come from.
+        reranker: Combined with the twin that the similarities come from.
         pairs: Mined pairs; labels that they have are ignored.
         similarity: The twin's own similarity of each pair, `(n,)`.
         confidence: Least probability of the label; in (0.5, 1).
 
     Raises:
-        ModelError: The verifier is not combined with a twin yet.
+        ModelError: The reranker is not combined with a twin yet.
         ValueError: The confidence is not in (0.5, 1).
     """
     if not 0.5 < confidence < 1:
         raise ValueError(f"confidence must be between 0.5 and 1, got {confidence}")
-    probability = verifier.probability(pairs.texts, pairs.left, pairs.right, similarity)
+    probability = reranker.probability(pairs.texts, pairs.left, pairs.right, similarity)
     labelled = replace(pairs, labels=(probability >= 0.5).astype(np.int8), source=f"{pairs.source}, labelled")
     return labelled.select(np.maximum(probability, 1 - probability) >= confidence)

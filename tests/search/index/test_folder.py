@@ -146,7 +146,7 @@ def test_vectors_held_in_memory_are_made_again_when_most_are_dead(tmp_path):
         vectors = unit(600, seed=turn)
         index.upsert(questions(0, 600), vectors, model=MODEL)
         assert found(index, vectors[5], k=1) == ["q5"]
-        assert len(index._held._vectors.view.rows) <= 1800
+        assert len(index._cache._vectors.view.rows) <= 1800
     index.close()
 
 
@@ -286,7 +286,7 @@ def test_most_of_what_is_stored_may_be_deleted(index):
     other = FolderIndex(index.path)
     for _ in range(2):
         assert len(found(other, vectors[0], threshold=-2.0)) == 1000
-        assert len(other._held._vectors.view.rows) == 1000
+        assert len(other._cache._vectors.view.rows) == 1000
     other.close()
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textsiam.search.index import in_memory_scan as resident
-from textsiam.search.index.in_memory_scan import Near, Resident, Stored
+from textsiam.search.index.in_memory_scan import InMemoryScan, Near, Stored
 from textsiam.search.join.int8_candidates import Frame, quantized
 
 NOTHING = np.zeros(0, np.int64)
@@ -36,11 +36,11 @@ def test_a_table_does_what_a_dictionary_does(changes, block, stored, seed):
     rng = np.random.default_rng(seed)
     before, resident.BLOCK = resident.BLOCK, block
     try:
-        table, content, seen = Resident(6), {}, []
+        table, content, seen = InMemoryScan(6), {}, []
         if stored:
             rows, vectors = np.arange(stored) * 2, unit(rng.standard_normal((stored, 6)))
             frame = Frame.fitted(vectors)
-            table = Resident(6, Stored(-1, rows, frame, quantized(vectors, frame)))
+            table = InMemoryScan(6, Stored(-1, rows, frame, quantized(vectors, frame)))
             content = dict(zip(rows.tolist(), vectors, strict=True))
         for clock, (rows, gone) in enumerate(changes):
             gone = [row for row in gone if row not in rows]
@@ -56,15 +56,20 @@ def test_a_table_does_what_a_dictionary_does(changes, block, stored, seed):
         for clock, (view, held) in enumerate(seen):  # also those of long ago
             assert view.clock == clock
             queries = unit(rng.standard_normal((3, 6)))
-            for k, floor, among in ((None, 0.3, None), (None, -np.inf, None), (2, -np.inf, None), (2, 0.6, {3, 7, 11})):
+            for k, threshold, among in (
+                (None, 0.3, None),
+                (None, -np.inf, None),
+                (2, -np.inf, None),
+                (2, 0.6, {3, 7, 11}),
+            ):
                 only = None if among is None else np.array(sorted(among))
-                for query, near in zip(queries, view.near(queries, k, floor, among=only), strict=True):
+                for query, near in zip(queries, view.near(queries, k, threshold, among=only), strict=True):
                     assert len(set(near.rows.tolist())) == len(near.rows)
                     scores = {row: float(query.astype(np.float64) @ v.astype(np.float64)) for row, v in held.items()}
                     scores = {row: score for row, score in scores.items() if among is None or row in among}
                     for row, score, error in zip(*near, strict=True):
                         assert abs(scores[row] - score) <= error
-                    best = sorted((row for row in scores if scores[row] >= floor), key=scores.__getitem__)[::-1][:k]
+                    best = sorted((row for row in scores if scores[row] >= threshold), key=scores.__getitem__)[::-1][:k]
                     assert set(best) <= set(near.rows.tolist()) <= set(scores)
         assert sorted(table.rows.tolist()) == sorted(content)
     finally:
@@ -73,7 +78,7 @@ def test_a_table_does_what_a_dictionary_does(changes, block, stored, seed):
 
 def test_full_blocks_become_bytes(monkeypatch):
     monkeypatch.setattr(resident, "BLOCK", 64)
-    table, vectors = Resident(48), normal(200, 48)
+    table, vectors = InMemoryScan(48), normal(200, 48)
     table.apply([(np.arange(200), vectors)], NOTHING, 1)
     assert (len(table.view.packed), len(table.view.tail)) == (3, 8)
     for number in (0, 63, 64, 191, 192, 199):
@@ -83,7 +88,7 @@ def test_full_blocks_become_bytes(monkeypatch):
 
 
 def test_a_table_of_dead_places_says_so():
-    table = Resident(6)
+    table = InMemoryScan(6)
     for clock in range(3):
         assert not table.wasteful
         table.apply([(np.arange(1000), normal(1000, 6, seed=clock))], NOTHING, clock)

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from textsiam.search.join.bf16_candidates import Reduced, _found_elsewhere, products_above, reduced, rounding, scan
+from textsiam.search.join.bf16_candidates import Reduced, _found_elsewhere, bf16_candidates, reduced, rounding, scan
 
 FORMATS = pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 
@@ -46,19 +46,19 @@ def test_vectors_are_brought_to_length_1_in_chunks(monkeypatch: pytest.MonkeyPat
 
 
 @FORMATS
-@pytest.mark.parametrize("floor", [0.1, 0.5, 0.9, 0.999999])
-def test_a_block_leaves_out_nothing_and_little_else_gets_in(dtype: torch.dtype, floor: float, found_in) -> None:
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9, 0.999999])
+def test_a_block_leaves_out_nothing_and_little_else_gets_in(dtype: torch.dtype, threshold: float, found_in) -> None:
     points = unit(200, 64)
     cast, truth = reduced(points, dtype), exact(points)
-    block = products_above(cast, floor)
+    block = bf16_candidates(cast, threshold)
     assert block is not None
     found = found_in(block, 200, ((0, 64, 0, 128), (0, 64, 128, 200), (64, 200, 64, 200)))
     above = np.triu(np.ones((200, 200), bool), 1)
-    assert (found | ~(above & (truth >= floor)))[above].all()
+    assert (found | ~(above & (truth >= threshold)))[above].all()
     assert not found[~above].any()
     # What gets in was rounded up at most: by the bound, and by the last bits of a product in bf16.
-    assert truth[found].min(initial=1.0) >= floor * (1 - 2**-7) - 2 * cast.error - 1e-6
-    assert found.sum() > (0 if floor < 0.99 else -1)
+    assert truth[found].min(initial=1.0) >= threshold * (1 - 2**-7) - 2 * cast.error - 1e-6
+    assert found.sum() > (0 if threshold < 0.99 else -1)
 
 
 @FORMATS
@@ -66,26 +66,26 @@ def test_a_product_just_at_the_floor_is_found_wherever_that_is(dtype: torch.dtyp
     points = unit(60, 384)
     cast, truth = reduced(points, dtype), exact(points)
     for i, j in ((0, 30), (5, 35), (7, 37), (20, 50)):
-        block = products_above(cast, float(truth[i, j]))
+        block = bf16_candidates(cast, float(truth[i, j]))
         assert block is not None
         assert (i, j) in set(zip(*(ends.tolist() for ends in block(0, 60, 0, 60)), strict=True))
 
 
-@pytest.mark.parametrize("floor", [-0.5, 0.0, float("nan"), -float("inf")])
-def test_a_floor_that_bits_do_not_order(floor: float) -> None:
-    assert products_above(reduced(unit(5, 4), torch.float32), floor) is None
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, float("nan"), -float("inf")])
+def test_a_floor_that_bits_do_not_order(threshold: float) -> None:
+    assert bf16_candidates(reduced(unit(5, 4), torch.float32), threshold) is None
 
 
 def test_vectors_that_are_no_numbers_are_left_to_others() -> None:
     points = unit(5, 4)
     points[2, 1] = float("nan")
-    assert products_above(reduced(points, torch.float32), 0.5) is None
+    assert bf16_candidates(reduced(points, torch.float32), 0.5) is None
 
 
 @FORMATS
 def test_an_accelerator_finds_the_same(dtype: torch.dtype) -> None:
     cast = reduced(unit(90, 32), dtype)
-    on_cpu = products_above(cast, 0.4)
+    on_cpu = bf16_candidates(cast, 0.4)
     assert on_cpu is not None
     least = np.nextafter(np.float32(0.4 - cast.error), np.float32(-np.inf)).view(np.int32)
     integer, shift = (torch.int16, 16) if dtype == torch.bfloat16 else (torch.int32, 0)

@@ -58,7 +58,7 @@ def test_a_head_scores_what_is_above_its_floor(tower: SentenceTransformer, floor
     assert isinstance(twin.head, Mahalanobis)
     with torch.no_grad():
         twin.head.factor.copy_(torch.tensor([3.0, 0.1, 2.0, 0.5]))
-    twin.head.floor.fill_(floor)
+    twin.head.candidate_threshold.fill_(floor)
     cosine = vectors @ vectors.T
     expected = [pair for pair in naive_pairs(twin, vectors, 1.0) if cosine[pair[0], pair[1]] >= floor]
     found = pairs_above(twin, vectors, 1.0, block=7)
@@ -120,7 +120,7 @@ def test_wide_vectors_whatever_the_format_of_the_products(
     if precision == torch.int8:
         if not join.multiplies_bytes():
             pytest.skip("this processor has no fast products of bytes (avx512_vnni)")
-        monkeypatch.setattr(join, "products_above", None)
+        monkeypatch.setattr(join, "bf16_candidates", None)
     else:
         monkeypatch.setattr(join, "multiplies_bytes", lambda: False)
         monkeypatch.setattr(join, "fast_dtype", lambda device: precision)

@@ -8,7 +8,7 @@ import torch
 
 from textsiam.inference.fast.processor import multiplies_bytes
 from textsiam.search.join import int8_candidates as codes_module
-from textsiam.search.join.int8_candidates import Codes, Frame, coded, codes_above, quantized
+from textsiam.search.join.int8_candidates import Frame, Int8Block, coded, int8_candidates, quantized
 
 pytestmark = pytest.mark.skipif(
     not multiplies_bytes(), reason="this processor has no fast products of bytes (avx512_vnni)"
@@ -49,7 +49,7 @@ def test_no_product_is_further_off_than_it_says(dim, kind):
     vectors, queries = unit(vectors), unit(queries)
     frame = Frame.fitted(vectors[:50])
     stored, asked, truth = quantized(vectors, frame), frame.asked(queries), exact(queries, vectors)
-    codes = Codes(stored)
+    codes = Int8Block(stored)
     assert (np.abs(whole(codes, asked) - truth) <= stored.errors).all()
     leading = codes.leading(asked)
     assert leading.shape == (len(queries), len(vectors))
@@ -74,7 +74,7 @@ def test_leading_components_hold_most():
 def test_the_second_digit_of_a_query_matters():
     vectors, queries = normal(500, 384), normal(20, 384, seed=1)
     frame = Frame.fitted(vectors)
-    codes, asked = Codes(quantized(vectors, frame)), frame.asked(queries)
+    codes, asked = Int8Block(quantized(vectors, frame)), frame.asked(queries)
     (leading, _), (u, _) = frame.turned(vectors), frame.turned(queries)
     scale = np.abs(leading).max(1, keepdims=True) / 127
     assert np.abs(codes.leading(asked) - u @ (np.rint(leading / scale) * scale).T).max() < 3e-5
@@ -84,9 +84,9 @@ def test_a_processor_without_products_of_bytes_computes_the_same(monkeypatch):
     vectors, queries = normal(300, 384), normal(40, 384, seed=1)
     frame = Frame.fitted(vectors)
     stored, asked = quantized(vectors, frame), frame.asked(queries)
-    fast = Codes(stored).leading(asked)
+    fast = Int8Block(stored).leading(asked)
     monkeypatch.setattr(codes_module, "multiplies_bytes", lambda: False)
-    np.testing.assert_allclose(Codes(stored).leading(asked), fast, rtol=0, atol=2e-7)
+    np.testing.assert_allclose(Int8Block(stored).leading(asked), fast, rtol=0, atol=2e-7)
 
 
 def near_each_other(count, dim):
@@ -100,33 +100,33 @@ ODD_PARTS = ((0, 50, 0, 77), (0, 50, 77, 200), (50, 200, 50, 131), (50, 200, 131
 
 
 @pytest.mark.parametrize("parts", [PARTS, ODD_PARTS])
-@pytest.mark.parametrize("floor", [0.1, 0.5, 0.9, 0.97])
+@pytest.mark.parametrize("threshold", [0.1, 0.5, 0.9, 0.97])
 @pytest.mark.parametrize("scale", [1.0, 7.0])
-def test_a_block_leaves_out_nothing_and_little_else_gets_in(parts, floor, scale, found_in):
+def test_a_block_leaves_out_nothing_and_little_else_gets_in(parts, threshold, scale, found_in):
     points = near_each_other(200, 64) * np.float32(scale)
     truth = exact(points, points)
-    floor *= scale**2
-    block = codes_above(torch.from_numpy(points), floor, width=64)
+    threshold *= scale**2
+    block = int8_candidates(torch.from_numpy(points), threshold, width=64)
     found = found_in(block, 200, parts)
     above = np.triu(np.ones((200, 200), bool), 1)
-    assert (found | ~(above & (truth >= floor)))[above].all()
+    assert (found | ~(above & (truth >= threshold)))[above].all()
     assert not found[~above].any()
-    assert truth[found].min(initial=np.inf) >= floor - 0.06 * scale**2
-    assert (found & (truth >= floor)).sum() > (10 if floor < 0.9 * scale**2 else -1)
+    assert truth[found].min(initial=np.inf) >= threshold - 0.06 * scale**2
+    assert (found & (truth >= threshold)).sum() > (10 if threshold < 0.9 * scale**2 else -1)
 
 
 def test_a_product_just_at_the_floor_is_found_wherever_that_is():
     points = near_each_other(60, 384)
     truth = exact(points, points)
     for i, j in ((0, 30), (5, 35), (7, 37), (20, 50)):
-        block = codes_above(torch.from_numpy(points), float(truth[i, j]), width=16)
+        block = int8_candidates(torch.from_numpy(points), float(truth[i, j]), width=16)
         assert (i, j) in set(zip(*(ends.tolist() for ends in block(0, 60, 0, 60)), strict=True))
 
 
 def test_points_are_brought_to_length_1():
     points = near_each_other(50, 32) * np.arange(1, 51, dtype=np.float32)[:, None]
-    block = codes_above(torch.from_numpy(points), 0.8, width=20, unit=True)
-    other = codes_above(torch.from_numpy(unit(points)), 0.8, width=20)
+    block = int8_candidates(torch.from_numpy(points), 0.8, width=20, unit=True)
+    other = int8_candidates(torch.from_numpy(unit(points)), 0.8, width=20)
     for one, two in zip(block(0, 50, 0, 50), other(0, 50, 0, 50), strict=True):
         assert len(one) > 10
         np.testing.assert_array_equal(one, two)
@@ -135,21 +135,21 @@ def test_points_are_brought_to_length_1():
 def test_a_vector_of_zeros_is_near_nothing():
     points = near_each_other(20, 8)
     points[[3, 4]] = 0
-    row, column = codes_above(torch.from_numpy(points), 0.5, width=8)(0, 20, 0, 20)
+    row, column = int8_candidates(torch.from_numpy(points), 0.5, width=8)(0, 20, 0, 20)
     assert len(row)
     assert not {3, 4} & {*row.tolist(), *column.tolist()}
 
 
-@pytest.mark.parametrize("floor", [-0.5, 0.0, 0.001, float("nan")])
-def test_a_floor_that_bits_do_not_order(floor):
-    assert codes_above(torch.from_numpy(normal(5, 4)), floor, width=2) is None
+@pytest.mark.parametrize("threshold", [-0.5, 0.0, 0.001, float("nan")])
+def test_a_floor_that_bits_do_not_order(threshold):
+    assert int8_candidates(torch.from_numpy(normal(5, 4)), threshold, width=2) is None
 
 
 @pytest.mark.parametrize("wrong", [np.nan, np.inf])
 def test_vectors_that_are_no_numbers_are_left_to_others(wrong):
     points = normal(5, 4)
     points[2, 1] = wrong
-    assert codes_above(torch.from_numpy(points), 0.5, width=2) is None
+    assert int8_candidates(torch.from_numpy(points), 0.5, width=2) is None
 
 
 def test_whole_numbers_and_what_is_lost():

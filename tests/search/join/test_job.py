@@ -17,8 +17,8 @@ from textsiam.search.duplicates import Duplicates, find_duplicates
 from textsiam.search.join import job as parts
 from textsiam.search.join.approximate import Sharding
 from textsiam.search.join.exact import pairs_above
-from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartedVectors, perform, run_here
-from textsiam.search.join.ray import Bulk
+from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartitionedVectors, perform, run_here
+from textsiam.search.join.ray import JobConfig
 
 
 @pytest.fixture
@@ -50,11 +50,11 @@ def same(a: Duplicates, b: Duplicates) -> None:
 def test_parts_give_the_pairs_of_the_whole(twin: Twin, saved: str, many: list[str], tmp_path: Path, part: int) -> None:
     if part == 1:
         many = many[:9]
-    job = Job.begin(tmp_path / "job", twin, saved, many, part=part)
+    job = Job.begin(tmp_path / "job", twin, saved, many, partition_size=part)
     seen: list[tuple[int, int]] = []
     perform(Encoding(job), run_here, lambda *at: seen.append(at))
     assert seen[-1] == (len(many), len(many))
-    vectors = PartedVectors(job, twin.dim)
+    vectors = PartitionedVectors(job, twin.dim)
     assert len(vectors) == len(many)
     whole = vectors[np.arange(len(many))]
     np.testing.assert_allclose(whole, twin.encode(many), atol=0.02)
@@ -75,7 +75,7 @@ def test_parts_give_the_pairs_of_the_whole(twin: Twin, saved: str, many: list[st
 def test_duplicates_by_parts_are_those_of_memory(twin: Twin, saved: str, many: list[str], tmp_path: Path) -> None:
     texts = [*many, many[3]]
     threshold = high(twin, texts, 0.1)
-    found = find_duplicates(twin, texts, threshold=threshold, bulk=Bulk(saved, tmp_path / "job", part=15))
+    found = find_duplicates(twin, texts, threshold=threshold, job=JobConfig(saved, tmp_path / "job", partition_size=15))
     expected = find_duplicates(twin, texts, threshold=threshold - 1e-3)
     pairs = [set(zip(x.left.tolist(), x.right.tolist(), strict=True)) for x in (found, expected)]
     near = {pair for pair, s in zip(zip(expected.left, expected.right, strict=True), expected.similarity, strict=True)
@@ -84,7 +84,7 @@ def test_duplicates_by_parts_are_those_of_memory(twin: Twin, saved: str, many: l
     assert pairs[1] - pairs[0] <= near  # in bf16 a text's vector depends on its batch by rounding
     assert len(pairs[0]) > 50
     with pytest.raises(ValueError, match="it cannot be approximate as well"):
-        find_duplicates(twin, texts, threshold=0.6, bulk=Bulk(saved, tmp_path / "job"), sharding=Sharding())
+        find_duplicates(twin, texts, threshold=0.6, job=JobConfig(saved, tmp_path / "job"), sharding=Sharding())
 
 
 @pytest.mark.parametrize("stop", [0, 1, 3, 6])
@@ -92,7 +92,7 @@ def test_a_job_goes_on_where_it_was_stopped(
     twin: Twin, saved: str, many: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
 ) -> None:
     some, few = high(twin, many, 0.2), high(twin, many, 0.05)
-    whole = find_duplicates(twin, many, threshold=some, bulk=Bulk(saved, tmp_path / "whole", part=20))
+    whole = find_duplicates(twin, many, threshold=some, job=JobConfig(saved, tmp_path / "whole", partition_size=20))
     done: list[str] = []
 
     def killed(stage: parts.Stage, items: Sequence[str]) -> Iterator[str]:
@@ -105,44 +105,44 @@ def test_a_job_goes_on_where_it_was_stopped(
 
     monkeypatch.setattr("textsiam.search.join.ray.run_here", killed)
     with pytest.raises(KeyboardInterrupt):
-        find_duplicates(twin, many, threshold=some, bulk=Bulk(saved, tmp_path / "job", part=20))
+        find_duplicates(twin, many, threshold=some, job=JobConfig(saved, tmp_path / "job", partition_size=20))
     stop = 10**9
     first = list(done)
-    resumed = find_duplicates(twin, many, threshold=some, bulk=Bulk(saved, tmp_path / "job", part=20))
+    resumed = find_duplicates(twin, many, threshold=some, job=JobConfig(saved, tmp_path / "job", partition_size=20))
     same(resumed, whole)
     assert len(done) == len(set(done)) == 4 + 10  # nothing twice: four parts, ten pairs of parts
     assert done[: len(first)] == first
     assert not list((tmp_path / "job").rglob("*.tmp"))
-    again = find_duplicates(twin, many, threshold=some, bulk=Bulk(saved, tmp_path / "job", part=20))
+    again = find_duplicates(twin, many, threshold=some, job=JobConfig(saved, tmp_path / "job", partition_size=20))
     same(again, whole)
     assert len(done) == 14
-    other = find_duplicates(twin, many, threshold=few, bulk=Bulk(saved, tmp_path / "job", part=20))
+    other = find_duplicates(twin, many, threshold=few, job=JobConfig(saved, tmp_path / "job", partition_size=20))
     assert len(done) == 24  # another threshold needs other pairs, not other vectors
     assert len(other) < len(whole)
 
 
 def test_a_folder_of_another_job_is_refused(twin: Twin, saved: str, many: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    Job.begin(folder, twin, saved, many, part=20)
-    Job.begin(folder, twin, saved, many, part=20)
+    Job.begin(folder, twin, saved, many, partition_size=20)
+    Job.begin(folder, twin, saved, many, partition_size=20)
     swapped = [many[1], many[0], *many[2:]]
-    for texts, part, what in ((swapped, 20, "list of texts"), (many, 21, "size of the parts")):
+    for texts, part, what in ((swapped, 20, "list of texts"), (many, 21, "size of the partitions")):
         with pytest.raises(JobError, match=f"holds a job with another {what}: remove it, or name another folder"):
-            Job.begin(folder, twin, saved, texts, part=part)
+            Job.begin(folder, twin, saved, texts, partition_size=part)
     for text in ("{", "{}", "[]"):
         (folder / "job.json").write_text(text)
         with pytest.raises(JobError, match=r"job\.json is damaged"):
-            Job.begin(folder, twin, saved, many, part=20)
+            Job.begin(folder, twin, saved, many, partition_size=20)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(JobError, match="mine is not empty and holds no job: name another folder"):
-        Job.begin(tmp_path / "mine", twin, saved, many, part=20)
+        Job.begin(tmp_path / "mine", twin, saved, many, partition_size=20)
     with pytest.raises(ValueError, match="a part must hold at least 1 text, got 0"):
-        Job.begin(folder, twin, saved, many, part=0)
+        Job.begin(folder, twin, saved, many, partition_size=0)
 
 
 def test_another_model_is_refused_where_work_is_done(twin: Twin, saved: str, many: list[str], tmp_path: Path) -> None:
-    job = Job.begin(tmp_path / "job", twin, saved, many, part=50)
+    job = Job.begin(tmp_path / "job", twin, saved, many, partition_size=50)
     facts = json.loads((tmp_path / "job" / "job.json").read_text())
     assert "folder" not in facts  # it may be moved
     stage = Encoding(Job(**{**job.__dict__, "fingerprint": "0" * 64}))
@@ -152,7 +152,7 @@ def test_another_model_is_refused_where_work_is_done(twin: Twin, saved: str, man
 
 
 def test_a_runner_that_leaves_something_out(twin: Twin, saved: str, many: list[str], tmp_path: Path) -> None:
-    job = Job.begin(tmp_path / "job", twin, saved, many, part=30)
+    job = Job.begin(tmp_path / "job", twin, saved, many, partition_size=30)
 
     def lazy(stage: parts.Stage, items: Sequence[str]) -> Iterator[str]:
         return run_here(stage, items[1:])
@@ -164,12 +164,12 @@ def test_a_runner_that_leaves_something_out(twin: Twin, saved: str, many: list[s
 DRIVER = """
 import json, sys
 from textsiam.models.twin import Twin
-from textsiam.search.join.ray import Bulk
+from textsiam.search.join.ray import JobConfig
 from textsiam.search.duplicates import find_duplicates
 
 model, folder, threshold, texts = sys.argv[1], sys.argv[2], float(sys.argv[3]), json.load(open(sys.argv[4]))
-said = lambda done, total: print(done, flush=True)
-find_duplicates(Twin.from_pretrained(model), texts, threshold=threshold, joining=said, bulk=Bulk(model, folder, part=7))
+said, job = lambda done, total: print(done, flush=True), JobConfig(model, folder, partition_size=7)
+find_duplicates(Twin.from_pretrained(model), texts, threshold=threshold, joining=said, job=job)
 """
 
 
@@ -178,7 +178,7 @@ def test_a_killed_driver_leaves_only_whole_files_and_the_job_goes_on(
     twin: Twin, saved: str, many: list[str], tmp_path: Path
 ) -> None:
     threshold = high(twin, many, 0.2)
-    whole = find_duplicates(twin, many, threshold=threshold, bulk=Bulk(saved, tmp_path / "whole", part=7))
+    whole = find_duplicates(twin, many, threshold=threshold, job=JobConfig(saved, tmp_path / "whole", partition_size=7))
     (tmp_path / "texts.json").write_text(json.dumps(many))
     command = [sys.executable, "-c", DRIVER, saved, str(tmp_path / "job"), repr(threshold), tmp_path / "texts.json"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as driver:
@@ -189,5 +189,8 @@ def test_a_killed_driver_leaves_only_whole_files_and_the_job_goes_on(
     assert driver.returncode == -signal.SIGKILL
     done = {file: file.stat().st_mtime_ns for file in (tmp_path / "job").rglob("*-*.parquet")}
     assert 5 <= len(done) <= 10 * 11 // 2
-    same(find_duplicates(twin, many, threshold=threshold, bulk=Bulk(saved, tmp_path / "job", part=7)), whole)
+    same(
+        find_duplicates(twin, many, threshold=threshold, job=JobConfig(saved, tmp_path / "job", partition_size=7)),
+        whole,
+    )
     assert all(file.stat().st_mtime_ns == at for file, at in done.items())

@@ -20,7 +20,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.search.join.job import Encoding, Job, JobError, Joining, Stage, perform, run_here
-from textsiam.search.join.ray import Bulk, RayRunner
+from textsiam.search.join.ray import JobConfig, RayRunner
 
 TEXTS = [f"How do I {verb} a {thing}{end}" for verb in ("mend", "buy", "sell", "paint", "lend")
          for thing in ("house", "car", "boat", "bike", "door", "lamp", "phone", "chair")
@@ -98,7 +98,7 @@ def run_gated(stage: Stage, folder: Path, runner: RayRunner, deed: Callable[[set
 @pytest.mark.slow
 def test_a_killed_worker_and_a_lost_node_change_nothing(cluster: Any, saved: str, tmp_path: Path) -> None:
     twin = Twin.from_pretrained(saved)
-    stages = [Joining(Job.begin(tmp_path / name, twin, saved, TEXTS, part=30), threshold_of(twin))
+    stages = [Joining(Job.begin(tmp_path / name, twin, saved, TEXTS, partition_size=30), threshold_of(twin))
               for name in ("alone", "job")]  # fmt: skip
     for stage in stages:
         perform(Encoding(stage.job), run_here)
@@ -132,7 +132,7 @@ def test_a_killed_worker_and_a_lost_node_change_nothing(cluster: Any, saved: str
 @pytest.mark.slow
 def test_an_error_is_said_once_and_what_was_done_is_not_done_again(cluster: Any, saved: str, tmp_path: Path) -> None:
     twin = Twin.from_pretrained(saved)
-    bulk = Bulk(saved, tmp_path / "job", cluster.address, part=60, cpus=2)
+    bulk = JobConfig(saved, tmp_path / "job", cluster.address, partition_size=60, cpus=2)
     job = bulk.begin(twin, TEXTS)
     text = job.texts_of(1).read_bytes()
     job.texts_of(1).write_bytes(b"no Parquet")
@@ -146,12 +146,12 @@ def test_an_error_is_said_once_and_what_was_done_is_not_done_again(cluster: Any,
 
 def test_without_a_cluster_or_without_ray(saved: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if find_spec("ray") is not None:
-        bulk = Bulk(saved, tmp_path / "job", "127.0.0.1:1")
+        bulk = JobConfig(saved, tmp_path / "job", "127.0.0.1:1")
         twin = Twin.from_pretrained(saved)
         with pytest.raises(ModelError, match=r"no Ray cluster at 127\.0\.0\.1:1"):
             bulk.encode(bulk.begin(twin, TEXTS), twin.dim)
     monkeypatch.setitem(__import__("sys").modules, "ray", None)
-    bulk = Bulk(saved, tmp_path / "other", "auto")
+    bulk = JobConfig(saved, tmp_path / "other", "auto")
     twin = Twin.from_pretrained(saved)
     with pytest.raises(ModelError, match=r"ray is not installed: pip install 'textsiam\[ray\]'"):
         bulk.encode(bulk.begin(twin, TEXTS), twin.dim)

@@ -181,7 +181,7 @@ def test_another_distance_finds_what_plain_scoring_finds(serve, tower, pairs, se
     assert found ^ {k for k, _ in expected(twin, sentences[0], sentences, threshold)} == set()
 
 
-def test_a_half_twin_has_no_duplicates_to_serve(tower):
+def test_an_asymmetric_twin_has_no_duplicates_to_serve(tower):
     twin = Twin(tower, tower)
     with pytest.raises(ValueError, match="the towers of this twin differ"):
         create_app(twin, MemoryIndex(index_model(twin)))

@@ -109,7 +109,7 @@ def test_chunks_keep_the_token_budget(twin: Twin, pairs: Pairs) -> None:
         assert max(chunk["input_ids"].numel() for chunk in batch.left) <= 60
 
 
-def test_half_twin_batches(fresh_tower: SentenceTransformer, other: SentenceTransformer, pairs: Pairs) -> None:
+def test_asymmetric_twin_batches(fresh_tower: SentenceTransformer, other: SentenceTransformer, pairs: Pairs) -> None:
     twin = Twin(fresh_tower, copy.deepcopy(other))
     data = TrainingPairs(pairs, twin, uniform(pairs, 24), token_budget=80, negatives=True)
     rows = np.arange(0, 96, 9)

@@ -41,7 +41,7 @@ def assert_close(left: list[Tensor], right: list[Tensor], *, share: float) -> No
         torch.testing.assert_close(a, b, rtol=0, atol=share * largest)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 @pytest.mark.parametrize(
     "losses",
     [["contrastive"], ["squared"], ["online_contrastive"], ["triplet"], ["info_nce"], ["head"],
@@ -62,7 +62,7 @@ def test_dropout_draws_other_masks_in_every_chunk(driver, tmp_path, gradients):
         assert_close(gradients[0], gradients[1], share=1e-2)
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 def test_random_numbers_go_on_as_without_the_cache(driver, tmp_path, gradients, half):
     knobs = {"half": half, "batch_size": 16, "max_steps": 3, "learning_rate": 1e-8}
     for cached in (True, False):
@@ -74,7 +74,12 @@ def test_random_numbers_go_on_as_without_the_cache(driver, tmp_path, gradients, 
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 @pytest.mark.parametrize(
     "knobs",
-    [{"accumulation": 2}, {"max_gradient_norm": 0.01}, {"gradient_checkpointing": True}, {"average": 0.5}],
+    [
+        {"gradient_accumulation_steps": 2},
+        {"max_gradient_norm": 0.01},
+        {"gradient_checkpointing": True},
+        {"ema_decay": 0.5},
+    ],
     ids=lambda knobs: next(iter(knobs)),
 )
 def test_the_cache_goes_with_other_knobs(driver, tmp_path, gradients, knobs):
@@ -127,7 +132,7 @@ class Saved:
         return packed()
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 def test_only_one_chunk_keeps_its_activations(driver, tmp_path, half):
     twin = driver.small_twin(half=half).train()
     objective = driver.build_objective(["contrastive"])

@@ -176,7 +176,7 @@ def test_a_tokenizer_that_does_not_describe_itself_is_not_stored(tower, tmp_path
     assert not (tmp_path / "tokens").exists()
 
 
-@pytest.mark.parametrize("half", [False, True], ids=["twin", "half-twin"])
+@pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 def test_batches_are_those_of_tokens_in_memory(driver, tmp_path, half):
     twin: Twin = driver.small_twin(half=half)
     pairs = driver.keyword_pairs(48)

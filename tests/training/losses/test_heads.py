@@ -50,7 +50,7 @@ def test_trained_jointly_the_best_head_is_kept(driver, tmp_path: Path, average: 
     twin.head = PairHead(16, hidden=8)
     before = {name: t.clone() for name, t in twin.state_dict().items()}
     pairs, validation = driver.keyword_pairs(96), driver.keyword_pairs(48, seed=100)
-    settings = Settings(**{**vars(SETTINGS), "average": average})
+    settings = Settings(**{**vars(SETTINGS), "ema_decay": average})
     result = train(
         twin, pairs, Objective({"head": HeadLoss()}, head=twin.head),
         output=tmp_path, settings=settings, validation=validation, quiet=True,

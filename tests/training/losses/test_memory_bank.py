@@ -123,7 +123,7 @@ def test_a_resumed_run_remembers(driver: ModuleType, tmp_path, losses) -> None:
     from textsiam.training.loop import train
     from textsiam.training.settings import Settings
 
-    knobs = Settings(batch_size=8, max_steps=8, checkpoint_every=5, precision="fp32", tracker="none", average=0.5)
+    knobs = Settings(batch_size=8, max_steps=8, checkpoint_every=5, precision="fp32", tracker="none", ema_decay=0.5)
 
     def run(*, resume: bool) -> list[dict[str, Tensor]]:
         twin, made = driver.small_twin(dropout=0.1), driver.build_objective(losses)

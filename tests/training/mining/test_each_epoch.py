@@ -83,8 +83,8 @@ def test_batches_hold_what_the_weights_of_the_epoch_found(driver, tmp_path, mini
 
 
 def test_the_average_mines_where_it_is_what_is_served(driver, tmp_path, minings):
-    run(driver, tmp_path, average=0.9)
-    final = run(driver, tmp_path / "last", average=None)
+    run(driver, tmp_path, ema_decay=0.9)
+    final = run(driver, tmp_path / "last", ema_decay=None)
     assert final.steps == 24
     averaged, last = minings[1][0], minings[4][0]
     assert any(not torch.equal(value, last[name]) for name, value in averaged.items())
@@ -169,8 +169,8 @@ def test_knobs_that_make_no_sense_are_refused(knobs, message):
 JOB: dict[str, Any] = {
     "losses": ["online_contrastive", "triplet", "head"],
     "settings": {
-        "batch_size": 8, "epochs": 5, "accumulation": 2, "average": 0.5, "learning_rate": 2e-3, "log_every": 4,
-        "checkpoint_every": 5, "validate_every": 6, "mine": {**MINE, "every": 2},
+        "batch_size": 8, "epochs": 5, "gradient_accumulation_steps": 2, "ema_decay": 0.5, "learning_rate": 2e-3,
+        "log_every": 4, "checkpoint_every": 5, "validate_every": 6, "mine": {**MINE, "every": 2},
     },
 }  # fmt: skip
 STEP = 2  # batches; deaths are counted in batches

@@ -284,7 +284,7 @@ def test_without_duplicates_or_without_others_there_is_nothing_to_mine(twin: Twi
         mine(twin, Pairs.from_texts(["a", "b"], ["b", "c"], [1, 1]))
 
 
-def test_a_half_twin_looks_among_right_texts(fresh_tower, sentences):
+def test_an_asymmetric_twin_looks_among_right_texts(fresh_tower, sentences):
     other = scratch_text_encoder(sentences, vocabulary=200, hidden=16, dim=32, max_tokens=24, seed=5, device="cpu")
     twin = Twin(fresh_tower, other.eval())
     pairs = Pairs.from_texts(["q one", "q two", "q three"], ["d one", "d two", "d three"], [1, 1, 0])

@@ -49,7 +49,7 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
     return torch.bfloat16 if native else torch.float32
 
 
-class Paced(ABC):
+class DeviceRunner(ABC):
     """How much of what there is to do a device takes at once.
 
     Attributes:
@@ -72,12 +72,12 @@ class Paced(ABC):
 
     @cached_property
     def best_budget(self) -> int:
-        """The fastest token budget, measured on made-up inputs the first time it is asked for."""
+        """The fastest token budget, measured on dummy inputs the first time it is asked for."""
         with one_core(self.tower.device.type == "cpu"):  # as the workers have it
             return min(self.budgets, key=self._seconds_per_token)
 
     def _seconds_per_token(self, budget: int) -> float:
-        features = {k: moved(t, self.tower.device) for k, t in self._made_up(budget).items()}
+        features = {k: to_device(t, self.tower.device) for k, t in self.dummy_batch(budget).items()}
         seconds = []
         for _ in range(3):
             started = time.perf_counter()
@@ -91,15 +91,15 @@ class Paced(ABC):
         """How many numbers come out of an input."""
 
     @abstractmethod
-    def _made_up(self, tokens: int) -> dict[str, Any]:
-        """Return the features of made-up inputs of so many tokens."""
+    def dummy_batch(self, tokens: int) -> dict[str, Any]:
+        """Return the features of dummy inputs of so many tokens."""
 
     @abstractmethod
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return what comes out of one padded batch, `(batch, dim)` float32."""
 
 
-class FastTower(Paced):
+class FastTower(DeviceRunner):
     """A tower as inference sees it: the backbone in a fast number format, pooling and normalisation in fp32.
 
     Args:
@@ -156,8 +156,9 @@ class FastTower(Paced):
         """Components of a vector."""
         return self.tower.get_embedding_dimension() or 0
 
-    def _made_up(self, tokens: int) -> dict[str, Any]:
-        return self.inputs.made_up(self.tower, tokens)
+    def dummy_batch(self, tokens: int) -> dict[str, Any]:
+        """Return the features of dummy inputs of so many tokens."""
+        return self.inputs.dummy_batch(self.tower, tokens)
 
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""
@@ -227,7 +228,7 @@ def _first_values(tensor: Tensor) -> Tensor:
     return tensor.detach().as_strided((min(64, stored, tensor.numel()),), (1,), tensor.storage_offset())
 
 
-def moved(feature: Any, device: torch.device) -> Any:
+def to_device(feature: Any, device: torch.device) -> Any:
     """Return a tensor on the device; to a GPU it is copied from pinned memory while other work goes on."""
     if not isinstance(feature, Tensor):
         return feature

@@ -57,7 +57,7 @@ from textsiam.search.index.validation import (
     check_vectors,
     check_where,
 )
-from textsiam.search.index.vector_cache import Held
+from textsiam.search.index.vector_cache import VectorCache
 
 _TABLE = "questions.sqlite"
 _FILTERS = 8  # filters whose matches are remembered
@@ -84,7 +84,7 @@ class FolderIndex:
         self._written = 0
         self._counted = (-1, 0)  # at which clock, how many
         self._filters: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
-        self._held = Held(self._stored)
+        self._cache = VectorCache(self._stored)
 
     @classmethod
     def create(cls, path: str | Path, model: IndexModel, **knobs: Any) -> FolderIndex:
@@ -165,7 +165,7 @@ class FolderIndex:
         check_search(k, threshold)
         clause, values = condition(check_where(where))
         with self._journal.reading() as table:
-            state, view = self._held.look(table)  # both as they are at the same moment
+            state, view = self._cache.look(table)  # both as they are at the same moment
             check_model(self.location, state.model, model)
             asked = check_vectors(queries, model.dim)
             kept = self._matching(table, state.clock, clause, values) if where else None

@@ -11,7 +11,7 @@ import numpy as np
 from textsiam.search.index.base import rounding_margin
 
 if TYPE_CHECKING:
-    from textsiam.search.join.int8_candidates import Asked, Codes, Frame, Quantized
+    from textsiam.search.join.int8_candidates import Asked, Frame, Int8Block, Quantized
 
 _SCORES = 32 << 20  # scores held at once, 128 MB
 BLOCK = 8192  # vectors that are packed together
@@ -61,20 +61,22 @@ class View:
 
     clock: int
     rows: np.ndarray
-    packed: tuple[Codes, ...]
+    packed: tuple[Int8Block, ...]
     starts: np.ndarray
     frame: Frame | None
     tail: np.ndarray
     bounds: tuple[np.ndarray, ...]
     alive: np.ndarray
 
-    def near(self, queries: np.ndarray, k: int | None, floor: float, *, among: np.ndarray | None = None) -> list[Near]:
+    def near(
+        self, queries: np.ndarray, k: int | None, threshold: float, *, among: np.ndarray | None = None
+    ) -> list[Near]:
         """Return, for each query, all that may be among its hits.
 
         Args:
             queries: `(q, dim)` float32.
             k: Only what may be among the best k.
-            floor: Least score; `-inf` where there is none.
+            threshold: Least score; `-inf` where there is none.
             among: Only these rows, `(m,)` int64; None takes all.
         """
         kept = self.alive
@@ -85,7 +87,7 @@ class View:
         for start in range(0, len(queries), step):
             part = queries[start : start + step]
             asked, leading = self._leading(part)
-            found += [self._near(leading[query], asked, query, kept, k, floor) for query in range(len(part))]
+            found += [self._near(leading[query], asked, query, kept, k, threshold) for query in range(len(part))]
         return found
 
     def _leading(self, queries: np.ndarray) -> tuple[Asked | None, np.ndarray]:
@@ -97,7 +99,7 @@ class View:
         return compared(queries, self.frame, self.packed, self.tail)
 
     def _near(
-        self, leading: np.ndarray, asked: Asked | None, query: int, kept: np.ndarray, k: int | None, floor: float
+        self, leading: np.ndarray, asked: Asked | None, query: int, kept: np.ndarray, k: int | None, threshold: float
     ) -> Near:
         slack, length, _ = self.bounds
         most = leading + slack
@@ -106,9 +108,9 @@ class View:
         if k is not None and _LIKELY * k < len(most):
             likely = np.argpartition(np.where(kept, most, -np.inf), -_LIKELY * k)[-_LIKELY * k :]
             likely = np.sort(likely[kept[likely]])
-            floor = max(floor, self._scored(leading, asked, query, likely).certain(k))
-        near = self._scored(leading, asked, query, np.flatnonzero((most >= floor) & kept))
-        return near.kept(near.scores + near.errors >= floor).best(k)
+            threshold = max(threshold, self._scored(leading, asked, query, likely).certain(k))
+        near = self._scored(leading, asked, query, np.flatnonzero((most >= threshold) & kept))
+        return near.kept(near.scores + near.errors >= threshold).best(k)
 
     def _scored(self, leading: np.ndarray, asked: Asked | None, query: int, places: np.ndarray) -> Near:
         """Return the whole scores at some places, `(m,)`, rising."""
@@ -138,7 +140,7 @@ class Stored:
     vectors: Quantized
 
 
-class Resident:
+class InMemoryScan:
     """A growing table of vectors; one thread may change it while others search its views.
 
     A vector is never overwritten: a changed one is added at the end and its old place dies, so that a view, which knows
@@ -154,7 +156,7 @@ class Resident:
         self._rows = np.zeros(64, np.int64)
         self._bounds = [np.zeros(64, np.float32) for _ in range(3)]
         self._alive = np.zeros(64, bool)
-        self._packed: list[Codes] = []
+        self._packed: list[Int8Block] = []
         self._starts = [0]
         self._frame: Frame | None = None
         self._tail = np.zeros((64, dim), np.float32)  # what is not packed
@@ -239,12 +241,12 @@ class Resident:
         self._tail = tail[filled : filled + left].copy()
 
     def _add_packed(self, vectors: Quantized) -> None:
-        from textsiam.search.join.int8_candidates import Codes
+        from textsiam.search.join.int8_candidates import Int8Block
 
         start, end = self._starts[-1], self._starts[-1] + len(vectors.scales)
         # What an older view reads here grows, which lets it keep more than it has to, and nothing less.
         self._bound(start, end, (vectors.slack, vectors.length, vectors.errors))
-        self._packed.append(Codes(vectors))
+        self._packed.append(Int8Block(vectors))
         self._starts.append(end)
 
     def _seen(self, clock: int) -> View:

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from textsiam.search.index.in_memory_scan import Resident, Stored, View
+from textsiam.search.index.in_memory_scan import InMemoryScan, Stored, View
 from textsiam.search.index.journal import State, changes_since, deleted_since, read_state, rows_where
 
 
-class Held:
+class VectorCache:
     """All vectors of a table, in memory.
 
     Args:
@@ -23,7 +23,7 @@ class Held:
         self._begin = begin
         self._lock = threading.Lock()
         self._generation = -1
-        self._vectors = Resident(0)
+        self._vectors = InMemoryScan(0)
 
     def look(self, table: sqlite3.Connection) -> tuple[State, View]:
         """Return what the table says of itself, and the vectors as they are at that same moment.
@@ -34,12 +34,12 @@ class Held:
         with self._lock:  # no other thread may move the vectors beyond this moment
             state = read_state(table)
             if self._vectors.wasteful or state.generation != self._generation:
-                self._vectors = Resident(state.model.dim, self._begin(table, state))
+                self._vectors = InMemoryScan(state.model.dim, self._begin(table, state))
                 self._generation = state.generation
                 if self._vectors.view.clock < state.clock:
                     self._follow(table, state)
                 if self._vectors.wasteful:  # most of what is stored was deleted or changed
-                    self._vectors = Resident(state.model.dim)
+                    self._vectors = InMemoryScan(state.model.dim)
             if self._vectors.view.clock < state.clock:
                 self._follow(table, state)
             return state, self._vectors.view

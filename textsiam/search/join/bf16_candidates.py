@@ -1,4 +1,4 @@
-"""Which rows of a matrix have a product at or above a floor with each other: blocks of bf16 products, scanned in cache.
+"""Which rows of a matrix have a product at or above a threshold with each other: bf16 products, scanned in cache.
 
 A block is as large as stays in the cache of one core, each core has a block of its own, and what is compared are the
 bits of the products: positive floats are ordered as the integers with the same bits, whose largest in a row costs a
@@ -78,21 +78,21 @@ def reduced(points: Tensor, dtype: torch.dtype, device: torch.device | None = No
     return Reduced(values, lost * (whole + there) + rounding(points.shape[1]) * (whole**2 + there**2))
 
 
-def products_above(points: Reduced, floor: float) -> Block | None:
-    """Return what finds, in a block of products, all that may be at or above a floor before the vectors were cast.
+def bf16_candidates(points: Reduced, threshold: float) -> Block | None:
+    """Return what finds, in a block of products, all that may be at or above a threshold before the vectors were cast.
 
-    No pair at or above the floor is left out: its product is at least f = floor − error, and as rounding to bf16 keeps
-    the order, its bf16 product is at least f rounded down.
+    No pair at or above the threshold is left out: its product is at least f = threshold − error, and as rounding to
+    bf16 keeps the order, its bf16 product is at least f rounded down.
 
     Args:
         points: The vectors.
-        floor: Least product.
+        threshold: Least product.
 
     Returns:
         None where f is not positive (or no number): then the bits of floats are not ordered as integers are.
     """
     values, integer = points.values, _BITS[points.values.dtype][0]
-    least = bits_of(np.array([floor - points.error]), values.dtype)
+    least = bits_of(np.array([threshold - points.error]), values.dtype)
     if least is None:
         return None
     bits = int(least[0])

@@ -17,8 +17,8 @@ from textsiam.inference.batching import Progress
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.models.distances import Distance
 from textsiam.models.scorer import Scorer
-from textsiam.search.join.bf16_candidates import Block, Found, products_above, reduced, rounding
-from textsiam.search.join.int8_candidates import codes_above, multiplies_bytes
+from textsiam.search.join.bf16_candidates import Block, Found, bf16_candidates, reduced, rounding
+from textsiam.search.join.int8_candidates import int8_candidates, multiplies_bytes
 
 # Blocked and rowwise similarities of distances that are no products differ by rounding only; this is far above it.
 _ROUNDING = 1e-4
@@ -61,7 +61,7 @@ def pairs_above(
 
     Candidates come from blocks of the similarity matrix (upper triangle only); each is scored again row by row in fp32,
     so that the result does not depend on the block and equals `Twin.similarity`. Where the twin has a head, candidates
-    are the pairs whose distance reaches the head's floor.
+    are the pairs whose distance reaches the head's candidate threshold.
 
     Blocks are products of bytes, or of bf16, where the hardware multiplies these natively, with a margin below the
     threshold that is proved to be wide enough; see `int8_candidates` and `bf16_candidates` beside this file.
@@ -131,9 +131,9 @@ class Comparison:
         self.block = block or _ROWS["cpu" if twin.device.type == "cpu" else "else"]
         self.rows, self.after = len(points) if rows is None else rows, after
         self.stop = stop or threading.Event()
-        self.floor = twin.candidate_threshold(threshold)
-        by_products = _by_products(twin, points, self.floor, self.block)
-        self.candidates: Block = by_products or partial(_by_distance, twin.distance, points, self.floor)
+        self.candidate_threshold = twin.candidate_threshold(threshold)
+        by_products = _by_products(twin, points, self.candidate_threshold, self.block)
+        self.candidates: Block = by_products or partial(_by_distance, twin.distance, points, self.candidate_threshold)
 
     @property
     def workers(self) -> int:
@@ -174,7 +174,7 @@ class Comparison:
             left, right = lefts[start : start + _SLICE], rights[start : start + _SLICE]
             u, v = (points.index_select(0, torch.from_numpy(rows)) for rows in (left, right))
             if twin.head is not None:
-                near = (twin.distance.similarity(twin.distance(u, v)) >= self.floor).nonzero()[:, 0]
+                near = (twin.distance.similarity(twin.distance(u, v)) >= self.candidate_threshold).nonzero()[:, 0]
                 left, right, u, v = left[near.numpy()], right[near.numpy()], u[near], v[near]
             similarity = twin.vector_similarity(u.numpy(), v.numpy())
             keep = similarity.astype(np.float64) >= self.threshold
@@ -213,27 +213,27 @@ def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: thre
         torch.set_num_threads(cores)  # a part of the setting is the whole process's
 
 
-def _by_products(twin: Scorer, points: Tensor, floor: float, width: int) -> Block | None:
-    """Return what finds candidates by products; None where the distance is none of products, or the floor too low."""
+def _by_products(twin: Scorer, points: Tensor, threshold: float, width: int) -> Block | None:
+    """Return what finds candidates by products; None where the distance has none, or the threshold is too low."""
     if not len(points) or twin.distance.products is None:
         return None
     slack, unit = rounding(points.shape[1]), twin.distance.products == "unit"
     shortest = 1.0 if unit else float(points.square().sum(1).min()) * (1 - slack)
     # the cosine is a product itself, whose rounding those who compare products know
-    similarity = floor if twin.distance.is_cosine else min(floor, 0.0) * (1 + slack) - 1e-6
+    similarity = threshold if twin.distance.is_cosine else min(threshold, 0.0) * (1 + slack) - 1e-6
     least = twin.distance.least_product(similarity, shortest)
     if twin.device.type == "cpu" and multiplies_bytes():
-        by_bytes = codes_above(points, least, width=width, unit=unit)
+        by_bytes = int8_candidates(points, least, width=width, unit=unit)
         if by_bytes is not None:
             return by_bytes
-    return products_above(reduced(points, fast_dtype(twin.device), twin.device, unit=unit), least)
+    return bf16_candidates(reduced(points, fast_dtype(twin.device), twin.device, unit=unit), least)
 
 
 def _by_distance(
-    distance: Distance, points: Tensor, floor: float, top: int, bottom: int, first: int, last: int
+    distance: Distance, points: Tensor, threshold: float, top: int, bottom: int, first: int, last: int
 ) -> Found:
     """Return the candidates of a block by the distances of all its pairs."""
     similarity = distance.similarity(distance.all_pairs(points[top:bottom], points[first:last]))
-    row, column = (similarity >= floor - _ROUNDING).nonzero().numpy().T
+    row, column = (similarity >= threshold - _ROUNDING).nonzero().numpy().T
     above = row + top < column + first
     return row[above], column[above]

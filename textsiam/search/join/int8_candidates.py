@@ -194,7 +194,7 @@ def quantized(vectors: np.ndarray, frame: Frame) -> Quantized:
     return Quantized(first.whole, first.scales, second.whole, second.scales, *bounds)
 
 
-class Codes:
+class Int8Block:
     """Vectors as bytes, laid out for queries that are compared with them."""
 
     def __init__(self, vectors: Quantized) -> None:
@@ -222,7 +222,9 @@ class Codes:
         return (self._rest[places].astype(np.float32) @ asked.rest[query]) * self._scales[places]
 
 
-def compared(queries: np.ndarray, frame: Frame, blocks: Sequence[Codes], tail: np.ndarray) -> tuple[Asked, np.ndarray]:
+def compared(
+    queries: np.ndarray, frame: Frame, blocks: Sequence[Int8Block], tail: np.ndarray
+) -> tuple[Asked, np.ndarray]:
     """Compare queries `(q, dim)` with blocks of vectors as bytes, and with those after them, `(m, dim)` float32.
 
     Returns:
@@ -238,23 +240,24 @@ def compared(queries: np.ndarray, frame: Frame, blocks: Sequence[Codes], tail: n
     return asked, np.concatenate([*leading, last.numpy()], 1)
 
 
-def codes_above(points: Tensor, floor: float, *, width: int, unit: bool = False) -> Block | None:
-    """Return what finds, in a block of products, all that may be at or above a floor; see `products_above`.
+def int8_candidates(points: Tensor, threshold: float, *, width: int, unit: bool = False) -> Block | None:
+    """Return what finds, in a block of products, all that may be at or above a threshold; see `bf16_candidates`.
 
     With E = max ‖x − x̂‖ and N = max ‖x‖ a product with row i is wrong by at most
 
         |xᵢ·y − x̂ᵢ·ŷ| ≤ ‖xᵢ − x̂ᵢ‖ N + ‖x̂ᵢ‖ E,
 
-    so that every row has a floor of its own, which is divided by the row's scale instead of multiplying all products.
+    so that every row has a threshold of its own, which is divided by the row's scale instead of multiplying all
+    products.
 
     Args:
         points: `(n, dim)` float32 on the CPU.
-        floor: Least product.
+        threshold: Least product.
         width: Columns that are packed together; blocks should begin at multiples of it.
         unit: Bring the points to length 1 before.
 
     Returns:
-        None where a row's floor is not positive (or no number).
+        None where a row's threshold is not positive (or no number).
     """
     rows, parts, longest = np.empty(points.shape, np.uint8), [], 0.0
     for start in range(0, len(points), width):
@@ -269,7 +272,7 @@ def codes_above(points: Tensor, floor: float, *, width: int, unit: bool = False)
         longest = max(longest, 1.001 * (1.0 if unit else float(norms.max())))
     scales, lost, length = (np.concatenate(column) for column in zip(*parts, strict=True))
     slack = rounding(points.shape[1]) * (longest**2 + length.max() ** 2)
-    least = bits_of((floor - lost * longest - length * lost.max() - slack) / scales, torch.bfloat16)
+    least = bits_of((threshold - lost * longest - length * lost.max() - slack) / scales, torch.bfloat16)
     if least is None:
         return None
     packed: dict[int, _Packed] = {}

@@ -1,9 +1,9 @@
-"""A large join as a folder of parts: each is written whole or not at all, by whoever works on it, and never twice.
+"""A large join as a folder of partitions: each is written whole or not at all, by whoever works on it, and never twice.
 
-The texts are cut into numbered parts. One stage encodes a part; the next compares two parts, or one with itself. What a
-stage has written is not done again, so a job goes on where it was stopped, however it was: a worker that was killed, a
-machine that was lost, or all of them. Who does the work is told by a runner: this process, or machines of a cluster
-that see the same folder (`textsiam.search.join.ray`).
+The texts are cut into numbered partitions. One stage encodes a partition; the next compares two, or one with itself.
+What a stage has written is not done again, so a job goes on where it was stopped, however it was: a worker that was
+killed, a machine that was lost, or all of them. A runner says who does the work: this process, or machines of a
+cluster that see the same folder (`textsiam.search.join.ray`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from textsiam.search.join.exact import Comparison, FoundPairs, in_order
 from textsiam.search.join.pair_files import read_found, write_found
 from textsiam.whole_file import whole_file
 
-_FORMAT = 1
+_FORMAT = 2
 
 
 class JobError(ValueError):
@@ -39,7 +39,7 @@ class JobError(ValueError):
 
 @dataclass(frozen=True)
 class Job:
-    """What a folder holds the parts of.
+    """What a folder holds the partitions of.
 
     Attributes:
         folder: The folder; every worker sees it under this name.
@@ -47,7 +47,7 @@ class Job:
         fingerprint: Of the model; a worker that opens another one refuses to work.
         texts: Digest of the texts, in order.
         count: How many there are.
-        part: Texts of a part.
+        partition_size: Texts of a partition.
     """
 
     folder: str
@@ -55,24 +55,24 @@ class Job:
     fingerprint: str
     texts: str
     count: int
-    part: int
+    partition_size: int
 
     @classmethod
-    def begin(cls, folder: str | Path, twin: Scorer, model: str, texts: Sequence[str], *, part: int) -> Job:
-        """Write down what the job is and the texts in parts, or go on with the same job.
+    def begin(cls, folder: str | Path, twin: Scorer, model: str, texts: Sequence[str], *, partition_size: int) -> Job:
+        """Write down what the job is and the texts in partitions, or go on with the same job.
 
         Raises:
             JobError: The folder holds another job, or something else.
-            ValueError: `part` is not positive.
+            ValueError: `partition_size` is not positive.
         """
-        if part < 1:
-            raise ValueError(f"a part must hold at least 1 text, got {part}")
+        if partition_size < 1:
+            raise ValueError(f"a partition must hold at least 1 text, got {partition_size}")
         digest = hashlib.sha256()
         for text in texts:
             digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
         folder = Path(folder).resolve()
         model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
-        job = cls(str(folder), model, scorer_fingerprint(twin), digest.hexdigest(), len(texts), part)
+        job = cls(str(folder), model, scorer_fingerprint(twin), digest.hexdigest(), len(texts), partition_size)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "job.json").exists():
             job._check((folder / "job.json").read_text(encoding="utf-8"))
@@ -81,27 +81,27 @@ class Job:
         else:
             with whole_file(folder / "job.json") as aside:
                 aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
-        for number in range(len(job.parts)):
+        for number in range(len(job.partitions)):
             if not (path := job.texts_of(number)).exists():
-                rows = texts[number * part : (number + 1) * part]
+                rows = texts[number * partition_size : (number + 1) * partition_size]
                 write_table(path, {"text": str}, ({"text": text} for text in rows))
         return job
 
     @property
-    def parts(self) -> range:
-        """The first text of each part."""
-        return range(0, self.count, self.part)
+    def partitions(self) -> range:
+        """The first text of each partition."""
+        return range(0, self.count, self.partition_size)
 
     def size(self, number: int) -> int:
-        """Return how many texts a part holds."""
-        return min(self.part, self.count - number * self.part)
+        """Return how many texts a partition holds."""
+        return min(self.partition_size, self.count - number * self.partition_size)
 
     def texts_of(self, number: int) -> Path:
-        """Return the file with the texts of a part."""
+        """Return the file with the texts of a partition."""
         return Path(self.folder) / "texts" / f"{number:05d}.parquet"
 
     def vectors_of(self, number: int) -> Path:
-        """Return the file with the vectors of a part."""
+        """Return the file with the vectors of a partition."""
         return Path(self.folder) / "vectors" / f"{number:05d}.npy"
 
     def _facts(self) -> dict[str, Any]:
@@ -112,7 +112,7 @@ class Job:
             "fingerprint": "model",
             "texts": "list of texts",
             "count": "number of texts",
-            "part": "size of the parts",
+            "partition_size": "size of the partitions",
         }
         try:
             found = json.loads(text)
@@ -175,13 +175,13 @@ def perform(stage: Stage, run: Runner, progress: Progress | None = None) -> None
 
 @dataclass(frozen=True)
 class Encoding:
-    """The stage that encodes parts: `vectors/00007.npy`, `(texts, dim)` float32."""
+    """The stage that encodes partitions: `vectors/00007.npy`, `(texts, dim)` float32."""
 
     job: Job
 
     def items(self) -> list[str]:
-        """Return the numbers of the parts."""
-        return [f"{number:05d}" for number in range(len(self.job.parts))]
+        """Return the numbers of the partitions."""
+        return [f"{number:05d}" for number in range(len(self.job.partitions))]
 
     def file(self, item: str) -> Path:
         """Return the file of the vectors."""
@@ -192,7 +192,7 @@ class Encoding:
         return self.job.size(int(item))
 
     def __call__(self, item: str) -> None:
-        """Encode a part."""
+        """Encode a partition."""
         import pyarrow.parquet as pq
 
         twin = _opened(self.job.model, self.job.fingerprint)
@@ -204,10 +204,10 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Joining:
-    """The stage that compares parts: `pairs-0.8/00002-00007.parquet`, with columns left, right and similarity.
+    """The stage that compares partitions: `pairs-0.8/00002-00007.parquet`, with columns left, right and similarity.
 
     Attributes:
-        job: What the parts are of.
+        job: What the partitions are of.
         threshold: Least similarity of a pair.
     """
 
@@ -215,8 +215,8 @@ class Joining:
     threshold: float
 
     def items(self) -> list[str]:
-        """Return every two parts, and each with itself."""
-        count = len(self.job.parts)
+        """Return every two partitions, and each with itself."""
+        count = len(self.job.partitions)
         return [f"{one:05d}-{other:05d}" for one in range(count) for other in range(one, count)]
 
     def file(self, item: str) -> Path:
@@ -230,7 +230,7 @@ class Joining:
         return a * (a - 1) // 2 if one == other else a * b
 
     def __call__(self, item: str) -> None:
-        """Compare two parts."""
+        """Compare two partitions."""
         one, other = map(int, item.split("-"))
         twin = _opened(self.job.model, self.job.fingerprint)
         parts = [np.load(self.job.vectors_of(number)) for number in ([one] if one == other else [one, other])]
@@ -244,8 +244,10 @@ class Joining:
         )
         works = (lambda piece=piece: compare.piece(*piece) for piece in compare.pieces())
         found = FoundPairs.joined(in_order(works, compare.workers, compare.stop)).sorted()
-        left = found.left + one * self.job.part
-        right = found.right + (one * self.job.part if one == other else other * self.job.part - height)
+        left = found.left + one * self.job.partition_size
+        right = found.right + (
+            one * self.job.partition_size if one == other else other * self.job.partition_size - height
+        )
         write_found(self.file(item), [FoundPairs(left, right, found.similarity)])
 
     def found(self) -> FoundPairs:
@@ -253,8 +255,8 @@ class Joining:
         return FoundPairs.joined(read_found(self.file(item)) for item in self.items()).sorted()
 
 
-class PartedVectors:
-    """The vectors of a job, read from its parts as they are asked for.
+class PartitionedVectors:
+    """The vectors of a job, read from its partitions as they are asked for.
 
     Args:
         job: Whose `Encoding` is done.
@@ -262,8 +264,8 @@ class PartedVectors:
     """
 
     def __init__(self, job: Job, dim: int) -> None:
-        self._parts = [np.load(job.vectors_of(number), mmap_mode="r") for number in range(len(job.parts))]
-        self._part, self._dim, self._count = job.part, dim, job.count
+        self._partitions = [np.load(job.vectors_of(number), mmap_mode="r") for number in range(len(job.partitions))]
+        self._size, self._dim, self._count = job.partition_size, dim, job.count
 
     def __len__(self) -> int:
         return self._count
@@ -271,9 +273,9 @@ class PartedVectors:
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of these texts, `(rows, dim)` float32."""
         found = np.empty((len(rows), self._dim), np.float32)
-        part = rows // self._part
-        for number in np.unique(part).tolist():
-            found[part == number] = self._parts[number][rows[part == number] - number * self._part]
+        partition = rows // self._size
+        for number in np.unique(partition).tolist():
+            found[partition == number] = self._partitions[number][rows[partition == number] - number * self._size]
         return found
 
 

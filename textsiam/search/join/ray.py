@@ -1,4 +1,4 @@
-"""Duplicates among more texts than one machine is fast enough for: the parts of a job on a Ray cluster.
+"""Duplicates among more texts than one machine is fast enough for: the partitions of a job on a Ray cluster.
 
 Ray Data hands the items of a stage to a pool of actors and repeats those of an actor or a machine that was lost; what
 an item has written is kept (`textsiam.search.join.job`), so that a job whose driver was killed goes on too.
@@ -20,38 +20,50 @@ import torch
 
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
+from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.join.exact import FoundPairs
-from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartedVectors, Runner, Stage, perform, run_here
+from textsiam.search.join.job import (
+    Encoding,
+    Job,
+    JobError,
+    Joining,
+    PartitionedVectors,
+    Runner,
+    Stage,
+    perform,
+    run_here,
+)
 
-PART = 65_536
-"""Texts of a part: two of them at 384 dimensions are 0.2 GB, and comparing them takes one core about 8 seconds."""
+PARTITION_SIZE = 65_536
+"""Texts of a partition: two of them at 384 dimensions are 0.2 GB, and comparing them takes one core about 8 seconds."""
 
 
+@old_arguments(part="partition_size")
 @dataclass(frozen=True)
-class Bulk:
+class JobConfig:
     """Where a large job is done.
 
     Attributes:
         model: What `open_scorer` opens, by the same name on every machine.
-        folder: Where its parts are written; every machine sees it under the same name.
+        folder: Where its partitions are written; every machine sees it under the same name.
         address: Of the Ray cluster, "auto" for the one that this machine belongs to, "local" for one on this machine;
-            None does without Ray, part after part in this process.
-        part: Texts of a part.
+            None does without Ray, one partition after the other in this process.
+        partition_size: Texts of a partition.
         cpus: Cores of a worker.
     """
 
     model: str
     folder: str | Path
     address: str | None = None
-    part: int = PART
+    partition_size: int = PARTITION_SIZE
     cpus: int = 1
 
     def begin(self, twin: Scorer, texts: Sequence[str]) -> Job:
         """Begin a job in the folder, or go on with the same one; see `Job.begin`."""
-        return Job.begin(self.folder, twin, self.model, texts, part=self.part)
+        return Job.begin(self.folder, twin, self.model, texts, partition_size=self.partition_size)
 
-    def encode(self, job: Job, dim: int, progress: Progress | None = None) -> PartedVectors:
+    def encode(self, job: Job, dim: int, progress: Progress | None = None) -> PartitionedVectors:
         """Encode the texts of a job, as far as that was not done yet.
 
         Raises:
@@ -59,7 +71,7 @@ class Bulk:
             ModelError: Ray is not installed, or a machine opens another model.
         """
         perform(Encoding(job), self._runner(), progress)
-        return PartedVectors(job, dim)
+        return PartitionedVectors(job, dim)
 
     def join(self, job: Job, threshold: float, progress: Progress | None = None) -> FoundPairs:
         """Return every pair i < j at or above the threshold, in order of index, as far as that was not done yet.
@@ -102,7 +114,7 @@ class RayRunner:
     """Does items on a Ray cluster.
 
     Attributes:
-        address: As for `Bulk`.
+        address: As for `JobConfig`.
         cpus: Cores of a worker.
     """
 

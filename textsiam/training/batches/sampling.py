@@ -162,7 +162,8 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
 
     Args:
         pairs: Labelled pairs.
-        settings: `batch_size`, `accumulation`, `duplicate_share`, `per_cluster`, `mine` and `seed` are read.
+        settings: `batch_size`, `gradient_accumulation_steps`, `duplicate_share`, `per_cluster`, `mine` and `seed`
+            are read.
         objective: Says whether its losses read pairs that are no duplicates, and negatives.
         world: Processes that share each batch equally.
 
@@ -170,7 +171,11 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
         ValueError: No pair to train on, or a batch cannot be shared equally, or not divided as the settings say, or an
             epoch has no step.
     """
-    size, source, rows = settings.batch_size // settings.accumulation, pairs.source, usable_rows(pairs, objective)
+    size, source, rows = (
+        settings.batch_size // settings.gradient_accumulation_steps,
+        pairs.source,
+        usable_rows(pairs, objective),
+    )
     if size % world:
         raise ValueError(f"batch_size {size} cannot be shared equally by {world} processes")
     if (pairs.labels < 0).any():
@@ -186,10 +191,10 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
         if objective.needs_negatives or any(shares):
             raise ValueError("per_cluster makes batches of duplicates: it goes without negatives and shares")
         sampler = PerCluster(pairs, size, settings.per_cluster)
-    if sampler.steps < settings.accumulation:
+    if sampler.steps < settings.gradient_accumulation_steps:
         raise ValueError(
             f"{source}: {len(rows)} pairs make {sampler.steps} batches of {sampler.batch_size}, fewer than "
-            f"accumulation {settings.accumulation}: lower it"
+            f"gradient_accumulation_steps {settings.gradient_accumulation_steps}: lower it"
         )
     return sampler
 

@@ -36,8 +36,8 @@ def mine(
 ) -> Triplets:
     """Mine negatives for every pair of duplicates, among all texts of the pairs.
 
-    A half-twin looks among right texts only. Memory: the vectors, 4 bytes a number, and a few blocks of distances;
-    see `mine_vectors`.
+    An asymmetric twin looks among right texts only. Memory: the vectors, 4 bytes a number, and a few blocks of
+    distances; see `mine_vectors`.
 
     Args:
         twin: Encodes the texts; its distance is used.

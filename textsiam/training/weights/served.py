@@ -19,13 +19,13 @@ class ServedTwin:
         twin: The twin that is trained; its head is taken off until `hand_back`, as the objective trains it.
 
     Attributes:
-        twin: The copy; it has no verifier, which was combined with the weights before.
+        twin: The copy; it has no reranker, which was combined with the weights before.
         head: The head that was taken off.
     """
 
     def __init__(self, twin: Twin) -> None:
         self.twin = copy.deepcopy(twin)
-        self.twin.verifier = None
+        self.twin.reranker = None
         self.head, twin.head = twin.head, None
 
     def update(self, accelerator: Accelerator, model: nn.Module, average: WeightAverage | None) -> None:

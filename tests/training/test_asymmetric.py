@@ -1,4 +1,4 @@
-"""Half-twins are trained like any other twin: shared weights once, each side with its own prompt."""
+"""Asymmetric twins are trained like any other twin: shared weights once, each side with its own prompt."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def recall(twin: Twin, queries: list[str], documents: list[str]) -> float:
 
 
 @pytest.mark.parametrize("layers", [0, "all"])
-def test_a_half_twin_learns_to_match_queries_to_documents(driver, tmp_path, layers):
+def test_an_asymmetric_twin_learns_to_match_queries_to_documents(driver, tmp_path, layers):
     queries, documents = query_documents(driver)
     pairs = Pairs.from_texts(queries, [documents[i // 4] for i in range(48)], [1] * 48)
     twin = Twin(*sides(driver.small_twin(dropout=0).left, right_prompt="best ", shared_layers=layers))
@@ -57,7 +57,7 @@ def test_training_reads_the_prompt_of_each_side(driver):
 @pytest.mark.parametrize("layers", [0, 1, "all"])
 def test_shared_weights_are_stepped_once_and_kept_through_validation(driver, tmp_path, layers):
     twin, pairs = driver.small_twin(share=layers), driver.keyword_pairs()
-    settings = Settings(epochs=2, learning_rate=1e-3, average=0.5, **KNOBS)
+    settings = Settings(epochs=2, learning_rate=1e-3, ema_decay=0.5, **KNOBS)
     objective = driver.build_objective(["online_contrastive"])
     train(twin, pairs, objective, output=tmp_path, settings=settings, validation=driver.keyword_pairs(24, seed=9),
           quiet=True)  # fmt: skip
@@ -68,7 +68,7 @@ def test_shared_weights_are_stepped_once_and_kept_through_validation(driver, tmp
 
 
 @pytest.mark.parametrize("layers", [0, "all"])
-def test_a_resumed_half_twin_equals_an_uninterrupted_one(driver, tmp_path, monkeypatch, layers):
+def test_a_resumed_asymmetric_twin_equals_an_uninterrupted_one(driver, tmp_path, monkeypatch, layers):
     def run(folder, **more):
         twin = driver.small_twin(share=layers)
         settings = Settings(epochs=2, checkpoint_every=2, learning_rate=1e-3, **KNOBS)
