@@ -137,7 +137,7 @@ def test_a_folder_of_another_job_is_refused(twin: Twin, saved: str, many: list[s
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     with pytest.raises(JobError, match="mine is not empty and holds no job: name another folder"):
         Job.begin(tmp_path / "mine", twin, saved, many, partition_size=20)
-    with pytest.raises(ValueError, match="a part must hold at least 1 text, got 0"):
+    with pytest.raises(ValueError, match="a partition must hold at least 1 text, got 0"):
         Job.begin(folder, twin, saved, many, partition_size=0)
 
 
