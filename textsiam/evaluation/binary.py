@@ -20,7 +20,16 @@ _RANDOM_LIMIT = 0.9
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Report:
+    """What all dataclasses of figures have in common."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what fits in JSON: estimates as dicts, keys as strings, nan as None."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class Estimate(Report):
     """A value with its 95 % bootstrap interval, nan where the interval is not known."""
 
     value: float
@@ -33,9 +42,12 @@ class Estimate:
             return f"{self.value:.3f}"
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
-    def to_dict(self) -> dict[str, float | None]:
-        """Return what fits in JSON: nan becomes None."""
-        return {f.name: plain(getattr(self, f.name)) for f in fields(self)}
+
+def interval(value: float, replicates: NDArray[np.float64]) -> Estimate:
+    """Return the value with the 2.5 % and 97.5 % quantiles of its replicates, those that are nan left out."""
+    known = replicates[~np.isnan(replicates)]
+    low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
+    return Estimate(float(value), float(low), float(high))
 
 
 def lines(rows: Mapping[str, object]) -> str:
@@ -49,8 +61,18 @@ def plain(value: float) -> float | None:
     return float(value) if math.isfinite(value) else None
 
 
+def _plain(value: Any) -> Any:
+    if isinstance(value, Report):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {f"{key:g}" if isinstance(key, float) else str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return plain(value) if isinstance(value, float) else value
+
+
 @dataclass(frozen=True)
-class BinaryReport:
+class BinaryReport(Report):
     """The figures of one scorer on n labelled pairs.
 
     The threshold is given, never fitted here. `precision` is nan where nothing is flagged;
@@ -74,18 +96,6 @@ class BinaryReport:
     score_spread: tuple[float, float, float]
     random_median: float | None
     saturated: bool
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON: estimates as dicts, recalls as strings, nan as None."""
-        result: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name, value in result.items():
-            if isinstance(value, Estimate):
-                result[name] = value.to_dict()
-            elif isinstance(value, float):
-                result[name] = plain(value)
-        result["precision_at_recall"] = {f"{recall:g}": p for recall, p in self.precision_at_recall.items()}
-        result["score_spread"] = list(self.score_spread)
-        return result
 
 
 @dataclass(frozen=True)
@@ -148,7 +158,7 @@ def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float:
     return float(np.abs(_gaps(p, y).sum(axis=0)).sum() / p.size)
 
 
-def _resamples(n: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def resamples(n: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield chunks (replicates, n) of how often each pair is drawn: multinomial counts."""
     rng = np.random.default_rng(seed)
     chunk = max(1, _CHUNK_CELLS // n)
@@ -161,17 +171,10 @@ def _resamples(n: int, replicates: int, seed: int) -> Iterator[NDArray[np.float6
 def _estimates(data: _Sorted, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the five metrics with their percentile intervals."""
     n = data.labels.size
-    values = data.metrics(np.ones((1, n)))[:, 0]
-    if bootstrap == 0:
-        return [Estimate(float(v), math.nan, math.nan) for v in values]
-    samples = np.concatenate([data.metrics(counts) for counts in _resamples(n, bootstrap, seed)], axis=1)
-    result = []
-    for value, sample in zip(values, samples, strict=True):
-        # a resample of a tiny set may hold one class only, where a ranking has no meaning
-        known = sample[~np.isnan(sample)]
-        low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
-        result.append(Estimate(float(value), float(low), float(high)))
-    return result
+    values = data.metrics(np.ones((1, n)))
+    drawn = [data.metrics(counts) for counts in resamples(n, bootstrap, seed)]
+    # a resample of a tiny set may hold one class only, where a ranking has no meaning: it is nan, and left out
+    return [interval(row[0], row[1:]) for row in np.concatenate([values, *drawn], axis=1)]
 
 
 def _precision_at_recall(data: _Sorted) -> dict[float, float]:

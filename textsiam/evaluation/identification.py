@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import check_fraction, finite_scores
-from textsiam.evaluation.binary import Estimate, lines
-from textsiam.evaluation.verification import allowed, interval, too_few
+from textsiam.evaluation.binary import Estimate, Report, interval, lines
+from textsiam.evaluation.verification import allowed, too_few
 
 
 class Identifier(Protocol):
@@ -33,7 +33,7 @@ class Identifier(Protocol):
 
 
 @dataclass(frozen=True)
-class IdentificationReport:
+class IdentificationReport(Report):
     """How well a score names the enrolled and leaves the others unnamed.
 
     Attributes:
@@ -62,11 +62,6 @@ class IdentificationReport:
     fnir: Estimate
     fpir: Estimate
     threshold: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON: estimates as dicts."""
-        result: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: value.to_dict() if isinstance(value, Estimate) else value for name, value in result.items()}
 
     def __str__(self) -> str:
         """Return one line a measure."""

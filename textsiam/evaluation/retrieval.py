@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from textsiam.evaluation.binary import Estimate
+from textsiam.evaluation.binary import Estimate, Report, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -32,7 +32,7 @@ class SupportsSimilarity(Protocol):
 
 
 @dataclass(frozen=True)
-class RetrievalReport:
+class RetrievalReport(Report):
     """How well ranked lists agree with relevance judgements; every estimate is a mean over `queries`.
 
     Attributes:
@@ -55,14 +55,6 @@ class RetrievalReport:
     map: Estimate
     recall: dict[int, Estimate]
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts and numbers, ready for `json.dumps` (the cut-offs of `recall` as strings)."""
-        plain: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("ndcg_at_10", "mrr_at_10", "map"):
-            plain[name] = plain[name].to_dict()
-        plain["recall"] = {str(k): estimate.to_dict() for k, estimate in self.recall.items()}
-        return plain
-
     def __str__(self) -> str:
         """Return one line a measure."""
         rows = {"nDCG@10": self.ndcg_at_10, "MRR@10": self.mrr_at_10, "MAP": self.map}
@@ -71,16 +63,12 @@ class RetrievalReport:
 
 
 @dataclass(frozen=True)
-class StsReport:
+class StsReport(Report):
     """Agreement of similarities with human grades on `pairs` pairs of sentences."""
 
     name: str
     pairs: int
     spearman: Estimate
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain dicts and numbers, ready for `json.dumps`."""
-        return {"name": self.name, "pairs": self.pairs, "spearman": self.spearman.to_dict()}
 
     def __str__(self) -> str:
         """Return the figure, its interval and the number of pairs."""
@@ -177,12 +165,9 @@ def spearman(scores: ArrayLike, gold: ArrayLike, *, bootstrap: int = 1000, seed:
         raise ValueError(f"need two equally long rows of at least two values, got {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("scores and gold must be finite")
-    value = _weighted_spearman(x, y, np.ones((1, len(x))))[0]
-    low, high = math.nan, math.nan
-    if bootstrap:
-        chunks = _resampled_counts(len(x), bootstrap, seed)
-        low, high = _interval(np.concatenate([_weighted_spearman(x, y, counts) for counts in chunks]))
-    return Estimate(float(value), float(low), float(high))
+    samples = [np.ones((1, len(x))), *_resampled_counts(len(x), bootstrap, seed)]
+    value, *replicates = np.concatenate([_weighted_spearman(x, y, counts) for counts in samples])
+    return interval(value, np.array(replicates))
 
 
 def evaluate_sts(
@@ -248,12 +233,9 @@ def _dcg(gains: np.ndarray) -> float:
 
 def _means(values: np.ndarray, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the mean of every column of (n, m) values, with its interval over resampled rows."""
-    low = high = np.full(values.shape[1], math.nan)
-    if bootstrap:
-        chunks = _resampled_counts(len(values), bootstrap, seed)
-        low, high = _interval(np.concatenate([counts @ values / len(values) for counts in chunks]))
-    columns = zip(values.mean(axis=0), low, high, strict=True)
-    return [Estimate(float(value), float(low), float(high)) for value, low, high in columns]
+    means = [counts @ values / len(values) for counts in _resampled_counts(len(values), bootstrap, seed)]
+    replicates = np.concatenate([np.empty((0, values.shape[1])), *means])
+    return list(map(interval, values.mean(axis=0), replicates.T))
 
 
 def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
@@ -262,12 +244,6 @@ def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]
     rows = max(1, _CHUNK // n)
     for start in range(0, resamples, rows):
         yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
-
-
-def _interval(resampled: np.ndarray) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % quantiles over axis 0, without undefined resamples."""
-    defined = resampled[~np.isnan(resampled)] if resampled.ndim == 1 else resampled
-    return np.quantile(defined, [0.025, 0.975], axis=0) if len(defined) else np.full(2, math.nan)
 
 
 def _weighted_spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

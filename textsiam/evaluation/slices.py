@@ -5,41 +5,28 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, finite_scores
-from textsiam.evaluation.binary import binary_report, plain
+from textsiam.evaluation.binary import Report, binary_report
 
 _LENGTH_RATIO = 1.5
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)*")
-_NEGATIONS = frozenset(
-    {"no", "not", "never", "none", "nobody", "nothing", "neither", "nor", "nowhere", "cannot", "without"}
+_NEGATIONS = {
+    *["no", "not", "never", "none", "nobody", "nothing", "neither", "nor", "nowhere", "cannot", "without"],
     # without the apostrophe, as people type
-    | {
-        "cant",
-        "dont",
-        "doesnt",
-        "didnt",
-        "isnt",
-        "arent",
-        "wasnt",
-        "werent",
-        "wouldnt",
-        "shouldnt",
-        "couldnt",
-    }
-)
+    *["cant", "dont", "doesnt", "didnt", "isnt", "arent", "wasnt", "werent", "wouldnt", "shouldnt", "couldnt"],
+}
 
 
 @dataclass(frozen=True)
-class SliceReport:
+class SliceReport(Report):
     """The figures of one slice; nan where they are not defined (one class only, or nothing flagged)."""
 
     name: str
@@ -50,11 +37,6 @@ class SliceReport:
     f1: float
     precision: float
     recall: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON: nan becomes None."""
-        result: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {name: plain(value) if isinstance(value, float) else value for name, value in result.items()}
 
 
 def words(text: str) -> list[str]:
@@ -87,10 +69,6 @@ def _length_gap(left: Sequence[str], right: Sequence[str]) -> bool:
     return max(len(left), len(right)) > _LENGTH_RATIO * max(1, min(len(left), len(right)))
 
 
-def _reordered(left: Sequence[str], right: Sequence[str]) -> bool:
-    return left != right and sorted(left) == sorted(right)
-
-
 def _quintiles(values: NDArray[np.float64]) -> Iterator[tuple[str, NDArray[np.bool_]]]:
     """Yield a name and a mask for each fifth of the values; equal values are never parted."""
     edges = np.unique(np.quantile(values, [0.2, 0.4, 0.6, 0.8], method="higher"))
@@ -108,17 +86,16 @@ def _slices(
     memory = {text: words(text) for text in {*left, *right}}
     pairs = [(memory[a], memory[b]) for a, b in zip(left, right, strict=True)]
 
-    def rows(test: Callable[[list[str], list[str]], bool]) -> NDArray[np.bool_]:
-        return np.fromiter((test(a, b) for a, b in pairs), dtype=np.bool_, count=len(pairs))
+    def rows(tests: Iterable[bool]) -> NDArray[np.bool_]:
+        return np.fromiter(tests, dtype=np.bool_, count=len(pairs))
 
     yield from _quintiles(np.array([overlap(a, b) for a, b in pairs]))
-    yield "negation on one side", rows(lambda a, b: is_negated(a) != is_negated(b))
-    numbers = (_numbers(a) != _numbers(b) for a, b in zip(left, right, strict=True))
-    yield "numbers differ", np.fromiter(numbers, dtype=np.bool_, count=len(pairs))
-    yield f"length ratio above {_LENGTH_RATIO}", rows(_length_gap)
-    yield "same words, other order", rows(_reordered)
+    yield "negation on one side", rows(is_negated(a) != is_negated(b) for a, b in pairs)
+    yield "numbers differ", rows(_numbers(a) != _numbers(b) for a, b in zip(left, right, strict=True))
+    yield f"length ratio above {_LENGTH_RATIO}", rows(_length_gap(a, b) for a, b in pairs)
+    yield "same words, other order", rows(a != b and sorted(a) == sorted(b) for a, b in pairs)
     if seen is not None:
-        known = np.array([a in seen or b in seen for a, b in zip(left, right, strict=True)], dtype=np.bool_)
+        known = rows(a in seen or b in seen for a, b in zip(left, right, strict=True))
         yield "a question seen in training", known
         yield "both questions unseen", ~known
 

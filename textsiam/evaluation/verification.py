@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, check_fraction, finite_scores
-from textsiam.evaluation.binary import Estimate, binary_report, lines, plain
+from textsiam.evaluation.binary import Estimate, Report, binary_report, interval, lines, resamples
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ FALSE_ACCEPT_RATES = (0.01, 0.001)
 
 
 @dataclass(frozen=True)
-class VerificationReport:
+class VerificationReport(Report):
     """How well a score tells pairs of one identity (genuine) from pairs of two (impostors).
 
     Attributes:
@@ -50,22 +50,6 @@ class VerificationReport:
     false_accept_rate: float
     false_reject_rate: float
     threshold: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return what fits in JSON: estimates as dicts, rates as strings, nan as None."""
-        return {
-            "genuine": self.genuine,
-            "impostors": self.impostors,
-            "roc_auc": self.roc_auc.to_dict(),
-            "eer": self.eer.to_dict(),
-            "eer_threshold": plain(self.eer_threshold),
-            "tar_at_far": {f"{far:g}": None if e is None else e.to_dict() for far, e in self.tar_at_far.items()},
-            "unmeasured": {f"{far:g}": reason for far, reason in self.unmeasured.items()},
-            "accuracy": self.accuracy.to_dict(),
-            "false_accept_rate": self.false_accept_rate,
-            "false_reject_rate": self.false_reject_rate,
-            "threshold": self.threshold,
-        }
 
     def __str__(self) -> str:
         """Return one line a measure."""
@@ -177,13 +161,6 @@ def evaluate_verification(
     )
 
 
-def interval(value: float, replicates: NDArray[np.float64]) -> Estimate:
-    """Return the value with the 2.5 % and 97.5 % quantiles of its replicates, those that are nan left out."""
-    known = replicates[~np.isnan(replicates)]
-    low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
-    return Estimate(float(value), float(low), float(high))
-
-
 def allowed(rate: float, count: int | NDArray[np.int64]) -> Any:
     """Return how many of `count` a rate allows, ⌊rate · count⌋, where 0.07 · 100 is seven."""
     return np.floor(rate * np.asarray(count) + 1e-9).astype(np.int64)
@@ -203,23 +180,13 @@ def _measure(
     levels, level = np.unique(-scores[order], return_inverse=True)
     cells = 2 * level + genuine[order]  # a score and a class: what a drawn pair is counted under
 
-    def points(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        counts = np.bincount(drawn, minlength=2 * levels.size).reshape(-1, 2)
-        return np.concatenate([np.zeros((1, 2), np.int64), counts.cumsum(axis=0)])
+    def measured(drawn: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+        counts = np.bincount(cells, drawn, minlength=2 * levels.size).astype(np.int64).reshape(-1, 2)
+        return _rates(np.concatenate([np.zeros((1, 2), np.int64), counts.cumsum(axis=0)]), rates)
 
-    accepted = points(cells)
-    values, at = _rates(accepted, rates)
-    replicates = np.array([
-        _rates(points(drawn), rates)[0] for drawn in _draws(cells, bootstrap, seed)
-    ])  # fmt: skip
-    return values, replicates.reshape(-1, 1 + len(rates)), float(-levels[max(at - 1, 0)])
-
-
-def _draws(cells: NDArray[np.int64], replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the cells of as many pairs drawn with replacement, the same rows as `binary_report` draws."""
-    rng = np.random.default_rng(seed)
-    for _ in range(replicates):
-        yield cells[rng.integers(0, cells.size, size=cells.size)]
+    values, at = measured(np.ones(cells.size))
+    replicates = [measured(drawn)[0] for chunk in resamples(cells.size, bootstrap, seed) for drawn in chunk]
+    return values, np.reshape(replicates, (-1, 1 + len(rates))), float(-levels[max(at - 1, 0)])
 
 
 def _rates(accepted: NDArray[np.int64], rates: Sequence[float]) -> tuple[NDArray[np.float64], int]:

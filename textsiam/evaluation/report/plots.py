@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from textsiam.evaluation.binary import BINS
+from textsiam.evaluation.binary import BINS, equal_mass_bins
 from textsiam.evaluation.report.svg import Axis, Plot, thin
 
 if TYPE_CHECKING:
@@ -126,9 +126,7 @@ def training_figures(history: Sequence[Mapping[str, float]]) -> list[str]:
 
 def reliability_bins(probabilities: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return mean probability, share of duplicates and size of each filled bin of the calibration error."""
-    _, inverse, counts = np.unique(probabilities, return_inverse=True, return_counts=True)
-    middle = np.cumsum(counts) - counts / 2  # equal probabilities are never parted
-    bins = np.minimum((middle * BINS / len(probabilities)).astype(int), BINS - 1)[inverse]
+    bins = equal_mass_bins(probabilities)
     sizes = np.bincount(bins, minlength=BINS)
     filled = sizes > 0
     predicted, observed = (
