@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.images.augmentation import Augment, Augmentation, described
 from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
+from textsiam.training.knobs import at_least_one, below_one, check_knobs, knob, not_negative, positive, share
 
 if TYPE_CHECKING:
     import torch
@@ -38,29 +39,22 @@ class Mining:
     """
 
     category: Category = "semi-hard"
-    negatives: int = 1
-    margin: float = 0.1
+    negatives: int = at_least_one(1)
+    margin: float = positive(0.1)
     rank_from: int | None = None
     rank_to: int | None = None
-    positive_share: float | None = None
+    positive_share: float | None = knob(None, "in (0, 1]", lambda x: 0 < x <= 1)
     max_similarity: float | None = None
-    check_above: float = 0.5
+    check_above: float = knob(0.5, "in [0, 1]", lambda x: 0 <= x <= 1)
 
     def __post_init__(self) -> None:
         if self.category not in get_args(Category):
             raise ValueError(f"category must be one of {', '.join(get_args(Category))}, got {self.category!r}")
-        if self.negatives < 1:
-            raise ValueError(f"negatives must be >= 1, got {self.negatives}")
-        if not self.margin > 0:
-            raise ValueError(f"margin must be > 0, got {self.margin}")
+        check_knobs(self)
         if (self.rank_from is None) != (self.rank_to is None):
             raise ValueError("rank_from and rank_to go together: give both or none")
         if self.rank_from is not None and self.rank_to is not None and not 1 <= self.rank_from <= self.rank_to:
             raise ValueError(f"ranks must satisfy 1 <= rank_from <= rank_to, got {self.rank_from} to {self.rank_to}")
-        if self.positive_share is not None and not 0 < self.positive_share <= 1:
-            raise ValueError(f"positive_share must be in (0, 1], got {self.positive_share}")
-        if not 0 <= self.check_above <= 1:
-            raise ValueError(f"check_above must be in [0, 1], got {self.check_above}")
 
 
 @dataclass(frozen=True)
@@ -74,16 +68,9 @@ class EpochMining(Mining):
         check: Folder or Hub id of a cross-encoder that is asked about candidates; None asks none.
     """
 
-    every: int = 1
-    as_pairs: float = 0.0
+    every: int = at_least_one(1)
+    as_pairs: float = below_one(0.0)
     check: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every < 1:
-            raise ValueError(f"every must be >= 1, got {self.every}")
-        if not 0 <= self.as_pairs < 1:
-            raise ValueError(f"as_pairs must be in [0, 1), got {self.as_pairs}")
 
 
 @old_arguments(accumulation="gradient_accumulation_steps", average="ema_decay", runs="seeds", leave_out="cross_fit")
@@ -132,65 +119,46 @@ class Settings:
         seed: Seed of everything random.
     """
 
-    epochs: int = 1
-    max_steps: int | None = None
-    batch_size: int = 128
-    duplicate_share: float | None = None
+    epochs: int = at_least_one(1)
+    max_steps: int | None = at_least_one(None)
+    batch_size: int = at_least_one(128)
+    duplicate_share: float | None = share(None)
     per_cluster: int | None = None
     augment: Augment | str | dict[str, Any] | list[Any] | Callable[..., Any] | None = None
     mine: EpochMining | None = None
-    gradient_accumulation_steps: int = 1
-    learning_rate: float = 5e-5
-    weight_decay: float = 0.01
-    warmup: float = 0.1
+    gradient_accumulation_steps: int = at_least_one(1)
+    learning_rate: float = positive(5e-5)
+    weight_decay: float = not_negative(0.01)
+    warmup: float = below_one(0.1)
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
-    max_gradient_norm: float | None = 1.0
-    ema_decay: float | None = None
-    seeds: int = 1
+    max_gradient_norm: float | None = positive(1.0)
+    ema_decay: float | None = below_one(None)
+    seeds: int = at_least_one(1)
     cross_fit: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
-    token_budget: int | None = None
+    token_budget: int | None = at_least_one(None)
     gradient_cache: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
-    validate_every: int | None = None
-    patience: int | None = None
-    checkpoint_every: int | None = None
-    keep_checkpoints: int = 2
-    log_every: int = 10
+    validate_every: int | None = at_least_one(None)
+    patience: int | None = at_least_one(None)
+    checkpoint_every: int | None = at_least_one(None)
+    keep_checkpoints: int = at_least_one(2)
+    log_every: int = at_least_one(10)
     tracker: str = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "max_steps", "seeds", "batch_size", "gradient_accumulation_steps", "token_budget",
-                     "validate_every", "patience", "checkpoint_every", "keep_checkpoints", "log_every"):  # fmt: skip
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be >= 1, got {value}")
-        for name in ("learning_rate", "max_gradient_norm"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be > 0, got {value}")
-        if self.weight_decay < 0:
-            raise ValueError(f"weight_decay must be >= 0, got {self.weight_decay}")
-        for name in ("warmup", "ema_decay"):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
-            raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
-        self._check_leave_out()
-        if self.batch_size % self.gradient_accumulation_steps:
-            raise ValueError(
-                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
-                f"{self.gradient_accumulation_steps}"
-            )
-
-    def _check_leave_out(self) -> None:
+        check_knobs(self)
         if self.cross_fit is not None and (self.seeds < 2 or not 0 < self.cross_fit <= 1 / self.seeds):
             raise ValueError(
                 f"cross_fit must be a share of at most 1 / seeds, with 2 seeds or more, got {self.cross_fit} "
                 f"with {self.seeds}"
+            )
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise ValueError(
+                f"batch_size {self.batch_size} is not a multiple of gradient_accumulation_steps "
+                f"{self.gradient_accumulation_steps}"
             )
 
     def budget_on(self, device: torch.device) -> int:
@@ -245,26 +213,21 @@ class RerankerSettings:
 
     model: str | None = "sentence-transformers/all-MiniLM-L6-v2"
     epochs: int = 1
-    learning_rate: float = 5e-5
-    batch_size: int = 32
+    learning_rate: float = positive(5e-5)
+    batch_size: int = at_least_one(32)
     max_tokens: int | None = 128
-    duplicate_share: float | None = None
+    duplicate_share: float | None = share(None)
     band: tuple[float, float] = (0.1, 0.9)
     lexical_features: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         for name, value in without_epochs(self.epochs, lexical_features=self.lexical_features).items():
             object.__setattr__(self, name, value)
         if self.model == LEXICAL:
             object.__setattr__(self, "lexical_features", True)
         if self.epochs < 1:
             raise ValueError(f"epochs must be >= 1, got {self.epochs}; for no cross-encoder, model is {LEXICAL!r}")
-        if not self.learning_rate > 0:
-            raise ValueError(f"learning_rate must be > 0, got {self.learning_rate}")
-        if self.duplicate_share is not None and not 0 < self.duplicate_share < 1:
-            raise ValueError(f"duplicate_share must be between 0 and 1, got {self.duplicate_share}")
+        check_knobs(self)
         if not 0 < self.band[0] < self.band[1] < 1:
             raise ValueError(f"band must be two probabilities that rise, got {tuple(self.band)}")
 

@@ -48,12 +48,8 @@ def ranking_penalty(gap: Tensor, *, margin: float, soft: bool = False) -> Tensor
     Raises:
         ValueError: The margin is not positive (when it is soft: negative).
     """
-    if not soft:
-        check_positive("margin", margin)
-        return relu(gap + margin)
-    if not margin >= 0:
-        raise ValueError(f"margin must be >= 0, got {margin}")
-    return softplus(gap + margin)
+    check_margin(margin, soft=soft)
+    return (softplus if soft else relu)(gap + margin)
 
 
 def pick_target(

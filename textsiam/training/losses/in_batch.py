@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from textsiam.models.distances import COSINE, Distance
+from textsiam.training.knobs import not_negative
 from textsiam.training.losses.functional import check_margin, check_not_negative, check_positive, ranking_penalty
 from textsiam.training.losses.ranking import triplet
-from textsiam.training.losses.terms import Embedded, Term, Texts, knob
+from textsiam.training.losses.terms import Embedded, Term, Texts
 from textsiam.training.mining import online as miners
 from textsiam.training.mining.online import Triplets
 
@@ -252,7 +253,7 @@ class BatchTripletLoss(Term):
     margin: float = 0.3
     distance: str = "cosine"
     soft: bool = False
-    balance: float | None = knob(None, ">= 0", lambda x: x is None or x >= 0)
+    balance: float | None = not_negative(None)
     cutoff: float | None = None
     far: float | None = None
 

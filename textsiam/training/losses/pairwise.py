@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import relu
 
 from textsiam.models.distances import COSINE, Distance
+from textsiam.training.knobs import positive
 from textsiam.training.losses.functional import Labels, check_positive, duplicates, log_one_plus_sum, mean
-from textsiam.training.losses.terms import Embedded, Term, positive
+from textsiam.training.losses.terms import Embedded, Term
 
 Form = Literal["margin_minus_distance", "squared_margin"]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from textsiam.models.distances import COSINE, Distance
+from textsiam.training.knobs import knob, not_negative, positive
 from textsiam.training.losses.functional import (
     check_margin,
     check_not_negative,
@@ -20,7 +21,7 @@ from textsiam.training.losses.functional import (
     pick_target,
     ranking_penalty,
 )
-from textsiam.training.losses.terms import Embedded, Term, Texts, knob, not_negative, positive
+from textsiam.training.losses.terms import Embedded, Term, Texts
 
 
 def triplet(

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, ClassVar, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from textsiam.models.distances import distance_named
+from textsiam.training.knobs import check_knobs, positive
 
 
 class Texts(NamedTuple):
@@ -97,21 +97,6 @@ class Embedded:
         return replace(self, **{f.name: narrow(getattr(self, f.name)) for f in fields(self)})
 
 
-def knob(default: float | None, what: str, holds: Callable[[Any], bool]) -> Any:
-    """Return a field of a `Term` whose values must be `what`, that is, hold."""
-    return field(default=default, metadata={"what": what, "holds": holds})
-
-
-def positive(default: float) -> Any:
-    """Return a field of a `Term` whose values must be > 0."""
-    return knob(default, "> 0", lambda x: x > 0)
-
-
-def not_negative(default: float) -> Any:
-    """Return a field of a `Term` whose values must be >= 0."""
-    return knob(default, ">= 0", lambda x: x >= 0)
-
-
 @dataclass(frozen=True)
 class Term(ABC):
     """A loss of a run: a frozen dataclass whose fields are its keys in a config; called with a batch, it is a scalar.
@@ -148,8 +133,7 @@ class Term(ABC):
             value, options = getattr(self, f.name), get_args(hints[f.name])
             if get_origin(hints[f.name]) is Literal and value not in options:
                 raise ValueError(f"{f.name} must be one of {', '.join(options)}, got {value!r}")
-            if not f.metadata.get("holds", lambda x: True)(value):
-                raise ValueError(f"{f.name} must be {f.metadata['what']}, got {value}")
+        check_knobs(self)
         self.knobs()
 
     def knobs(self) -> dict[str, Any]:
