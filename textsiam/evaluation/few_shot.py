@@ -86,7 +86,9 @@ def few_shot(
     drawn = _draw(classes, len(asked), way=way, shot=shot, queries=queries, episodes=episodes, seed=seed)
 
     def prototypes(rows: NDArray[np.int64]) -> np.ndarray:
-        return _normalised(shown[rows].sum(axis=2))[:, :, None]
+        total = shown[rows].sum(axis=2, keepdims=True)
+        length = np.linalg.norm(total, axis=-1, keepdims=True)
+        return total / np.where(length > 0.0, length, 1.0)
 
     return _accuracy(drawn, shot, lambda rows: asked[rows], prototypes, similarity or _cosine)
 
@@ -118,18 +120,11 @@ def evaluate_few_shot(
     Raises:
         ValueError: As for `few_shot`.
     """
-    _draw(images.classes, len(images.names), way=way, shot=shot, queries=queries, episodes=1, seed=seed)  # refuse early
-    return few_shot(
-        twin.encode(images.names),
-        images.classes,
-        way=way,
-        shot=shot,
-        queries=queries,
-        episodes=episodes,
-        seed=seed,
-        similarity=twin.vector_similarity,
-        shots=None if twin.right is None else twin.encode(images.names, side="right"),
-    )
+    asked = {"way": way, "shot": shot, "queries": queries, "seed": seed}
+    _draw(images.classes, len(images.names), episodes=1, **asked)  # refuse before anything is encoded
+    shots = None if twin.right is None else twin.encode(images.names, side="right")
+    similarity, vectors = twin.vector_similarity, twin.encode(images.names)
+    return few_shot(vectors, images.classes, episodes=episodes, similarity=similarity, shots=shots, **asked)
 
 
 def nearest_neighbour_baseline(
@@ -236,11 +231,6 @@ def _accuracy(
 
 def _cosine(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.einsum("ij,ij->i", u, v)
-
-
-def _normalised(vectors: np.ndarray) -> np.ndarray:
-    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
-    return vectors / np.where(length > 0.0, length, 1.0)
 
 
 def _pixels(name: str, side: int) -> NDArray[np.float32]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -115,13 +114,3 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
 def broadcast(accelerator: Accelerator, value: Tensor) -> Tensor:
     """Return the main process's value on every process."""
     return value if accelerator.num_processes == 1 else spread(value.to(accelerator.device))  # pyright: ignore
-
-
-def let_go(accelerator: Accelerator, *prepared: Any) -> list[Any]:
-    """Free what Accelerate wrapped while the processes are still connected; what is returned takes its place.
-
-    A reducer of torch that outlives its process group takes the group's threads down with it while it holds the
-    interpreter's lock, which one of them may be waiting for: a deadlock at the end of a run. Groups that are
-    destroyed on their own give the lock up first.
-    """
-    return accelerator.free_memory(*prepared)

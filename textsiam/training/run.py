@@ -19,7 +19,7 @@ from textsiam.training.batches.collation import Batch, TrainingPairs
 from textsiam.training.batches.sampling import make_sampler, usable_rows
 from textsiam.training.batches.token_store import stored_tokens
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
-from textsiam.training.distributed import broadcast, check_shardable, let_go, make_accelerator
+from textsiam.training.distributed import broadcast, check_shardable, make_accelerator
 from textsiam.training.losses.objective import Embedded, Objective
 from textsiam.training.mining.each_epoch import EpochMiner
 from textsiam.training.reporting.log import RunLog
@@ -214,8 +214,10 @@ class Run:
         if not self.interrupted and (self.validation is not None or self._sharded):
             self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
             self.served.twin.load_state_dict(Twin.from_pretrained(best, device="cpu").state_dict())
-        self.model, self.objective, self.optimizer, self.scheduler = let_go(
-            self.accelerator, self.model, self.objective, self.optimizer, self.scheduler
+        # While the processes are still connected: a reducer of torch that outlives its process group takes the group's
+        # threads down with it while it holds the interpreter's lock, which one of them may be waiting for, a deadlock.
+        self.model, self.objective, self.optimizer, self.scheduler = self.accelerator.free_memory(
+            self.model, self.objective, self.optimizer, self.scheduler
         )
         self.accelerator.end_training()
         for module in (self.twin, self._owners):  # Accelerate leaves its number format in `forward`

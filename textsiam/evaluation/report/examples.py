@@ -8,7 +8,7 @@ from functools import partial
 from html import escape
 from typing import TYPE_CHECKING
 
-from textsiam.evaluation.report.pictures import Thumbnail, picture_pairs
+from textsiam.evaluation.report.pictures import Thumbnail, picture_pairs, wrong_pairs
 from textsiam.evaluation.report.plots import number
 from textsiam.evaluation.slices import words
 
@@ -72,8 +72,6 @@ def _run(tokens: Sequence[str], *, same: bool) -> str:
 
 
 def _table(title: str, pairs: Sequence[WrongPair], *, total: int, order: str) -> str:
-    if not pairs:
-        return f"<h3>{escape(title)}</h3><p>None.</p>"
     rows = []
     for pair in pairs:
         left, right = marked_differences(pair.left, pair.right)
@@ -81,10 +79,9 @@ def _table(title: str, pairs: Sequence[WrongPair], *, total: int, order: str) ->
             f'<tr><td class="n">{number(pair.similarity)}</td><td class="n">{number(pair.probability)}</td>'
             f'<td class="texts"><p dir="auto">{left}</p><p dir="auto">{right}</p></td></tr>'
         )
-    shown = f"{len(pairs)} of {total:,}, {order}." if total > len(pairs) else f"All {total:,}, {order}."
-    return (
-        f"<h3>{escape(title)}</h3><p>{shown}</p>"
+    table = (
         '<table class="mistakes"><thead><tr>'
         '<th class="n" scope="col">similarity</th><th class="n" scope="col">probability</th>'
         f'<th scope="col">texts, differences marked</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
     )
+    return wrong_pairs(title, len(pairs), total, order, table)

@@ -63,15 +63,20 @@ def picture_pairs(title: str, pairs: Sequence[WrongPair], *, total: int, order: 
     Raises:
         ValueError: a thumbnail is no PNG.
     """
-    if not pairs:
-        return f"<h3>{escape(title)}</h3><p>None.</p>"
     items = "".join(
         f'<li><div class="pair">{_cell(pair.left, thumbnail)}{_cell(pair.right, thumbnail)}</div>'
         f"<p>similarity <b>{number(pair.similarity)}</b><br>probability <b>{number(pair.probability)}</b></p></li>"
         for pair in pairs
     )
-    shown = f"{len(pairs)} of {total:,}, {order}." if total > len(pairs) else f"All {total:,}, {order}."
-    return f'<h3>{escape(title)}</h3><p>{shown}</p><ul class="pictures">{items}</ul>'
+    return wrong_pairs(title, len(pairs), total, order, f'<ul class="pictures">{items}</ul>')
+
+
+def wrong_pairs(title: str, count: int, total: int, order: str, body: str) -> str:
+    """Return so many wrong pairs of all, shown as `body`, under their title."""
+    if not count:
+        return f"<h3>{escape(title)}</h3><p>None.</p>"
+    shown = f"{count} of {total:,}, {order}." if total > count else f"All {total:,}, {order}."
+    return f"<h3>{escape(title)}</h3><p>{shown}</p>{body}"
 
 
 def embedding_figure(points: EmbeddingMap, thumbnail: Thumbnail | None = None) -> str:

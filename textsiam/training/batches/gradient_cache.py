@@ -49,7 +49,8 @@ def encoded(
     gradients = [_cut(left, [u for u, _ in parts])]
     if batch.right is not None:
         gradients.append(_cut(right, [v for _, v in parts]))
-    order = _backward_order(pieces)
+    # The piece that reaches all weights comes last.
+    order = sorted(range(len(pieces)), key=lambda i: all(side is None or side for side in pieces[i]))
     for i in order:
         _restore(device, states[i])
         # The processes exchange gradients with the last piece, once a step as without the cache.
@@ -78,11 +79,6 @@ def _pieces(batch: Batch) -> list[Piece]:
         return [([chunk], None) for chunk in batch.left]
     middle: Piece = (batch.left[-1:], batch.right[:1])
     return [*(([c], []) for c in batch.left[:-1]), middle, *(([], [c]) for c in batch.right[1:])]
-
-
-def _backward_order(pieces: list[Piece]) -> list[int]:
-    """Return the pieces with the one that reaches all weights last."""
-    return sorted(range(len(pieces)), key=lambda i: all(side is None or side for side in pieces[i]))
 
 
 def _cut(whole: Tensor, parts: list[Tensor]) -> list[Tensor]:

@@ -171,11 +171,8 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
         ValueError: No pair to train on, or a batch cannot be shared equally, or not divided as the settings say, or an
             epoch has no step.
     """
-    size, source, rows = (
-        settings.batch_size // settings.gradient_accumulation_steps,
-        pairs.source,
-        usable_rows(pairs, objective),
-    )
+    size, source = settings.batch_size // settings.gradient_accumulation_steps, pairs.source
+    rows = usable_rows(pairs, objective)
     if size % world:
         raise ValueError(f"batch_size {size} cannot be shared equally by {world} processes")
     if (pairs.labels < 0).any():
