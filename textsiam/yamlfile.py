@@ -22,11 +22,7 @@ def read_yaml(file: Path) -> dict[str, Any]:
         ConfigError: The file is missing, not UTF-8, not valid YAML, or holds no mapping.
     """
     if not file.is_file():
-        near = (
-            get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1)
-            if file.parent.is_dir()
-            else []
-        )
+        near = get_close_matches(file.name, [p.name for p in file.parent.glob("*.yaml")], n=1)
         raise ConfigError(f"{file}: no such file" + (f"; did you mean {file.parent / near[0]}?" if near else ""))
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"), Loader=_Loader)
@@ -47,14 +43,8 @@ class _Loader(yaml.SafeLoader):
     """YAML 1.2 floats: `2e-5` is a number, as everyone expects (YAML 1.1 reads a string)."""
 
 
-def _float_resolver() -> None:
-    pattern = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
-    _Loader.yaml_implicit_resolvers = {k: list(v) for k, v in yaml.SafeLoader.yaml_implicit_resolvers.items()}
-    for first in "-+0123456789.":
-        _Loader.yaml_implicit_resolvers.setdefault(first, []).append(("tag:yaml.org,2002:float", pattern))
-
-
-_float_resolver()
+_FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+0123456789."))
 
 
 def line_of(file: Path, key: str) -> int | None:

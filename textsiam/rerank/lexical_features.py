@@ -10,7 +10,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from math import log
 from pathlib import Path
@@ -83,13 +83,44 @@ class LexicalFeatures:
         distinct = dict.fromkeys([*left, *right])
         counts = Counter(word for text in distinct for word in set(words(text)))
         kept = {word: count for word, count in sorted(counts.items()) if count > 1}
-        features = np.concatenate([evidence, _features(left, right, kept, len(distinct))], axis=1)
-        rising = range(evidence.shape[1])
-        return cls(len(distinct), kept, grow(features, labels, rising=rising))
+        untrained = cls(len(distinct), kept, ())
+        features = np.concatenate([evidence, untrained.features(left, right)], axis=1)
+        return replace(untrained, trees=grow(features, labels, rising=range(evidence.shape[1])))
 
     def features(self, left: Sequence[str], right: Sequence[str]) -> NDArray[np.float64]:
         """Return `FEATURES` of each pair, `(n, 10)`; which text is left does not matter."""
-        return _features(left, right, self.counts, self.texts)
+        known: dict[str, tuple[list[str], set[str], set[str]]] = {}
+
+        def read(text: str) -> tuple[list[str], set[str], set[str]]:
+            if text not in known:
+                found, plain = words(text), text.casefold()
+                known[text] = found, set(found), {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
+            return known[text]
+
+        def weight(some: Iterable[str]) -> float:
+            return sum(log((self.texts + 1) / (self.counts.get(word, 0) + 1)) for word in sorted(some))
+
+        rows = []
+        for one, other in zip(left, right, strict=True):
+            (a, words_a, letters_a), (b, words_b, letters_b) = read(one), read(other)
+            shared, only_a, only_b = words_a & words_b, words_a - words_b, words_b - words_a
+            common = weight(shared)
+            less, more = sorted([weight(only_a), weight(only_b)])
+            rows.append(
+                (
+                    _ratio(common, common + less + more),
+                    _ratio(len(shared), len(words_a | words_b)),
+                    _ratio(len(shared), min(len(words_a), len(words_b))),
+                    _ratio(len(letters_a & letters_b), len(letters_a | letters_b)),
+                    more,
+                    less,
+                    len(a) + len(b),
+                    abs(len(a) - len(b)),
+                    sum(any(c.isdigit() for c in word) for word in only_a | only_b),
+                    a[-1:] == b[-1:],
+                )
+            )
+        return np.array(rows, np.float64).reshape(-1, len(FEATURES))
 
     def probability(
         self, left: Sequence[str], right: Sequence[str], evidence: NDArray[np.floating]
@@ -134,41 +165,6 @@ def _digest(texts: Sequence[str]) -> str:
 def words(text: str) -> list[str]:
     """Return the words of a text, without regard to case."""
     return _WORD.findall(text.casefold())
-
-
-def _features(left: Sequence[str], right: Sequence[str], counts: Mapping[str, int], texts: int) -> NDArray[np.float64]:
-    known: dict[str, tuple[list[str], set[str], set[str]]] = {}
-
-    def read(text: str) -> tuple[list[str], set[str], set[str]]:
-        if text not in known:
-            found, plain = words(text), text.casefold()
-            known[text] = found, set(found), {plain[i : i + 3] for i in range(max(1, len(plain) - 2))}
-        return known[text]
-
-    def weight(some: Iterable[str]) -> float:
-        return sum(log((texts + 1) / (counts.get(word, 0) + 1)) for word in sorted(some))
-
-    rows = []
-    for one, other in zip(left, right, strict=True):
-        (a, words_a, letters_a), (b, words_b, letters_b) = read(one), read(other)
-        shared, only_a, only_b = words_a & words_b, words_a - words_b, words_b - words_a
-        common = weight(shared)
-        less, more = sorted([weight(only_a), weight(only_b)])
-        rows.append(
-            (
-                _ratio(common, common + less + more),
-                _ratio(len(shared), len(words_a | words_b)),
-                _ratio(len(shared), min(len(words_a), len(words_b))),
-                _ratio(len(letters_a & letters_b), len(letters_a | letters_b)),
-                more,
-                less,
-                len(a) + len(b),
-                abs(len(a) - len(b)),
-                sum(any(c.isdigit() for c in word) for word in only_a | only_b),
-                a[-1:] == b[-1:],
-            )
-        )
-    return np.array(rows, np.float64).reshape(-1, len(FEATURES))
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -83,7 +83,7 @@ def random_triplets(
 ) -> Triplets:
     """Set every positive against a negative drawn at random; the distances do not matter."""
     positive, negative = relations(clusters, columns, own=own)
-    return _draw(positive, negative.to(distances.dtype), generator or _repeatable(clusters))
+    return _draw(positive, negative.to(distances.dtype), clusters, generator)
 
 
 def distance_weighted(
@@ -120,9 +120,7 @@ def distance_weighted(
     d = distances.clamp(cutoff, far)
     rarity = (2 - dim) * d.log() - (dim - 3) / 2 * (1 - d.square() / 4).log()
     rarity = rarity.masked_fill(~negative | (distances >= far), float("-inf"))
-    return _draw(
-        positive, (rarity - rarity.amax(1, keepdim=True)).exp().nan_to_num(), generator or _repeatable(clusters)
-    )
+    return _draw(positive, (rarity - rarity.amax(1, keepdim=True)).exp().nan_to_num(), clusters, generator)
 
 
 def check_band(cutoff: float = 0.5, far: float = 1.4) -> None:
@@ -137,11 +135,11 @@ def _one_for_each(distances: Tensor, positive: Tensor, negative: Tensor) -> Trip
     return a, p, distances[a].masked_fill(~negative[a], float("inf")).argmin(1)
 
 
-def _draw(positive: Tensor, weights: Tensor, generator: torch.Generator) -> Triplets:
+def _draw(positive: Tensor, weights: Tensor, clusters: Tensor, generator: torch.Generator | None) -> Triplets:
     a, p = (positive & (weights > 0).any(1, keepdim=True)).nonzero(as_tuple=True)
     if len(a) == 0:
         return a, p, p
-    return a, p, torch.multinomial(weights[a], 1, generator=generator)[:, 0]
+    return a, p, torch.multinomial(weights[a], 1, generator=generator or _repeatable(clusters))[:, 0]
 
 
 def _repeatable(clusters: Tensor) -> torch.Generator:
