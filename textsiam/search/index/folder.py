@@ -26,7 +26,7 @@ from textsiam.search.index.base import IndexModel, IndexStats, Question, Questio
 from textsiam.search.index.durable import DurableIndex, Passing
 from textsiam.search.index.in_memory_scan import Stored, View
 from textsiam.search.index.journal import Journal, State, changed_since, read_state, rows_where, vectors_of
-from textsiam.search.index.sidecar import merge_reported, merging_alone, read_sidecar, sidecar_path, write_sidecar
+from textsiam.search.index.sidecar import merging, read_sidecar, sidecar_path, write_sidecar
 from textsiam.search.index.vector_cache import VectorCache
 
 _TABLE = "questions.sqlite"
@@ -55,7 +55,7 @@ class FolderIndex(DurableIndex):
         self._tables = Journal(self.path / _TABLE)
         self._written = 0
         self._counted = (-1, 0)  # at which clock, how many
-        self._filters: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
+        self._filters: dict[tuple[Any, ...], np.ndarray] = {}
         self._cache = VectorCache(self._stored)
 
     @classmethod
@@ -100,14 +100,14 @@ class FolderIndex(DurableIndex):
 
     def _matching(self, table: sqlite3.Connection, clock: int, clause: str, values: list[Any]) -> np.ndarray:
         """Return the rows that pass a filter; those of the latest filters are remembered until the next write."""
-        asked = (clause, *values)
-        known = self._filters.get(asked)
-        if known is None or known[0] != clock:
+        asked = (clock, clause, *values)
+        rows = self._filters.get(asked)
+        if rows is None:
             rows = rows_where(table, clause, values)
             while len(self._filters) >= _FILTERS:
                 self._filters.pop(next(iter(self._filters), asked), None)
-            self._filters[asked] = known = (clock, rows)
-        return known[1]
+            self._filters[asked] = rows
+        return rows
 
     def count(self, where: Where | None = None) -> int:
         """Count the questions (that match)."""
@@ -134,7 +134,7 @@ class FolderIndex(DurableIndex):
 
     def _merge(self, *, anew: bool) -> None:
         self._written = 0
-        with merging_alone(self.path), merge_reported(self.path):
+        with merging(self.path):
             with self._tables.reading() as table:
                 version = self._written_sidecar(table, read_state(table), anew=anew).version
             shutil.rmtree(self.path / "lance", ignore_errors=True)  # textsiam 0.1 kept a copy of the vectors there
@@ -161,7 +161,7 @@ class FolderIndex(DurableIndex):
         stored = read_sidecar(self.path, state)
         missing = changed_since(table, 0 if stored is None else stored.clock)
         if self.merge_after is not None and missing > self.merge_after:
-            with suppress(QuestionIndexError), merging_alone(self.path), merge_reported(self.path):
+            with suppress(QuestionIndexError), merging(self.path):
                 return read_sidecar(self.path, self._written_sidecar(table, state, anew=False))
         return stored
 

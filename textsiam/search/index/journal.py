@@ -108,7 +108,7 @@ class Journal:
 
     @contextmanager
     def _transaction(self, begin: str, done: str) -> Iterator[sqlite3.Connection]:
-        try:
+        with _reported(self.path, done):
             table = self._connect()
             try:
                 table.execute(begin)
@@ -119,8 +119,6 @@ class Journal:
                 raise
             with self._lock:
                 self._idle.append(table)
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{self.path}: cannot be {done}: {_reason(error)}") from error
 
     def _connect(self) -> sqlite3.Connection:
         with self._lock:
@@ -133,27 +131,19 @@ class Journal:
 
     def shrink(self) -> None:
         """Give back the space of what was deleted, where it is a quarter of the file, and of the write-ahead log."""
-        try:
-            with closing(self._connect()) as table:
-                free, pages = (
-                    table.execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_count")
-                )
-                if free * 4 > pages:
-                    table.execute("VACUUM")
-                table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{self.path}: cannot be shrunk: {_reason(error)}") from error
+        with _reported(self.path, "shrunk"), closing(self._connect()) as table:
+            free, pages = (table.execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_count"))
+            if free * 4 > pages:
+                table.execute("VACUUM")
+            table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def copy(self, target: Path) -> None:
         """Copy the table, as it is at one moment, to a new file that knows of no file of vectors."""
-        try:
-            with closing(self._connect()) as table, closing(sqlite3.connect(target)) as copy:
-                table.backup(copy)
-                with copy:
-                    copy.execute("UPDATE state SET merged = 0, version = 0")
-                copy.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{target}: cannot be written: {_reason(error)}") from error
+        with _reported(target, "written"), closing(self._connect()) as table, closing(sqlite3.connect(target)) as copy:
+            table.backup(copy)
+            with copy:
+                copy.execute("UPDATE state SET merged = 0, version = 0")
+            copy.execute("PRAGMA journal_mode = WAL")
 
     def close(self) -> None:
         """Close the connections."""
@@ -162,15 +152,20 @@ class Journal:
                 self._idle.pop().close()
 
 
-def _reason(error: sqlite3.Error) -> str:
-    text = str(error)
-    if "disk is full" in text:
-        return "the disk is full; what was there before is intact"
-    if "disk I/O error" in text:
-        return "the disk is full, or a file cannot grow (disk I/O error); what was there before is intact"
-    if "locked" in text:
-        return f"another writer did not finish within {_WAIT:.0f} s"
-    return text
+@contextmanager
+def _reported(path: Path, done: str) -> Iterator[None]:
+    """Say what cannot be done to a file, and why."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        if "disk is full" in reason:
+            reason = "the disk is full; what was there before is intact"
+        elif "disk I/O error" in reason:
+            reason = "the disk is full, or a file cannot grow (disk I/O error); what was there before is intact"
+        elif "locked" in reason:
+            reason = f"another writer did not finish within {_WAIT:.0f} s"
+        raise QuestionIndexError(f"{path}: cannot be {done}: {reason}") from error
 
 
 def read_state(table: sqlite3.Connection) -> State:
