@@ -13,7 +13,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,8 @@ class FolderIndex(DurableIndex):
             raise QuestionIndexError(f"{target}: is there already: choose another place for the snapshot")
         with whole_folder(target) as fresh:
             self._tables.copy(fresh / _TABLE)
-        copy = FolderIndex(target)
-        try:
+        with closing(FolderIndex(target)) as copy:
             copy.compact()
-        finally:
-            copy.close()
         return str(target)
 
     def stats(self) -> IndexStats:

@@ -12,6 +12,7 @@ Before, and with `exact=True`, they come from a scan.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,8 @@ class PostgresIndex(DurableIndex):
         Raises:
             QuestionIndexError: There is such an index already, or the server has no pgvector.
         """
-        server = Server(location, typed=False)
-        try:
+        with closing(Server(location, typed=False)) as server:
             create_tables(server, model)
-        finally:
-            server.close()
         return cls(location, **knobs)
 
     def _state(self, table: Any, *, lock: bool = False) -> State:
