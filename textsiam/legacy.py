@@ -360,7 +360,7 @@ _MOVED = {
         "search.operating:operating_point search.opening:factory"
     ),
     "search.index": (
-        "search.index:base search.checks:validation search.memory search.migration search.journal "
+        "search.index:base search.checks:validation search.memory search.migration:durable search.journal "
         "search.resident:in_memory_scan search.held:vector_cache search.postgres search.postgres_server "
         "search.postgres_tables"
     ),
@@ -395,6 +395,7 @@ _PLACES |= {"data.images": "images", "loss_config": "config.loss"}
 # Names that went to another file than the rest of their module.
 _NAMES = {
     "loss_config.DistanceName": "config.model",
+    "search.postgres_tables.migrate_rows": "search.index.durable",
     "training.losses.check_positive": "training.losses.functional",
     "training.losses.log_one_plus_sum": "training.losses.functional",
     "training.losses.pick_target": "training.losses.functional",

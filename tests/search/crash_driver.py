@@ -112,7 +112,7 @@ def content(index):
 def wait_until_alone(index):
     """Wait for the server to notice that the killed writer is gone: it may finish what that had sent."""
     others = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'textsiam'"
-    with index._server.connection() as connection:
+    with index._tables.connection() as connection:
         while connection.execute(others).fetchone()[0] > 1:  # one is ours
             select.select([], [], [], 0.01)
 

@@ -129,7 +129,18 @@ class Gallery:
         """
         if not self.sums:
             raise ValueError("nobody is enrolled: use enroll(name, inputs) first")
-        return self._scores(self.twin.encode(inputs, side="left"))
+        probes, enrolled = self.twin.encode(inputs, side="left"), self.vectors()
+        scores = np.empty((len(probes), len(enrolled)), np.float32)
+        block = max(1, _ROWS // len(enrolled))
+        for start in range(0, len(probes), block):
+            part = probes[start : start + block]
+            if self.twin.head is None:
+                apart = self.twin.distance.all_pairs(torch.from_numpy(part), torch.from_numpy(enrolled))
+                scores[start : start + block] = self.twin.distance.similarity(apart).numpy()
+            else:  # it is asked about all of them
+                u, v = np.repeat(part, len(enrolled), axis=0), np.tile(enrolled, (len(part), 1))
+                scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
+        return scores
 
     @overload
     def verify(self, name: str, inputs: str) -> Verdict: ...
@@ -282,18 +293,3 @@ class Gallery:
                 "identities that were not enrolled themselves"
             )
         return point
-
-    def _scores(self, probes: np.ndarray) -> np.ndarray:
-        """Return the similarity of every probe to every identity; a head is asked about all of them."""
-        enrolled, distance = self.vectors(), self.twin.distance
-        scores = np.empty((len(probes), len(enrolled)), np.float32)
-        block = max(1, _ROWS // len(enrolled))
-        for start in range(0, len(probes), block):
-            part = probes[start : start + block]
-            if self.twin.head is None:
-                apart = distance.all_pairs(torch.from_numpy(part), torch.from_numpy(enrolled))
-                scores[start : start + block] = distance.similarity(apart).numpy()
-            else:
-                u, v = np.repeat(part, len(enrolled), axis=0), np.tile(enrolled, (len(part), 1))
-                scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
-        return scores

@@ -11,12 +11,11 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from textsiam.inference.cache import weights_fingerprint
 from textsiam.inference.encoders import ModelError
 from textsiam.legacy import head_knobs_of_0_1
-from textsiam.models.ensemble import members_digest
 from textsiam.models.scorer import Scorer
 from textsiam.saving import recover, whole_folder
+from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
 
 _FORMAT = 1
@@ -85,10 +84,7 @@ def scorer_fingerprint(twin: Scorer) -> str:
 
     The number format plays no part: in bf16 the cosine of a vector to its fp32 self is at least 0.9999.
     """
-    digest, members = members_digest(twin, f"{type(twin).__name__} {twin.distance.name}")
-    for member in members:
-        for tower in member.towers:
-            digest.update(weights_fingerprint(tower, "any").encode())
+    digest = towers_digest(twin, f"{type(twin).__name__} {twin.distance.name}")
     if twin.head is not None:
         digest.update(f"{head_knobs_of_0_1(twin.head.knobs())}".encode())
         for name, tensor in sorted(twin.head.state_dict().items()):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,11 +35,16 @@ def index_model(twin: Scorer, *, name: str = "a twin") -> IndexModel:
         twin: What encodes.
         name: What messages call it.
     """
-    digest, members = members_digest(twin, type(twin).__name__)
+    return IndexModel(name, towers_digest(twin, type(twin).__name__).hexdigest(), twin.dim)
+
+
+def towers_digest(twin: Scorer, kind: str) -> hashlib._Hash:
+    """Begin a digest with `kind` and all that the vectors of a twin or an ensemble depend on."""
+    digest, members = members_digest(twin, kind)
     for member in members:
         for tower in member.towers:
             digest.update(weights_fingerprint(tower, "any").encode())
-    return IndexModel(name, digest.hexdigest(), twin.dim)
+    return digest
 
 
 def add_questions(

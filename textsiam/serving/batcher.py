@@ -54,15 +54,15 @@ class Load:
 
 @dataclass(eq=False)
 class _Job:
-    """A request: inputs to encode, or one call of the model."""
+    """A request: inputs to encode, and how its result is made of what `encode` returned in each step."""
 
-    encode: Callable[[list[Any]], np.ndarray] | None
+    encode: Callable[[list[Any]], Any]
     inputs: Sequence[Any]
     tokens: np.ndarray
-    call: Callable[[], Any] | None = None
+    whole: Callable[[list[Any]], Any] = np.concatenate
     future: Future[Any] = field(default_factory=Future)
     done: int = 0
-    rows: list[np.ndarray] = field(default_factory=list)
+    parts: list[Any] = field(default_factory=list)
 
     @property
     def waiting(self) -> int:
@@ -124,7 +124,8 @@ class Batcher:
 
     def call(self, work: Callable[[], T], tokens: int) -> Future[T]:
         """Run any other work of the model, alone in a step; see `encode` for what is returned and raised."""
-        return self._add(_Job(None, [None], np.array([max(tokens, 1)], np.int64), call=work))
+        sizes = np.array([max(tokens, 1)], np.int64)
+        return self._add(_Job(lambda _: [work()], [None], sizes, whole=lambda parts: parts[0][0]))
 
     @property
     def load(self) -> Load:
@@ -161,8 +162,7 @@ class Batcher:
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._jobs and not self._closing:
-                    self._changed.wait()
+                self._changed.wait_for(lambda: self._jobs or self._closing)
                 self._drop_cancelled()
                 if not self._jobs:
                     if self._closing:
@@ -180,8 +180,6 @@ class Batcher:
     def _next_step(self) -> list[tuple[_Job, int]]:
         """Take inputs of the requests that can run together: how many of each; the first request leads."""
         first = self._jobs[0]
-        if first.encode is None:
-            return [(first, 1)]
         together = [job for job in self._jobs if job.encode == first.encode]
         left, counts = self.max_tokens, dict.fromkeys(together, 0)
         # In order of arrival, first an equal share for each, at least one input, then what small requests leave.
@@ -204,7 +202,7 @@ class Batcher:
         started = time.perf_counter()
         failed = 0
         try:
-            self._deliver(step, self._results(step))
+            self._do(step)
         except Exception as error:
             failed = 1
             if len(step) == 1:
@@ -212,7 +210,7 @@ class Batcher:
             else:  # one bad input must not fail the others that happened to stand beside it
                 for part in step:
                     try:
-                        self._deliver([part], self._results([part]))
+                        self._do([part])
                     except Exception as own:
                         self._fail(part[0], own)
         seconds = max(time.perf_counter() - started, 1e-9)
@@ -222,24 +220,16 @@ class Batcher:
             self._steps += 1
             self._failures += failed
 
-    @staticmethod
-    def _results(step: list[tuple[_Job, int]]) -> list[Any]:
-        first, _ = step[0]
-        if first.encode is None:
-            assert first.call is not None
-            return [first.call()]
-        parts = [job.inputs[job.done : job.done + count] for job, count in step]
-        vectors = first.encode([value for part in parts for value in part])
-        if len(vectors) != sum(map(len, parts)):
-            raise RuntimeError(
-                f"{sum(map(len, parts))} inputs were given to the model, {len(vectors)} vectors came back"
-            )
-        return np.split(vectors, np.cumsum([len(part) for part in parts])[:-1])
-
-    def _deliver(self, step: list[tuple[_Job, int]], results: list[Any]) -> None:
-        for (job, count), result in zip(step, results, strict=True):
-            if job.encode is not None:
-                job.rows.append(result)
+    def _do(self, step: list[tuple[_Job, int]]) -> None:
+        """Encode the inputs of a step together, and settle the requests that this finishes."""
+        inputs = [value for job, count in step for value in job.inputs[job.done : job.done + count]]
+        results, start = step[0][0].encode(inputs), 0
+        if len(results) != len(inputs):
+            raise RuntimeError(f"{len(inputs)} inputs were given to the model, {len(results)} vectors came back")
+        for job, count in step:
+            end = start + count
+            job.parts.append(results[start:end])
+            start = end
             with self._changed:
                 if job not in self._jobs:
                     continue
@@ -249,7 +239,7 @@ class Batcher:
                 if finished:
                     self._jobs.remove(job)
             if finished:
-                _settle(job.future, result if job.encode is None else np.concatenate(job.rows))
+                _settle(job.future, job.whole(job.parts))
 
     def _fail(self, job: _Job, error: Exception) -> None:
         with self._changed:

@@ -7,14 +7,13 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import inputs_of
-from textsiam.inference.tokens import Counter
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
@@ -44,13 +43,9 @@ class Engine:
         self.twin, self.settings = twin, settings
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
         self._told = False
-        self._encoders = {side: partial(self._encode, side) for side in ("left", "right")}
-        self._counters: dict[str, Counter] = {}
-        for side in ("left", "right") if twin.right is not None else ("left",):
-            tower = twin.tower(side)
-            self._counters[side] = inputs_of(tower).counter(tower)
-        if twin.right is None:
-            self._encoders["right"], self._counters["right"] = self._encoders["left"], self._counters["left"]
+        sides = ("left",) if twin.right is None else ("left", "right")
+        self._encoders = {side: partial(twin.encode, side=side) for side in sides}
+        self._counters = {side: inputs_of(twin.tower(side)).counter(twin.tower(side)) for side in sides}
 
     @cached_property
     def model(self) -> IndexModel:
@@ -112,6 +107,7 @@ class Engine:
         Raises:
             Refused: Too many or too large, not readable, or the queue is full.
         """
+        side = side if self.twin.right is not None else "left"  # both sides of one tower share their batches
         check = partial(self._checked, inputs, field, truncate, side)
         # Counting the tokens of a question takes less than handing that to another thread.
         names, tokens = check() if _is_short(inputs) else await asyncio.to_thread(check)
@@ -185,9 +181,6 @@ class Engine:
     def close(self) -> bool:
         """Finish what was taken, within the grace of the settings; returns whether all of it was."""
         return self.batcher.close(self.settings.grace)
-
-    def _encode(self, side: str, inputs: list[Any]) -> np.ndarray:
-        return self.twin.encode(inputs, side=side)
 
     def _queued(self, add: Callable[[], Future[T]]) -> Future[T]:
         try:

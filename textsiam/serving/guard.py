@@ -58,7 +58,16 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started, answered = time.perf_counter(), 0
+        started, answered, seen = time.perf_counter(), 0, 0
+
+        async def bounded() -> dict[str, Any]:
+            """Read a body up to the limit, whatever its head says."""
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self.settings.max_body:
+                raise Refused(413, f"the body has more than {self.settings.max_body:,} bytes", "Validation")
+            return message
 
         async def answer(message: dict[str, Any]) -> None:
             nonlocal answered
@@ -71,7 +80,7 @@ class Guard:
         try:
             try:
                 self._admit(scope, headers)
-                await self.app(scope, _Bounded(receive, self.settings.max_body), answer)
+                await self.app(scope, bounded, answer)
             except Refused as error:
                 if not answered:
                     await _refuse(answer, scope["path"], error)
@@ -139,21 +148,6 @@ class _Rate:
         if self._limiter.hit(self._item, client):
             return 0.0
         return max(1.0, self._limiter.get_window_stats(self._item, client).reset_time - time.time())
-
-
-class _Bounded:
-    """Reads a body up to a limit, whatever its head says."""
-
-    def __init__(self, receive: Receive, limit: int) -> None:
-        self._receive, self._limit, self._seen = receive, limit, 0
-
-    async def __call__(self) -> dict[str, Any]:
-        message = await self._receive()
-        if message["type"] == "http.request":
-            self._seen += len(message.get("body", b""))
-            if self._seen > self._limit:
-                raise Refused(413, f"the body has more than {self._limit:,} bytes", "Validation")
-        return message
 
 
 async def _refuse(send: Send, path: str, error: Refused) -> None:

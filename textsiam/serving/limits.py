@@ -38,11 +38,9 @@ class ServerSettings:
 
     def __post_init__(self) -> None:
         """Check the values."""
-        for name in ("max_body", "max_batch", "max_characters", "max_tokens", "max_queue"):
-            if (value := getattr(self, name)) < 1:
+        for name in ("max_body", "max_batch", "max_characters", "max_tokens", "max_queue", "requests_per_minute"):
+            if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if self.requests_per_minute is not None and self.requests_per_minute < 1:
-            raise ValueError(f"requests_per_minute must be >= 1, got {self.requests_per_minute}")
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ValueError(f"the token must have at least {_SHORTEST_TOKEN} characters, it has {len(self.token)}")
 

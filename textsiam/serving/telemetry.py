@@ -29,18 +29,15 @@ class Meters:
         why = "Seconds from the first byte of a request to the last of its answer."
         self.seconds = Histogram("textsiam_request_seconds", why, ["route"], buckets=_SECONDS, registry=self.registry)
         watched = {
-            "textsiam_queue_requests": (
-                "Requests that wait for the model or are in work.",
-                lambda: batcher.load.requests,
-            ),
-            "textsiam_queue_tokens": ("Tokens that wait for the model.", lambda: batcher.load.tokens),
-            "textsiam_batch_fill": ("Share of the token budget used by the last step.", lambda: batcher.load.fill),
-            "textsiam_tokens_per_second": ("Pace of the model.", lambda: batcher.load.tokens_per_second),
-            "textsiam_steps": ("Steps of the model since the start.", lambda: batcher.load.steps),
-            "textsiam_failed_steps": ("Steps that raised an error.", lambda: batcher.load.failures),
+            "requests": ("textsiam_queue_requests", "Requests that wait for the model or are in work."),
+            "tokens": ("textsiam_queue_tokens", "Tokens that wait for the model."),
+            "fill": ("textsiam_batch_fill", "Share of the token budget used by the last step."),
+            "tokens_per_second": ("textsiam_tokens_per_second", "Pace of the model."),
+            "steps": ("textsiam_steps", "Steps of the model since the start."),
+            "failures": ("textsiam_failed_steps", "Steps that raised an error."),
         }
-        for name, (why, value) in watched.items():
-            Gauge(name, why, registry=self.registry).set_function(value)
+        for fact, (name, why) in watched.items():
+            Gauge(name, why, registry=self.registry).set_function(lambda fact=fact: getattr(batcher.load, fact))
 
 
 class JsonLines(logging.Formatter):

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textsiam.decision.decision import Decision
 from textsiam.search.index.base import Question, QuestionIndex, Where
 from textsiam.search.index.validation import check_model
 from textsiam.search.lookup import Checked, check
@@ -72,7 +71,7 @@ class Looker:
         decision = await asyncio.to_thread(lambda: self.engine.decision_for(self.index.count() + 1))
         if decision is None:
             return []
-        least = _suspicious(decision)
+        least = min(decision.threshold, decision.at_probability(_SUSPECT).threshold)
         found = await self.look([question.text for question in questions], vectors, gone, threshold=least)
         suspects = []
         for question, checked in zip(questions, found, strict=True):
@@ -85,8 +84,3 @@ class Looker:
                 for one in others[:_SUSPECTS]
             ]  # fmt: skip
         return suspects
-
-
-def _suspicious(decision: Decision) -> float:
-    """Return the least similarity of a pair that a moderator should look at."""
-    return min(decision.threshold, decision.at_probability(_SUSPECT).threshold)

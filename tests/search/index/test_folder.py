@@ -300,7 +300,7 @@ def test_an_older_moment_does_not_take_the_place_of_a_newer_file(index, monkeypa
         with monkeypatch.context() as patch:
             patch.setattr(folder, "write_sidecar", write)
             index.delete(["q9"])
-            with index._journal.reading() as table:
+            with index._tables.reading() as table:
                 index._written_sidecar(table, folder.read_state(table), anew=True)
         return write(*arguments, **options)
 
@@ -317,7 +317,7 @@ def test_what_0_1_left_in_the_folder(index):
     vectors = unit(200)
     index.upsert(questions(0, 200), vectors, model=MODEL)
     index.delete(["q3"])
-    with index._journal.writing() as table:
+    with index._tables.writing() as table:
         table.execute("UPDATE state SET merged = clock, version = 7")
         table.execute("DELETE FROM deleted")
     (index.path / "lance" / "vectors_1.lance").mkdir(parents=True)

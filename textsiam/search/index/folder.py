@@ -12,8 +12,8 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,49 +21,19 @@ from typing import Any
 import numpy as np
 
 from textsiam.saving import whole_folder
-from textsiam.search.index.base import (
-    Encode,
-    Hit,
-    IndexModel,
-    IndexStats,
-    Progress,
-    Question,
-    QuestionIndexError,
-    Where,
-    exact_similarity,
-    rank,
-)
-from textsiam.search.index.in_memory_scan import Stored
-from textsiam.search.index.journal import (
-    Journal,
-    State,
-    changed_since,
-    condition,
-    delete_rows,
-    questions_of,
-    read_state,
-    rows_of,
-    rows_where,
-    vectors_of,
-    write_rows,
-)
-from textsiam.search.index.migration import migrate_rows
-from textsiam.search.index.sidecar import merge_reported, merging_alone, read_sidecar, sidecar_path, write_sidecar
-from textsiam.search.index.validation import (
-    check_ids,
-    check_model,
-    check_questions,
-    check_search,
-    check_vectors,
-    check_where,
-)
+from textsiam.search.index import journal
+from textsiam.search.index.base import IndexModel, IndexStats, Question, QuestionIndexError, Where
+from textsiam.search.index.durable import DurableIndex, Passing
+from textsiam.search.index.in_memory_scan import Stored, View
+from textsiam.search.index.journal import Journal, State, changed_since, read_state, rows_where, vectors_of
+from textsiam.search.index.sidecar import merging, read_sidecar, sidecar_path, write_sidecar
 from textsiam.search.index.vector_cache import VectorCache
 
 _TABLE = "questions.sqlite"
 _FILTERS = 8  # filters whose matches are remembered
 
 
-class FolderIndex:
+class FolderIndex(DurableIndex):
     """An index in a folder, for any number of processes; see `QuestionIndex` and the module.
 
     Any process may write at any time: writes queue up in the durable table. Only merging is for one at a time.
@@ -77,13 +47,15 @@ class FolderIndex:
         QuestionIndexError: The folder holds no index.
     """
 
+    _sql = journal
+
     def __init__(self, path: str | Path, *, merge_after: int | None = 50_000) -> None:
-        self.path = Path(path)
+        self.path, self.location = Path(path), str(Path(path))
         self.merge_after = merge_after
-        self._journal = Journal(self.path / _TABLE)
+        self._tables = Journal(self.path / _TABLE)
         self._written = 0
         self._counted = (-1, 0)  # at which clock, how many
-        self._filters: dict[tuple[Any, ...], tuple[int, np.ndarray]] = {}
+        self._filters: dict[tuple[Any, ...], np.ndarray] = {}
         self._cache = VectorCache(self._stored)
 
     @classmethod
@@ -104,114 +76,49 @@ class FolderIndex:
             os.close(descriptor)
         return cls(path, **knobs)
 
-    @property
-    def location(self) -> str:
-        """The folder."""
-        return str(self.path)
-
-    @property
-    def model(self) -> IndexModel:
-        """Whose vectors it serves now."""
-        with self._journal.reading() as table:
-            return read_state(table).model
+    def _state(self, table: sqlite3.Connection, *, lock: bool = False) -> State:
+        return read_state(table)  # a writer is alone from the beginning
 
     def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
         """Add or replace questions; see `QuestionIndex.upsert`."""
-        with self._journal.writing() as table:
-            state = read_state(table)
-            check_model(self.location, state.model, model)
-            if len(questions) == 0:
-                return
-            write_rows(table, state, questions, check_questions(questions, vectors, model.dim))
+        super().upsert(questions, vectors, model=model)
         self._written += len(questions)
         if self.merge_after is not None and self._written > self.merge_after:
             with suppress(QuestionIndexError):  # the write is acknowledged; whoever merges now does it for us
                 self.compact()
 
-    def delete(self, ids: Iterable[str]) -> int:
-        """Forget questions; returns how many were there."""
-        checked = check_ids(ids)
-        with self._journal.writing() as table:
-            return delete_rows(table, read_state(table), checked)
+    def _look(self, table: sqlite3.Connection) -> tuple[State, View]:
+        return self._cache.look(table)  # both as they are at the same moment
 
-    def get(self, ids: Sequence[str]) -> list[Question | None]:
-        """Return the question of each id, None where there is none."""
-        ids = check_ids(ids)
-        with self._journal.reading() as table:
-            rows = rows_of(table, ids)
-            found = questions_of(table, rows.values())
-        return [found[rows[name]] if name in rows else None for name in ids]
-
-    def vectors(self, ids: Sequence[str]) -> np.ndarray:
-        """Return the vector of each id, `(n, dim)` float32."""
-        ids = check_ids(ids)
-        with self._journal.reading() as table:
-            place = rows_of(table, ids)
-            if missing := [name for name in ids if name not in place]:
-                raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")
-            rows, vectors = vectors_of(table, read_state(table), place.values())
-        return vectors[np.searchsorted(rows, np.array([place[name] for name in ids], np.int64))]
-
-    def search(
-        self,
-        queries: np.ndarray,
-        *,
-        model: IndexModel,
-        k: int | None = None,
-        threshold: float | None = None,
-        where: Where | None = None,
-    ) -> list[list[Hit]]:
-        """Find the most similar questions; see `QuestionIndex.search`, and the module for what is exact."""
-        check_search(k, threshold)
-        clause, values = condition(check_where(where))
-        with self._journal.reading() as table:
-            state, view = self._cache.look(table)  # both as they are at the same moment
-            check_model(self.location, state.model, model)
-            asked = check_vectors(queries, model.dim)
-            kept = self._matching(table, state.clock, clause, values) if where else None
-            nearest = view.near(asked, k, -np.inf if threshold is None else threshold, among=kept)
-            return [
-                self._ranked(table, state, query, near.rows, k, threshold)
-                for query, near in zip(asked, nearest, strict=True)
-            ]
+    def _near(
+        self, table: Any, seen: Any, asked: np.ndarray, k: int | None, threshold: float | None, passing: Passing | None
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        state, view = seen
+        kept = None if passing is None else self._matching(table, state.clock, *passing)
+        for near in view.near(asked, k, -np.inf if threshold is None else threshold, among=kept):
+            yield vectors_of(table, state, near.rows.tolist())
 
     def _matching(self, table: sqlite3.Connection, clock: int, clause: str, values: list[Any]) -> np.ndarray:
         """Return the rows that pass a filter; those of the latest filters are remembered until the next write."""
-        asked = (clause, *values)
-        known = self._filters.get(asked)
-        if known is None or known[0] != clock:
+        asked = (clock, clause, *values)
+        rows = self._filters.get(asked)
+        if rows is None:
             rows = rows_where(table, clause, values)
             while len(self._filters) >= _FILTERS:
                 self._filters.pop(next(iter(self._filters), asked), None)
-            self._filters[asked] = known = (clock, rows)
-        return known[1]
-
-    def _ranked(
-        self,
-        table: sqlite3.Connection,
-        state: State,
-        query: np.ndarray,
-        rows: np.ndarray,
-        k: int | None,
-        threshold: float | None,
-    ) -> list[Hit]:
-        rows, vectors = vectors_of(table, state, rows.tolist())
-        similarity = exact_similarity(vectors, query)
-        best = rank(similarity, k, threshold)
-        questions = questions_of(table, rows[best].tolist())
-        return [Hit(questions[int(rows[i])], float(similarity[i])) for i in best]
+            self._filters[asked] = rows
+        return rows
 
     def count(self, where: Where | None = None) -> int:
         """Count the questions (that match)."""
-        clause, values = condition(check_where(where))
-        with self._journal.reading() as table:
+        if where:
+            return super().count(where)
+        with self._tables.reading() as table:
             clock, known = read_state(table).clock, self._counted
-            if not where and known[0] == clock:
-                return known[1]
-            found = table.execute(f"SELECT COUNT(*) FROM questions WHERE {clause}", values).fetchone()[0]
-        if not where:
-            self._counted = (clock, found)
-        return found
+            if known[0] != clock:
+                found = table.execute("SELECT COUNT(*) FROM questions").fetchone()[0]
+                self._counted = known = (clock, found)
+        return known[1]
 
     def compact(self) -> None:
         """Write the latest changes to the file that searches begin with, and give back the space of what was deleted.
@@ -227,21 +134,21 @@ class FolderIndex:
 
     def _merge(self, *, anew: bool) -> None:
         self._written = 0
-        with merging_alone(self.path), merge_reported(self.path):
-            with self._journal.reading() as table:
+        with merging(self.path):
+            with self._tables.reading() as table:
                 version = self._written_sidecar(table, read_state(table), anew=anew).version
             shutil.rmtree(self.path / "lance", ignore_errors=True)  # textsiam 0.1 kept a copy of the vectors there
             for file in self.path.glob("vectors-*.safetensors"):
                 if file != sidecar_path(self.path, version):
                     file.unlink()
-            self._journal.shrink()
+            self._tables.shrink()
 
     def _written_sidecar(self, table: sqlite3.Connection, state: State, *, anew: bool) -> State:
         """Write the file as the table is at one moment; returns its state with that file."""
         if not anew and sidecar_path(self.path, state.version).exists() and changed_since(table, state.merged) == 0:
             return state
         version = write_sidecar(self.path, table, state, anew=anew)
-        with self._journal.writing() as now:
+        with self._tables.writing() as now:
             found = read_state(now)
             # Otherwise another process has merged, or finished a migration, since that moment.
             if (found.generation, found.version) == (state.generation, state.version):
@@ -254,14 +161,9 @@ class FolderIndex:
         stored = read_sidecar(self.path, state)
         missing = changed_since(table, 0 if stored is None else stored.clock)
         if self.merge_after is not None and missing > self.merge_after:
-            with suppress(QuestionIndexError), merging_alone(self.path), merge_reported(self.path):
+            with suppress(QuestionIndexError), merging(self.path):
                 return read_sidecar(self.path, self._written_sidecar(table, state, anew=False))
         return stored
-
-    def migrate(self, model: IndexModel, encode: Encode, *, progress: Progress | None = None) -> None:
-        """Encode every question with another model, then switch and merge; see `QuestionIndex.migrate`."""
-        migrate_rows(self._journal, model, encode, progress)
-        self.compact()
 
     def snapshot(self, target: str | Path) -> str:
         """Copy the index to a new folder; the file that its searches begin with is made there.
@@ -272,23 +174,16 @@ class FolderIndex:
         if Path(target).exists():
             raise QuestionIndexError(f"{target}: is there already: choose another place for the snapshot")
         with whole_folder(target) as fresh:
-            self._journal.copy(fresh / _TABLE)
-        copy = FolderIndex(target)
-        try:
+            self._tables.copy(fresh / _TABLE)
+        with closing(FolderIndex(target)) as copy:
             copy.compact()
-        finally:
-            copy.close()
         return str(target)
 
     def stats(self) -> IndexStats:
         """Count what is there."""
-        with self._journal.reading() as table:
+        with self._tables.reading() as table:
             state = read_state(table)
             questions = table.execute("SELECT COUNT(*) FROM questions").fetchone()[0]
             unmerged = changed_since(table, state.merged)
         size = sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file())
         return IndexStats(self.location, "folder", state.model, questions, unmerged, size, state.next_model)
-
-    def close(self) -> None:
-        """Let go of files and connections."""
-        self._journal.close()

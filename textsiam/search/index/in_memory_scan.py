@@ -153,27 +153,21 @@ class InMemoryScan:
     """
 
     def __init__(self, dim: int, stored: Stored | None = None) -> None:
-        self._rows = np.zeros(64, np.int64)
-        self._bounds = [np.zeros(64, np.float32) for _ in range(3)]
-        self._alive = np.zeros(64, bool)
+        self._rows = np.zeros(0, np.int64) if stored is None else stored.rows
+        self._sorted = self._rows  # rows of the places that were stored, rising
+        self._place: dict[int, int] = {}  # of the others
+        self._count, self._dead = len(self._rows), 0
+        self._bounds = [np.zeros(self._count, np.float32) for _ in range(3)]
+        self._alive = np.ones(self._count, bool)
         self._packed: list[Int8Block] = []
         self._starts = [0]
         self._frame: Frame | None = None
-        self._tail = np.zeros((64, dim), np.float32)  # what is not packed
-        self._sorted = self._rows[:0]  # rows of the places that were stored, rising
-        self._place: dict[int, int] = {}  # of the others
-        self._count = self._dead = 0
+        self._tail = np.zeros((0, dim), np.float32)  # what is not packed
         if stored is not None:
-            self._begin(stored)
+            self._frame = stored.frame
+            for start in range(0, self._count, BLOCK):
+                self._add_packed(stored.vectors.taken(slice(start, start + BLOCK)))
         self.view = self._seen(-1 if stored is None else stored.clock)
-
-    def _begin(self, stored: Stored) -> None:
-        self._rows, self._sorted, self._frame = stored.rows, stored.rows, stored.frame
-        self._count = len(stored.rows)
-        self._alive = np.ones(self._count, bool)
-        self._bounds = [np.zeros(self._count, np.float32) for _ in range(3)]
-        for start in range(0, self._count, BLOCK):
-            self._add_packed(stored.vectors.taken(slice(start, start + BLOCK)))
 
     @property
     def rows(self) -> np.ndarray:

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 
+from textsiam.search.index import durable
 from textsiam.search.index.base import IndexModel, Question, QuestionIndexError, Scalar, packed
 
 _FORMAT = 1
+MARK = "?"
+"""Stands for a value in a statement."""
 _BATCH = 8192  # vectors read at once
 _WAIT = 60.0  # seconds that a writer waits for another one
 # KiB of pages that a connection keeps. Each thread that reads has a connection, and the system keeps the file in memory
@@ -34,28 +37,21 @@ CREATE TABLE questions (row INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL 
                         metadata TEXT NOT NULL, clock INTEGER NOT NULL);
 CREATE INDEX questions_by_clock ON questions (clock);
 CREATE TABLE deleted (row INTEGER PRIMARY KEY, clock INTEGER NOT NULL);
-CREATE TABLE vectors_1 (row INTEGER PRIMARY KEY, vector BLOB NOT NULL);
 """
 
 
 @dataclass(frozen=True)
-class State:
+class State(durable.State):
     """What the table says of itself.
 
     Attributes:
         clock: Of the last write.
-        generation: Which table of vectors is served; a migration makes the next one.
-        model: What made them.
-        next_model: What makes the next generation, while a migration is under way.
         merged: Up to which clock the file of vectors holds everything, and deletions are forgotten.
         version: Names that file (`textsiam.search.index.sidecar`), below 0. Numbers above are those of textsiam 0.1,
             whose file this one does not read; nor is there one at 0.
     """
 
     clock: int
-    generation: int
-    model: IndexModel
-    next_model: IndexModel | None
     merged: int
     version: int
 
@@ -91,6 +87,7 @@ class Journal:
             table.execute("PRAGMA page_size = 8192")
             table.execute("PRAGMA journal_mode = WAL")
             table.executescript(_TABLES)
+            create_vectors(table, "vectors_1", model.dim)
             fresh = (_FORMAT, 0, 1, json.dumps(asdict(model)), None, 0, 0)
             with table:
                 table.execute("INSERT INTO state VALUES (?, ?, ?, ?, ?, ?, ?)", fresh)
@@ -111,7 +108,7 @@ class Journal:
 
     @contextmanager
     def _transaction(self, begin: str, done: str) -> Iterator[sqlite3.Connection]:
-        try:
+        with _reported(self.path, done):
             table = self._connect()
             try:
                 table.execute(begin)
@@ -122,8 +119,6 @@ class Journal:
                 raise
             with self._lock:
                 self._idle.append(table)
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{self.path}: cannot be {done}: {_reason(error)}") from error
 
     def _connect(self) -> sqlite3.Connection:
         with self._lock:
@@ -136,27 +131,19 @@ class Journal:
 
     def shrink(self) -> None:
         """Give back the space of what was deleted, where it is a quarter of the file, and of the write-ahead log."""
-        try:
-            with closing(self._connect()) as table:
-                free, pages = (
-                    table.execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_count")
-                )
-                if free * 4 > pages:
-                    table.execute("VACUUM")
-                table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{self.path}: cannot be shrunk: {_reason(error)}") from error
+        with _reported(self.path, "shrunk"), closing(self._connect()) as table:
+            free, pages = (table.execute(f"PRAGMA {what}").fetchone()[0] for what in ("freelist_count", "page_count"))
+            if free * 4 > pages:
+                table.execute("VACUUM")
+            table.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def copy(self, target: Path) -> None:
         """Copy the table, as it is at one moment, to a new file that knows of no file of vectors."""
-        try:
-            with closing(self._connect()) as table, closing(sqlite3.connect(target)) as copy:
-                table.backup(copy)
-                with copy:
-                    copy.execute("UPDATE state SET merged = 0, version = 0")
-                copy.execute("PRAGMA journal_mode = WAL")
-        except sqlite3.Error as error:
-            raise QuestionIndexError(f"{target}: cannot be written: {_reason(error)}") from error
+        with _reported(target, "written"), closing(self._connect()) as table, closing(sqlite3.connect(target)) as copy:
+            table.backup(copy)
+            with copy:
+                copy.execute("UPDATE state SET merged = 0, version = 0")
+            copy.execute("PRAGMA journal_mode = WAL")
 
     def close(self) -> None:
         """Close the connections."""
@@ -165,23 +152,43 @@ class Journal:
                 self._idle.pop().close()
 
 
-def _reason(error: sqlite3.Error) -> str:
-    text = str(error)
-    if "disk is full" in text:
-        return "the disk is full; what was there before is intact"
-    if "disk I/O error" in text:
-        return "the disk is full, or a file cannot grow (disk I/O error); what was there before is intact"
-    if "locked" in text:
-        return f"another writer did not finish within {_WAIT:.0f} s"
-    return text
+@contextmanager
+def _reported(path: Path, done: str) -> Iterator[None]:
+    """Say what cannot be done to a file, and why."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        reason = str(error)
+        if "disk is full" in reason:
+            reason = "the disk is full; what was there before is intact"
+        elif "disk I/O error" in reason:
+            reason = "the disk is full, or a file cannot grow (disk I/O error); what was there before is intact"
+        elif "locked" in reason:
+            reason = f"another writer did not finish within {_WAIT:.0f} s"
+        raise QuestionIndexError(f"{path}: cannot be {done}: {reason}") from error
 
 
 def read_state(table: sqlite3.Connection) -> State:
     """Return what the table says of itself."""
-    row = table.execute("SELECT clock, generation, model, next_model, merged, version FROM state").fetchone()
-    model, following = (None if text is None else IndexModel(**json.loads(text)) for text in row[2:4])
+    query = "SELECT generation, model, next_model, clock, merged, version FROM state"
+    generation, *models, clock, merged, version = table.execute(query).fetchone()
+    model, following = (None if text is None else IndexModel(**json.loads(text)) for text in models)
     assert model is not None
-    return State(row[0], row[1], model, following, row[4], row[5])
+    return State(generation, model, following, clock, merged, version)
+
+
+def create_vectors(table: sqlite3.Connection, name: str, dim: int) -> None:
+    """Make an empty table of vectors."""
+    table.execute(f"CREATE TABLE {name} (row INTEGER PRIMARY KEY, vector BLOB NOT NULL)")
+
+
+def serve_next(table: sqlite3.Connection, generation: int) -> None:
+    """Serve the vectors of the next model."""
+    table.execute("DELETE FROM deleted")
+    table.execute(
+        f"UPDATE state SET model = next_model, next_model = NULL, generation = {generation}, merged = 0, version = 0,"
+        " clock = clock + 1"
+    )
 
 
 def write_rows(table: sqlite3.Connection, state: State, questions: Sequence[Question], vectors: np.ndarray) -> None:
@@ -195,10 +202,9 @@ def write_rows(table: sqlite3.Connection, state: State, questions: Sequence[Ques
             (question.id, question.text, packed(question.metadata), clock),
         ).fetchone()
         rows.append(found[0])
-    blobs = ((row, vector.tobytes()) for row, vector in zip(rows, vectors, strict=True))
-    table.executemany(f"INSERT OR REPLACE INTO vectors_{state.generation} VALUES (?, ?)", blobs)
+    table.executemany(f"INSERT OR REPLACE INTO {state.vectors} VALUES (?, ?)", zip(rows, vectors, strict=True))
     if state.next_model is not None:
-        table.executemany(f"DELETE FROM vectors_{state.generation + 1} WHERE row = ?", ((row,) for row in rows))
+        table.executemany(f"DELETE FROM {state.next_vectors} WHERE row = ?", ((row,) for row in rows))
     table.execute("UPDATE state SET clock = ?", (clock,))
 
 
@@ -206,9 +212,9 @@ def delete_rows(table: sqlite3.Connection, state: State, ids: Iterable[str]) -> 
     """Delete questions by id; returns how many were there."""
     rows = [r for name in set(ids) for r in table.execute("SELECT row FROM questions WHERE id = ?", (name,))]
     table.executemany("DELETE FROM questions WHERE row = ?", rows)
-    table.executemany(f"DELETE FROM vectors_{state.generation} WHERE row = ?", rows)
+    table.executemany(f"DELETE FROM {state.vectors} WHERE row = ?", rows)
     if state.next_model is not None:
-        table.executemany(f"DELETE FROM vectors_{state.generation + 1} WHERE row = ?", rows)
+        table.executemany(f"DELETE FROM {state.next_vectors} WHERE row = ?", rows)
     table.executemany("INSERT INTO deleted VALUES (?, ?)", ((row, state.clock + 1) for (row,) in rows))
     table.execute("UPDATE state SET clock = ?", (state.clock + (1 if rows else 0),))
     return len(rows)
@@ -218,9 +224,7 @@ def changes_since(table: sqlite3.Connection, state: State, clock: int) -> Iterat
     """Yield rows `(n,)` int64 and vectors `(n, dim)` float32 of what was written after a clock, in order of rows."""
     # From the first write on, everything is read in the order of the file rather than sorted.
     since = f"WHERE clock > {int(clock)} " if clock > 0 else ""
-    cursor = table.execute(
-        f"SELECT row, vector FROM questions JOIN vectors_{state.generation} USING (row) {since}ORDER BY row"
-    )
+    cursor = table.execute(f"SELECT row, vector FROM questions JOIN {state.vectors} USING (row) {since}ORDER BY row")
     while found := cursor.fetchmany(_BATCH):
         yield _arrays(found, state.model.dim)
 
@@ -247,9 +251,7 @@ def _column(found: Iterable[tuple[int]]) -> np.ndarray:
 
 def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
     """Return those of the rows that are there, rising, and their vectors, `(n,)` int64 and `(n, dim)` float32."""
-    query = (
-        f"SELECT row, vector FROM vectors_{state.generation} WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
-    )
+    query = f"SELECT row, vector FROM {state.vectors} WHERE row IN (SELECT value FROM json_each(?)) ORDER BY row"
     return _arrays(table.execute(query, (json.dumps(list(rows)),)).fetchall(), state.model.dim)
 
 

@@ -81,7 +81,7 @@ class MemoryIndex:
         with self._lock:
             if missing := [name for name in ids if name not in self._rows]:
                 raise QuestionIndexError(f"{self.location}: there is no question {missing[0]!r}")
-            return _stacked([self._rows[name][1] for name in ids], self._model.dim)
+            return np.array([self._rows[name][1] for name in ids], np.float32).reshape(-1, self._model.dim)
 
     def search(
         self,
@@ -98,7 +98,8 @@ class MemoryIndex:
         with self._lock:
             check_model(self.location, self._model, model)
             rows = [row for row in self._rows.values() if matches(row[0].metadata, allowed)]
-        asked, table = check_vectors(queries, model.dim), _stacked([vector for _, vector in rows], model.dim)
+        asked = check_vectors(queries, model.dim)
+        table = np.array([vector for _, vector in rows], np.float32).reshape(-1, model.dim)
         found = []
         for query in asked:
             similarity = exact_similarity(table, query)
@@ -147,7 +148,3 @@ class MemoryIndex:
 
     def close(self) -> None:
         """Keep everything: it goes with the object."""
-
-
-def _stacked(vectors: list[np.ndarray], dim: int) -> np.ndarray:
-    return np.stack(vectors) if vectors else np.zeros((0, dim), np.float32)

@@ -58,15 +58,18 @@ class Server:
             raise QuestionIndexError(f"{self.location}: {self._reason(error)}") from error
 
     @contextmanager
-    def transaction(self, *, snapshot: bool = False) -> Iterator[Any]:
-        """Yield a connection inside a transaction that is committed when the block ends without an error.
+    def reading(self) -> Iterator[Any]:
+        """Yield a connection on which every statement sees the tables as they are at one moment."""
+        with self.connection() as connection:
+            connection.isolation_level = self._psycopg.IsolationLevel.REPEATABLE_READ
+            with connection.transaction():
+                yield connection
+            connection.isolation_level = None
 
-        Args:
-            snapshot: Every statement sees the tables as they are at one moment.
-        """
+    @contextmanager
+    def writing(self) -> Iterator[Any]:
+        """Yield a connection whose changes are kept, all of them, when the block ends without an error."""
         with self.connection() as connection, connection.transaction():
-            if snapshot:
-                connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
             yield connection
 
     def _usable(self) -> Any:

@@ -3,34 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textsiam.search.index.base import Encode, IndexModel, Progress, Question, QuestionIndexError, Scalar, packed
-from textsiam.search.index.validation import check_vectors
+from textsiam.search.index.base import IndexModel, Question, QuestionIndexError, Scalar, packed
+from textsiam.search.index.durable import State
 
 if TYPE_CHECKING:
     from textsiam.search.index.postgres_server import Server
 
 _FORMAT = 1
-_ENCODED = 1024  # questions that a migration encodes at once
-
-
-@dataclass(frozen=True)
-class State:
-    """Which table of vectors is served, what made them, and what makes the next ones during a migration."""
-
-    generation: int
-    model: IndexModel
-    next_model: IndexModel | None
-
-    @property
-    def vectors(self) -> str:
-        """The table that is served."""
-        return f"vectors_{self.generation}"
+MARK = "%s"
+"""Stands for a value in a statement."""
 
 
 def create_tables(server: Server, model: IndexModel) -> None:
@@ -45,7 +33,7 @@ def create_tables(server: Server, model: IndexModel) -> None:
             raise QuestionIndexError(f"{server.location}: this server has no pgvector: install that extension first")
         table.execute("SET client_min_messages = warning")
         table.execute("CREATE EXTENSION IF NOT EXISTS vector WITH SCHEMA public")
-    with server.transaction() as table:
+    with server.writing() as table:
         if table.execute("SELECT to_regclass(%s)", (f"{server.name}.state",)).fetchone()[0] is not None:
             raise QuestionIndexError(f"{server.location}: is there already: choose another name, or drop the schema")
         table.execute(f'CREATE SCHEMA IF NOT EXISTS "{server.name}"')
@@ -56,10 +44,11 @@ def create_tables(server: Server, model: IndexModel) -> None:
             " text text NOT NULL, metadata jsonb NOT NULL)"
         )
         table.execute("CREATE INDEX questions_metadata ON questions USING gin (metadata jsonb_path_ops)")
-        _create_vectors(table, "vectors_1", model.dim)
+        create_vectors(table, "vectors_1", model.dim)
 
 
-def _create_vectors(table: Any, name: str, dim: int) -> None:
+def create_vectors(table: Any, name: str, dim: int) -> None:
+    """Make an empty table of vectors."""
     table.execute(
         f"CREATE TABLE {name} (row bigint PRIMARY KEY REFERENCES questions ON DELETE CASCADE,"
         f" vector vector({dim}) NOT NULL)"
@@ -100,10 +89,33 @@ def write_rows(table: Any, state: State, questions: Sequence[Question], vectors:
             list(zip(rows, vectors, strict=True)),
         )
     if state.next_model is not None:
-        table.execute(f"DELETE FROM vectors_{state.generation + 1} WHERE row = ANY(%s)", (rows,))
+        table.execute(f"DELETE FROM {state.next_vectors} WHERE row = ANY(%s)", (rows,))
 
 
-def questions_of(table: Any, rows: Sequence[int]) -> dict[int, Question]:
+def delete_rows(table: Any, _: State, ids: Iterable[str]) -> int:
+    """Delete questions by id; returns how many were there."""
+    return table.execute("DELETE FROM questions WHERE id = ANY(%s)", (list(ids),)).rowcount
+
+
+def rows_of(table: Any, ids: Sequence[str]) -> dict[str, int]:
+    """Return the row of each id that is there."""
+    return dict(table.execute("SELECT id, row FROM questions WHERE id = ANY(%s)", (list(ids),)).fetchall())
+
+
+def vectors_of(table: Any, state: State, rows: Iterable[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return those of the rows that are there, rising, and their vectors, `(n,)` int64 and `(n, dim)` float32."""
+    query = f"SELECT row, vector FROM {state.vectors} WHERE row = ANY(%s)"
+    return arrays(table.execute(query, (list(rows),), binary=True).fetchall(), state.model.dim)
+
+
+def arrays(found: list[Any], dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows, rising, and vectors as two arrays."""
+    found = sorted(found, key=itemgetter(0))
+    rows = np.fromiter((row for row, _ in found), np.int64, len(found))
+    return rows, np.array([vector.to_numpy() for _, vector in found], np.float32).reshape(-1, dim)
+
+
+def questions_of(table: Any, rows: Iterable[int]) -> dict[int, Question]:
     """Return the questions of rows."""
     found = table.execute("SELECT row, id, text, metadata FROM questions WHERE row = ANY(%s)", (list(rows),))
     return {row: Question(name, text, metadata) for row, name, text, metadata in found}
@@ -116,65 +128,9 @@ def condition(allowed: Mapping[str, Sequence[Scalar]]) -> tuple[str, list[Any]]:
     return " AND ".join(clauses) or "TRUE", values
 
 
-def migrate_rows(server: Server, model: IndexModel, encode: Encode, progress: Progress | None) -> None:
-    """Encode every question into the next table of vectors, then switch to it; see `QuestionIndex.migrate`."""
-    with server.transaction() as table:
-        state = read_state(table, server.location, lock=True)
-        following = state.generation + 1
-        if state.next_model != model:
-            table.execute(f"DROP TABLE IF EXISTS vectors_{following}")
-            _create_vectors(table, f"vectors_{following}", model.dim)
-            table.execute("UPDATE state SET next_model = %s", (json.dumps(asdict(model)),))
-    while not _switched(server, following, model):
-        last = 0
-        while (due := _due(server, following, last)) is not None:
-            rows, texts, done, total = due
-            last = rows[-1]
-            vectors = check_vectors(encode(texts), model.dim, texts)
-            with server.transaction() as table, table.cursor() as cursor:
-                _same_migration(server, table, following, model)
-                # A question whose text was changed meanwhile, or that was deleted, is left out.
-                cursor.executemany(
-                    f"INSERT INTO vectors_{following} SELECT row, %s FROM questions WHERE row = %s AND text = %s"
-                    " ON CONFLICT DO NOTHING",
-                    list(zip(vectors, rows, texts, strict=True)),
-                )
-            if progress is not None:
-                progress(min(done + len(rows), total), total)
-
-
-def _missing(following: int) -> str:
-    return f"NOT EXISTS (SELECT FROM vectors_{following} AS v WHERE v.row = questions.row)"
-
-
-def _due(server: Server, following: int, last: int) -> tuple[list[int], list[str], int, int] | None:
-    with server.transaction() as table:
-        found = table.execute(
-            f"SELECT row, text FROM questions WHERE row > %s AND {_missing(following)} ORDER BY row LIMIT {_ENCODED}",
-            (last,),
-        ).fetchall()
-        done = table.execute(f"SELECT COUNT(*) FROM vectors_{following}").fetchone()[0]
-        total = table.execute("SELECT COUNT(*) FROM questions").fetchone()[0]
-    if not found:
-        return None
-    return [row for row, _ in found], [text for _, text in found], done, total
-
-
-def _switched(server: Server, following: int, model: IndexModel) -> bool:
-    """Serve the next table, if every question has its vector there."""
-    with server.transaction() as table:
-        _same_migration(server, table, following, model)
-        if table.execute(f"SELECT 1 FROM questions WHERE {_missing(following)} LIMIT 1").fetchone():
-            return False
-        table.execute(f"DROP TABLE vectors_{following - 1}")
-        table.execute("UPDATE state SET model = next_model, next_model = NULL, generation = %s", (following,))
-    return True
-
-
-def _same_migration(server: Server, table: Any, following: int, model: IndexModel) -> None:
-    state = read_state(table, server.location, lock=True)
-    if state.generation + 1 != following or state.next_model != model:
-        raise QuestionIndexError(f"{server.location}: another migration took over; its model is {state.next_model}")
+def serve_next(table: Any, generation: int) -> None:
+    """Serve the vectors of the next model."""
+    table.execute(f"UPDATE state SET model = next_model, next_model = NULL, generation = {generation}")
 
 
 def copy_schema(table: Any, state: State, name: str, target: str) -> None:

@@ -129,36 +129,26 @@ def _updated(
 
 
 @contextmanager
-def merging_alone(folder: Path) -> Iterator[None]:
-    """Keep other processes from merging the index in a folder meanwhile.
+def merging(folder: Path) -> Iterator[None]:
+    """Keep other processes from merging the index in a folder meanwhile; where it fails, say why in one line.
 
     Raises:
-        QuestionIndexError: Another process is merging.
-    """
-    with open(folder / "merge.lock", "a+", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            owner = lock.read().strip() or "unknown"
-            raise QuestionIndexError(f"{folder}: process {owner} is merging: wait for it") from None
-        lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
-        yield
-
-
-@contextmanager
-def merge_reported(folder: Path) -> Iterator[None]:
-    """Say in one line why an index in a folder cannot be merged.
-
-    Raises:
-        QuestionIndexError: In place of what safetensors or the operating system raised.
+        QuestionIndexError: Another process is merging; or in place of what safetensors or the operating system raised.
     """
     from safetensors import SafetensorError
 
     try:
-        yield
+        with open(folder / "merge.lock", "a+", encoding="utf-8") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                lock.seek(0)
+                owner = lock.read().strip() or "unknown"
+                raise QuestionIndexError(f"{folder}: process {owner} is merging: wait for it") from None
+            lock.truncate(0)
+            lock.write(str(os.getpid()))
+            lock.flush()
+            yield
     except (OSError, SafetensorError) as error:
         reason = write_failure(error) or str(error).strip().split("\n")[0]
         raise QuestionIndexError(

@@ -20,7 +20,7 @@ from torch.nn.functional import normalize
 from textsiam.inference.batching import Progress
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.models.scorer import Scorer
-from textsiam.search.join.exact import Comparison, FoundPairs, in_order
+from textsiam.search.join.exact import Comparison, FoundPairs, in_order, workers_of
 from textsiam.search.operating_point import Rate, ratio_rate
 
 _ROUNDS = 8  # of k-means: the shares of the pairs that it finds change little after
@@ -164,10 +164,10 @@ def _inside_shards(
         new = first_shared(nearest, left, right) == shard
         return FoundPairs(left[new], right[new], found.similarity[new])
 
-    workers = torch.get_num_threads() if twin.device.type == "cpu" else 1
     sizes = [len(members) * (len(members) - 1) // 2 for _, members in shards]
     done = 0
-    for size, found in zip(sizes, in_order((partial(work, *shard) for shard in shards), workers, stop), strict=True):
+    works = (partial(work, *shard) for shard in shards)
+    for size, found in zip(sizes, in_order(works, workers_of(twin), stop), strict=True):
         done += size
         if progress is not None:
             progress(done, sum(sizes))
@@ -196,10 +196,8 @@ def measured_recall(
     counts = np.zeros(len(picked), np.int64)
     for start in range(0, len(points), _OTHERS):
         others = points[start : start + _OTHERS]
-        stop = threading.Event()
-        compare = Comparison(twin, torch.cat([points[picked], others]), threshold, rows=len(picked), stop=stop)
-        works = (partial(compare.piece, *piece) for piece in compare.pieces())
-        for left, right, _ in in_order(works, compare.workers, stop):
+        compare = Comparison(twin, torch.cat([points[picked], others]), threshold, rows=len(picked))
+        for left, right, _ in compare.found():
             other = right - len(picked) + start
             new = (right >= len(picked)) & (picked.numpy()[left] != other)
             counts += np.bincount(left[new], minlength=len(picked))

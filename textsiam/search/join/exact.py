@@ -91,12 +91,10 @@ def stream_pairs(
         block: As for `pairs_above`.
         progress: As for `pairs_above`.
     """
-    points, stop = torch.from_numpy(vectors), threading.Event()
-    compare = Comparison(twin, points, threshold, block=block, stop=stop)
-    total, done = len(points) * (len(points) - 1) // 2, 0
-    works = (partial(compare.piece, *piece) for piece in compare.pieces())
-    for found, (top, first, last) in zip(in_order(works, compare.workers, stop), compare.pieces(), strict=True):
-        done += compare.size_of(top, first, last)
+    compare = Comparison(twin, torch.from_numpy(vectors), threshold, block=block)
+    total, done = len(vectors) * (len(vectors) - 1) // 2, 0
+    for found, piece in zip(compare.found(), compare.pieces(), strict=True):
+        done += compare.size_of(*piece)
         if progress is not None:
             progress(done, total)
         if len(found.left):
@@ -135,17 +133,16 @@ class Comparison:
         by_products = _by_products(twin, points, self.candidate_threshold, self.block)
         self.candidates: Block = by_products or partial(_by_distance, twin.distance, points, self.candidate_threshold)
 
-    @property
-    def workers(self) -> int:
-        """How many pieces are worth doing at once."""
-        return torch.get_num_threads() if self.twin.device.type == "cpu" else 1
-
     def pieces(self) -> Iterator[tuple[int, int, int]]:
         """Yield first row, first column and last + 1 column of stripes that cover the upper triangle."""
         wide = 2 * self.block * _BLOCKS
         for top in range(0, self.rows, self.block):
             for first in range(max(top, self.after), len(self.points), wide):
                 yield top, first, min(first + wide, len(self.points))
+
+    def found(self) -> Iterator[FoundPairs]:
+        """Yield the pairs of each piece, in order; as many pieces are done at once as there are cores."""
+        return in_order((partial(self.piece, *piece) for piece in self.pieces()), workers_of(self.twin), self.stop)
 
     def size_of(self, top: int, first: int, last: int) -> int:
         """Return how many pairs a piece compares."""
@@ -179,6 +176,11 @@ class Comparison:
             similarity = twin.vector_similarity(u.numpy(), v.numpy())
             keep = similarity.astype(np.float64) >= self.threshold
             yield FoundPairs(left[keep], right[keep], similarity[keep])
+
+
+def workers_of(twin: Scorer) -> int:
+    """Return how many pieces of work with a twin are worth doing at once."""
+    return torch.get_num_threads() if twin.device.type == "cpu" else 1
 
 
 def in_order(works: Iterable[Callable[[], FoundPairs]], workers: int, stop: threading.Event) -> Iterator[FoundPairs]:

@@ -26,7 +26,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.models.ensemble import open_scorer
 from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import scorer_fingerprint
-from textsiam.search.join.exact import Comparison, FoundPairs, in_order
+from textsiam.search.join.exact import Comparison, FoundPairs
 from textsiam.search.join.pair_files import read_found, write_found
 from textsiam.whole_file import whole_file
 
@@ -233,22 +233,13 @@ class Joining:
         """Compare two partitions."""
         one, other = map(int, item.split("-"))
         twin = _opened(self.job.model, self.job.fingerprint)
-        parts = [np.load(self.job.vectors_of(number)) for number in ([one] if one == other else [one, other])]
-        height = len(parts[0])
-        compare = Comparison(
-            twin,
-            torch.from_numpy(np.concatenate(parts)),
-            self.threshold,
-            rows=height,
-            after=0 if one == other else height,
-        )
-        works = (lambda piece=piece: compare.piece(*piece) for piece in compare.pieces())
-        found = FoundPairs.joined(in_order(works, compare.workers, compare.stop)).sorted()
-        left = found.left + one * self.job.partition_size
-        right = found.right + (
-            one * self.job.partition_size if one == other else other * self.job.partition_size - height
-        )
-        write_found(self.file(item), [FoundPairs(left, right, found.similarity)])
+        numbers, height = sorted({one, other}), self.job.size(one)
+        points = torch.from_numpy(np.concatenate([np.load(self.job.vectors_of(number)) for number in numbers]))
+        after = 0 if one == other else height
+        compare = Comparison(twin, points, self.threshold, rows=height, after=after)
+        left, right, similarity = FoundPairs.joined(compare.found()).sorted()
+        starts = self.job.partitions
+        write_found(self.file(item), [FoundPairs(left + starts[one], right + starts[other] - after, similarity)])
 
     def found(self) -> FoundPairs:
         """Return the pairs of all items, in order of index."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import sqlalchemy as sql
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -119,7 +121,7 @@ class Reviews:
             listen(self._engine, "begin", _begin)
         self._writing = self._engine.execution_options(writes=True)
         try:
-            with self._begun(self._writing) as connection:
+            with self._begun(writes=True) as connection:
                 _TABLES.create_all(connection)
         except ReviewsError:
             self.close()
@@ -132,25 +134,18 @@ class Reviews:
             ReviewsError: The store cannot be written; nothing was added.
         """
         rows = {suspect.key: suspect for suspect in suspects if suspect.text1 != suspect.text2}
-        added = 0
-        with self._begun(self._writing) as connection:
-            for key, suspect in rows.items():
-                added += self._put(connection, key, suspect)[1]
-        return added
+        with self._begun(writes=True) as connection:
+            return sum(self._put(connection, key, suspect)[1] for key, suspect in rows.items())
 
     def _put(self, connection: sql.Connection, key: str, suspect: Suspect) -> tuple[int, bool]:
         """Return the number of a pair, and whether it is new."""
         row = {"key": key, "added": time.time(), "state": "waiting", **vars(suspect)}
-        put = self._insert().values(row).on_conflict_do_nothing(index_elements=["key"]).returning(_PAIRS.c.number)
+        insert = (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(_PAIRS)
+        put = insert.values(row).on_conflict_do_nothing(index_elements=["key"]).returning(_PAIRS.c.number)
         number = connection.execute(put).scalar_one_or_none()
         if number is not None:
             return number, True
         return connection.execute(sql.select(_PAIRS.c.number).where(_PAIRS.c.key == key)).scalar_one(), False
-
-    def _insert(self) -> Any:
-        from sqlalchemy.dialects import postgresql, sqlite
-
-        return (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(_PAIRS)
 
     def queue(
         self,
@@ -191,19 +186,17 @@ class Reviews:
             KeyError: There is no such pair.
             ReviewsError: The store cannot be written; nothing was decided.
         """
-        with self._begun(self._writing) as connection:
+        with self._begun(writes=True) as connection:
             return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
 
     def record(self, suspect: Suspect, *, duplicate: bool, source: str = "api") -> Pair:
         """Decide about a pair that need not be queued yet."""
-        with self._begun(self._writing) as connection:
+        with self._begun(writes=True) as connection:
             number, _ = self._put(connection, suspect.key, suspect)
             return self._decide(connection, number, "accepted" if duplicate else "rejected", source)
 
     def _decide(self, connection: sql.Connection, number: int, state: State, source: str) -> Pair:
-        row = connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == number).with_for_update()).one_or_none()
-        if row is None:
-            raise KeyError(f"there is no pair {number}")
+        row = _row(connection, number, lock=True)
         if row.state == state:  # sent again, as the answer was lost: one undo takes it back
             return _pair(row)
         connection.execute(_LOG.insert().values(pair=number, state=state, before=row.state, undone=False,
@@ -213,20 +206,14 @@ class Reviews:
 
     def undo(self) -> Pair | None:
         """Take the last decision of the page back; returns its pair as it is now, None where there is nothing left."""
-        last = (
-            sql.select(_LOG)
-            .where(~_LOG.c.undone, _LOG.c.source == "page")
-            .order_by(_LOG.c.number.desc())
-            .limit(1)
-            .with_for_update()
-        )
-        with self._begun(self._writing) as connection:
-            entry = connection.execute(last).one_or_none()
+        last = sql.select(_LOG).where(~_LOG.c.undone, _LOG.c.source == "page").order_by(_LOG.c.number.desc()).limit(1)
+        with self._begun(writes=True) as connection:
+            entry = connection.execute(last.with_for_update()).one_or_none()
             if entry is None:
                 return None
             connection.execute(_LOG.update().where(_LOG.c.number == entry.number).values(undone=True))
             connection.execute(_PAIRS.update().where(_PAIRS.c.number == entry.pair).values(state=entry.before))
-            return _pair(connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == entry.pair)).one())
+            return _pair(_row(connection, entry.pair))
 
     def cluster(self, number: int) -> list[Pair]:
         """Return the pairs that hang together with one through texts they share, its own included, best first.
@@ -237,9 +224,7 @@ class Reviews:
             KeyError: There is no such pair.
         """
         with self._begun() as connection:
-            first = connection.execute(sql.select(_PAIRS).where(_PAIRS.c.number == number)).one_or_none()
-            if first is None:
-                raise KeyError(f"there is no pair {number}")
+            first = _row(connection, number)
             found, fresh = {first.number: first}, {first.text1, first.text2}
             seen = set(fresh)
             while fresh and len(found) < _LARGEST_CLUSTER:
@@ -277,35 +262,29 @@ class Reviews:
             wanted.append(_PAIRS.c.probability >= at_least)
         return wanted
 
-    def _begun(self, engine: sql.Engine | None = None) -> _Begun:
-        """Return a transaction: one that reads, or one of the engine that writes."""
-        return _Begun(engine or self._engine, self.location)
-
-
-class _Begun:
-    """A transaction whose errors name the store."""
-
-    def __init__(self, engine: sql.Engine, location: str) -> None:
-        self._engine, self._location = engine, location
-
-    def __enter__(self) -> sql.Connection:
+    @contextmanager
+    def _begun(self, *, writes: bool = False) -> Iterator[sql.Connection]:
+        """Give a transaction whose errors name the store."""
+        engine = self._writing if writes else self._engine
         try:
-            self._context = self._engine.begin()
-            return self._context.__enter__()
+            with engine.begin() as connection:
+                yield connection
         except (SQLAlchemyError, OSError) as error:
-            raise self._named(error) from error
+            why = str(getattr(error, "orig", None) or error).strip().splitlines()
+            raise ReviewsError(f"{self.location}: {why[0] if why else type(error).__name__}") from error
 
-    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
-        try:
-            self._context.__exit__(kind, error, trace)
-        except SQLAlchemyError as own:
-            raise self._named(own) from own
-        if isinstance(error, SQLAlchemyError):
-            raise self._named(error) from error
 
-    def _named(self, error: Exception) -> ReviewsError:
-        why = str(getattr(error, "orig", None) or error).strip().splitlines()
-        return ReviewsError(f"{self._location}: {why[0] if why else type(error).__name__}")
+def _row(connection: sql.Connection, number: int, *, lock: bool = False) -> Any:
+    """Return the row of a pair; with the lock, nobody else may change it before the transaction ends.
+
+    Raises:
+        KeyError: There is no such pair.
+    """
+    chosen = sql.select(_PAIRS).where(_PAIRS.c.number == number)
+    row = connection.execute(chosen.with_for_update() if lock else chosen).one_or_none()
+    if row is None:
+        raise KeyError(f"there is no pair {number}")
+    return row
 
 
 def _pair(row: Any) -> Pair:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -176,15 +175,17 @@ def exported(reviews: Reviews, form: str) -> Iterator[str]:
     if form == "jsonl":
         yield from (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         return
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, _COLUMNS, delimiter="," if form == "csv" else "\t", lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow(row)
-        yield buffer.getvalue()
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue()
+    writer = csv.DictWriter(_Line(), _COLUMNS, delimiter="," if form == "csv" else "\t", lineterminator="\n")
+    yield writer.writeheader()
+    yield from map(writer.writerow, rows)
+
+
+class _Line:
+    """A file that gives each line back: `csv` returns what its `write` does."""
+
+    def write(self, line: str) -> str:
+        """Return the line."""
+        return line
 
 
 def curve_of(decision: Decision) -> Curve:

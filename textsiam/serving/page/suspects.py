@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from textsiam.data.tables.columns import checked_text, text_problem, unknown_columns
 from textsiam.data.tables.errors import BadRows
@@ -28,30 +29,25 @@ def read_suspects(path: str | Path) -> Iterator[Suspect]:
     with open_table(path, bad) as table:
         if not set(_TEXTS) <= set(table.columns):
             raise unknown_columns(bad.name, table.columns, "the questions of a pair", ", ".join(_TEXTS), "--suspects")
-        place = {name: at for at, name in enumerate(table.columns)}
         for line, values in table.rows:
-            where = f"{table.unit}{line}"
-            texts = [checked_text(values[place[name]]) for name in _TEXTS]
+            where, row = f"{table.unit}{line}", dict(zip(table.columns, values, strict=True))
+            texts = [checked_text(row[name]) for name in _TEXTS]
             for name, text in zip(_TEXTS, texts, strict=True):
                 if text is None:
-                    bad(where, *text_problem(name, values[place[name]]))
-            ids = [values[place[name]] if name in place else None for name in ("id1", "id2")]
-            similarity = _number(bad, where, "similarity", values, place, -math.inf, math.inf)
-            probability = _number(bad, where, "probability", values, place, 0.0, 1.0)
+                    bad(where, *text_problem(name, row[name]))
+            ids = (row.get("id1"), row.get("id2"))
             yield Suspect(
                 text1=texts[0] or "",
                 text2=texts[1] or "",
                 id1=None if ids[0] is None else str(ids[0]),
                 id2=None if ids[1] is None else str(ids[1]),
-                similarity=similarity,
-                probability=probability,
+                similarity=_number(bad, where, "similarity", row, -math.inf, math.inf),
+                probability=_number(bad, where, "probability", row, 0.0, 1.0),
             )
 
 
-def _number(
-    bad: BadRows, where: str, name: str, values: object, place: dict[str, int], low: float, high: float
-) -> float | None:
-    value = values[place[name]] if name in place else None  # pyright: ignore[reportIndexIssue]
+def _number(bad: BadRows, where: str, name: str, row: dict[str, Any], low: float, high: float) -> float | None:
+    value = row.get(name)
     if value is None or value == "":
         return None
     try:
