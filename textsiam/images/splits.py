@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from textsiam.data.leakage import leakage
 from textsiam.data.pairs import Pairs
-from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
+from textsiam.data.splits import NAMES, SplitReport, Splits, content_key, split_sizes
 from textsiam.data.tables.errors import DataError
 from textsiam.images.labelled import LabelledImages
 from textsiam.images.names import shown_name
@@ -55,7 +54,9 @@ def split_classes(
         raise ValueError(f"level must be at least 1, got {level}")
     sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
     heads = [name if level is None else "/".join(name.split("/")[:level]) for name in images.class_names]
-    groups = sorted({heads[number] for number in images.present.tolist()}, key=lambda head: (_key(head, seed), head))
+    groups = sorted(
+        {heads[number] for number in images.present.tolist()}, key=lambda head: (content_key(head, seed), head)
+    )
     counts = {name: _number(size, len(groups)) for name, size in sizes.items()}
     if sum(counts.values()) >= len(groups):
         asked = ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -119,11 +120,6 @@ def _checked_sizes(sizes: Mapping[str, float]) -> Mapping[str, float]:
 
 def _number(size: float, of: int) -> int:
     return size if isinstance(size, int) else max(round(size * of), 1) if size else 0
-
-
-def _key(name: str, seed: int) -> bytes:
-    salt = seed.to_bytes(16, "little", signed=True)
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
 
 
 def split_labelled(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,11 +64,8 @@ class HubRows:
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
         """Give (number, values in the order of `columns`)."""
-        number = 0
-        for batch in self._dataset.iter(batch_size=256 if self.image_columns else 8192):
-            for values in zip(*batch.values(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
-                number += 1
-                yield number, values
+        batches: Any = self._dataset.iter(batch_size=256 if self.image_columns else 8192)
+        return enumerate(chain.from_iterable(zip(*batch.values(), strict=True) for batch in batches), 1)
 
 
 def _load_dataset() -> Loader:
