@@ -62,11 +62,9 @@ def split_classes(
         asked = ", ".join(f"{name} {count}" for name, count in counts.items())
         what = "classes" if level is None else f"groups of classes at level {level}"
         raise DataError(f"{images.source}: has {len(groups)} {what}, too few for {asked} and train")
-    place, at = dict.fromkeys(groups, "train"), 0
-    for name, count in counts.items():
-        place.update(dict.fromkeys(groups[at : at + count], name))
-        at += count
-    of_class = np.array([NAMES.index(place.get(head, "train")) for head in heads], dtype=np.int64)
+    held = np.repeat(np.arange(1, len(NAMES)), [*counts.values()])
+    place = dict(zip(groups, held.tolist(), strict=False))  # train, 0, has what is left
+    of_class = np.array([place.get(head, 0) for head in heads])
     return {name: images.select(of_class[images.classes] == i) for i, name in enumerate(NAMES)}
 
 
