@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -150,14 +151,7 @@ class DataReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
-        sizes = {str(size): count for size, count in self.cluster_sizes.items()}
-        return {
-            **asdict(self),
-            "cluster_sizes": sizes,
-            "words": list(self.words),
-            "examples": list(self.examples),
-            "read": self.read.to_dict(),
-        }
+        return json.loads(json.dumps(asdict(self)))
 
     def __str__(self) -> str:
         """Lay out the report on reading, the counts and examples."""

@@ -59,10 +59,10 @@ def decode_raster(data: bytes, where: str, max_pixels: int) -> Image:
     """
     found = _by_magic(data, where)
     if found.name == "GIF":
-        _check_size(_gif_extent(data, where), where, max_pixels)
+        check_size(_gif_extent(data, where), where, max_pixels)
     image = _opened(data, found, where)
-    _check_size(image.size, where, max_pixels)
-    _check_size(getattr(image, "_tile_size", image.size), where, max_pixels)  # what Pillow sets aside for a TIFF
+    check_size(image.size, where, max_pixels)
+    check_size(getattr(image, "_tile_size", image.size), where, max_pixels)  # what Pillow sets aside for a TIFF
     return plain_raster(image, where, found.name)
 
 
@@ -119,7 +119,12 @@ def _cause(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+def check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    """Refuse an image by its width and height.
+
+    Raises:
+        DataError: It has no pixels, or more than `max_pixels`.
+    """
     width, height = size
     if not width * height:
         raise DataError(f"{where}: has no pixels: it is {width}×{height}")

@@ -233,7 +233,6 @@ def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *,
     if len(works) == 1:
         works[0]()
         return
-    cores = torch.get_num_threads()
 
     def worker(work: Callable[[], None]) -> None:
         if alone:
@@ -244,15 +243,12 @@ def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *,
             stop()
             raise
 
-    try:
-        with ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
-            futures = [pool.submit(worker, work) for work in works]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:  # Ctrl-C too
-                stop()
-                raise
-    finally:
-        if alone:
-            torch.set_num_threads(cores)  # a part of the setting is the whole process's
+    # A part of the setting is the whole process's: `one_core` takes it back.
+    with one_core(alone), ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
+        futures = [pool.submit(worker, work) for work in works]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # Ctrl-C too
+            stop()
+            raise
