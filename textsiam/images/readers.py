@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -121,8 +120,7 @@ def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tup
 
 
 def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:
-    named = re.sub("idx3", "idx1", re.sub("images", "labels", path.name))
-    beside = path.with_name(named)
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     plain = beside.with_suffix("") if beside.suffix == ".gz" else beside
     labels_at = next((each for each in (beside, plain, Path(f"{plain}.gz")) if each != path and each.is_file()), None)
     if labels_at is None:

@@ -38,7 +38,9 @@ def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loade
         raise DataError(f"{source}: no such file{close}")
     name, _, config = source.partition(":")
     try:
-        return (load or _load_dataset())(name, config or None, split=split)
+        if load is None:
+            from datasets import load_dataset as load
+        return load(name, config or None, split=split)
     except (OSError, ValueError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error
@@ -66,12 +68,6 @@ class HubRows:
         """Give (number, values in the order of `columns`)."""
         batches: Any = self._dataset.iter(batch_size=256 if self.image_columns else 8192)
         return enumerate(chain.from_iterable(zip(*batch.values(), strict=True) for batch in batches), 1)
-
-
-def _load_dataset() -> Loader:
-    from datasets import load_dataset
-
-    return load_dataset
 
 
 def _names_in(folder: Path) -> list[str]:
