@@ -185,14 +185,17 @@ class Pairs:
         count by what they put together, where there are any.
         """
         ends = np.stack([self.left, self.right], axis=1).reshape(-1)
-        used = ends[np.sort(np.unique(ends, return_index=True)[1])]
+        used, first, inverse = np.unique(ends, return_index=True, return_inverse=True)
+        order = np.argsort(first)
+        rank = np.empty_like(order)
+        rank[order] = np.arange(len(order))
         digest = hashlib.sha256()
-        for i in used:
+        for i in used[order]:
             encoded = self.texts[i].encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
-        digest.update(by_first_appearance(ends).astype("<i4").tobytes() + self.labels.astype("<i1").tobytes())
+        digest.update(rank[inverse].astype("<i4").tobytes() + self.labels.astype("<i1").tobytes())
         if self.groups is not None:
-            groups = self.groups[used]
+            groups = self.groups[used[order]]
             known = groups >= 0
             groups[known] = by_first_appearance(groups[known])
             digest.update(b"groups" + groups.astype("<i4").tobytes())
