@@ -7,20 +7,24 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from textsiam.data.tables.columns import PAIR_NAMES, checked_roles, checked_text, text_problem, unknown_columns
-from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.columns import (
+    PAIR_NAMES,
+    checked_roles,
+    checked_text,
+    known_pair,
+    text_problem,
+    unknown_columns,
+)
+from textsiam.data.tables.errors import BadRows, OnBadRow, ReadReport
 from textsiam.data.tables.lines import Lines
 from textsiam.data.tables.readers import Loader, Table, file_format, open_table
 
 SCORE_NAMES = ("score", "similarity_score", "label")
 _STS_WIDTH = 7  # genre, file, year, id, score, sentence 1, sentence 2; then, on some lines, sources
-_STS_COLUMNS = (5, 6, 4)
-
-_Row = tuple[str, str, float]
+_STS_NAMES = ("column 6", "column 7", "column 5")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,43 +74,31 @@ def read_graded(
     path = Path(source)
     if path.exists() and file_format(path) in ("\t", ",") and _is_sts(path):
         with closing(Lines(path, bad)) as lines:
-            rows = list(_sts_rows(lines, bad))
+            sts = Table(bad.name, tuple(f"column {n}" for n in range(1, _STS_WIDTH + 1)), _sts_rows(lines, bad))
+            rows = list(_rows(sts, bad, _STS_NAMES))
     else:
         with open_table(source, bad, split=split, quoted=quoted, load=load) as table:
-            rows = list(_table_rows(table, bad, _columns(table, columns)))
+            rows = list(_rows(table, bad, _columns(table, columns)))
     if not rows:
-        raise DataError(f"{bad.name}: " + (f"no usable row: {bad.examples[0]}" if bad.examples else "has no rows"))
+        raise bad.nothing_usable("has no rows")
     left, right, scores = zip(*rows, strict=True)
-    report = ReadReport(
-        bad.name,
-        len(rows) + bad.skipped.total(),
-        len(rows),
-        skipped=dict(bad.skipped),
-        warnings=tuple(bad.examples),
-    )
+    report = bad.report(len(rows), len(rows))
     return GradedPairs(list(left), list(right), np.array(scores, dtype=np.float64), bad.name, report)
 
 
 def _is_sts(path: Path) -> bool:
     with closing(Lines(path, BadRows(str(path)))) as lines:
         fields = next(lines).rstrip("\r\n").split("\t")
-    return len(fields) >= _STS_WIDTH and _score(fields[_STS_COLUMNS[2]]) is not None
+    return len(fields) >= _STS_WIDTH and _score(fields[4]) is not None
 
 
-def _sts_rows(lines: Lines, bad: BadRows) -> Iterator[_Row]:
+def _sts_rows(lines: Lines, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
     for line in lines:
         fields = line.rstrip("\r\n").split("\t")
         if lines.reject_undecodable():
             pass
         elif len(fields) >= _STS_WIDTH:
-            row = _row(
-                str(lines.number),
-                bad,
-                ("column 6", "column 7", "column 5"),
-                [fields[i] for i in _STS_COLUMNS],
-            )
-            if row:
-                yield row
+            yield lines.number, fields
         elif line.strip():
             bad(lines.number, "wrong field count", f"has {len(fields)} fields, expected {_STS_WIDTH} or more")
         lines.begin()
@@ -114,8 +106,7 @@ def _sts_rows(lines: Lines, bad: BadRows) -> Iterator[_Row]:
 
 def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]:
     roles = checked_roles(table.name, table.columns, columns, ("left", "right", "score"))
-    known = [(roles.get("left", left), roles.get("right", right)) for left, right in PAIR_NAMES]
-    texts = next((each for each in known if set(each) <= set(table.columns)), None)
+    texts = known_pair(table.columns, roles, PAIR_NAMES)
     score = roles.get("score") or next((each for each in SCORE_NAMES if each in table.columns), None)
     if texts and score:
         return (*texts, score)
@@ -128,30 +119,23 @@ def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]
     )
 
 
-def _table_rows(table: Table, bad: BadRows, names: tuple[str, ...]) -> Iterator[_Row]:
+def _rows(table: Table, bad: BadRows, names: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
     places = [table.columns.index(name) for name in names]
     for line, values in table.rows:
-        row = _row(f"{table.unit}{line}", bad, names, [values[at] for at in places])
-        if row:
-            yield row
-
-
-def _row(where: str, bad: BadRows, names: tuple[str, ...], values: list[Any]) -> _Row | None:
-    left, right = checked_text(values[0]), checked_text(values[1])
-    if left is None or right is None:
-        empty = 0 if left is None else 1
-        bad(where, *text_problem(names[empty], values[empty]))
-        return None
-    score = _score(values[2])
-    if score is None:
-        bad(where, "bad score", f"{names[2]!r} is {values[2]!r}, expected a number")
-        return None
-    return left, right, score
+        where, cells = f"{table.unit}{line}", [values[at] for at in places]
+        left, right, score = checked_text(cells[0]), checked_text(cells[1]), _score(cells[2])
+        if left is None or right is None:
+            empty = 0 if left is None else 1
+            bad(where, *text_problem(names[empty], cells[empty]))
+        elif score is None:
+            bad(where, "bad score", f"{names[2]!r} is {cells[2]!r}, expected a number")
+        else:
+            yield left, right, score
 
 
 def _score(value: object) -> float | None:
     try:
         number = float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

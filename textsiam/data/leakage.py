@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import combinations
@@ -150,14 +151,7 @@ class DataReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
-        sizes = {str(size): count for size, count in self.cluster_sizes.items()}
-        return {
-            **asdict(self),
-            "cluster_sizes": sizes,
-            "words": list(self.words),
-            "examples": list(self.examples),
-            "read": self.read.to_dict(),
-        }
+        return json.loads(json.dumps(asdict(self)))
 
     def __str__(self) -> str:
         """Lay out the report on reading, the counts and examples."""
@@ -188,10 +182,10 @@ def data_report(pairs: Pairs) -> DataReport:
     """Describe a set of pairs: balance, clusters, contradictions, near-identical texts, lengths."""
     clusters = cluster_ids(pairs)
     found = contradictions(pairs, clusters)
-    sizes = np.bincount(clusters) if len(clusters) else np.zeros(0, dtype=np.int64)
-    counts = np.bincount(sizes[sizes > 1]) if len(sizes) else sizes
+    sizes = np.bincount(clusters)
+    counts = np.bincount(sizes[sizes > 1])
     components = connected_components(len(pairs.texts), pairs.left, pairs.right)
-    connected = np.bincount(components[pairs.left]) if len(pairs) else np.zeros(1, dtype=np.int64)
+    connected = np.bincount(components[pairs.left], minlength=1)
     words = () if pairs.images else np.quantile([len(text.split()) for text in pairs.texts] or [0], _QUANTILES).tolist()
     left, right = pairs.left, pairs.right
     examples = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from array import array
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -116,16 +117,12 @@ class Pairs:
             left.append(place[part.left])
             right.append(place[part.right])
         name = " + ".join(dict.fromkeys(part.source for part in parts)) if source is None else source
-        skipped: dict[str, int] = {}
-        for part in parts:
-            for reason, count in part.report.skipped.items():
-                skipped[reason] = skipped.get(reason, 0) + count
         reports = [part.report for part in parts]
         report = ReadReport(
             source=name,
             rows=sum(each.rows for each in reports),
             kept=sum(each.kept for each in reports),
-            skipped=skipped,
+            skipped=dict(sum((Counter(each.skipped) for each in reports), Counter())),
             duplicate_rows=sum(each.duplicate_rows for each in reports),
             contradictory=sum(each.contradictory for each in reports),
             warnings=tuple(warning for each in reports for warning in each.warnings),
@@ -255,13 +252,11 @@ def sample_pairs() -> Pairs:
 
 
 def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:
-    if not rows.accepted and not bad.skipped:
-        raise DataError(f"{table.name}: has a header but no rows")
     if not rows.left:
-        raise DataError(f"{table.name}: no usable row: " + "; ".join(bad.examples[:1]))
+        raise bad.nothing_usable("has a header but no rows")
     left, right, labels = int_array(rows.left), int_array(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
     pairs = Pairs(list(rows.index), left, right, labels, table.name, ReadReport(table.name, 0, 0), images=images)
-    found: dict[str, Any] = {"warnings": tuple(bad.examples)}
+    found: dict[str, Any] = {}
     if clean:
         lines = np.frombuffer(rows.lines, dtype=np.int64)
         repeats = find_repeats(left, right, labels)
@@ -274,5 +269,4 @@ def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images
             "contradictory": int(repeats.contradictory.sum()),
             "warnings": (*bad.examples, *warnings),
         }
-    report = ReadReport(table.name, rows.accepted + bad.skipped.total(), len(pairs), dict(bad.skipped), **found)
-    return replace(pairs, report=report)
+    return replace(pairs, report=bad.report(rows.accepted, len(pairs), **found))

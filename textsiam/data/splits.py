@@ -50,14 +50,7 @@ class SplitReport:
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
-        return {
-            "seed": self.seed,
-            "fractions": dict(self.fractions),
-            "sizes": [asdict(size) for size in self.sizes],
-            "dropped": self.dropped,
-            "cut": self.cut,
-            "leakage": self.leakage.to_dict(),
-        }
+        return {**asdict(self), "sizes": [asdict(size) for size in self.sizes], "leakage": self.leakage.to_dict()}
 
     def __str__(self) -> str:
         """Lay out sizes and leakage as tables."""
@@ -184,7 +177,7 @@ class _Graph:
         whole = (np.r_[same[0], np.arange(m)], np.r_[same[1], np.array(alike, dtype=np.int64)])
         self.blocks = connected_components(m, *whole)
         self.components = connected_components(m, np.r_[pairs.left, whole[0]], np.r_[pairs.right, whole[1]])
-        keys = _content_keys(pairs.texts, seed)
+        keys = np.frombuffer(b"".join(content_key(text, seed) for text in pairs.texts), dtype="<u8")
         self.component_order = np.argsort(_smallest(keys, self.components), kind="stable")
         self.block_order = np.argsort(_smallest(keys, self.blocks), kind="stable")
         self.component_counts = self._by_class(self.components[pairs.left], len(self.component_order))
@@ -205,12 +198,10 @@ class _Graph:
         return self._by_class(np.where(left == right, left, -1) + 1, splits + 1)[1:]
 
 
-def _content_keys(texts: Sequence[str], seed: int) -> np.ndarray:
+def content_key(text: str, seed: int) -> bytes:
+    """Give 8 bytes that put a text, or the name of a class, at a random place of an order drawn from `seed`."""
     salt = seed.to_bytes(16, "little", signed=True)
-    digests = b"".join(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest() for text in texts
-    )
-    return np.frombuffer(digests, dtype="<u8")
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
 
 
 def _smallest(keys: np.ndarray, groups: np.ndarray) -> np.ndarray:

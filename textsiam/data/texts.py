@@ -13,9 +13,10 @@ from textsiam.data.tables.columns import (
     PAIR_NAMES,
     checked_roles,
     hold_images,
+    known_pair,
     unknown_columns,
 )
-from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.errors import BadRows, OnBadRow, ReadReport
 from textsiam.data.tables.lines import Lines
 from textsiam.data.tables.readers import SAMPLES, Loader, Table, file_format, open_table
 from textsiam.data.tables.rows import Cell, ImageCells, cell_reader
@@ -108,12 +109,12 @@ def _text_column(table: Table, column: str | None) -> str | tuple[str, str]:
     roles = checked_roles(table.name, table.columns, {"column": column} if column else None, ("column",))
     if roles:
         return roles["column"]
-    names = [*(each for each in TEXT_NAMES if each in table.columns)]
-    pairs = [each for each in (*PAIR_NAMES, IMAGE_NAMES, ("anchor", "positive")) if set(each) <= set(table.columns)]
-    if not (names or pairs):
+    found = next((each for each in TEXT_NAMES if each in table.columns), None)
+    found = found or known_pair(table.columns, {}, (*PAIR_NAMES, IMAGE_NAMES, ("anchor", "positive")))
+    if found is None:
         expected = f"one of {', '.join(TEXT_NAMES)}, or the columns of a pair"
         raise unknown_columns(table.name, table.columns, "the texts", expected, "column=…")
-    return names[0] if names else pairs[0]
+    return found
 
 
 def _with_ids(table: Table, bad: BadRows, name: str, cell: Cell) -> Iterator[tuple[str, str]]:
@@ -160,9 +161,6 @@ def texts_found(bad: BadRows, found: dict[str, str], passed_over: dict[str, int]
         DataError: there are none.
     """
     if not found:
-        cause = f"no usable row: {bad.examples[0]}" if bad.examples else "holds no text"
-        raise DataError(f"{bad.name}: {cause}")
-    skipped = {**bad.skipped, **passed_over}
-    rows = len(found) + sum(skipped.values())
-    report = ReadReport(bad.name, rows, len(found), skipped=skipped, warnings=tuple(bad.examples))
+        raise bad.nothing_usable("holds no text")
+    report = bad.report(len(found), len(found), skipped={**bad.skipped, **passed_over})
     return Texts(list(found), list(found.values()), bad.name, report, images)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import warnings
-from typing import TYPE_CHECKING, Any, NamedTuple
+from importlib import import_module
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -20,21 +21,22 @@ _KNOWN = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
 
 
 class RasterFormat(NamedTuple):
-    """A format by its name, its media type, and the first bytes of its files."""
+    """A format by its name, its media type, the first bytes of its files, and its module and class in Pillow."""
 
     name: str
     mime: str
     magic: tuple[bytes, ...]
+    plugin: str
 
 
 _FORMATS = (
-    RasterFormat("PNG", "image/png", (b"\x89PNG\r\n\x1a\n",)),
-    RasterFormat("JPEG", "image/jpeg", (b"\xff\xd8\xff",)),
-    RasterFormat("WebP", "image/webp", (b"RIFF",)),
-    RasterFormat("GIF", "image/gif", (b"GIF87a", b"GIF89a")),
-    RasterFormat("BMP", "image/bmp", (b"BM",)),
-    RasterFormat("TIFF", "image/tiff", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")),
-    RasterFormat("PPM", "image/x-portable-anymap", (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6")),
+    RasterFormat("PNG", "image/png", (b"\x89PNG\r\n\x1a\n",), "Png"),
+    RasterFormat("JPEG", "image/jpeg", (b"\xff\xd8\xff",), "Jpeg"),  # of a phone's "MPO" the photo, not its previews
+    RasterFormat("WebP", "image/webp", (b"RIFF",), "WebP"),
+    RasterFormat("GIF", "image/gif", (b"GIF87a", b"GIF89a"), "Gif"),
+    RasterFormat("BMP", "image/bmp", (b"BM",), "Bmp"),
+    RasterFormat("TIFF", "image/tiff", (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+"), "Tiff"),
+    RasterFormat("PPM", "image/x-portable-anymap", (b"P1", b"P2", b"P3", b"P4", b"P5", b"P6"), "Ppm"),
 )
 
 
@@ -57,10 +59,10 @@ def decode_raster(data: bytes, where: str, max_pixels: int) -> Image:
     """
     found = _by_magic(data, where)
     if found.name == "GIF":
-        _check_size(_gif_extent(data, where), where, max_pixels)
+        check_size(_gif_extent(data, where), where, max_pixels)
     image = _opened(data, found, where)
-    _check_size(image.size, where, max_pixels)
-    _check_size(getattr(image, "_tile_size", image.size), where, max_pixels)  # what Pillow sets aside for a TIFF
+    check_size(image.size, where, max_pixels)
+    check_size(getattr(image, "_tile_size", image.size), where, max_pixels)  # what Pillow sets aside for a TIFF
     return plain_raster(image, where, found.name)
 
 
@@ -96,33 +98,16 @@ def _by_magic(data: bytes, where: str) -> RasterFormat:
 
 def _opened(data: bytes, found: RasterFormat, where: str) -> Image:
     """Read the header. `Image.open` is not used: it warns of large images, and would try other formats."""
-    from PIL import (
-        BmpImagePlugin,
-        GifImagePlugin,
-        JpegImagePlugin,
-        PngImagePlugin,
-        PpmImagePlugin,
-        TiffImagePlugin,
-        WebPImagePlugin,
-    )
     from PIL.Image import DecompressionBombError
 
-    plugins: dict[str, Any] = {
-        "PNG": PngImagePlugin.PngImageFile,
-        "JPEG": JpegImagePlugin.JpegImageFile,  # of a phone's "MPO" this is the photo, without its previews
-        "WebP": WebPImagePlugin.WebPImageFile,
-        "GIF": GifImagePlugin.GifImageFile,
-        "BMP": BmpImagePlugin.BmpImageFile,
-        "TIFF": TiffImagePlugin.TiffImageFile,
-        "PPM": PpmImagePlugin.PpmImageFile,
-    }
+    plugin = getattr(import_module(f"PIL.{found.plugin}ImagePlugin"), f"{found.plugin}ImageFile")
     try:
         try:
-            return plugins[found.name](io.BytesIO(data))
+            return plugin(io.BytesIO(data))
         except Warning:  # where warnings are errors: damaged notes of a camera are worth one, no refusal
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                return plugins[found.name](io.BytesIO(data))
+                return plugin(io.BytesIO(data))
     except DecompressionBombError as error:
         raise DataError(f"{where}: has too many pixels ({_cause(error)})") from None
     except Exception as error:  # damaged content makes Pillow raise errors of every type
@@ -134,7 +119,12 @@ def _cause(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
-def _check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+def check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
+    """Refuse an image by its width and height.
+
+    Raises:
+        DataError: It has no pixels, or more than `max_pixels`.
+    """
     width, height = size
     if not width * height:
         raise DataError(f"{where}: has no pixels: it is {width}×{height}")

@@ -23,7 +23,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.archives import archive_kind, idx_array, zip_member
-from textsiam.images.decoding import decode_raster, plain_raster, raster_format
+from textsiam.images.decoding import check_size, decode_raster, plain_raster, raster_format
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -312,6 +312,5 @@ def _idx_row(path: Path, inner: str, where: str, max_pixels: int) -> Image:
         raise DataError(f"{where}: no such row in the idx file: {rows}")
     if not height * width:
         raise DataError(f"{where}: has no pixels: the images of the idx file are {width}×{height}")
-    if height * width > max_pixels:
-        raise DataError(f"{where}: has {height * width:,} pixels ({width}×{height}), more than {max_pixels:,}")
+    check_size((width, height), where, max_pixels)
     return cast("Any", Image).fromarray(np.array(images[int(inner)]))

@@ -38,7 +38,7 @@ def most_pairs(images: LabelledImages, *, duplicate_share: float = 0.5) -> int:
     share = _checked_share(duplicate_share)
     same, other = _existing(images)
     most = int(min([same + other, *(exist / part for exist, part in ((same, share), (other, 1 - share)) if part > 0)]))
-    while most and not _fits(most, share, same, other):
+    while most and not (round(most * share) <= same and most - round(most * share) <= other):
         most -= 1
     return most
 
@@ -148,11 +148,6 @@ def _checked_share(share: float) -> float:
     return share
 
 
-def _fits(count: int, share: float, same: int, other: int) -> bool:
-    positives = round(count * share)
-    return positives <= same and count - positives <= other
-
-
 def _existing(images: LabelledImages) -> tuple[int, int]:
     """Count the pairs of one class, and those of two, that exist."""
     sizes, n = np.bincount(images.classes).astype(np.int64), len(images)
@@ -200,8 +195,6 @@ def _rounds(n: np.ndarray, k: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _same_class(
     members: np.ndarray, starts: np.ndarray, sizes: np.ndarray, counts: np.ndarray, rng: np.random.Generator
 ) -> np.ndarray:
-    if not counts.sum():
-        return np.zeros((0, 2), dtype=np.int64)
     of = np.repeat(np.arange(len(sizes)), counts)
     first, second = _rounds(sizes[of], _within(counts))
     ends = members[np.stack([starts[of] + first, starts[of] + second], axis=1)]

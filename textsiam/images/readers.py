@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.hub import Loader, load_hub
 from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format
 from textsiam.data.tables.rows import Cell, Problem
@@ -121,8 +120,7 @@ def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tup
 
 
 def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:
-    named = re.sub("idx3", "idx1", re.sub("images", "labels", path.name))
-    beside = path.with_name(named)
+    beside = path.with_name(path.name.replace("images", "labels").replace("idx3", "idx1"))
     plain = beside.with_suffix("") if beside.suffix == ".gz" else beside
     labels_at = next((each for each in (beside, plain, Path(f"{plain}.gz")) if each != path and each.is_file()), None)
     if labels_at is None:
@@ -183,15 +181,9 @@ def _labelled(bad: BadRows, rows: Iterator[tuple[str, str]], others: Counter[str
     skipped = {**bad.skipped, **_passed_over(others)}
     if contradicted:
         skipped["image of several classes"] = len(contradicted)
+    warnings = (*bad.examples, *((again,) if contradicted else ()))
     kept = len(found)
-    report = ReadReport(
-        source=bad.name,
-        rows=kept + repeated + sum(skipped.values()),
-        kept=kept,
-        skipped=skipped,
-        duplicate_rows=repeated,
-        warnings=(*bad.examples, *((again,) if contradicted else ())),
-    )
+    report = bad.report(kept + repeated, kept, skipped=skipped, duplicate_rows=repeated, warnings=warnings)
     class_names = sorted(set(found.values()), key=natural_order)
     number = {name: i for i, name in enumerate(class_names)}
     classes = np.array([number[label] for label in found.values()], dtype=np.int32)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from textsiam.data.leakage import leakage
 from textsiam.data.pairs import Pairs
-from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
+from textsiam.data.splits import NAMES, SplitReport, Splits, content_key, split_sizes
 from textsiam.data.tables.errors import DataError
 from textsiam.images.labelled import LabelledImages
 from textsiam.images.names import shown_name
@@ -55,17 +54,17 @@ def split_classes(
         raise ValueError(f"level must be at least 1, got {level}")
     sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
     heads = [name if level is None else "/".join(name.split("/")[:level]) for name in images.class_names]
-    groups = sorted({heads[number] for number in images.present.tolist()}, key=lambda head: (_key(head, seed), head))
+    groups = sorted(
+        {heads[number] for number in images.present.tolist()}, key=lambda head: (content_key(head, seed), head)
+    )
     counts = {name: _number(size, len(groups)) for name, size in sizes.items()}
     if sum(counts.values()) >= len(groups):
         asked = ", ".join(f"{name} {count}" for name, count in counts.items())
         what = "classes" if level is None else f"groups of classes at level {level}"
         raise DataError(f"{images.source}: has {len(groups)} {what}, too few for {asked} and train")
-    place, at = dict.fromkeys(groups, "train"), 0
-    for name, count in counts.items():
-        place.update(dict.fromkeys(groups[at : at + count], name))
-        at += count
-    of_class = np.array([NAMES.index(place.get(head, "train")) for head in heads], dtype=np.int64)
+    held = np.repeat(np.arange(1, len(NAMES)), [*counts.values()])
+    place = dict(zip(groups, held.tolist(), strict=False))  # train, 0, has what is left
+    of_class = np.array([place.get(head, 0) for head in heads])
     return {name: images.select(of_class[images.classes] == i) for i, name in enumerate(NAMES)}
 
 
@@ -119,11 +118,6 @@ def _checked_sizes(sizes: Mapping[str, float]) -> Mapping[str, float]:
 
 def _number(size: float, of: int) -> int:
     return size if isinstance(size, int) else max(round(size * of), 1) if size else 0
-
-
-def _key(name: str, seed: int) -> bytes:
-    salt = seed.to_bytes(16, "little", signed=True)
-    return hashlib.blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
 
 
 def split_labelled(

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -107,10 +108,9 @@ def encode(
         if progress is not None:
             progress(done, len(distinct))
 
-    start = 0
-    for block in _encode_blocks(fast, blocks, token_budget, advance):
-        vectors[start : start + len(block)] = block
-        start += len(block)
+    starts = range(0, len(distinct), BLOCK)
+    for block, start in zip(_encode_blocks(fast, blocks, token_budget, advance), starts, strict=True):
+        vectors[start : start + BLOCK] = block
     return vectors[[index[text] for text in texts]] if len(index) != len(texts) else vectors
 
 
@@ -136,8 +136,8 @@ def encode_stream(
     places: list[list[int]] = []  # of the blocks that were read and not yet encoded, where each text's vector stands
 
     def blocks() -> Iterator[list[str]]:
-        count, part = 0, []
-        for part in _parts(texts, block):
+        count, rest = 0, iter(texts)
+        while part := list(islice(rest, block)):
             names = fast.inputs.to_keys(part, count)
             count += len(part)
             index = {text: row for row, text in enumerate(dict.fromkeys(names))}
@@ -146,17 +146,6 @@ def encode_stream(
 
     for vectors in _encode_blocks(fast, blocks(), token_budget, lambda count: None):
         yield vectors[places.pop(0)]
-
-
-def _parts(texts: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    part: list[Any] = []
-    for text in texts:
-        part.append(text)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part
 
 
 def _encode_blocks(
@@ -169,19 +158,17 @@ def _encode_blocks(
             yield tower.encode(block, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
             advance(len(block))
         return
-    block = next(blocks, None)
-    if block is None:
+    first = next(blocks, None)
+    if first is None:
         return
     prepare = fast.inputs.prepare
-    tokens = prepare(tower, block)
+    tokens = prepare(tower, first)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:
-        while block is not None:
-            following = next(blocks, None)
-            later = None if following is None else ahead.submit(prepare, tower, following)
+        coming = (ahead.submit(prepare, tower, block) for block in blocks)
+        while tokens is not None:
+            following = next(coming, None)
             yield encode_tokens(fast, tokens, token_budget, advance)
-            block = following
-            if later is not None:
-                tokens = later.result()
+            tokens = None if following is None else following.result()
 
 
 def encode_tokens(
@@ -246,7 +233,6 @@ def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *,
     if len(works) == 1:
         works[0]()
         return
-    cores = torch.get_num_threads()
 
     def worker(work: Callable[[], None]) -> None:
         if alone:
@@ -257,15 +243,12 @@ def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *,
             stop()
             raise
 
-    try:
-        with ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
-            futures = [pool.submit(worker, work) for work in works]
-            try:
-                for future in futures:
-                    future.result()
-            except BaseException:  # Ctrl-C too
-                stop()
-                raise
-    finally:
-        if alone:
-            torch.set_num_threads(cores)  # a part of the setting is the whole process's
+    # A part of the setting is the whole process's: `one_core` takes it back.
+    with one_core(alone), ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
+        futures = [pool.submit(worker, work) for work in works]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # Ctrl-C too
+            stop()
+            raise

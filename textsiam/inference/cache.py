@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,43 +77,39 @@ class EmbeddingCache:
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
-        try:
-            with closing(self._connect()) as connection, connection:
-                connection.execute("PRAGMA journal_mode=WAL")
-                connection.execute(
-                    "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
-                )
-        except sqlite3.Error as error:
-            raise CacheError(f"{self.path}: cannot be used as a cache of vectors: {error}") from error
+        with self._connection("cannot be used as a cache of vectors") as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+            connection.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID"
+            )
 
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self.path, timeout=60)
+    @contextmanager
+    def _connection(self, failure: str) -> Iterator[sqlite3.Connection]:
+        try:
+            with closing(sqlite3.connect(self.path, timeout=60)) as connection, connection:
+                yield connection
+        except sqlite3.Error as error:
+            raise CacheError(f"{self.path}: {failure}: {error}") from error
 
     def __len__(self) -> int:
-        with closing(self._connect()) as connection:
+        with self._connection("cannot be read") as connection:
             return connection.execute("SELECT COUNT(*) FROM vectors").fetchone()[0]
 
     def get(self, fingerprint: str, texts: Iterable[str]) -> dict[str, np.ndarray]:
         """Return the vectors of those texts that are there, each `(dim,)` float32."""
         found = {}
-        try:
-            with closing(self._connect()) as connection:
-                for text in texts:
-                    row = connection.execute("SELECT vector FROM vectors WHERE key = ?", (_key(fingerprint, text),))
-                    if (vector := row.fetchone()) is not None:
-                        found[text] = np.frombuffer(vector[0], np.float32)
-        except sqlite3.Error as error:
-            raise CacheError(f"{self.path}: cannot be read: {error}") from error
+        with self._connection("cannot be read") as connection:
+            for text in texts:
+                row = connection.execute("SELECT vector FROM vectors WHERE key = ?", (_key(fingerprint, text),))
+                if (vector := row.fetchone()) is not None:
+                    found[text] = np.frombuffer(vector[0], np.float32)
         return found
 
     def put(self, fingerprint: str, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Store the vector of each text, all or none of them; `(len(texts), dim)` float32."""
         rows = ((_key(fingerprint, t), v.astype(np.float32).tobytes()) for t, v in zip(texts, vectors, strict=True))
-        try:
-            with closing(self._connect()) as connection, connection:
-                connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
-        except sqlite3.Error as error:
-            raise CacheError(f"{self.path}: cannot be written: {error}") from error
+        with self._connection("cannot be written") as connection:
+            connection.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", rows)
 
 
 def _key(fingerprint: str, text: str) -> bytes:

@@ -8,57 +8,29 @@ difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
 from textsiam.images.pixels import Pixels, dummy_pixels
-from textsiam.inference.tokens import Counter, dummy_tokens, token_counter, tokenise, unencodable
+from textsiam.inference.tokens import Counter, Tokens, dummy_tokens, token_counter, tokenise, unencodable
+
+Prepared = Tokens | Pixels
+"""Inputs made ready for a tower, of which batches are taken by their rows."""
 
 
-class Prepared(Protocol):
-    """Inputs made ready for a tower, of which batches are taken by their rows."""
-
-    def __len__(self) -> int: ...
-
-    @property
-    def lengths(self) -> np.ndarray:
-        """Size of each input in tokens, `(m,)` int64."""
-        ...
-
-    def lengths_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
-        """Size of these inputs, `(len(rows),)` int64."""
-        ...
-
-    def collate(
-        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
-    ) -> dict[str, Any]:
-        """Return the features of a batch; with a seed, changed as training wants it, some of it alike in a cluster."""
-        ...
-
-    def augmented(self, augment: Sequence[Any]) -> Prepared:
-        """Return the inputs as training shall see them: changed by one augmentation after the other.
-
-        Raises:
-            ValueError: Inputs of this kind are not changed.
-        """
-        ...
-
-
-class Inputs(Protocol):
-    """A kind of input.
+class _Texts:
+    """Texts as a kind of input.
 
     Attributes:
         memory_format: How the backbone's weights lie in memory for it to be fast.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
     """
 
-    memory_format: torch.memory_format
-    bf16: bool
+    memory_format, bf16 = torch.preserve_format, True
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         """Return the strings that stand for inputs.
@@ -66,19 +38,23 @@ class Inputs(Protocol):
         Raises:
             TypeError: One is of another kind; the message names its position, counted from `first`.
         """
-        ...
+        names = list(inputs)
+        for position, text in enumerate(names, first):
+            if not isinstance(text, str):
+                raise TypeError(f"input {position} is {type(text).__name__}, expected str")
+        return names
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens:
         """Make inputs ready for a tower."""
-        ...
+        return tokenise(tower, names)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
         """Return the features of dummy inputs of so many tokens, to measure with."""
-        ...
+        return dummy_tokens(tower, tokens)
 
     def content(self, name: str) -> str:
         """Return what changes when the content of an input does, for a cache."""
-        ...
+        return name
 
     def received(self, value: str) -> str:
         """Return the string that stands for an input from outside, which must not name a file or an address.
@@ -86,49 +62,25 @@ class Inputs(Protocol):
         Raises:
             DataError: It is no such input.
         """
-        ...
-
-    def counter(self, tower: SentenceTransformer) -> Counter:
-        """Return what counts tokens as `prepare` would, nothing cut off; it may be called in a thread of its own."""
-        ...
-
-
-class _Texts:
-    memory_format, bf16 = torch.preserve_format, True
-
-    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
-        names = list(inputs)
-        for position, text in enumerate(names, first):
-            if not isinstance(text, str):
-                raise TypeError(f"input {position} is {type(text).__name__}, expected str")
-        return names
-
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
-        return tokenise(tower, names)
-
-    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
-        return dummy_tokens(tower, tokens)
-
-    def content(self, name: str) -> str:
-        return name
-
-    def received(self, value: str) -> str:
         if (broken := unencodable(value)) is not None:
             raise DataError(f"character {broken} is half of a surrogate pair and stands for nothing")
         return value
 
     def counter(self, tower: SentenceTransformer) -> Counter:
+        """Return what counts tokens as `prepare` would, nothing cut off; it may be called in a thread of its own."""
         return token_counter(tower)
 
 
 class _Images:
+    """The same of images."""
+
     # Batch norm in bf16 leaves a cosine of 0.999 only.
     memory_format, bf16 = torch.channels_last, False
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         return [picture_name(image, position) for position, image in enumerate(inputs, first)]
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
         return Pixels(list(names), tower)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
@@ -144,5 +96,7 @@ class _Images:
         return lambda names: Pixels(list(names), tower).lengths
 
 
-TEXTS: Inputs = _Texts()
-IMAGES: Inputs = _Images()
+Inputs = _Texts | _Images
+"""A kind of input."""
+
+TEXTS, IMAGES = _Texts(), _Images()

@@ -156,8 +156,8 @@ def token_counter(tower: SentenceTransformer) -> Counter:
     tokenizer that is in use is an error.
     """
     prompt = default_prompt(tower)
-    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
-    if backend is None or not hasattr(backend, "to_str"):
+    backend = _fast_tokenizer(tower)
+    if backend is None:
         own, lock = copy.deepcopy(tower.tokenizer), threading.Lock()
 
         def slowly(texts: Sequence[str]) -> np.ndarray:
@@ -195,10 +195,15 @@ def default_prompt(tower: SentenceTransformer) -> str:
 
 def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
     """Return all that a fast tokenizer does, without the limits that its last call left behind; None for a slow one."""
-    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
-    if backend is None or not hasattr(backend, "to_str"):
+    backend = _fast_tokenizer(tower)
+    if backend is None:
         return None
     return {k: v for k, v in json.loads(backend.to_str()).items() if k not in ("truncation", "padding")}
+
+
+def _fast_tokenizer(tower: SentenceTransformer) -> Any:
+    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
+    return backend if hasattr(backend, "to_str") else None
 
 
 def padding_of(tower: SentenceTransformer | CrossEncoder) -> dict[str, Any]:

@@ -219,8 +219,7 @@ class Ensemble(Scorer):
         }
         if self.regions is not None:
             arrays["centroids"] = self.regions.centroids
-        if self.head is not None:
-            arrays |= head_arrays(self.head)
+        arrays |= head_arrays(self.head)
         with whole_folder(path) as folder:
             for place, twin in zip(places, self.twins, strict=True):
                 twin.save_pretrained(folder / place)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from timeit import timeit
 from typing import Any, get_args
 
 import numpy as np
@@ -149,7 +149,8 @@ def compare_export(
     cosines = np.concatenate([(u * v).sum(1) for u, v in zip(before, after, strict=True)])
     texts = list(dict.fromkeys([*lefts, *rights]))
     timed, plain = texts[:_TIMED_TEXTS], _in_torch(twin)
-    seconds = [(_seconds(plain, timed), _seconds(exported, timed)) for _ in range(_ROUNDS)]
+    jobs = (lambda: plain.encode(timed)), (lambda: exported.encode(timed))
+    seconds = [[timeit(job, number=1) for job in jobs] for _ in range(_ROUNDS)]
     torch_seconds, exported_seconds = (min(column) for column in zip(*seconds, strict=True))
     return ExportReport(
         output=output,
@@ -196,9 +197,3 @@ def _chosen(pairs: Any, limit: int) -> np.ndarray:
 def _encoded(twin: Twin, lefts: list[str], rights: list[str], precision: Precision) -> tuple[np.ndarray, np.ndarray]:
     u, v = twin.encode(lefts, side="left", precision=precision), twin.encode(rights, side="right", precision=precision)
     return u, v
-
-
-def _seconds(twin: Twin, texts: list[str]) -> float:
-    started = time.perf_counter()
-    twin.encode(texts)
-    return time.perf_counter() - started

@@ -98,8 +98,7 @@ def write_twin(parts: Parts, path: str | Path) -> None:
         "versions": {n: packages.version(n) for n in ("textsiam", "sentence-transformers", "transformers", "torch")},
         "provenance": parts.provenance,
     }
-    if parts.head is not None:
-        arrays |= head_arrays(parts.head)
+    arrays |= head_arrays(parts.head)
     with whole_folder(path) as folder:
         for place, tower in zip(places, parts.towers, strict=True):
             tower.save_pretrained(str(folder / place), create_model_card=False)
@@ -155,9 +154,9 @@ def _reranker(folder: Path, device: str | None) -> BaseReranker | None:
     return Reranker.from_pretrained(folder, device=device)
 
 
-def head_arrays(head: Head) -> dict[str, np.ndarray]:
-    """Return what is saved of a head beside its knobs."""
-    return {f"head.{name}": t.detach().cpu().numpy() for name, t in head.state_dict().items()}
+def head_arrays(head: Head | None) -> dict[str, np.ndarray]:
+    """Return what is saved of a head beside its knobs; nothing of none."""
+    return {} if head is None else {f"head.{name}": t.detach().cpu().numpy() for name, t in head.state_dict().items()}
 
 
 def restored_head(knobs: dict[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> Head | None:

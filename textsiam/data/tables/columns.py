@@ -53,7 +53,7 @@ def find_pair_columns(
         ValueError: `columns` has an unknown role.
     """
     roles = checked_roles(name, found, columns, ("left", "right", "label"))
-    texts = (roles["left"], roles["right"]) if {"left", "right"} <= roles.keys() else _known_pair(found, roles)
+    texts = known_pair(found, roles, (*PAIR_NAMES, IMAGE_NAMES))
     label = roles.get("label") or next((each for each in LABEL_NAMES if each in found), None)
     if texts and (label or not labelled):
         return PairColumns(texts, label if labelled else None, hold_images(name, texts, images))
@@ -85,12 +85,12 @@ def hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
     return all(known)
 
 
-def _known_pair(found: Sequence[str], roles: Mapping[str, str]) -> tuple[str, ...]:
-    for left, right in (*PAIR_NAMES, IMAGE_NAMES):
-        names = (roles.get("left", left), roles.get("right", right))
-        if all(each in found for each in names):
-            return names
-    return ()
+def known_pair(
+    found: Sequence[str], roles: Mapping[str, str], known: Sequence[tuple[str, str]]
+) -> tuple[str, str] | None:
+    """Give the first known pair of columns that is there, those of the roles 'left' and 'right' in place of its own."""
+    named = ((roles.get("left", left), roles.get("right", right)) for left, right in known)
+    return next((each for each in named if set(each) <= set(found)), None)
 
 
 def checked_roles(

@@ -34,6 +34,15 @@ class BadRows:
         self.skipped: Counter[str] = Counter()
         self.examples: list[str] = []
 
+    def report(self, good: int, kept: int, **more: Any) -> ReadReport:
+        """Report that `good` rows were found beside the bad ones, and `kept` made of them; `more` are other fields."""
+        facts = {"skipped": dict(self.skipped), "warnings": tuple(self.examples), **more}
+        return ReadReport(self.name, good + sum(facts["skipped"].values()), kept, **facts)
+
+    def nothing_usable(self, otherwise: str) -> DataError:
+        """Make the error for a source of which nothing is left: the first bad row says why, if there is one."""
+        return DataError(f"{self.name}: " + (f"no usable row: {self.examples[0]}" if self.examples else otherwise))
+
     def __call__(self, where: object, reason: str, problem: str) -> None:
         """Reject the row at `where` (a line, or "row 7"): `reason` is counted, `problem` is shown."""
         message = f"{self.name}:{where}: {problem}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loade
         raise DataError(f"{source}: no such file{close}")
     name, _, config = source.partition(":")
     try:
-        return (load or _load_dataset())(name, config or None, split=split)
+        if load is None:
+            from datasets import load_dataset as load
+        return load(name, config or None, split=split)
     except (OSError, ValueError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error
@@ -63,17 +66,8 @@ class HubRows:
 
     def __iter__(self) -> Iterator[tuple[int, Sequence[Any]]]:
         """Give (number, values in the order of `columns`)."""
-        number = 0
-        for batch in self._dataset.iter(batch_size=256 if self.image_columns else 8192):
-            for values in zip(*batch.values(), strict=True):  # pyright: ignore[reportAttributeAccessIssue]
-                number += 1
-                yield number, values
-
-
-def _load_dataset() -> Loader:
-    from datasets import load_dataset
-
-    return load_dataset
+        batches: Any = self._dataset.iter(batch_size=256 if self.image_columns else 8192)
+        return enumerate(chain.from_iterable(zip(*batch.values(), strict=True) for batch in batches), 1)
 
 
 def _names_in(folder: Path) -> list[str]:

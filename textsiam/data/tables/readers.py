@@ -179,16 +179,13 @@ def _reject_record(lines: Lines, bad: BadRows, start: int, error: str) -> None:
         bad(start, "NUL byte", "holds a NUL byte")
     elif error.startswith("field larger") and len(lines.taken) == 1:
         bad(start, "field too long", f"a field is longer than {LONGEST_RECORD:,} characters")
-    elif error.startswith("field larger"):
-        bad(
-            start,
-            "unbalanced quoting",
-            _unbalanced(f"a quote opens and {LONGEST_RECORD:,} characters do not close it"),
-        )
-    elif error.startswith("unexpected end"):
-        bad(start, "unbalanced quoting", _unbalanced("a quote opens and the file ends before it closes"))
     else:
-        bad(start, "unbalanced quoting", _unbalanced("text follows a closing quote"))
+        what = "text follows a closing quote"
+        if error.startswith("field larger"):
+            what = f"a quote opens and {LONGEST_RECORD:,} characters do not close it"
+        elif error.startswith("unexpected end"):
+            what = "a quote opens and the file ends before it closes"
+        bad(start, "unbalanced quoting", _unbalanced(what))
 
 
 def _unbalanced(what: str) -> str:
@@ -223,12 +220,8 @@ def _json_table(lines: Lines, bad: BadRows) -> Table:
     if first is None:
         raise DataError(f"{lines.name}: holds no JSON object")
     columns = tuple(first[1])
-
-    def values() -> Iterator[tuple[int, list[Any]]]:
-        for line, record in itertools.chain([first], rows):
-            yield line, [record.get(name) for name in columns]
-
-    return Table(lines.name, columns, values())
+    values = ((line, [record.get(name) for name in columns]) for line, record in itertools.chain([first], rows))
+    return Table(lines.name, columns, values)
 
 
 def _json_rows(lines: Lines, bad: BadRows) -> Iterator[tuple[int, dict[str, Any]]]:

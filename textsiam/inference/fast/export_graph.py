@@ -12,7 +12,6 @@ from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
@@ -96,15 +95,12 @@ def write_graph(
             raise ModelError(f"the backbone cannot be quantised: {error}") from error
         return file
     with _quiet(), tempfile.TemporaryDirectory() as scratch:
-        if graph_format == "onnx" and not int8:
-            _trace(tower[0], file)
-            return file
-        traced = Path(scratch) / "traced.onnx"
+        traced = Path(scratch) / "traced.onnx" if int8 or graph_format != "onnx" else file
         _trace(tower[0], traced)
-        if graph_format == "onnx":
+        if graph_format == "openvino":
+            _write_openvino(traced, file, _calibration(tower, texts, _CALIBRATION_TOKENS) if int8 else None)
+        elif int8:
             _quantise_onnx(traced, file)
-        else:
-            _write_openvino(traced, file, _arrays(_calibration(tower, texts, _CALIBRATION_TOKENS)) if int8 else None)
     return file
 
 
@@ -139,7 +135,7 @@ def _quantise_onnx(traced: Path, file: Path) -> None:
     )
 
 
-def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, np.ndarray]] | None) -> None:
+def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, Tensor]] | None) -> None:
     openvino = require("openvino", "openvino")
     model = openvino.Core().read_model(traced)
     if calibration is not None:
@@ -147,7 +143,7 @@ def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, np.nda
         nncf.set_log_level(logging.ERROR)
         model = nncf.quantize(
             model,
-            nncf.Dataset(calibration),
+            nncf.Dataset([{name: tensor.numpy() for name, tensor in batch.items()} for batch in calibration]),
             subset_size=len(calibration),
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.MIXED,
@@ -158,10 +154,6 @@ def _write_openvino(traced: Path, file: Path, calibration: list[dict[str, np.nda
 def _calibration(tower: SentenceTransformer, texts: Sequence[str], budget: int) -> list[dict[str, Tensor]]:
     tokens = tokenise(tower, texts[:_CALIBRATION_TEXTS])
     return [tokens.collate(rows) for rows in chunk_by_tokens(tokens.lengths, budget)]
-
-
-def _arrays(batches: list[dict[str, Tensor]]) -> list[dict[str, np.ndarray]]:
-    return [{name: tensor.numpy() for name, tensor in features.items()} for features in batches]
 
 
 @contextmanager

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import copy
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
+from timeit import repeat
 from typing import Any, Literal
 
 import torch
@@ -78,12 +78,7 @@ class DeviceRunner(ABC):
 
     def _seconds_per_token(self, budget: int) -> float:
         features = {k: to_device(t, self.tower.device) for k, t in self.dummy_batch(budget).items()}
-        seconds = []
-        for _ in range(3):
-            started = time.perf_counter()
-            self(dict(features)).cpu()
-            seconds.append(time.perf_counter() - started)
-        return min(seconds) / budget
+        return min(repeat(lambda: self(dict(features)).cpu(), number=1, repeat=3)) / budget
 
     @property
     @abstractmethod

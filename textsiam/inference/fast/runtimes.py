@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
@@ -85,7 +84,14 @@ class RuntimeTower(FastTower):
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
         self._weights = Weights(tower)
         opened = {"onnx": _open_onnx, "openvino": _open_openvino, "torch": _open_torch}[graph_format]
-        self._run = opened(tower, file, self.dtype)
+        try:
+            self._run = opened(tower, file, self.dtype)
+        except ModelError:
+            raise
+        except Exception as error:  # of every type, as the runtimes have their own
+            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            reason = lines[-1] if lines else type(error).__name__
+            raise ModelError(f"{file}: cannot open the graph ({reason}): export the twin again") from error
 
     @property
     def number_format(self) -> str:
@@ -203,10 +209,7 @@ def _open_onnx(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> Ru
     options = runtime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # each caller brings its own thread
     options.log_severity_level = 3
-    try:
-        session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-    except Exception as error:
-        raise _unreadable(file, error) from error
+    session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     return lambda ids, mask: session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
 
 
@@ -217,13 +220,10 @@ def _open_openvino(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -
         "NUM_STREAMS": str(threads),
         "INFERENCE_NUM_THREADS": threads,
     }
-    try:
-        # In a thread of its own: OpenVINO gives the thread that compiles a stack for signals, and takes stacks back in
-        # the wrong order where several graphs are open: the next Ctrl-C would end in freed memory.
-        with ThreadPoolExecutor(1) as apart:
-            compiled = apart.submit(openvino.Core().compile_model, str(file), "CPU", knobs).result()
-    except Exception as error:
-        raise _unreadable(file, error) from error
+    # In a thread of its own: OpenVINO gives the thread that compiles a stack for signals, and takes stacks back in the
+    # wrong order where several graphs are open: the next Ctrl-C would end in freed memory.
+    with ThreadPoolExecutor(1) as apart:
+        compiled = apart.submit(openvino.Core().compile_model, str(file), "CPU", knobs).result()
     own = threading.local()
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -240,10 +240,7 @@ def _open_torch(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> R
         return _not_here  # the twin encodes with its weights there
     check_int8()
     backbone: Any = tower[0]
-    try:
-        bert = Int8Bert(backbone, read_ranges(file), dtype)
-    except (ValueError, OSError, SafetensorError) as error:
-        raise _unreadable(file, error) from error
+    bert = Int8Bert(backbone, read_ranges(file), dtype)
 
     def run(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
         features = {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(mask)}
@@ -255,8 +252,3 @@ def _open_torch(tower: SentenceTransformer, file: Path, dtype: torch.dtype) -> R
 
 def _not_here(ids: np.ndarray, mask: np.ndarray) -> np.ndarray:
     raise ModelError("int8 in torch runs on a CPU only")
-
-
-def _unreadable(file: Path, error: Exception) -> ModelError:
-    reason = next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-    return ModelError(f"{file}: cannot open the graph ({reason}): export the twin again")
