@@ -31,7 +31,7 @@ from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
 from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.training.checkpoints import ResumeError, list_checkpoints
+from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.loop import train
 from textsiam.training.reporting.collapse import CollapseWarning
@@ -229,12 +229,7 @@ def _checkpoints(output: Path, config: Config) -> list[Path]:
 def _check_same(file: Path, config: Config) -> None:
     """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
     saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
-    different = [
-        f"{section}.{key} was {saved[section].get(key)!r} and is now {now[section].get(key)!r}"
-        for section in ("model", "loss")
-        for key in {**saved[section], **now[section]}
-        if saved[section].get(key) != now[section].get(key)
-    ]
+    different = differences(*({name: tree[name] for name in ("model", "loss")} for tree in (saved, now)))
     if different:
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -126,10 +127,17 @@ def check_identity(checkpoint: Path, identity: dict[str, Any]) -> None:
     """
     saved = json.loads((checkpoint / "run.json").read_text())
     now = json.loads(json.dumps(identity, default=str))
-    different = [
-        f"{key} was {saved.get(key)!r} and is now {now.get(key)!r}"
-        for key in sorted({*saved, *now})
-        if saved.get(key) != now.get(key)
-    ]
-    if different:
+    if different := differences(saved, now):
         raise ResumeError(f"cannot resume from {checkpoint}: {'; '.join(different)}")
+
+
+def differences(saved: Mapping[str, Any], now: Mapping[str, Any], within: str = "") -> list[str]:
+    """Return what differs between nested settings, each by its dotted name with both values, in order of name."""
+    found = []
+    for key in sorted({*saved, *now}):
+        was, value = saved.get(key), now.get(key)
+        if isinstance(was, dict) and isinstance(value, dict):
+            found += differences(was, value, f"{within}{key}.")
+        elif was != value:
+            found.append(f"{within}{key} was {was!r} and is now {value!r}")
+    return found
