@@ -20,9 +20,7 @@ from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 COLUMNS = ("id", "title", "body", "tags", "created", "url", "score")
 _ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
 _TOPIC = re.compile(r"/t/(?:[^/]*[^/\d][^/]*/)?(\d+)(?:/\d+)?/?")
-_DUPLICATE_OF = re.compile(
-    r"\b(?:duplicate|dupe)\s+of\b[\s:]*(?:<(?!a\s)[^>]*>\s*)*<a\s[^>]*?\bhref=\"([^\"]+)\"", re.I
-)
+_DUPLICATE_OF = re.compile(r'\b(?:duplicate|dupe)\s+of\b(?:[\s:]|<(?!a\s)[^>]*>)*<a\s[^>]*?\bhref="([^"]+)"', re.I)
 
 Record = dict[str, Any]
 _ENDS = {("topic_id", "link_topic_id"): "related", ("id1", "id2"): "duplicate"}  # of links in a table

@@ -91,8 +91,8 @@ class ForumWriter:
             self.left_out.update(bad.skipped)
         left, right, kinds = self._distinct_links()
         if not len(self.ids):
-            found = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items()) or "nothing"
-            raise DataError(f"{source['name']}: holds no question; found {found}")
+            found = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+            raise DataError(f"{source['name']}: holds no question; found {found or 'nothing'}")
         for array_ in (left, right, kinds):
             self._digest.update(array_.tobytes())
         name = self.ids.name

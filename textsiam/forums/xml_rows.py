@@ -53,9 +53,10 @@ def xml_rows(
     expected = f"<row> inside <{root}>"
     parser.StartElementHandler = start
     parser.EntityDeclHandler = entity
-    unfinished = 0
+    done = unfinished = 0
     for piece in _pieces(path):
-        _feed(parser, path, piece)
+        _feed(parser, path, piece, done)
+        done += len(piece)
         unfinished = 0 if rows else unfinished + len(piece)
         if unfinished > LONGEST_ROW:
             raise DataError(f"{path}:{parser.CurrentLineNumber}: a row is longer than {LONGEST_ROW:,} bytes")
@@ -63,7 +64,7 @@ def xml_rows(
             read(len(piece))
         yield from rows
         rows.clear()
-    _feed(parser, path, b"")
+    _feed(parser, path, b"", done)
     yield from rows
 
 
@@ -78,15 +79,15 @@ def _pieces(path: Path) -> Iterator[bytes]:
         raise DataError(f"{path}: cannot be read after byte {done:,} ({error})") from None
 
 
-def _feed(parser: expat.XMLParserType, path: Path, piece: bytes) -> None:
+def _feed(parser: expat.XMLParserType, path: Path, piece: bytes, done: int) -> None:
     try:
         parser.Parse(piece, not piece)
     except expat.ExpatError as error:
-        where, byte = f"{path}:{error.lineno}", f"byte {parser.ErrorByteIndex:,}"
+        where = f"{path}:{error.lineno}"
         if not piece:
-            raise DataError(f"{where}: ends in the middle ({byte}): the dump is truncated") from None
-        cause = expat.errors.messages[error.code]
-        raise DataError(f"{where}: is not well-formed XML: {cause} (column {error.offset + 1}, {byte})") from None
+            raise DataError(f"{where}: ends in the middle (byte {done:,}): the dump is truncated") from None
+        cause, byte = expat.errors.messages[error.code], f"column {error.offset + 1}, byte {parser.ErrorByteIndex:,}"
+        raise DataError(f"{where}: is not well-formed XML: {cause} ({byte})") from None
     except (ValueError, LookupError) as error:  # an encoding that expat leaves to Python, which does not take it either
         if isinstance(error, DataError):
             raise
