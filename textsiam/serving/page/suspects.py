@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from textsiam.data.tables.columns import checked_text, text_problem, unknown_columns
 from textsiam.data.tables.errors import BadRows
@@ -12,6 +13,7 @@ from textsiam.data.tables.readers import open_table
 from textsiam.serving.page.reviews import Suspect
 
 _TEXTS = ("question1", "question2")
+_FACTS = ("url", "tags", "created")
 
 
 def read_suspects(path: str | Path) -> Iterator[Suspect]:
@@ -19,7 +21,7 @@ def read_suspects(path: str | Path) -> Iterator[Suspect]:
 
     Args:
         path: TSV, CSV, JSONL or Parquet with the columns question1 and question2, and, where they are there, id1, id2,
-            similarity and probability.
+            similarity and probability; url1, url2, tags1, tags2, created1 and created2 are shown beside the questions.
 
     Raises:
         DataError: The file cannot be read; the message names file, line and value.
@@ -45,7 +47,14 @@ def read_suspects(path: str | Path) -> Iterator[Suspect]:
                 id2=None if ids[1] is None else str(ids[1]),
                 similarity=similarity,
                 probability=probability,
+                facts1=_facts(values, place, 1),
+                facts2=_facts(values, place, 2),
             )
+
+
+def _facts(values: Sequence[Any], place: dict[str, int], side: int) -> dict[str, str]:
+    given = {name: values[place[f"{name}{side}"]] for name in _FACTS if f"{name}{side}" in place}
+    return {name: str(value) for name, value in given.items() if value}
 
 
 def _number(
