@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import finding, indexing, making, scoring, serving
+from textsiam.commands import finding, importing, indexing, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -21,6 +21,7 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+app.add_typer(importing.import_app, name="import")
 app.add_typer(indexing.index_app, name="index")
 
 app.command()(scoring.score)

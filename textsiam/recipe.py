@@ -229,8 +229,8 @@ def _checkpoints(output: Path, config: Config) -> list[Path]:
 def _check_same(file: Path, config: Config) -> None:
     """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
     saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
-    different = differences(*({name: tree[name] for name in ("model", "loss")} for tree in (saved, now)))
-    if different:
+    saved, now = ({name: tree[name] for name in ("model", "loss")} for tree in (saved, now))
+    if different := differences(saved, now):
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
 
 

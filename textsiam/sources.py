@@ -1,4 +1,4 @@
-"""Reading whatever a source holds: the one place that asks whether these are texts or images."""
+"""Reading whatever a source holds: the one place that asks whether these are texts, images or a forum."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from textsiam.data.tables.errors import OnBadRow
 from textsiam.data.tables.readers import Loader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
+from textsiam.forums.reading import duplicate_pairs, is_forum
+from textsiam.forums.reading import read_texts as read_texts_of_forum
 from textsiam.images.files import holds_images
 from textsiam.images.pairs import draw_up_to
 from textsiam.images.readers import image_cells, read_image_names, read_images
@@ -41,8 +43,8 @@ def read_pairs(
     one class as of two.
 
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or
-            what `read_images` reads.
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; a forum
+            folder, whose duplicate links are pairs labelled 1; or what `read_images` reads.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -60,11 +62,11 @@ def read_pairs(
         >>> pairs = read_pairs("pairs.tsv")  # doctest: +SKIP
         >>> print(pairs.report)  # doctest: +SKIP
     """
-    if holds_images(source):
+    if not is_forum(source) and holds_images(source):
         pairs = draw_up_to(read_images(source, on_bad_row=on_bad_row))
         return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
     return read_table_of_pairs(
-        source,
+        duplicate_pairs(source) if is_forum(source) else source,
         columns=columns,
         on_bad_row=on_bad_row,
         labelled=labelled,
@@ -91,8 +93,8 @@ def read_texts(
     line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
 
     Args:
-        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; or a folder,
-            .zip or idx file of images.
+        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; a forum folder
+            (url, tags and date are then in `metadata`); or a folder, .zip or idx file of images.
         column: the column of the texts, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         split: the split of a Hub dataset.
@@ -102,6 +104,8 @@ def read_texts(
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
     """
+    if is_forum(source):
+        return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
     if holds_images(source):
         return read_image_names(source, on_bad_row=on_bad_row)
     return read_table_of_texts(

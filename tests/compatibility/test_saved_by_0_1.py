@@ -207,7 +207,9 @@ def answers_of_reviews(folder: Path) -> dict[str, Any]:
     with closing(Reviews(folder / "reviews.sqlite")) as reviews:
 
         def row(pair: Any) -> list[Any]:
-            return [pair.number, pair.state, dict(vars(pair.suspect))]
+            values = dict(vars(pair.suspect))
+            assert (values.pop("facts1"), values.pop("facts2")) == ({}, {})  # 0.1 did not have them
+            return [pair.number, pair.state, values]
 
         found = {
             "count": reviews.count(),

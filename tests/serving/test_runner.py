@@ -164,8 +164,12 @@ def test_a_bad_row_of_suspects_is_named(tmp_path):
     found = read_suspects(place)
     first = next(found)
     assert (first.id1, first.id2, first.probability, first.similarity) == ("7", None, 0.5, None)
+    assert (first.facts1, first.facts2) == ({}, {})
     with pytest.raises(DataError, match=r"flagged.tsv:3: 'probability' is '1.5', expected a number from 0 to 1"):
         next(found)
+    place.write_text("question1\tquestion2\turl1\turl2\ttags1\ta\na?\tb?\thttps://a.org/1\t\tx, y\tz\n")
+    (known,) = read_suspects(place)
+    assert (known.facts1, known.facts2) == ({"url": "https://a.org/1", "tags": "x, y"}, {})
     place.write_text("left\tright\na\tb\n")
     with pytest.raises(DataError, match="question1, question2"):
         next(read_suspects(place))

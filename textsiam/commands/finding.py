@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from textsiam.data.texts import Texts
     from textsiam.search.duplicates import Duplicates
 
-# The columns of a flagged pair.
+# The columns of a flagged pair; of a forum also those of its metadata, such as url1, url2.
 _PAIR: dict[str, type] = {
     **dict.fromkeys(("id1", "id2", "question1", "question2"), str),
     **dict.fromkeys(("similarity", "probability"), float),
@@ -100,7 +100,8 @@ def flag(
     if output is not None:
         from textsiam.data.tables.writers import write_table
 
-        write_table(output, _PAIR, _flagged_rows(found, read))
+        also = {f"{name}{side}": str for name in read.metadata for side in (1, 2)}
+        write_table(output, _PAIR | also, _flagged_rows(found, read))
         if partitions is not None and partitions != work:
             shutil.rmtree(partitions)  # all that it was for is in the output
     if as_json:
@@ -161,6 +162,7 @@ def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
             "probability": None if p != p else rounded(float(p)),
             # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
             "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
+            **{f"{name}{side}": values[at] for name, values in read.metadata.items() for side, at in ((1, a), (2, b))},
         }
 
 

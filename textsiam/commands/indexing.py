@@ -75,7 +75,10 @@ def add(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     facts = _facts(metadata, "--metadata")
-    rows = [Question(prefix + name, text, facts) for name, text in zip(read.ids, read.texts, strict=True)]
+    rows = [
+        Question(prefix + name, text, {**read.facts(place), **facts})
+        for place, (name, text) in enumerate(zip(read.ids, read.texts, strict=True))
+    ]
     opened = _opened(index)
     twin = open_twin(model)
     from textsiam.search.ingest import add_questions

@@ -6,6 +6,7 @@ import hashlib
 from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -210,7 +211,7 @@ class Pairs:
 
 
 def read_pairs(
-    source: str | Path,
+    source: str | Path | Table,
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
@@ -223,7 +224,8 @@ def read_pairs(
     """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads images too.
 
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; or `owner/name[:config]`.
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or an open
+            table.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -235,10 +237,16 @@ def read_pairs(
     Raises:
         DataError: the source cannot be read, with file, line and value.
     """
-    bad = BadRows(str(source), on_bad_row=on_bad_row)
-    path = SAMPLES / "forum_pairs.tsv" if bad.name == "sample:forum" else source
+    bad = BadRows(source.name if isinstance(source, Table) else str(source), on_bad_row=on_bad_row)
+    if bad.name == "sample:forum":
+        source = SAMPLES / "forum_pairs.tsv"
     rows = PairRows()
-    with open_table(path, bad, split=split, quoted=quoted, load=load) as table:
+    opened = (
+        nullcontext(source)
+        if isinstance(source, Table)
+        else open_table(source, bad, split=split, quoted=quoted, load=load)
+    )
+    with opened as table:
         found = find_pair_columns(
             table.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
         )

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from textsiam.data.tables.columns import (
@@ -29,7 +29,8 @@ ID_NAMES = ("id", "_id", "qid", "question_id", "doc_id")
 class Texts:
     """Texts in their order, each with an id that no other has; equal texts under two ids stay two.
 
-    `images` says that the texts are names of images.
+    `images` says that the texts are names of images. `metadata` is what else is known of each text, by name and in the
+    order of the texts; "" is unknown.
     """
 
     ids: list[str]
@@ -37,6 +38,11 @@ class Texts:
     source: str
     report: ReadReport
     images: bool = False
+    metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def facts(self, place: int) -> dict[str, str]:
+        """Return what is known of a text, by name."""
+        return {name: values[place] for name, values in self.metadata.items() if values[place]}
 
     @property
     def noun(self) -> str:
@@ -154,7 +160,14 @@ def _distinct(table: Table, bad: BadRows, names: tuple[str, str], cell: Cell) ->
                 yield str(index[text]), text
 
 
-def texts_found(bad: BadRows, found: dict[str, str], passed_over: dict[str, int], *, images: bool = False) -> Texts:
+def texts_found(
+    bad: BadRows,
+    found: dict[str, str],
+    passed_over: dict[str, int],
+    *,
+    images: bool = False,
+    metadata: Mapping[str, Sequence[str]] | None = None,
+) -> Texts:
     """Return the texts that were found by their ids, with a report of those that were not used.
 
     Raises:
@@ -163,4 +176,4 @@ def texts_found(bad: BadRows, found: dict[str, str], passed_over: dict[str, int]
     if not found:
         raise bad.nothing_usable("holds no text")
     report = bad.report(len(found), len(found), skipped={**bad.skipped, **passed_over})
-    return Texts(list(found), list(found.values()), bad.name, report, images)
+    return Texts(list(found), list(found.values()), bad.name, report, images, metadata or {})

@@ -80,6 +80,7 @@ class Looker:
                 Suspect(
                     text1=question.text, text2=one.question.text, id1=question.id, id2=one.question.id,
                     similarity=one.similarity, probability=one.probability,
+                    facts1=dict(question.metadata), facts2=dict(one.question.metadata),
                 )
                 for one in others[:_SUSPECTS]
             ]  # fmt: skip

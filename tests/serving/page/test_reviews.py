@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import closing
 
 import pytest
 import sqlalchemy as sql
@@ -171,3 +172,24 @@ def test_no_acknowledged_decision_is_lost_when_the_process_is_killed(tmp_path):
     for pair in kept.values():
         assert pair.suspect.text2 == pair.suspect.text1.replace("left", "right")
     store.close()
+
+
+def test_what_is_known_of_the_questions_is_kept(store):
+    given = suspect("a?", "b?", facts1={"url": "https://a.org/q/1", "score": 3})
+    store.add([given])
+    assert [pair.suspect for pair in store.queue()] == [given]
+
+
+def test_reviews_of_an_earlier_version_are_opened(store):
+    store.add(THREE)
+    with store._engine.begin() as connection:
+        for name in ("facts1", "facts2"):
+            connection.execute(sql.text(f"ALTER TABLE textsiam_pairs DROP COLUMN {name}"))
+    url = store._engine.url
+    location = url.database if url.drivername == "sqlite" else url.set(drivername="postgresql")
+    if not isinstance(location, str):
+        location = location.render_as_string(hide_password=False)
+    with closing(Reviews(location)) as again:
+        assert [pair.suspect.facts1 for pair in again.queue()] == [{}, {}, {}]
+        again.add([suspect("g?", "h?", facts2={"tags": "x"})])
+        assert again.queue(search="g?")[0].suspect.facts2 == {"tags": "x"}

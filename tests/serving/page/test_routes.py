@@ -538,6 +538,18 @@ def test_a_text_is_never_markup(serve: Serve, tab: Tab):
     assert page.locator(".text img, .text b, .row img, .cluster-text img").count() == 0
 
 
+def test_what_is_known_of_a_question_is_shown_and_its_url_is_a_link(serve: Serve, tab: Tab):
+    first = {"url": "https://a.org/q/1", "tags": "scope, <b>", "created": "2011-08-17T20:18:56.507Z"}
+    second = {"url": "javascript:document.title=1", "score": 3}
+    page = tab.open(serve([Suspect(text1="a?", text2="b?", probability=0.5, facts1=first, facts2=second)]))
+    expect(page.locator("#known1")).to_have_text("2011-08-17 · tags: scope, <b> · https://a.org/q/1")
+    link = page.locator("#known1 a")
+    expect(link).to_have_attribute("href", "https://a.org/q/1")
+    expect(link).to_have_attribute("rel", "noopener noreferrer")
+    expect(page.locator("#known2")).to_have_text("score: 3 · javascript:document.title=1")
+    expect(page.locator("#known2 a")).to_have_count(0)
+
+
 CONTRASTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgb = (colour) => {

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +39,8 @@ _PAIRS = sql.Table(
     sql.Column("probability", sql.Float),
     sql.Column("state", sql.String(8), nullable=False, default="waiting"),
     sql.Column("added", sql.Float, nullable=False),
+    sql.Column("facts1", sql.JSON),
+    sql.Column("facts2", sql.JSON),
     sql.Index("textsiam_pairs_queue", "state", "probability"),
     sql.Index("textsiam_pairs_text1", "text1", postgresql_using="hash"),
     sql.Index("textsiam_pairs_text2", "text2", postgresql_using="hash"),
@@ -71,6 +73,8 @@ class Suspect:
         id2: The other's id.
         similarity: What the twin said when the pair was flagged; None where it was not asked.
         probability: P(duplicate) then.
+        facts1: What else is known of the one question, such as its url, tags and date.
+        facts2: What else is known of the other.
     """
 
     text1: str
@@ -79,6 +83,8 @@ class Suspect:
     id2: str | None = None
     similarity: float | None = None
     probability: float | None = None
+    facts1: Mapping[str, Any] = field(default_factory=dict)
+    facts2: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> str:
@@ -123,6 +129,7 @@ class Reviews:
         try:
             with self._begun(writes=True) as connection:
                 _TABLES.create_all(connection)
+                _add_columns(connection)
         except ReviewsError:
             self.close()
             raise
@@ -289,7 +296,15 @@ def _row(connection: sql.Connection, number: int, *, lock: bool = False) -> Any:
 
 def _pair(row: Any) -> Pair:
     facts = {name: getattr(row, name) for name in ("text1", "text2", "id1", "id2", "similarity", "probability")}
-    return Pair(row.number, Suspect(**facts), row.state)
+    return Pair(row.number, Suspect(**facts, facts1=row.facts1 or {}, facts2=row.facts2 or {}), row.state)
+
+
+def _add_columns(connection: sql.Connection) -> None:
+    """Add the columns that reviews of an earlier version do not have."""
+    there = {column["name"] for column in sql.inspect(connection).get_columns(_PAIRS.name)}
+    for name in ("facts1", "facts2"):
+        if name not in there:
+            connection.execute(sql.text(f"ALTER TABLE {_PAIRS.name} ADD COLUMN {name} JSON"))
 
 
 def _address(location: str | Path) -> sql.URL:

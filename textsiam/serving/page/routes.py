@@ -46,6 +46,8 @@ class PairBody(BaseModel):
     id2: str | None
     similarity: float | None
     probability: float | None
+    facts1: dict[str, Any]
+    facts2: dict[str, Any]
     state: State
 
 

@@ -13,6 +13,7 @@ from textsiam.data.tables.readers import open_table
 from textsiam.serving.page.reviews import Suspect
 
 _TEXTS = ("question1", "question2")
+_FACTS = ("url", "tags", "created")
 
 
 def read_suspects(path: str | Path) -> Iterator[Suspect]:
@@ -20,7 +21,7 @@ def read_suspects(path: str | Path) -> Iterator[Suspect]:
 
     Args:
         path: TSV, CSV, JSONL or Parquet with the columns question1 and question2, and, where they are there, id1, id2,
-            similarity and probability.
+            similarity and probability; url1, url2, tags1, tags2, created1 and created2 are shown beside the questions.
 
     Raises:
         DataError: The file cannot be read; the message names file, line and value.
@@ -43,7 +44,13 @@ def read_suspects(path: str | Path) -> Iterator[Suspect]:
                 id2=None if ids[1] is None else str(ids[1]),
                 similarity=_number(bad, where, "similarity", row, -math.inf, math.inf),
                 probability=_number(bad, where, "probability", row, 0.0, 1.0),
+                facts1=_facts(row, 1),
+                facts2=_facts(row, 2),
             )
+
+
+def _facts(row: dict[str, Any], side: int) -> dict[str, str]:
+    return {name: str(row[f"{name}{side}"]) for name in _FACTS if row.get(f"{name}{side}")}
 
 
 def _number(bad: BadRows, where: str, name: str, row: dict[str, Any], low: float, high: float) -> float | None:

@@ -31,7 +31,10 @@ export function showPair(pair, place) {
   part("meter").style.setProperty("--share", String(pair.probability ?? 0));
   const similarity = pair.similarity === null ? "Not scored by the model." : `Similarity ${pair.similarity.toFixed(3)}.`;
   part("facts").textContent = `${similarity} Pair ${pair.number}.`;
-  for (const side of ["1", "2"]) part(`id${side}`).textContent = pair[`id${side}`] ?? "";
+  for (const side of ["1", "2"]) {
+    part(`id${side}`).textContent = pair[`id${side}`] ?? "";
+    part(`known${side}`).replaceChildren(...known(pair[`facts${side}`] ?? {}));
+  }
   const { left, right, exact } = compare(pair.text1, pair.text2);
   part("text1").replaceChildren(...marked(left, "del"));
   part("text2").replaceChildren(...marked(right, "ins"));
@@ -62,6 +65,17 @@ export function speak(pair) {
   part("spoken").textContent =
     `${verdict(pair)}. First question: ${short(pair.text1)} Second question: ${short(pair.text2)} ` +
     `${only("first", left)} ${only("second", right)}`;
+}
+
+/** What else is known of a question: its date, its tags and all else, and a link to where it was asked. */
+function known({ url, created, ...others }) {
+  const facts = Object.entries(others).map(([name, value]) => `${name}: ${value}`);
+  if (created) facts.unshift(/^\d{4}-\d\d-\d\dT/.test(created) ? created.slice(0, 10) : created);
+  const said = facts.join(" · ");
+  if (!/^https?:\/\//i.test(url ?? "")) return [[said, url].filter(Boolean).join(" · ")].filter(Boolean);
+  const link = document.createElement("a");
+  Object.assign(link, { href: url, textContent: url, target: "_blank", rel: "noopener noreferrer" });
+  return said ? [`${said} · `, link] : [link];
 }
 
 function marked(runs, tag) {

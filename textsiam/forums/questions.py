@@ -1,0 +1,146 @@
+"""A question as its forum has it, the text made of it, and the ids that are taken."""
+
+from __future__ import annotations
+
+import string
+from array import array
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, timezone
+
+KINDS = ("duplicate", "related")  # of links
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question: `created` is UTC in ISO 8601 with milliseconds, which sorts as time does; None is unknown."""
+
+    id: str
+    text: str
+    title: str = ""
+    body: str = ""
+    tags: tuple[str, ...] = ()
+    created: str | None = None
+    url: str | None = None
+    score: int | None = None
+
+
+def text_template(template: str, columns: Iterable[str]) -> Callable[[Mapping[str, object]], str]:
+    r"""Return the function that makes the text of a question from its columns.
+
+    White space becomes single spaces, and a column without a value nothing.
+
+    Args:
+        template: Such as "{title}. {body}".
+        columns: What may stand in braces.
+
+    Raises:
+        ValueError: The template names no column, or one that is not there, or more than a name stands in braces.
+
+    Example:
+        >>> text_template("{title}. {body}", ("title", "body"))({"title": "Why red?", "body": "It was\nblue."})
+        'Why red?. It was blue.'
+    """
+    known = tuple(columns)
+    try:
+        parts = [(before, name, bool(form or how)) for before, name, form, how in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise ValueError(f"--text {template!r}: {error}") from None
+    names = [name for _, name, _ in parts if name is not None]
+    if not names:
+        raise ValueError(f"--text {template!r}: names no column, expected one in braces, such as {{{known[0]}}}")
+    for _, name, more in parts:
+        if name is not None and (more or name not in known):
+            found = ", ".join(map(repr, known))
+            raise ValueError(f"--text {template!r}: has no column {name!r}, found {found}" if not more else
+                             f"--text {template!r}: expected no more than the name of a column in braces")  # fmt: skip
+    pieces = [(before, name) for before, name, _ in parts]
+
+    def text(row: Mapping[str, object]) -> str:
+        made = "".join(before + ("" if name is None else shown(row[name])) for before, name in pieces)
+        return " ".join(made.split())
+
+    return text
+
+
+def shown(value: object) -> str:
+    """Return a value as text: nothing for None, a list with commas."""
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def utc(moment: object) -> str | None:
+    """Return a moment in ISO 8601, UTC, to the millisecond; without a zone it is taken for UTC. None: it is none.
+
+    Example:
+        >>> utc("2011-08-17T22:18:56.5+02:00")
+        '2011-08-17T20:18:56.500Z'
+    """
+    try:
+        if isinstance(moment, str):
+            found = datetime.fromisoformat(_padded(moment.strip()))
+            if len(moment) == 23 and found.tzinfo is None and moment[10] == "T":
+                return moment + "Z"  # as dumps have it: half the work
+            moment = found
+        if isinstance(moment, date) and not isinstance(moment, datetime):
+            moment = datetime(moment.year, moment.month, moment.day)
+        if not isinstance(moment, datetime):
+            return None
+        aware = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+    except (ValueError, OverflowError):
+        return None
+    return aware.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
+
+
+def _padded(moment: str) -> str:
+    """Return a moment as Python 3.10 reads it: the zone as an offset, three digits or six of a second."""
+    for name in ("Z", " UTC"):
+        moment = moment.removesuffix(name) + "+00:00" if moment.endswith(name) else moment
+    head, point, tail = moment.partition(".")
+    digits = len(tail) - len(tail.lstrip("0123456789"))
+    return f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}" if point else moment
+
+
+class QuestionIds:
+    """The ids of questions, each with a place; rising numbers, as dumps have them, cost eight bytes each."""
+
+    def __init__(self) -> None:
+        self._rising = array("q")  # place 0, 1, …
+        self._others: dict[str, int] = {}  # place -1, -2, …
+        self._names: list[str] = []
+
+    def __len__(self) -> int:
+        """Count the ids."""
+        return len(self._rising) + len(self._others)
+
+    def add(self, key: str) -> bool:
+        """Take an id; says False where it was taken."""
+        number = _number(key)
+        if number is not None and (not self._rising or number > self._rising[-1]):
+            self._rising.append(number)
+            return True
+        if self.find(key) is not None:
+            return False
+        self._names.append(key)
+        self._others[key] = -len(self._names)
+        return True
+
+    def find(self, key: str) -> int | None:
+        """Return the place of an id; None where nobody took it."""
+        number = _number(key)
+        if number is not None:
+            at = bisect_left(self._rising, number)
+            if at < len(self._rising) and self._rising[at] == number:
+                return at
+        return self._others.get(key)
+
+    def name(self, place: int) -> str:
+        """Return the id at a place."""
+        return str(self._rising[place]) if place >= 0 else self._names[-1 - place]
+
+
+def _number(key: str) -> int | None:
+    """Return the number that an id is, where it is written in the one way that numbers are."""
+    return int(key) if key.isascii() and key.isdecimal() and len(key) < 19 and (key[0] != "0" or key == "0") else None
