@@ -19,7 +19,8 @@ from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
 Stage = Literal["look", "prove", "recall"]
 _DRAWS = 300
-_LOOK = 0.3  # of the answers
+_LOOK = 0.12, 0.4  # of the answers, at least and at most
+_ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 40
@@ -100,8 +101,7 @@ class Plan:
         if number == len(self.scores):
             return None
         rng = np.random.default_rng([self.aim.seed, number])
-        looked = min(len(self.scores), max(15, round(_LOOK * self.aim.labels)))
-        if self._start is None and len(self.answers) >= looked:
+        if self._start is None and self._seen_enough(rng):
             self._begin(rng)
         size = 0 if self._start is None or self.done else self._aimed_at(rng)
         if size and len(left := self._left(0, size)):
@@ -234,6 +234,14 @@ class Plan:
         near = (inside / inside.sum(1, keepdims=True)).mean(0)
         weights = np.where(left > 0, 0.9 * near + 0.1 * size / size.sum(), 0.0)
         return weights / weights.sum()
+
+    def _seen_enough(self, rng: np.random.Generator) -> bool:
+        """Whether more looking would hardly change which set is chosen, by its expected worth if the truth were known."""
+        least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
+        if not least <= len(self.answers) < most:
+            return len(self.answers) >= most
+        value = self._value(rng, _BEST)
+        return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
 
     def _begin(self, rng: np.random.Generator) -> None:
         """Give the sets their shares of the error, most to the one that seems best, and say what to bet on each."""
