@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import finding, importing, indexing, making, scoring, serving
+from textsiam.commands import finding, importing, indexing, labelling, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -26,6 +26,7 @@ app.add_typer(indexing.index_app, name="index")
 
 app.command()(scoring.score)
 app.command()(scoring.evaluate)
+app.command()(labelling.label)
 app.command()(finding.flag)
 app.command()(finding.encode)
 app.command()(finding.match)

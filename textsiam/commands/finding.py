@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from textsiam.commands.labelling import open_session
 from textsiam.commands.options import (
     BadRow,
     Json,
@@ -34,6 +35,8 @@ from textsiam.terminal import (
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.labelling.session import Session
+    from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
 # The columns of a flagged pair; of a forum also those of its metadata, such as url1, url2.
@@ -52,6 +55,9 @@ def flag(
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,
+    labels: Annotated[
+        Path | None, typer.Option(help="Answers of `label` about these questions: flag what they certify.")
+    ] = None,
     column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
     on_bad_row: BadRow = "error",
     output: Annotated[
@@ -81,7 +87,11 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
-    decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
+    session = None if labels is None else _answered(twin, read, labels, threshold, prior)
+    if session is not None:
+        decision = session.decision(precision)
+    else:
+        decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
     from textsiam.search.join.ray import JobConfig
@@ -97,26 +107,46 @@ def flag(
             sharding=Sharding() if approximate else None,
             job=None if partitions is None else JobConfig(model, partitions, ray),
         )
-    if output is not None:
-        from textsiam.data.tables.writers import write_table
-
-        also = {f"{name}{side}": str for name in read.metadata for side in (1, 2)}
-        write_table(output, _PAIR | also, _flagged_rows(found, read))
-        if partitions is not None and partitions != work:
-            shutil.rmtree(partitions)  # all that it was for is in the output
+    _write_pairs(output, found, read)
+    if output is not None and partitions is not None and partitions != work:
+        shutil.rmtree(partitions)  # all that it was for is in the output
     if as_json:
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
         recall = {} if found.recall is None else {"recall": asdict(found.recall)}
         pairs = list(_flagged_rows(found, read))
         print_json(
-            {"questions": len(read), "threshold": found.threshold, **recall, "pairs": pairs, "clusters": clusters}
+            {
+                "questions": len(read),
+                "threshold": found.threshold,
+                **recall,
+                **({} if session is None else {"certificate": session.certificate(precision).to_dict()}),
+                "pairs": pairs,
+                "clusters": clusters,
+            }
         )
         return
     _print_found(found, read, limit)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
+    if session is not None:
+        for sentence in session.certificate(precision).sentences():
+            say(sentence)
     if found.recall is not None:
         say(f"approximate: {found.recall} of all pairs are expected to be found")
+
+
+def _answered(twin: Scorer, read: Texts, labels: Path, threshold: float | None, prior: float | None) -> Session:
+    if threshold is not None or prior is not None:
+        raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
+    return open_session(twin, read, labels)
+
+
+def _write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
+    if output is not None:
+        from textsiam.data.tables.writers import write_table
+
+        also = {f"{name}{side}": str for name in read.metadata for side in (1, 2)}
+        write_table(output, _PAIR | also, _flagged_rows(found, read))
 
 
 def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:

@@ -1,0 +1,1 @@
+"""Few answers of people, asked for where they prove most: candidates, plan, answers, certificate."""

@@ -1,0 +1,155 @@
+"""The file of answers: a plain TSV to which every draw and every answer is appended, so that none is lost.
+
+A draw is a line whose answer is empty. An answer repeats the line and fills it in; the last one counts, and `undo`
+opens the draw again. Several people may write at once: whoever draws locks the file and reads first what others have
+added.
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import IO
+
+from textsiam.data.tables.errors import DataError
+from textsiam.labelling.plan import Aim
+
+ANSWERS = ("y", "n", "skip", "undo", "")
+
+
+@dataclass(frozen=True)
+class Label:
+    """A line: a draw, and what was said of it.
+
+    Attributes:
+        draw: Number of the draw, from 0.
+        stage: "look", "prove", "recall"; or "again" where a second person is asked about an answered draw.
+        stratum: Number of the stratum that the pair is in, best first.
+        among: The pair was drawn uniformly from what was left of so many candidates; 0 for a draw by strata.
+        probability: With which the pair was drawn.
+        rank: Place among the candidates, 0 for the best.
+        score: Similarity of the pair.
+        id1: Of the first question; the text beside it is for whoever reads the file.
+        id2: Of the second question.
+        text1: The first question.
+        text2: The second question.
+        answer: "y", "n", "skip", "undo", or empty while the draw is open.
+        labeller: Who was asked.
+        time: When, ISO 8601 in UTC.
+        precision: As in `Aim`, like the five that follow.
+        model: Digest of the model, 16 hexadecimal digits.
+        collection: Digest of the collection.
+    """
+
+    draw: int
+    stage: str
+    stratum: int
+    among: int
+    probability: float
+    rank: int
+    score: float
+    id1: str
+    id2: str
+    text1: str
+    text2: str
+    answer: str
+    labeller: str
+    time: str
+    precision: float
+    confidence: float
+    labels: int
+    noise: float
+    seed: int
+    model: str
+    collection: str
+
+    @property
+    def aim(self) -> Aim:
+        """What was wished when it was drawn."""
+        return Aim(self.precision, self.confidence, self.labels, self.noise, self.seed)
+
+
+_KINDS = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Label)}
+
+
+class LabelFile:
+    """A file of labels that grows at its end.
+
+    Args:
+        path: Where it is, or will be.
+
+    Raises:
+        DataError: It holds something else; the message names file, line and value.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path, self._read_to, self._lines = Path(path), 0, 1
+
+    def read(self) -> list[Label]:
+        """Return the lines that were added since the last call, by anybody."""
+        if not self.path.exists():
+            return []
+        with self._opened("rb") as file:
+            return self._read(file)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[tuple[list[Label], IO[bytes]]]:
+        """Lock the file and give the lines that others added, and the file to append to."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self._opened("a+b") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield self._read(file), file
+
+    def append(self, file: IO[bytes], label: Label) -> None:
+        """Write a line, and see it on the disk before anything else happens."""
+        text = io.StringIO()
+        writer = csv.writer(text, delimiter="\t", lineterminator="\n")
+        if file.seek(0, os.SEEK_END) == 0:
+            writer.writerow(_KINDS)
+        writer.writerow([str(value).replace("\n", " ").replace("\r", " ") for value in asdict(label).values()])
+        file.write(text.getvalue().encode("utf-8", "surrogatepass"))
+        file.flush()
+        os.fsync(file.fileno())
+        self._read_to, self._lines = file.tell(), self._lines + text.getvalue().count("\n")
+
+    def _opened(self, mode: str) -> IO[bytes]:
+        try:
+            return self.path.open(mode)  # pyright: ignore[reportReturnType]
+        except OSError as error:
+            raise DataError(f"{self.path}: {error.strerror}") from error
+
+    def _read(self, file: IO[bytes]) -> list[Label]:
+        file.seek(self._read_to)
+        found = file.read()
+        whole = found[: found.rfind(b"\n") + 1]
+        if len(whole) < len(found) and file.writable():  # somebody was killed while writing: that line never was
+            file.truncate(self._read_to + len(whole))
+        labels = []
+        for line in whole.decode("utf-8", "surrogatepass").split("\n")[:-1]:
+            if self._read_to or labels or self._lines > 1:
+                labels.append(self._label(line))
+            elif next(csv.reader([line], delimiter="\t")) != list(_KINDS):
+                raise DataError(f"{self.path}:1: no file of labels: expected the columns {', '.join(_KINDS)}")
+            self._lines += 1
+        self._read_to += len(whole)
+        return labels
+
+    def _label(self, line: str) -> Label:
+        cells = next(csv.reader([line], delimiter="\t"), [])
+        if len(cells) != len(_KINDS):
+            raise DataError(f"{self.path}:{self._lines}: {len(cells)} columns, expected {len(_KINDS)}")
+        values = {}
+        for (name, kind), cell in zip(_KINDS.items(), cells, strict=True):
+            try:
+                values[name] = kind(cell)
+            except ValueError:
+                raise DataError(f"{self.path}:{self._lines}: {name} is {cell!r}, expected a number") from None
+        if values["answer"] not in ANSWERS:
+            raise DataError(f"{self.path}:{self._lines}: answer is {values['answer']!r}, expected y, n, skip or undo")
+        return Label(**values)

@@ -1,0 +1,305 @@
+"""People who answer, one or several at once, and what is promised so far."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from textsiam.data.tables.errors import DataError
+from textsiam.decision.calibration import Isotonic
+from textsiam.decision.curve import Probability
+from textsiam.decision.decision import Decision
+from textsiam.inference.encoders import ModelError
+from textsiam.labelling.candidates import Candidates
+from textsiam.labelling.labels import Label, LabelFile
+from textsiam.labelling.plan import Aim, Draw, Plan, Stage
+
+_AGAIN = 15  # every so many answers of others, one is asked again
+_STALE = timedelta(minutes=10)  # after which an open draw of somebody else is given to another
+_SAID = {"y": True, "n": False, "skip": None}
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What is proven of the flagged pairs of one collection under one model.
+
+    The population is fixed and finite: the flagged pairs of this collection under these scores, exact copies left out,
+    drawn without replacement, so that judging all is proof. New questions are not covered.
+
+    Attributes:
+        precision: The share of right pairs that was wished.
+        confidence: With which it is proven.
+        noise: Share of wrong answers that it allows for.
+        pairs: Pairs of the certified set; 0 where nothing is certified yet.
+        right: At least so many of them are right.
+        threshold: Least similarity of a pair of the set.
+        answers: Pairs that were judged, in all.
+        answers_left: How many more the proof takes, about; None while that cannot be told.
+        recall: Expected share of the duplicates among the candidates that are in the set, and an interval (95 %).
+        floor: Least similarity of a candidate: nobody looked below it.
+        disagreements: Pairs about which two people said different things, of so many that were asked twice.
+        model: Digest of the model.
+        collection: Digest of the collection.
+    """
+
+    precision: float
+    confidence: float
+    noise: float
+    pairs: int
+    right: int
+    threshold: float
+    answers: int
+    answers_left: int | None
+    recall: tuple[float, float, float] | None
+    floor: float
+    disagreements: tuple[int, int]
+    model: str
+    collection: str
+
+    def sentences(self) -> list[str]:
+        """Return what it says, in plain words."""
+        if not self.pairs:
+            left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
+            return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+        noise = f", up to {self.noise:.0%} of the answers wrong" if self.noise else ""
+        found = [
+            f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {self.precision:.0%} are right "
+            f"(certified on {self.answers} answers, {self.confidence:.0%} confidence{noise}; proven {self.right:,})"
+        ]
+        if self.recall is not None:
+            share, low, high = self.recall
+            found.append(
+                f"about {share:.0%} ({low:.0%}–{high:.0%}) of the duplicates that score above {self.floor:.2f} are "
+                "among them; below it nobody looked"
+            )
+        again, asked = self.disagreements
+        if asked:
+            found.append(f"{again} of {asked} pairs that were asked twice were answered differently")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as plain values."""
+        return {**vars(self), "recall": self.recall and dict(zip(("share", "low", "high"), self.recall, strict=True))}
+
+
+@dataclass(frozen=True)
+class Question:
+    """A pair that somebody is asked about."""
+
+    draw: int
+    again: bool
+    left: int
+    right: int
+    score: float
+
+
+class Session:
+    """Candidates, a file of labels, and the plan that both give.
+
+    Args:
+        candidates: Of the collection.
+        ids: Of its questions.
+        texts: Its questions.
+        path: File of labels; it may exist, then it is gone on with.
+        aim: What is wished; None takes what the file says last.
+        before: P(duplicate | score) of the decision that was there.
+
+    Raises:
+        DataError: The file is no file of labels, or of another model or collection.
+    """
+
+    def __init__(
+        self,
+        candidates: Candidates,
+        ids: Sequence[str],
+        texts: Sequence[str],
+        path: str | Path,
+        aim: Aim | None = None,
+        *,
+        before: Probability | None = None,
+    ) -> None:
+        self.candidates, self.ids, self.texts, self._before = candidates, ids, texts, before
+        self.file, self.lines = LabelFile(path), []
+        self.lines: list[Label] = self.file.read()
+        self.aim = aim or (self.lines[-1].aim if self.lines else Aim())
+        if self.lines:  # seed and noise belong to the file
+            self.aim = replace(self.aim, seed=self.lines[0].seed)
+        self._replay()
+
+    def _replay(self) -> None:
+        lines, self.lines = self.lines, []
+        first = lines[0].aim if lines else self.aim
+        self.plan = Plan(self.candidates.scores, replace(first, noise=self.aim.noise), before=self._before)
+        self.again: dict[int, str] = {}
+        self._owner: dict[int, Label] = {}
+        undone = {line.draw for line in lines if line.answer == "undo"}
+        last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
+        for n, line in enumerate(lines):
+            # an answer that was taken back was never given: what the plan did with it stands in the lines
+            self._take(line, counts=line.draw not in undone or last.get(line.draw) == n)
+        self.plan.aim = self.aim
+
+    def _take(self, line: Label, *, counts: bool = True) -> None:
+        """Take a line of the file into account."""
+        if line.model != self.candidates.model[:16] or line.collection != self.candidates.collection[:16]:
+            what = "model" if line.model != self.candidates.model[:16] else "collection"
+            raise DataError(
+                f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
+            )
+        self.lines.append(line)
+        if line.stage == "again":
+            if line.answer:
+                self.again[line.draw] = line.answer
+        elif line.draw == len(self.plan.draws):
+            self.plan.aim = replace(line.aim, noise=self.aim.noise)
+            stage: Stage = line.stage  # pyright: ignore[reportAssignmentType]
+            self.plan.issue(Draw(line.draw, line.rank, stage, line.among, line.probability))
+            self._owner[line.draw] = line
+        elif line.draw > len(self.plan.draws):
+            raise DataError(
+                f"{self.file.path}: draw {line.draw} comes before draw {len(self.plan.draws)}: lines are missing"
+            )
+        if line.stage != "again" and line.answer in _SAID and counts:
+            self.plan.answer(line.draw, _SAID[line.answer])
+        self._owner[line.draw] = line
+
+    def ask(self, labeller: str) -> Question | None:
+        """Return a pair to ask about: one left open, now and then one that another has answered, or a new one."""
+        with self.file.exclusive() as (added, file):
+            for line in added:
+                self._take(line)
+            if (again := self._second_opinion(labeller)) is not None:
+                draw = self.plan.draws[again]
+                return self._question(draw, again=True)
+            now = datetime.now(timezone.utc)
+            for draw in self.plan.open:
+                owner = self._owner[draw.number]
+                if owner.labeller == labeller or now - datetime.fromisoformat(owner.time) > _STALE:
+                    return self._question(draw, again=False)
+            draw = self.plan.draw()
+            if draw is None:
+                return None
+            line = self._line(draw, "", labeller)
+            self._owner[draw.number] = line
+            self.lines.append(line)
+            self.file.append(file, line)
+        return self._question(draw, again=False)
+
+    def answer(self, question: Question, answer: str, labeller: str) -> None:
+        """Write an answer: "y", "n", "skip", or "undo" to open the draw again.
+
+        Raises:
+            ValueError: It is none of these.
+        """
+        if answer not in ("y", "n", "skip", "undo"):
+            raise ValueError(f"answer is {answer!r}, expected y, n, skip or undo")
+        with self.file.exclusive() as (added, file):
+            for line in added:
+                self._take(line)
+            line = self._line(self.plan.draws[question.draw], answer, labeller)
+            line = replace(line, stage="again") if question.again else line
+            self.file.append(file, line)
+            self.lines.append(line)
+        if answer == "undo" or question.draw in self.plan.answers:
+            self._replay()
+        elif question.again:
+            self.again[question.draw] = answer
+        else:
+            self.plan.answer(question.draw, _SAID[answer])
+
+    def undo(self, labeller: str) -> Question | None:
+        """Open again what this person answered last; returns it."""
+        for line in reversed(self.lines):
+            if line.labeller == labeller and line.draw in self.plan.answers and line.stage != "again":
+                question = self._question(self.plan.draws[line.draw], again=False)
+                self.answer(question, "undo", labeller)
+                return question
+        return None
+
+    def certificate(self, precision: float | None = None) -> Certificate:
+        """Return what is proven so far, for the precision that was wished or any other."""
+        plan, wished = self.plan, precision or self.aim.precision
+        pairs = plan.proven(wished)
+        right = 0 if plan.sets is None or not pairs else int(plan.sets.lower_bounds()[plan.sets.sizes == pairs][0])
+        said = {n: next(k for k, v in _SAID.items() if v is value) for n, value in plan.answers.items()}
+        return Certificate(
+            precision=wished,
+            confidence=self.aim.confidence,
+            noise=self.aim.noise,
+            pairs=pairs,
+            right=right,
+            threshold=float(self.candidates.scores[pairs - 1]) if pairs else float("nan"),
+            answers=len(plan.answers),
+            answers_left=plan.answers_left(),
+            recall=plan.recall(pairs) if pairs else None,
+            floor=float(self.candidates.scores[-1]),
+            disagreements=(sum(said.get(n) != a for n, a in self.again.items()), len(self.again)),
+            model=self.candidates.model[:16],
+            collection=self.candidates.collection[:16],
+        )
+
+    def decision(self, precision: float | None = None) -> Decision:
+        """Return a decision for this collection: probabilities by the answers, the threshold that is certified.
+
+        Raises:
+            ModelError: Nothing is certified yet at this precision.
+        """
+        certificate, scores = self.certificate(precision), self.candidates.scores
+        if not certificate.pairs:
+            raise ModelError(f"{self.file.path}: {certificate.sentences()[0]}: go on with textsiam label")
+        known = {self.plan.draws[n].rank: right for n, right in self.plan.answers.items() if right is not None}
+        # a pair below all candidates stands for the many that nobody asked about
+        judged = np.append(scores[list(known)], np.nextafter(scores[-1], np.float32(-np.inf)))
+        labels = np.append(np.array(list(known.values()), np.int8), np.int8(0))
+        knots = np.unique(scores[np.linspace(0, len(scores) - 1, 200).astype(np.int64)]).astype(np.float64)
+        return Decision(
+            threshold=certificate.threshold,
+            rule="precision",
+            prior=float(labels.mean()),
+            calibrator=Isotonic(knots, self.plan.curve.probability(knots)),
+            scores=judged.astype(np.float32),
+            labels=labels,
+            target=certificate.precision,
+            confidence=certificate.confidence,
+        )
+
+    def _second_opinion(self, labeller: str) -> int | None:
+        own = {line.draw for line in self.lines if line.labeller == labeller}
+        others = [n for n, a in self.plan.answers.items() if a is not None and n not in own and n not in self.again]
+        chosen = [n for n in others if np.random.default_rng([self.aim.seed, n, 1]).integers(_AGAIN) == 0]
+        return chosen[0] if chosen else None
+
+    def _question(self, draw: Draw, *, again: bool) -> Question:
+        c = self.candidates
+        return Question(draw.number, again, int(c.left[draw.rank]), int(c.right[draw.rank]), float(c.scores[draw.rank]))
+
+    def _line(self, draw: Draw, answer: str, labeller: str) -> Label:
+        left, right = int(self.candidates.left[draw.rank]), int(self.candidates.right[draw.rank])
+        return Label(
+            draw.number,
+            draw.stage,
+            self.plan.strata.of(draw.rank),
+            draw.among,
+            draw.probability,
+            draw.rank,
+            float(self.candidates.scores[draw.rank]),
+            self.ids[left],
+            self.ids[right],
+            self.texts[left],
+            self.texts[right],
+            answer,
+            labeller,
+            datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            self.aim.precision,
+            self.aim.confidence,
+            self.aim.labels,
+            self.aim.noise,
+            self.aim.seed,
+            self.candidates.model[:16],
+            self.candidates.collection[:16],
+        )
