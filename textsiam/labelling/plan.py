@@ -19,16 +19,16 @@ from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
 Stage = Literal["look", "prove", "recall"]
 _DRAWS = 300
-_LOOK = 0.12, 0.4  # of the answers, at least and at most
+_LOOK = 0.25, 0.3  # of the answers, at least and at most
 _ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 40
 _GOOD = 0.25
-_BOLD = 1.5
+_BOLD = 1.75
 _BELOW = 2
 _SHARP, _SWITCH = 4.0, 1.5
-_BEST, _EVEN = 0.75, 0.05  # shares of the error for the set that seems best, and for all alike
+_BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
 
 
 @dataclass(frozen=True)
@@ -104,13 +104,14 @@ class Plan:
         if self._start is None and self._seen_enough(rng):
             self._begin(rng)
         size = 0 if self._start is None or self.done else self._aimed_at(rng)
-        if size and len(left := self._left(0, size)):
-            return self.issue(Draw(number, int(rng.choice(left)), "prove", size, 1.0 / len(left)))
+        if size and (picked := self._picked(rng, 0, size)) is not None:
+            return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
         weights = self._look_weights(rng) if self._start is None else self._recall_weights(rng)
         stratum = int(rng.choice(len(weights), p=weights))
-        left = self._left(self.strata.ends[stratum] - self.strata.sizes[stratum], self.strata.ends[stratum])
-        stage: Stage = "look" if self._start is None else "recall"
-        return self.issue(Draw(number, int(rng.choice(left)), stage, 0, float(weights[stratum] / len(left))))
+        end, stage = int(self.strata.ends[stratum]), "look" if self._start is None else "recall"
+        picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
+        assert picked is not None  # a stratum without a pair left has no weight
+        return self.issue(Draw(number, picked[0], stage, 0, float(weights[stratum] * picked[1])))
 
     def issue(self, draw: Draw) -> Draw:
         """Take a draw that was made, here or when its line was written."""
@@ -160,9 +161,17 @@ class Plan:
             return 0
         return int(self.sets.sizes[self.sets.proven(precision or self.aim.precision)].max(initial=0))
 
-    def _left(self, first: int, last: int) -> NDArray[np.int64]:
-        drawn = np.array([draw.rank for draw in self.draws], np.int64)
-        return np.setdiff1d(np.arange(first, last), drawn, assume_unique=True)
+    def _picked(self, rng: np.random.Generator, first: int, last: int) -> tuple[int, float] | None:
+        """Return an undrawn rank from `first` to below `last`, and its probability; None where none is left."""
+        drawn = {draw.rank for draw in self.draws if first <= draw.rank < last}
+        left = last - first - len(drawn)
+        if left == 0:
+            return None
+        if left > len(drawn):  # a few attempts, instead of a list of all that are left
+            while (rank := int(rng.integers(first, last))) in drawn:
+                pass
+            return rank, 1.0 / left
+        return int(rng.choice(sorted(set(range(first, last)) - drawn))), 1.0 / left
 
     @property
     def _drawn(self) -> NDArray[np.int64]:
@@ -236,7 +245,7 @@ class Plan:
         return weights / weights.sum()
 
     def _seen_enough(self, rng: np.random.Generator) -> bool:
-        """Whether more looking would hardly change which set is chosen, by its expected worth if the truth were known."""
+        """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
@@ -248,7 +257,7 @@ class Plan:
         value = self._value(rng, _BEST)
         count = len(self.strata.ends)
         chosen = int(value.mean(0).argmax())
-        likely = (value.mean(0) / max(float(value.mean(0).max()), 1e-12)) ** _SHARP
+        likely = (value.mean(0) / max(float(value.mean(0).max()), 1e-12)) ** _SHARP + 1e-9
         likely /= likely.sum()
         shares = _EVEN / count + (1 - _BEST - _EVEN) * likely
         shares[chosen] += _BEST
