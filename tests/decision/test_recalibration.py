@@ -7,7 +7,8 @@ import pytest
 from scipy.optimize import minimize
 
 from textsiam.decision.calibration import from_log_odds, log_odds
-from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.recalibration import recalibrate
 
 

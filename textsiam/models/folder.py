@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
+from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
+from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
 from textsiam.legacy import read_head, reranker_folder

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.decision.decision import CollectionDecision, Decision, Tell, Verdict, fit_decision, warn
+from textsiam.decision.collection import CollectionDecision, Tell, warn
+from textsiam.decision.decision import Decision, Verdict, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
