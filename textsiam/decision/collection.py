@@ -55,7 +55,10 @@ class CollectionDecision:
         except ValueError:
             if own.target is None or own.confidence is None:
                 raise
-        threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
+        if own.feedback is not None:
+            threshold, promised = own.feedback.strictest_threshold(confidence=own.confidence, prior=prior)
+        else:
+            threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
         tell(
             f"a precision of {own.target:g} cannot be promised among {texts:,} texts: the threshold is the strictest "
             f"one known, {threshold:.4f}, which promises {promised:.2g}; calibrate on more pairs to promise more"

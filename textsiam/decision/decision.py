@@ -20,6 +20,8 @@ from textsiam.decision.calibration import (
     from_log_odds,
     prior_shift,
 )
+from textsiam.decision.domain import Domain
+from textsiam.decision.feedback import Feedback
 from textsiam.decision.thresholds import RULES, Rule, best_threshold, precision_threshold
 
 _FORMAT = 1
@@ -44,7 +46,8 @@ class Decision:
     twin is used; the probability and the threshold are stated for it. `rule` is "f1", "accuracy",
     "precision" (with its `target` and `confidence`), "probability" (with its `target`) or "fixed". The
     calibration `scores` (n,) float32 and `labels` (n,) int8 are kept, so that another threshold can be
-    learned later without the twin.
+    learned later without the twin. `feedback` is what people decided where the twin is used, after `recalibrate`.
+    `domain` is what texts and their scores looked like where the decision was learned; None where nobody looked.
 
     Every method that changes something returns a new decision.
 
@@ -62,6 +65,8 @@ class Decision:
     labels: NDArray[np.int8] = field(repr=False)
     target: float | None = None
     confidence: float | None = None
+    feedback: Feedback | None = None
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         """Check the fields and make the arrays read-only copies."""
@@ -113,16 +118,20 @@ class Decision:
     def at_precision(self, target: float, *, confidence: float = 0.95) -> Decision:
         """Return this decision with a threshold whose precision is at least the target, with confidence.
 
-        See `textsiam.decision.thresholds.precision_threshold` for the bound and what it assumes.
+        See `textsiam.decision.thresholds.precision_threshold` for the bound and what it assumes. After `recalibrate`
+        it is learned from the feedback alone: `textsiam.decision.feedback.Feedback.precision_threshold`.
 
         Raises:
             ValueError: if the calibration pairs cannot show such a precision at any threshold.
         """
         target = check_fraction(target, name="target precision")
         confidence = check_fraction(confidence, name="confidence")
-        threshold = precision_threshold(
-            self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
-        )
+        if self.feedback is not None:
+            threshold = self.feedback.precision_threshold(target, confidence=confidence, prior=self.prior)
+        else:
+            threshold = precision_threshold(
+                self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
+            )
         return replace(self, threshold=threshold, rule="precision", target=target, confidence=confidence)
 
     def at_probability(self, target: float) -> Decision:
@@ -169,14 +178,20 @@ class Decision:
         platt = self.calibrator if isinstance(self.calibrator, Platt) else None
         curve = {name: None if platt is None else getattr(platt, name) for name in ("slope", "intercept")}
         kind = {"calibrator": "isotonic" if platt is None else "platt"}
-        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve
+        feedback = None if self.feedback is None else {"prior": self.feedback.prior}
+        extra = {"feedback": feedback, "domain": None if self.domain is None else self.domain.metadata()}
+        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve | extra
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return copies of the arrays: "scores", "labels", and for isotonic "knots", "probabilities"."""
+        """Return copies of the arrays: "scores", "labels", those of the calibrator, of the feedback, of the domain."""
         arrays: dict[str, np.ndarray] = {"scores": self.scores.copy(), "labels": self.labels.copy()}
         if isinstance(self.calibrator, Isotonic):
             arrays["knots"] = self.calibrator.knots.copy()
             arrays["probabilities"] = self.calibrator.probabilities.copy()
+        if self.feedback is not None:
+            arrays |= {f"feedback_{name}": getattr(self.feedback, name).copy() for name in ("scores", "labels")}
+        if self.domain is not None:
+            arrays |= {f"domain_{name}": array for name, array in self.domain.tensors().items()}
         return arrays
 
     @classmethod
@@ -196,6 +211,11 @@ class Decision:
             else:
                 raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
             facts = {name: metadata[name] for name in _FACTS}
+            if (kept := metadata.get("feedback")) is not None:  # decisions of 0.1 have neither
+                facts["feedback"] = Feedback(tensors["feedback_scores"], tensors["feedback_labels"], kept["prior"])
+            if (kept := metadata.get("domain")) is not None:
+                own = {name.removeprefix("domain_"): array for name, array in tensors.items()}
+                facts["domain"] = Domain.restore(kept, own)
             return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
         except KeyError as missing:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None

@@ -176,6 +176,6 @@ def _minilm_decision() -> Decision | None:
     """Return the decision of the untrained all-MiniLM-L6-v2: `benchmarks/minilm_decision.py` calibrates it."""
     file = resources.files("textsiam.models") / "minilm_decision.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
-    dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}
-    arrays = {name: np.array(values, dtype=dtypes[name]) for name, values in stored["tensors"].items()}
+    dtypes = {"labels": np.int8, "knots": np.float64, "probabilities": np.float64}
+    arrays = {name: np.array(values, dtype=dtypes.get(name, np.float32)) for name, values in stored["tensors"].items()}
     return Decision.restore(stored["metadata"], arrays)

@@ -1,0 +1,82 @@
+"""What the texts of a domain and their scores look like to a twin: what its decision remembers, and is warned by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from textsiam.decision.decision import Decision
+from textsiam.decision.domain import NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
+
+if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
+
+_READ = 2000  # texts whose wording and lengths are looked at
+
+
+class VectorScorer(Protocol):
+    """What is needed of a twin here."""
+
+    def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vectors of both sides of pairs given as indices into texts."""
+        ...
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`."""
+        ...
+
+
+def domain_of(
+    twin: VectorScorer, texts: Sequence[str], *, apart: Sequence[str] | None = None, words: bool = True, seed: int = 0
+) -> Domain | None:
+    """Return the figures of texts; at most 256 of them are encoded.
+
+    Args:
+        twin: Scores them, without its reranker.
+        texts: Texts, or names of images.
+        apart: Those of them that are compared with each other; None takes all.
+        words: Whether these are texts, whose words and lengths mean something.
+        seed: Which of them are looked at.
+
+    Returns:
+        The domain; None where there are fewer than 50.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn(among: Sequence[str], most: int) -> list[str]:
+        return [among[i] for i in rng.permutation(len(among))[:most].tolist()]
+
+    sample = drawn(texts if apart is None else apart, NEIGHBOURS)
+    left, right = np.triu_indices(len(sample), 1)
+    similarity = np.zeros((len(sample), len(sample)), np.float32)
+    similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
+    return describe_domain(drawn(texts, _READ) if words else [], similarity + similarity.T)
+
+
+def domain_of_pairs(twin: VectorScorer, pairs: Pairs, *, seed: int = 0) -> Domain | None:
+    """Return the figures of the texts of pairs; no text is compared with its partner, and no label is read."""
+    chosen = np.random.default_rng(seed).random(len(pairs)) < 0.5
+    apart = dict.fromkeys(np.where(chosen, pairs.left, pairs.right).tolist())
+    return domain_of(twin, pairs.texts, apart=[pairs.texts[i] for i in apart], words=not getattr(pairs, "images", False), seed=seed)
+
+
+def domain_shift(decision: Decision | None, new: Domain | None, scores: Any = ()) -> DomainShift | None:
+    """Return in what texts, or the scores of picked pairs, differ from those that a decision was learned on.
+
+    Args:
+        decision: What may not hold; one without a domain, such as those of 0.1, is not asked.
+        new: The figures of the texts.
+        scores: Of all pairs, (n,), where these were picked as the pairs were that the decision was learned on. After
+            `recalibrate`, whose pairs were chosen by their score, they are not compared.
+
+    Returns:
+        The differences; None where there are none.
+    """
+    if decision is None or decision.domain is None:
+        return None
+    found = [] if new is None else new.shift_from(decision.domain)
+    if decision.feedback is None:
+        found += scores_shift(decision.scores, decision.labels, scores)
+    return DomainShift(tuple(found)) if found else None
