@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ from textsiam.commands.options import (
     Threshold,
     chosen_decision,
     open_twin,
+    tell_shift,
 )
 from textsiam.terminal import (
     escaped,
@@ -34,6 +36,8 @@ from textsiam.terminal import (
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.decision.domain import DomainShift
+    from textsiam.decision.estimate import CollectionEstimate
     from textsiam.search.duplicates import Duplicates
 
 # The columns of a flagged pair.
@@ -82,6 +86,8 @@ def flag(
     warn(read.report.warnings)
     twin = open_twin(model)
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
+    shift = twin.domain_shift(read.texts, words=not read.images)
+    from textsiam.decision.estimate import estimate_collection
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
     from textsiam.search.join.ray import JobConfig
@@ -97,6 +103,11 @@ def flag(
             sharding=Sharding() if approximate else None,
             job=None if partitions is None else JobConfig(model, partitions, ray),
         )
+    estimate = None
+    if decision is not None and twin.collection is None and (prior is not None or shift is None):
+        estimate = estimate_collection(decision, found.similarity, pairs=math.comb(len(read), 2), prior=prior)
+    if estimate is not None:
+        found = replace(found, probability=estimate.probability)
     if output is not None:
         from textsiam.data.tables.writers import write_table
 
@@ -107,11 +118,13 @@ def flag(
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
         recall = {} if found.recall is None else {"recall": asdict(found.recall)}
         pairs = list(_flagged_rows(found, read))
-        print_json(
-            {"questions": len(read), "threshold": found.threshold, **recall, "pairs": pairs, "clusters": clusters}
-        )
+        facts = {"questions": len(read), "threshold": found.threshold, **recall}
+        facts["domain_shift"] = tell_shift(shift)
+        facts["estimated_prior"] = None if estimate is None else estimate.prior
+        print_json({**facts, "pairs": pairs, "clusters": clusters})
         return
-    _print_found(found, read, limit)
+    _print_found(found, read, _expected(found, shift, estimate), limit)
+    tell_shift(shift)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
     if found.recall is not None:
@@ -133,14 +146,22 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
     return output.with_name(f"{output.name}.partitions")
 
 
-def _print_found(found: Duplicates, read: Texts, limit: int) -> None:
+def _expected(found: Duplicates, shift: DomainShift | None, estimate: CollectionEstimate | None) -> str:
+    """Say how many of the flagged pairs are right, as far as that can be known without labels."""
+    right = found.probability.sum()
+    if not len(found) or right != right:
+        return ""
+    if estimate is not None:
+        return f"; about {right / len(found):.0%} of them are right, by an estimate without labels"
+    if shift is not None:
+        return "; how many of them are right cannot be told without labels"
+    return f"; about {right / len(found):.0%} of them are expected to be right"
+
+
+def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
     console = make_console()
     print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
-    right = found.probability.sum()
-    expected = (
-        "" if not len(found) or right != right else f"; about {right / len(found):.0%} of them are expected to be right"
-    )
     console.print(
         f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
         f"similarity ≥ {found.threshold:.4f}{expected}",

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 NEIGHBOURS = 256  # texts among which nearest neighbours are looked for; their scores depend on how many there are
-_FEWEST = 50  # texts, or pairs: fewer say nothing
+FEWEST = 50  # texts, or pairs: fewer say nothing
 _KEPT = 256  # values kept of a distribution
 _WORDS, _COUNTED = 100, 1000  # words that a decision remembers, and that are counted to be compared with these
 _SIGNIFICANT = 1.63  # 1 % point of Kolmogorov's distribution
@@ -108,8 +108,8 @@ class Domain:
         Raises:
             KeyError: A part is missing.
         """
-        arrays = {name: np.array(tensors[name], np.float32) for name in ("lengths", "random", "nearest")}
-        return cls(**{name: metadata[name] for name in ("texts", "tokens", "words")}, **arrays)
+        facts: dict[str, Any] = {name: metadata[name] for name in ("texts", "tokens", "words")}
+        return cls(**facts, **{name: np.array(tensors[name], np.float32) for name in ("lengths", "random", "nearest")})
 
 
 def describe_domain(texts: Sequence[str], similarity: NDArray[np.float32]) -> Domain | None:
@@ -123,7 +123,7 @@ def describe_domain(texts: Sequence[str], similarity: NDArray[np.float32]) -> Do
         The domain; None where fewer than 50 inputs were sampled.
     """
     m = len(similarity)
-    if m < _FEWEST:
+    if m < FEWEST:
         return None
     off = ~np.eye(m, dtype=bool)
     counts = Counter(token for text in texts for token in _TOKEN.findall(text.casefold()))
@@ -151,7 +151,7 @@ def scores_shift(scores: ArrayLike, labels: ArrayLike, new: ArrayLike) -> list[D
         new: (k,) scores of other pairs; fewer than 50 say nothing.
     """
     known, y, values = np.asarray(scores), np.asarray(labels), np.asarray(new)
-    if values.size < _FEWEST or not 0 < y.sum() < y.size:
+    if values.size < FEWEST or not 0 < y.sum() < y.size:
         return []
     grid = np.unique(np.concatenate([known, values]))
     ones, zeros, other = (_cdf(part, grid) for part in (known[y == 1], known[y == 0], values))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from textsiam.decision.decision import Decision
-from textsiam.decision.domain import NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
+from textsiam.decision.domain import FEWEST, NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
@@ -46,9 +46,12 @@ def domain_of(
     rng = np.random.default_rng(seed)
 
     def drawn(among: Sequence[str], most: int) -> list[str]:
-        return [among[i] for i in rng.permutation(len(among))[:most].tolist()]
+        order: list[int] = rng.permutation(len(among))[:most].tolist()
+        return [among[i] for i in order]
 
     sample = drawn(texts if apart is None else apart, NEIGHBOURS)
+    if len(sample) < FEWEST:
+        return None
     left, right = np.triu_indices(len(sample), 1)
     similarity = np.zeros((len(sample), len(sample)), np.float32)
     similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
@@ -59,10 +62,12 @@ def domain_of_pairs(twin: VectorScorer, pairs: Pairs, *, seed: int = 0) -> Domai
     """Return the figures of the texts of pairs; no text is compared with its partner, and no label is read."""
     chosen = np.random.default_rng(seed).random(len(pairs)) < 0.5
     apart = dict.fromkeys(np.where(chosen, pairs.left, pairs.right).tolist())
-    return domain_of(twin, pairs.texts, apart=[pairs.texts[i] for i in apart], words=not getattr(pairs, "images", False), seed=seed)
+    return domain_of(
+        twin, pairs.texts, apart=[pairs.texts[i] for i in apart], words=not getattr(pairs, "images", False), seed=seed
+    )
 
 
-def domain_shift(decision: Decision | None, new: Domain | None, scores: Any = ()) -> DomainShift | None:
+def domain_shift(decision: Decision, new: Domain | None, scores: Any = ()) -> DomainShift | None:
     """Return in what texts, or the scores of picked pairs, differ from those that a decision was learned on.
 
     Args:
@@ -74,9 +79,16 @@ def domain_shift(decision: Decision | None, new: Domain | None, scores: Any = ()
     Returns:
         The differences; None where there are none.
     """
-    if decision is None or decision.domain is None:
+    if decision.domain is None:
         return None
     found = [] if new is None else new.shift_from(decision.domain)
     if decision.feedback is None:
         found += scores_shift(decision.scores, decision.labels, scores)
     return DomainShift(tuple(found)) if found else None
+
+
+def pairs_shift(twin: VectorScorer, decision: Decision | None, pairs: Pairs, scores: Any) -> DomainShift | None:
+    """Return in what pairs, scored (n,), differ from those that a decision was learned on, None if in nothing."""
+    if decision is None or decision.domain is None:
+        return None
+    return domain_shift(decision, domain_of_pairs(twin, pairs), scores)
