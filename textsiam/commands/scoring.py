@@ -137,7 +137,9 @@ def evaluate(
     if verification:
         from textsiam.evaluation.verification import verification_report
 
-        verified = verification_report(evaluation.similarities, evaluation.labels, threshold=evaluation.threshold)
+        verified = verification_report(
+            evaluation.similarities, evaluation.labels, threshold=evaluation.threshold, units=evaluation.units
+        )
     if as_json:
         extra = {} if verified is None else {"verification": verified.to_dict()}
         print_json({**evaluation.to_dict(), **extra, "domain_shift": shift})
@@ -167,11 +169,11 @@ def _few_shot(
         progress(1, 1)
     pixels = nearest_neighbour_baseline(images, **play)
     if as_json:
-        print_json({**play, "accuracy": vars(accuracy), "pixels": vars(pixels)})
+        print_json({**play, "accuracy": accuracy.to_dict(), "pixels": pixels.to_dict()})
         return
     say(f"{way}-way {shot}-shot, {episodes:,} episodes over {len(images.present)} classes", stream=sys.stdout)
     for name, found in (("twin", accuracy), ("nearest neighbour of pixels", pixels)):
-        say(f"{name:28}{100 * found.value:6.1f} % ({100 * found.low:.1f}–{100 * found.high:.1f})", stream=sys.stdout)
+        say(f"{name:28}{found.percent():>6} %", stream=sys.stdout)
 
 
 def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:

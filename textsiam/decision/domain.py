@@ -109,7 +109,9 @@ class Domain:
             KeyError: A part is missing.
         """
         facts: dict[str, Any] = {name: metadata[name] for name in ("texts", "tokens", "words")}
-        return cls(**facts, **{name: np.array(tensors[name], np.float32) for name in ("lengths", "random", "nearest")})
+        for name in ("lengths", "random", "nearest"):
+            facts[name] = np.array(tensors[name], np.float32)
+        return cls(**facts)
 
 
 def describe_domain(texts: Sequence[str], similarity: NDArray[np.float32]) -> Domain | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
-from textsiam.evaluation.binary import Estimate
+from textsiam.data.pairs import Pairs
+from textsiam.evaluation.intervals import Estimate, Units, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -20,7 +21,6 @@ Query = TypeVar("Query", bound=Hashable)
 Document = TypeVar("Document", bound=Hashable)
 
 _CUTOFF = 10  # nDCG@10 and MRR@10, the cut-off of BEIR and MS MARCO
-_CHUNK = 1_000_000  # resampled values held in memory at once
 
 
 class SupportsSimilarity(Protocol):
@@ -154,15 +154,18 @@ def retrieval_report(
     )
 
 
-def spearman(scores: ArrayLike, gold: ArrayLike, *, bootstrap: int = 1000, seed: int = 0) -> Estimate:
+def spearman(
+    scores: ArrayLike, gold: ArrayLike, *, units: Units | None = None, bootstrap: int = 1000, seed: int = 0
+) -> Estimate:
     """Spearman's rank correlation of scores and gold grades; ties share their average rank.
 
     rho = cov(r, s) / (sd_r · sd_s) with r and s the ranks of the scores and of the grades. The 95 % interval
-    is a percentile bootstrap over pairs; the ranks are taken anew in every resample.
+    is a percentile bootstrap over units; the ranks are taken anew in every resample.
 
     Args:
         scores: (n,) similarities, larger = closer.
         gold: (n,) grades, larger = closer.
+        units: what is drawn; None takes every pair as one, independent of all others.
         bootstrap: resamples; 0 for no interval.
         seed: seed of the resampling.
 
@@ -178,11 +181,10 @@ def spearman(scores: ArrayLike, gold: ArrayLike, *, bootstrap: int = 1000, seed:
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("scores and gold must be finite")
     value = _weighted_spearman(x, y, np.ones((1, len(x))))[0]
-    low, high = math.nan, math.nan
-    if bootstrap:
-        chunks = _resampled_counts(len(x), bootstrap, seed)
-        low, high = _interval(np.concatenate([_weighted_spearman(x, y, counts) for counts in chunks]))
-    return Estimate(float(value), float(low), float(high))
+    drawn = units or Units.alone(len(x))
+    samples = [_weighted_spearman(x, y, counts) for counts in drawn.weights(bootstrap, seed)]
+    note = drawn.too_few(np.ones(len(x), bool)) if units is not None and bootstrap else ""
+    return interval(value, np.concatenate(samples) if samples else np.zeros(0), note=note)
 
 
 def evaluate_sts(
@@ -201,7 +203,9 @@ def evaluate_sts(
         Spearman's rank correlation with its interval.
     """
     similarities = twin.similarity(list(graded.left), list(graded.right))
-    estimate = spearman(similarities, graded.scores, bootstrap=bootstrap, seed=seed)
+    # pairs that share a sentence are one unit
+    units = Units.of_pairs(Pairs.from_texts(list(graded.left), list(graded.right), [0] * len(graded.scores)))
+    estimate = spearman(similarities, graded.scores, units=units, bootstrap=bootstrap, seed=seed)
     return StsReport(name=name, pairs=len(graded.scores), spearman=estimate)
 
 
@@ -248,26 +252,11 @@ def _dcg(gains: np.ndarray) -> float:
 
 def _means(values: np.ndarray, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the mean of every column of (n, m) values, with its interval over resampled rows."""
-    low = high = np.full(values.shape[1], math.nan)
-    if bootstrap:
-        chunks = _resampled_counts(len(values), bootstrap, seed)
-        low, high = _interval(np.concatenate([counts @ values / len(values) for counts in chunks]))
-    columns = zip(values.mean(axis=0), low, high, strict=True)
-    return [Estimate(float(value), float(low), float(high)) for value, low, high in columns]
-
-
-def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of n items is drawn in each resample: chunks of (r, n) counts."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // n)
-    for start in range(0, resamples, rows):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
-
-
-def _interval(resampled: np.ndarray) -> np.ndarray:
-    """Return the 2.5 % and 97.5 % quantiles over axis 0, without undefined resamples."""
-    defined = resampled[~np.isnan(resampled)] if resampled.ndim == 1 else resampled
-    return np.quantile(defined, [0.025, 0.975], axis=0) if len(defined) else np.full(2, math.nan)
+    units = Units(np.arange(len(values)), np.arange(len(values)), "queries")
+    samples = [counts @ values / len(values) for counts in units.weights(bootstrap, seed)]
+    replicates = np.concatenate(samples) if samples else np.zeros((0, values.shape[1]))
+    note = units.too_few(np.ones(len(values), bool)) if bootstrap else ""
+    return [interval(mean, sample, note=note) for mean, sample in zip(values.mean(axis=0), replicates.T, strict=True)]
 
 
 def _weighted_spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, finite_scores
-from textsiam.evaluation.binary import binary_report, plain
+from textsiam.evaluation.binary import binary_report
+from textsiam.evaluation.intervals import plain
 
 _LENGTH_RATIO = 1.5
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, check_fraction, finite_scores
-from textsiam.evaluation.binary import Estimate, binary_report, lines, plain
+from textsiam.evaluation.binary import binary_report, lines
+from textsiam.evaluation.intervals import Estimate, Units, interval, plain
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def verification_report(
     *,
     threshold: float,
     false_accept_rates: Sequence[float] = FALSE_ACCEPT_RATES,
+    units: Units | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
@@ -100,14 +102,13 @@ def verification_report(
       (k + 1)-th highest impostor. Fewer than 1/f impostors cannot show such a rate: then there is no figure.
 
     ROC-AUC, accuracy and the way intervals are made are those of `textsiam.evaluation.binary.binary_report`.
-    Pairs that share an input are drawn as if they did not, so where few identities make many pairs the
-    intervals are too narrow.
 
     Args:
         scores: (n,) similarities, larger is closer.
         labels: (n,) 1 genuine, 0 impostor.
         threshold: fitted on other pairs.
         false_accept_rates: the rates f, each between 0 and 1.
+        units: as for `binary_report`.
         bootstrap: number of resamples, 0 for none.
         seed: of the bootstrap.
 
@@ -121,22 +122,26 @@ def verification_report(
         (0.5, 0.5)
     """
     rates = [check_fraction(rate, name="false accept rate") for rate in false_accept_rates]
-    pairwise = binary_report(scores, labels, threshold=threshold, bootstrap=bootstrap, seed=seed)
+    pairwise = binary_report(scores, labels, threshold=threshold, units=units, bootstrap=bootstrap, seed=seed)
     s = finite_scores(scores)
     genuine = binary_labels(labels, count=s.size) == 1
     impostors = int(s.size - pairwise.positives)
     measured = [rate for rate in rates if impostors >= 1.0 / rate - 1e-9]
-    values, replicates, eer_threshold = _measure(s, genuine, measured, bootstrap=bootstrap, seed=seed)
-    eer, *tars = (interval(value, sample) for value, sample in zip(values, replicates.T, strict=True))
-    found = dict(zip(measured, tars, strict=True))
+    order = np.argsort(-s, kind="stable")
+    drawn = Units.alone(s.size) if units is None else units.reordered(order)
+    found = _measure(s[order], genuine[order], measured, drawn, bootstrap=bootstrap, seed=seed)
+    values, replicates, eer_threshold = found
+    note = "" if units is None or not bootstrap else units.too_few(genuine, ~genuine)
+    eer, *tars = (interval(value, sample, note=note) for value, sample in zip(values, replicates.T, strict=True))
+    shown = dict(zip(measured, tars, strict=True))
     return VerificationReport(
         genuine=pairwise.positives,
         impostors=impostors,
         roc_auc=pairwise.roc_auc,
         eer=eer,
         eer_threshold=eer_threshold,
-        tar_at_far={rate: found.get(rate) for rate in rates},
-        unmeasured={rate: too_few(rate, impostors, "impostor pairs") for rate in rates if rate not in found},
+        tar_at_far={rate: shown.get(rate) for rate in rates},
+        unmeasured={rate: too_few(rate, impostors, "impostor pairs") for rate in rates if rate not in shown},
         accuracy=pairwise.accuracy,
         false_accept_rate=float(np.mean(s[~genuine] >= threshold)),
         false_reject_rate=float(np.mean(s[genuine] < threshold)),
@@ -172,16 +177,10 @@ def evaluate_verification(
         scored.labels,
         threshold=scored.threshold,
         false_accept_rates=false_accept_rates,
+        units=scored.units,
         bootstrap=bootstrap,
         seed=seed,
     )
-
-
-def interval(value: float, replicates: NDArray[np.float64]) -> Estimate:
-    """Return the value with the 2.5 % and 97.5 % quantiles of its replicates, those that are nan left out."""
-    known = replicates[~np.isnan(replicates)]
-    low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
-    return Estimate(float(value), float(low), float(high))
 
 
 def allowed(rate: float, count: int | NDArray[np.int64]) -> Any:
@@ -196,30 +195,27 @@ def too_few(rate: float, count: int, what: str) -> str:
 
 
 def _measure(
-    scores: NDArray[np.float64], genuine: NDArray[np.bool_], rates: Sequence[float], *, bootstrap: int, seed: int
+    scores: NDArray[np.float64],
+    genuine: NDArray[np.bool_],
+    rates: Sequence[float],
+    units: Units,
+    *,
+    bootstrap: int,
+    seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return EER and TARs (1 + rates,), their replicates (bootstrap, 1 + rates), and the threshold of the EER."""
-    order = np.argsort(-scores, kind="stable")
-    levels, level = np.unique(-scores[order], return_inverse=True)
-    cells = 2 * level + genuine[order]  # a score and a class: what a drawn pair is counted under
+    levels, level = np.unique(-scores, return_inverse=True)
+    cells = 2 * level + genuine  # a score and a class: what a drawn pair is counted under
 
-    def points(drawn: NDArray[np.int64]) -> NDArray[np.int64]:
-        counts = np.bincount(drawn, minlength=2 * levels.size).reshape(-1, 2)
+    def points(weights: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        counts = np.bincount(cells, weights, minlength=2 * levels.size).astype(np.int64).reshape(-1, 2)
         return np.concatenate([np.zeros((1, 2), np.int64), counts.cumsum(axis=0)])
 
-    accepted = points(cells)
-    values, at = _rates(accepted, rates)
+    values, at = _rates(points(), rates)
     replicates = np.array([
-        _rates(points(drawn), rates)[0] for drawn in _draws(cells, bootstrap, seed)
+        _rates(points(row), rates)[0] for chunk in units.weights(bootstrap, seed) for row in chunk
     ])  # fmt: skip
     return values, replicates.reshape(-1, 1 + len(rates)), float(-levels[max(at - 1, 0)])
-
-
-def _draws(cells: NDArray[np.int64], replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the cells of as many pairs drawn with replacement, the same rows as `binary_report` draws."""
-    rng = np.random.default_rng(seed)
-    for _ in range(replicates):
-        yield cells[rng.integers(0, cells.size, size=cells.size)]
 
 
 def _rates(accepted: NDArray[np.int64], rates: Sequence[float]) -> tuple[NDArray[np.float64], int]:
