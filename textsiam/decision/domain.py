@@ -19,6 +19,7 @@ NEIGHBOURS = 256  # texts among which nearest neighbours are looked for; their s
 FEWEST = 50  # texts, or pairs: fewer say nothing
 _KEPT = 256  # values kept of a distribution
 _WORDS, _COUNTED = 100, 1000  # words that a decision remembers, and that are counted to be compared with these
+_KNOWN_WELL = 20  # times that a word must have been met
 _SIGNIFICANT = 1.63  # 1 % point of Kolmogorov's distribution
 _DESIGN = 1.5  # words of one text are alike: their shares vary more than those of independent words
 _MIXTURES = np.linspace(0.0, 1.0, 101)
@@ -185,7 +186,8 @@ def _kept(values: Iterable[float] | NDArray[Any]) -> NDArray[np.float32]:
 
 def _wording(new: Domain, known: Domain) -> Difference:
     """Compare the shares of the words that are frequent in the known domain, by their total variation."""
-    words = list(known.words)[:_WORDS]
+    # the rest, also what was too rare to be known well, counts as one word
+    words = [word for word, share in list(known.words.items())[:_WORDS] if share * known.tokens >= _KNOWN_WELL]
     theirs, ours = (np.array([domain.words.get(word, 0.0) for word in words]) for domain in (known, new))
     theirs, ours = (np.append(shares, max(1.0 - shares.sum(), 0.0)) for shares in (theirs, ours))
     pooled = (theirs * known.tokens + ours * new.tokens) / (known.tokens + new.tokens)

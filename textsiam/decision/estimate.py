@@ -16,7 +16,7 @@ from sklearn.isotonic import IsotonicRegression
 from textsiam.decision.calibration import check_fraction, finite_scores
 from textsiam.decision.decision import Decision
 
-_BINS = 20
+_BINS = 10
 _ENOUGH = 0.2  # share of the duplicates that must score above a threshold for the prior to be read there
 
 
@@ -68,6 +68,6 @@ def estimate_collection(
         room = reached / (pairs * recall)
         given = min(float(room[recall >= min(_ENOUGH, recall[0])].min()), 0.5)
     filled = count > 0
-    right = np.minimum(given * pairs * share[filled] / count[filled], 1.0)
+    right = given * pairs * share[filled] / count[filled]
     rising = IsotonicRegression(out_of_bounds="clip").fit(np.flatnonzero(filled), right, sample_weight=count[filled])
-    return CollectionEstimate(given, np.asarray(rising.predict(place.astype(np.float64)), np.float64))
+    return CollectionEstimate(given, np.minimum(rising.predict(place.astype(np.float64)), 1.0))
