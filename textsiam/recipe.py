@@ -174,7 +174,9 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(row.name, *("–" if e is None else e.percent() for e in estimates))
+        table.add_row(row.name, *("–" if e is None else replace(e, note="").percent() for e in estimates))
+    if notes := list(dict.fromkeys(row.average_precision.note for row in rows if row.average_precision.note)):
+        table.caption = "; ".join(notes)
     return table
 
 

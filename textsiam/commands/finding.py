@@ -86,7 +86,9 @@ def flag(
     warn(read.report.warnings)
     twin = open_twin(model)
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-    shift = twin.domain_shift(read.texts, words=not read.images)
+    from textsiam.models.domain import collection_shift
+
+    shift = collection_shift(twin, read.texts, words=not read.images)
     from textsiam.decision.estimate import estimate_collection
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding

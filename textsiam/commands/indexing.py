@@ -223,7 +223,7 @@ def check(
     from textsiam.search.ingest import index_model, index_shift
     from textsiam.search.lookup import check as checked_texts
 
-    shift = tell_shift(twin.domain_shift(texts) or index_shift(twin, opened))
+    shift = tell_shift(collection_shift(twin, texts) or index_shift(twin, opened))
     settled = {
         "threshold": threshold, "decision": decision, "where": _facts(where, "--where"), "model": index_model(twin)
     }  # fmt: skip

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import FEWEST, NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
 
@@ -18,6 +19,16 @@ _READ = 2000  # texts whose wording and lengths are looked at
 
 class VectorScorer(Protocol):
     """What is needed of a twin here."""
+
+    @property
+    def decision(self) -> Decision | None:
+        """What turns a similarity of picked pairs into a verdict."""
+        ...
+
+    @property
+    def collection(self) -> CollectionDecision | None:
+        """The same for all pairs of a collection."""
+        ...
 
     def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of both sides of pairs given as indices into texts."""
@@ -92,3 +103,19 @@ def pairs_shift(twin: VectorScorer, decision: Decision | None, pairs: Pairs, sco
     if decision is None or decision.domain is None:
         return None
     return domain_shift(decision, domain_of_pairs(twin, pairs), scores)
+
+
+def collection_shift(twin: VectorScorer, texts: Sequence[str], *, words: bool = True) -> DomainShift | None:
+    """Return in what the texts of a collection differ from those that the decision was learned on, None if in nothing.
+
+    Args:
+        twin: Has the decision, and scores; at most 256 of the texts are encoded.
+        texts: Texts, or names of images.
+        words: Whether these are texts.
+    """
+    known = None if twin.collection is None else twin.collection.decision
+    if known is None or known.domain is None:  # one that `recalibrate` has moved has its own
+        known = twin.decision
+    if known is None or known.domain is None:
+        return None
+    return domain_shift(known, domain_of(twin, texts, words=words))

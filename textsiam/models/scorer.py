@@ -14,14 +14,13 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.decision.collection import CollectionDecision, Tell, warn
 from textsiam.decision.decision import Decision, Verdict, fit_decision
-from textsiam.decision.domain import DomainShift
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
 from textsiam.legacy import OldAttribute
 from textsiam.models.distances import Distance
-from textsiam.models.domain import domain_of, domain_of_pairs, domain_shift
+from textsiam.models.domain import domain_of_pairs
 from textsiam.models.learned import Head
 
 if TYPE_CHECKING:
@@ -271,19 +270,6 @@ class Scorer(ABC):
         if texts is None or self.collection is None:
             return self.decision
         return self.collection.among(texts, tell=tell)
-
-    def domain_shift(self, texts: Sequence[str], *, words: bool = True) -> DomainShift | None:
-        """Return in what texts of a collection differ from those that the decision was learned on; None if in nothing.
-
-        Args:
-            texts: Texts, or names of images; at most 256 are encoded.
-            words: Whether these are texts.
-        """
-        known = None if self.collection is None else self.collection.decision
-        known = self.decision if known is None or known.domain is None else known
-        if known is None or known.domain is None:
-            return None
-        return domain_shift(known, domain_of(self, texts, words=words))
 
     def require_decision(self, texts: int | None = None) -> Decision:
         """Return the decision that applies, as `decision_for` does.

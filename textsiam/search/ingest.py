@@ -10,6 +10,7 @@ import numpy as np
 from textsiam.decision.domain import DomainShift
 from textsiam.inference.batching import Progress
 from textsiam.inference.cache import weights_fingerprint
+from textsiam.models.domain import collection_shift
 from textsiam.models.ensemble import members_digest
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import Hit, IndexModel, Question, QuestionIndex, Where
@@ -112,4 +113,4 @@ def index_shift(twin: Scorer, index: QuestionIndex) -> DomainShift | None:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     hits = index.search(directions, model=index.model, k=1) if index.count() else []
     texts = list(dict.fromkeys(hit.question.text for row in hits for hit in row))
-    return twin.domain_shift(texts, words=twin.tower().max_seq_length is not None)
+    return collection_shift(twin, texts, words=twin.tower().max_seq_length is not None)
