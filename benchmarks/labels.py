@@ -9,16 +9,15 @@ after 300 answers (400 with noise). A promise is *broken* where a set was certif
 promised; runs that certify nothing are counted apart. The sets:
 
 * `askubuntu`: 1,000 labelled title pairs, scored by the packaged all-MiniLM-L6-v2, P = 0.95; and with 5 % of the
-answers
-  flipped, either way or all towards "yes", P = 0.9 and noise 0.05.
-* `forum`: the sample forum, all pairs of its 2,908 questions, whose clusters are complete, P = 0.55: the highest multiple
-  of 0.05 that some threshold reaches at a recall of 0.2.
+  answers flipped, either way or all towards "yes", P = 0.9 and noise 0.05.
+* `forum`: the sample forum, all pairs of its 2,908 questions, whose clusters are complete, P = 0.55: the highest
+  multiple of 0.05 that some threshold reaches at a recall of 0.2.
 * constructed collections of 100,000 pairs for which no certificate may be issued at P = 0.95: `flat`, right with 0.949
   everywhere; `rising`, where the best-scored pairs are wrong more often; `opposites`, where the best 500 are wrong and
   the rest lifts every larger set to just under the promise.
 
-`peeking` looks at forty thresholds of `flat` after every twenty of 2,000 uniform answers with bounds that nobody corrected
-(Clopper & Pearson 1934), and is there to show that the bench sees broken promises.
+`peeking` looks at forty thresholds of `flat` after every twenty of 2,000 uniform answers with bounds that nobody
+corrected (Clopper & Pearson 1934), and is there to show that the bench sees broken promises.
 """
 
 from __future__ import annotations

@@ -110,6 +110,7 @@ def test_score_two_texts(textsiam, model, twin_saved):
         "probability": pytest.approx(verdict.probability, abs=1e-6),
         "duplicate": verdict.duplicate,
         "threshold": pytest.approx(verdict.threshold, abs=1e-6),
+        "domain_shift": None,
     }
     plain = textsiam("score", model, a, b)
     assert plain.status == 0

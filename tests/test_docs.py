@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -9,7 +10,7 @@ from typing import get_args, get_type_hints
 import pytest
 from typer.main import get_command
 
-from textsiam.cli import app
+from textsiam.cli import app, main
 from textsiam.config.run import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,6 +46,43 @@ def test_every_command_and_option_exists(line):
         read_config([str(ROOT / tokens[0]), *tokens[1:]])
     else:
         assert {t for t in tokens if t.startswith("--")} <= known
+
+
+_LONG = ("train", "serve", "export")  # have tests of their own
+
+
+@pytest.mark.slow
+def test_the_commands_succeed_as_printed(minilm, tmp_path, monkeypatch, capsys):
+    from textsiam.data.pairs import sample_pairs
+    from textsiam.models.twin import Twin
+
+    monkeypatch.chdir(tmp_path)
+    _write_example_files(sample_pairs(), tmp_path)
+    Twin(minilm).calibrate(sample_pairs()).save_pretrained("MODEL")
+    shutil.copytree("MODEL", "OTHER")
+    lines = [shlex.split(c)[1:] for c in commands() if c.startswith("textsiam")]
+    cheap = [tokens for tokens in lines if tokens[0] not in _LONG and "--ray" not in tokens]
+    assert len(cheap) >= 14
+    for tokens in cheap:
+        monkeypatch.setattr("sys.argv", ["textsiam", *tokens])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert not end.value.code, f"textsiam {shlex.join(tokens)}: {capsys.readouterr().err}"
+    assert (tmp_path / "calibrated/textsiam.json").exists()
+
+
+def _write_example_files(pairs, folder):
+    from textsiam.data.tables.writers import write_table
+
+    rows = list(zip(pairs.left_texts[:600], pairs.right_texts[:600], pairs.labels[:600].tolist(), strict=True))
+    named = [{"question1": a, "question2": b, "is_duplicate": y} for a, b, y in rows]
+    for name in ("pairs.tsv", "feedback.tsv"):
+        write_table(folder / name, list(named[0]), named)
+    questions = [{"id": str(k), "question": text} for k, text in enumerate(pairs.texts[:300])]
+    write_table(folder / "questions.tsv", list(questions[0]), questions)
+    write_table(folder / "questions.parquet", dict.fromkeys(questions[0], str), questions)
+    write_table(folder / "documents.jsonl", list(questions[0]), questions)
+    (folder / "queries.txt").write_text("\n".join(pairs.texts[:20]), encoding="utf-8")
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if c.startswith("accelerate launch")])

@@ -35,6 +35,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(making.mine)
 app.command()(making.export)
 app.command()(making.ensemble)
+app.command()(making.calibrate)
 app.command()(serving.serve)
 app.command()(serving.recalibrate)
 data_app.command("report")(making.report)

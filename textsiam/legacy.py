@@ -403,6 +403,10 @@ _NAMES = {
     "training.batch_losses.angular": "training.losses.ranking",
     "training.batch_losses.n_pair": "training.losses.ranking",
     "training.batches.labelled": "training.batches.sampling",
+    **{
+        f"models.decision.{name}": "decision.collection"
+        for name in ("CollectionDecision", "Tell", "warn", "store_decisions", "restore_decisions")
+    },
     "training.objective.Texts": "training.losses.terms",
 }
 # Where a name is now -> what it is called now.

@@ -22,7 +22,6 @@ from textsiam.config.run import Config, ConfigError, build_augment, build_object
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables.writers import write_table
-from textsiam.evaluation.binary import Estimate
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
@@ -175,12 +174,10 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(row.name, *("–" if e is None else _percent(e) for e in estimates))
+        table.add_row(row.name, *("–" if e is None else replace(e, note="").percent() for e in estimates))
+    if notes := list(dict.fromkeys(row.average_precision.note for row in rows if row.average_precision.note)):
+        table.caption = "; ".join(notes)
     return table
-
-
-def _percent(estimate: Estimate) -> str:
-    return f"{100 * estimate.value:.1f} ({100 * estimate.low:.1f}–{100 * estimate.high:.1f})"
 
 
 def _prepare_folder(output: Path, config: Config) -> None:

@@ -399,7 +399,14 @@ def test_what_0_1_saved_opens_and_says_the_same(name, tmp_path):
             key: value for key, value in today.items() if key in found or key not in off
         }
         return
+    if name == "run":  # intervals of 0.1 drew pairs
+        for answers in (found, expected):
+            answers["report"] = {key: _value(one) for key, one in answers["report"].items()}
     same(found, expected, COARSER.get(name, TOLERANCE), name)
+
+
+def _value(measure: Any) -> Any:
+    return measure["value"] if isinstance(measure, Mapping) else measure
 
 
 def _today(key: str) -> str:

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from textsiam.decision.calibration import Isotonic, Platt
-from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.thresholds import RULES, Rule, best_threshold
 from textsiam.evaluation.binary import calibration_error
 

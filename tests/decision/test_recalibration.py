@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.optimize import minimize
 
 from textsiam.decision.calibration import from_log_odds, log_odds
-from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.recalibration import recalibrate
+from textsiam.evaluation.binary import calibration_error
 
 
 def drawn(n: int, *, seed: int, slope: float = 12.0, middle: float = 0.6) -> tuple[np.ndarray, np.ndarray]:
@@ -70,17 +71,43 @@ def _balanced(scores, labels, each):
     return scores[rows], labels[rows]
 
 
-def test_slope_and_intercept_are_the_maximum_a_posteriori(decision):
-    scores, labels = flagged(decision, 500, seed=5, middle=0.7)
-    x = log_odds(decision.probability(scores))
+def gradient(decision, found, scores, labels):
+    """The gradient of the log posterior, as the docstring of `recalibrate` states it."""
+    x = np.stack([log_odds(decision.probability(scores)), np.ones(len(scores))], 1)
+    weights = np.array([found.slope, found.intercept])
+    return x.T @ (from_log_odds(x @ weights) - labels) + (weights - [1, 0]) / found.width**2
 
-    def loss(weights: np.ndarray) -> float:
-        z = weights[0] * x + weights[1]
-        return float(np.logaddexp(0, z).sum() - (labels * z).sum() + ((weights - [1, 0]) ** 2).sum() / 2)
 
-    best = minimize(loss, [1.0, 0.0], tol=1e-12).x
-    found = recalibrate(decision, scores, labels)
-    assert [found.slope, found.intercept] == pytest.approx(best.tolist(), abs=1e-4)
+@pytest.mark.parametrize("middle", [0.25, 0.6, 0.7, 0.85])
+@pytest.mark.parametrize("n", [20, 60, 100, 500])
+def test_the_gradient_vanishes_at_slope_and_intercept(decision, n, middle):
+    for seed in range(10):
+        scores, labels = drawn(n, seed=100 + seed, slope=30.0, middle=middle)
+        if 5 <= labels.sum() <= n - 5:
+            found = recalibrate(decision, scores, labels)
+            assert np.abs(gradient(decision, found, scores, labels)).max() < 1e-6 * n
+
+
+def test_far_away_few_labels_outweigh_the_decision(decision):
+    world = {"slope": 30.0, "middle": 0.25}
+    fresh, truth = drawn(20_000, seed=20, **world)
+    found = recalibrate(decision, *drawn(40, seed=21, **world))
+    assert np.abs(decision.probability(fresh) - truth).mean() > 0.3
+    assert found.width > 2
+    assert calibration_error(found.decision.probability(fresh), truth) < 0.08
+
+
+def test_where_the_domain_is_the_same_the_prior_is_narrow(decision):
+    assert recalibrate(decision, *drawn(200, seed=22)).width <= 1
+
+
+def test_feedback_upside_down_leaves_a_curve_that_rises(decision):
+    scores, labels = drawn(200, seed=23)
+    found = recalibrate(decision, scores, 1 - labels)
+    told = found.decision.probability(np.linspace(0, 1, 50))
+    assert found.slope == 0.05
+    assert (np.diff(told) >= 0).all()
+    assert found.decision.probability(scores).mean() == pytest.approx(1 - labels.mean(), abs=0.05)
 
 
 def test_the_corrected_log_odds_are_linear_in_the_old_ones_whatever_the_prior(decision):

@@ -187,7 +187,7 @@ def test_a_precision_out_of_reach_names_one_that_passes() -> None:
     with pytest.raises(ValueError, match=r"precision of 0\.99 with 0\.95 .*best target that passes is 0\.\d+") as error:
         precision_threshold(scores, labels, target=0.99, **arguments)
     assert f"800 calibration pairs ({labels.sum()} duplicates" in str(error.value)
-    reachable = float(str(error.value).split("passes is ")[1].split(";")[0])
+    reachable = float(str(error.value).split("passes is ")[1].split(",")[0])
     assert 0.3 < reachable < 0.99
     precision_threshold(scores, labels, target=reachable, **arguments)
     with pytest.raises(ValueError, match="no threshold shows"):

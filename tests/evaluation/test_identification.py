@@ -90,11 +90,31 @@ def test_a_collapsed_twin_earns_nothing() -> None:
 
 
 def test_the_intervals_cover_the_truth() -> None:
-    truth = identification_report(*probes(40_000, 40_000, seed=999), threshold=2.5, bootstrap=0)
-    found = [identification_report(*probes(200, 200, seed=s), threshold=2.5, bootstrap=100) for s in range(60)]
+    truth = identification_report(*probes(40_000, 40_000, identities=30, seed=999), threshold=2.5, bootstrap=0)
+    found = [
+        identification_report(*probes(300, 200, identities=30, seed=s), threshold=2.5, bootstrap=100) for s in range(60)
+    ]
     for name in ("rank_1", "fnir", "fpir"):
         value = getattr(truth, name).value
         assert np.mean([getattr(r, name).low <= value <= getattr(r, name).high for r in found]) >= 0.85, name
+
+
+def test_all_probes_of_an_identity_are_drawn_together() -> None:
+    scores, own = probes(40, 40, identities=20)
+    once = identification_report(scores, own, threshold=2.5, strangers=np.arange(40), bootstrap=400)
+    rows = np.repeat(np.arange(80), 9)
+    ninefold = identification_report(
+        scores[rows], own[rows], threshold=2.5, strangers=np.repeat(np.arange(40), 9), bootstrap=400
+    )
+    for name in ("rank_1", "fnir", "fpir"):
+        assert getattr(ninefold, name) == getattr(once, name)
+
+
+def test_few_identities_have_a_word_in_place_of_an_interval() -> None:
+    report = identification_report(*probes(300, 300, identities=9), threshold=2.5, bootstrap=20)
+    assert report.rank_1.note == "no interval: 9 identities are too few for one"
+    assert math.isnan(report.fnir.low)
+    assert not math.isnan(report.fpir.low)
 
 
 def test_without_unknown_probes() -> None:
@@ -128,16 +148,17 @@ def test_what_cannot_be_measured(scores, own, message) -> None:
 
 
 def test_a_gallery_is_asked_at_its_own_threshold() -> None:
-    scores, own = probes(20, 20, identities=3)
+    scores, own = probes(60, 20, identities=12)
     gallery = SimpleNamespace(
-        names=["a", "b", "c"],
+        names=list("abcdefghijkl"),
         similarities=lambda inputs: scores[[int(i) for i in inputs]],
         identification_threshold=lambda: 2.0,
     )
-    names = ["abc"[c] if c >= 0 else ("stranger", None)[i % 2] for i, c in enumerate(own)]
-    inputs = [str(i) for i in range(40)]
+    names = ["abcdefghijkl"[c] if c >= 0 else ("stranger", None)[i % 2] for i, c in enumerate(own)]
+    inputs = [str(i) for i in range(80)]
     found = evaluate_identification(gallery, inputs, names, bootstrap=7, seed=2)
-    expected = identification_report(scores, own, threshold=2.0, bootstrap=7, seed=2)
+    who = [name or f"?{i}" for i, (name, c) in enumerate(zip(names, own, strict=True)) if c < 0]
+    expected = identification_report(scores, own, threshold=2.0, strangers=who, bootstrap=7, seed=2)
     assert (found.rank_1, found.fnir, found.fpir) == (expected.rank_1, expected.fnir, expected.fpir)
-    with pytest.raises(ValueError, match="a name for each of 40 inputs, got 39"):
+    with pytest.raises(ValueError, match="a name for each of 80 inputs, got 79"):
         evaluate_identification(gallery, inputs, names[1:])

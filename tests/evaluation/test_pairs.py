@@ -10,6 +10,7 @@ import pytest
 
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.evaluation.binary import binary_report
+from textsiam.evaluation.intervals import Units
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.slices import slice_reports
 
@@ -46,6 +47,7 @@ def fake_pairs(n: int = 400, *, labels: np.ndarray | None = None, seed: int = 0)
 
     class Fake(SimpleNamespace):
         images = False
+        groups = None
 
         def __len__(self) -> int:
             return len(self.left)
@@ -76,6 +78,7 @@ def test_the_report_is_that_of_the_scores(decision: Decision, evaluation: PairEv
         pairs.labels,
         threshold=decision.threshold,
         probabilities=decision.probability(scores),
+        units=Units.of_pairs(pairs),
         bootstrap=50,
     )
     assert evaluation.report.average_precision == expected.average_precision

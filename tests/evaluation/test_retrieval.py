@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 
+from textsiam.evaluation.intervals import Units
 from textsiam.evaluation.retrieval import (
-    _resampled_counts,
     _weighted_spearman,
     evaluate_sts,
     retrieval_report,
@@ -227,7 +227,7 @@ def test_spearman_oracle(rows):
 def test_resamples_are_ranked_anew():
     rng = np.random.default_rng(5)
     x, y = rng.integers(0, 9, 40) / 9, rng.normal(size=40)
-    counts = next(_resampled_counts(40, 20, 0))
+    counts = next(Units.alone(40).weights(20, 0))
     expected = [spearmanr(np.repeat(x, row), np.repeat(y, row)).statistic for row in counts]
     assert _weighted_spearman(x, y, counts) == pytest.approx(expected)
 

@@ -13,8 +13,9 @@ from scipy.stats import norm
 
 from textsiam.decision.decision import fit_decision
 from textsiam.evaluation.binary import binary_report
+from textsiam.evaluation.intervals import Units, interval
 from textsiam.evaluation.pairs import evaluate_pairs
-from textsiam.evaluation.verification import allowed, evaluate_verification, interval, verification_report
+from textsiam.evaluation.verification import allowed, evaluate_verification, verification_report
 
 # Few distinct scores, so that ties are common.
 PAIRS = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 1)), min_size=2, max_size=60).map(
@@ -194,6 +195,7 @@ class Numbers:
 
 class Labelled(SimpleNamespace):
     images = False
+    groups = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -213,7 +215,12 @@ def test_a_twin_is_verified_at_its_own_threshold() -> None:
     report = evaluate_verification(twin, pairs, bootstrap=10, seed=3)
     scored = evaluate_pairs(twin, pairs, bootstrap=10, seed=3)
     assert report == verification_report(
-        scored.similarities, pairs.labels, threshold=twin.decision.threshold, bootstrap=10, seed=3
+        scored.similarities,
+        pairs.labels,
+        threshold=twin.decision.threshold,
+        units=Units.of_pairs(pairs),
+        bootstrap=10,
+        seed=3,
     )
     assert report.accuracy == scored.report.accuracy
     moved = evaluate_verification(twin, pairs, decision=twin.decision.at_threshold(-0.1), bootstrap=0)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import textsiam
-from textsiam.decision.decision import CollectionDecision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import fit_decision
 from textsiam.models.distances import DISTANCES, Distance
 from textsiam.models.learned import build_head
 from textsiam.rerank.base import Combination

@@ -10,7 +10,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.pairs import Pairs
-from textsiam.decision.decision import CollectionDecision, Decision, Verdict
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision, Verdict
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.inference.tokens import chunk_by_tokens, tokenise

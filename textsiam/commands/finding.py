@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,7 @@ from textsiam.commands.options import (
     Threshold,
     chosen_decision,
     open_twin,
+    tell_shift,
 )
 from textsiam.terminal import (
     escaped,
@@ -35,6 +37,9 @@ from textsiam.terminal import (
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.decision.decision import Decision
+    from textsiam.decision.domain import DomainShift
+    from textsiam.decision.estimate import CollectionEstimate
     from textsiam.labelling.session import Session
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
@@ -87,11 +92,15 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
-    session = None if labels is None else _answered(twin, read, labels, threshold, prior)
-    if session is not None:
+    from textsiam.models.domain import collection_shift
+
+    shift, session = None, None
+    if labels is not None:
+        session = _answered(twin, read, labels, threshold, prior)
         decision = session.decision(precision)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
+        shift = collection_shift(twin, read.texts, words=not read.images)
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
     from textsiam.search.join.ray import JobConfig
@@ -107,6 +116,9 @@ def flag(
             sharding=Sharding() if approximate else None,
             job=None if partitions is None else JobConfig(model, partitions, ray),
         )
+    estimate = None
+    if session is None and twin.collection is None and (prior is not None or shift is None):
+        found, estimate = _estimated(found, decision, len(read), prior)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
         shutil.rmtree(partitions)  # all that it was for is in the output
@@ -114,23 +126,18 @@ def flag(
         clusters = [[read.ids[m] for m in members] for members in found.clusters]
         recall = {} if found.recall is None else {"recall": asdict(found.recall)}
         pairs = list(_flagged_rows(found, read))
-        print_json(
-            {
-                "questions": len(read),
-                "threshold": found.threshold,
-                **recall,
-                **({} if session is None else {"certificate": session.certificate(precision).to_dict()}),
-                "pairs": pairs,
-                "clusters": clusters,
-            }
-        )
+        facts = {"questions": len(read), "threshold": found.threshold, **recall}
+        facts["domain_shift"] = tell_shift(shift)
+        facts["estimated_prior"] = None if estimate is None else estimate.prior
+        facts["certificate"] = None if session is None else session.certificate(precision).to_dict()
+        print_json({**facts, "pairs": pairs, "clusters": clusters})
         return
-    _print_found(found, read, limit)
+    _print_found(found, read, _expected(found, shift, estimate), limit)
+    tell_shift(shift)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
-    if session is not None:
-        for sentence in session.certificate(precision).sentences():
-            say(sentence)
+    for sentence in [] if session is None else session.certificate(precision).sentences():
+        say(sentence)
     if found.recall is not None:
         say(f"approximate: {found.recall} of all pairs are expected to be found")
 
@@ -139,6 +146,18 @@ def _answered(twin: Scorer, read: Texts, labels: Path, threshold: float | None, 
     if threshold is not None or prior is not None:
         raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
     return open_session(twin, read, labels)
+
+
+def _estimated(
+    found: Duplicates, decision: Decision | None, texts: int, prior: float | None
+) -> tuple[Duplicates, CollectionEstimate | None]:
+    """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
+    from textsiam.decision.estimate import estimate_collection
+
+    if decision is None:
+        return found, None
+    estimate = estimate_collection(decision, found.similarity, pairs=math.comb(texts, 2), prior=prior)
+    return (found if estimate is None else replace(found, probability=estimate.probability)), estimate
 
 
 def _write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
@@ -164,14 +183,22 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
     return output.with_name(f"{output.name}.partitions")
 
 
-def _print_found(found: Duplicates, read: Texts, limit: int) -> None:
+def _expected(found: Duplicates, shift: DomainShift | None, estimate: CollectionEstimate | None) -> str:
+    """Say how many of the flagged pairs are right, as far as that can be known without labels."""
+    right = found.probability.sum()
+    if not len(found) or right != right:
+        return ""
+    if estimate is not None:
+        return f"; about {right / len(found):.0%} of them are right, by an estimate without labels"
+    if shift is not None:
+        return "; how many of them are right cannot be told without labels"
+    return f"; about {right / len(found):.0%} of them are expected to be right"
+
+
+def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
     console = make_console()
     print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
-    right = found.probability.sum()
-    expected = (
-        "" if not len(found) or right != right else f"; about {right / len(found):.0%} of them are expected to be right"
-    )
     console.print(
         f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
         f"similarity ≥ {found.threshold:.4f}{expected}",

@@ -17,6 +17,7 @@ from textsiam.commands.options import (
     Threshold,
     chosen_decision,
     open_twin,
+    tell_shift,
 )
 from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say, warn
 
@@ -222,9 +223,11 @@ def check(
     twin = open_twin(model)
     texts_now = opened.count() + 1  # any question of the index, not a picked one
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
-    from textsiam.search.ingest import index_model
+    from textsiam.models.domain import collection_shift
+    from textsiam.search.ingest import index_model, index_shift
     from textsiam.search.lookup import check as checked_texts
 
+    shift = tell_shift(collection_shift(twin, texts) or index_shift(twin, opened))
     settled = {
         "threshold": threshold, "decision": decision, "where": _facts(where, "--where"), "model": index_model(twin)
     }  # fmt: skip
@@ -235,7 +238,8 @@ def check(
             progress(len(found), len(texts))
     opened.close()
     if as_json:
-        print_json([_verdict(name, one) for name, one in zip(ids, found, strict=True)])
+        told = {"domain_shift": None if shift is None else shift["message"]}
+        print_json([_verdict(name, one) | told for name, one in zip(ids, found, strict=True)])
         return
     console = make_console()
     for one in found:

@@ -13,6 +13,8 @@ from textsiam.commands.options import (
     Column,
     Json,
     Model,
+    PrecisionOption,
+    Prior,
     named_columns,
     open_twin,
 )
@@ -99,8 +101,7 @@ def export(
     """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
     from textsiam.sources import read_pairs
 
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
-        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+    _refuse_foreign(output)
     read = read_pairs(pairs, columns=named_columns(column))
     twin = open_twin(model, device="cpu")
     from textsiam.models.twin import Twin
@@ -150,6 +151,53 @@ def ensemble(
         print_json({"output": str(output), "average": average, "members": models, "calibrated": pairs is not None})
     else:
         say(f"{'ensemble' if average == 'scores' else 'twin'} written to {output}")
+
+
+def calibrate(
+    model: Model,
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs that training never saw: file or Hub id.")],
+    output: Annotated[Path, typer.Option(help="Folder of the calibrated model.")],
+    rule: Annotated[Literal["f1", "accuracy"], typer.Option(help="What the threshold maximises.")] = "f1",
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    as_json: Json = False,
+) -> None:
+    """Learn when a score means "duplicate" from labelled pairs: between picked pairs, and in a collection."""
+    from textsiam.sources import read_pairs
+
+    _refuse_foreign(output)
+    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    twin.calibrate(read, rule=rule, prior=prior)
+    decision = twin.require_decision()
+    twin.decision = decision if precision is None else decision.at_precision(precision)
+    twin.collection = None
+    if twin.right is None:
+        from textsiam.search.duplicates import fit_collection_decision
+
+        try:
+            twin.collection = fit_collection_decision(twin, read, rule=rule, precision=precision)
+        except ValueError as error:
+            warn((f"no decision for collections: {error}",))
+    twin.save_pretrained(output)
+    kept = twin.require_decision()
+    if as_json:
+        facts = {"pairs": len(read), "duplicates": int(read.labels.sum()), "collection": twin.collection is not None}
+        print_json(
+            {"output": str(output), "threshold": kept.threshold, "prior": kept.prior, "rule": kept.rule, **facts}
+        )
+        return
+    say(f"duplicate from {kept.threshold:.4f} on ({kept.rule}, {len(read):,} pairs)", stream=sys.stdout)
+    say(f"calibrated model written to {output}")
+
+
+def _refuse_foreign(output: Path) -> None:
+    """Refuse a folder that no twin was saved in, before there is any work to lose."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
+        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
 
 
 def report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -10,6 +10,7 @@ from textsiam.terminal import loading, quieten_libraries, warn
 
 if TYPE_CHECKING:
     from textsiam.decision.decision import Decision
+    from textsiam.decision.domain import DomainShift
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.scorer import Scorer
     from textsiam.models.twin import Twin
@@ -24,6 +25,10 @@ Prior = Annotated[
     float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
 ]
 Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
+_PICKED = (
+    "this decision was learned on pairs that were picked, and not every pair of a collection is such a pair: its "
+    "threshold is that of picked pairs, and no precision is promised; `textsiam calibrate` learns one for collections"
+)
 PrecisionOption = Annotated[
     float | None, typer.Option("--precision", help="Learn the threshold for this precision, with 95 % confidence.")
 ]
@@ -49,19 +54,34 @@ def chosen_decision(
 ) -> Decision | None:
     """Return the decision that the options ask for; None where the twin has none and nothing asks for one.
 
-    It is for all pairs among so many `texts`, unless `prior` says which share of them are duplicates.
+    It is for all pairs among so many `texts`, of which the share `prior` are duplicates. A model that knows picked
+    pairs only cannot be restated for those: its threshold stays, and the user is told.
     """
     if threshold is not None and precision is not None:
         raise typer.BadParameter("--threshold and --precision exclude each other")
-    decision = twin.decision_for(texts if prior is None else None, tell=lambda message: warn((message,)))
+    collection = None if texts is None else twin.collection
+    if collection is None or prior is None:
+        decision = twin.decision_for(texts, tell=lambda message: warn((message,)))
+    else:
+        decision = collection.decision
     if decision is None and not (needed or precision is not None or prior is not None):
         return None
     decision = decision or twin.require_decision()
-    if prior is not None:
+    if texts is not None and collection is None and threshold is None:
+        warn((_PICKED,))
+    if prior is not None and (texts is None or collection is not None):
         decision = decision.with_prior(prior)
     if precision is not None:
         decision = decision.at_precision(precision)
     return decision if threshold is None else decision.at_threshold(threshold)
+
+
+def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:
+    """Say in what texts are unlike those that the decision was learned on; returns the same for JSON."""
+    if shift is None:
+        return None
+    warn((str(shift),))
+    return shift.to_dict()
 
 
 def named_columns(options: list[str] | None) -> dict[str, str] | None:

@@ -19,6 +19,7 @@ from textsiam.commands.options import (
     chosen_decision,
     named_columns,
     open_twin,
+    tell_shift,
 )
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
 
@@ -54,6 +55,9 @@ def score(
     decision = chosen_decision(twin, threshold, precision, prior, needed=False)
     with progress_bar("encoding") as progress:
         similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
+    from textsiam.models.domain import pairs_shift
+
+    shift = tell_shift(pairs_shift(twin, decision, read, similarity))
     left, right = read.left_texts, read.right_texts
     rows = [
         {"question1": a, "question2": b, "similarity": rounded(s), **verdict}
@@ -67,7 +71,8 @@ def score(
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} scored pairs written to {output}")
     elif as_json:
-        print_json(rows if pairs is not None else rows[0])
+        told = [row | {"domain_shift": None if shift is None else shift["message"]} for row in rows]
+        print_json(told if pairs is not None else told[0])
     else:
         for row in rows:
             print_verdict(row, with_texts=pairs is not None)
@@ -117,7 +122,11 @@ def evaluate(
     from textsiam.evaluation.pairs import evaluate_pairs
 
     warn(read.report.warnings)
-    evaluation = evaluate_pairs(twin, read, decision=chosen_decision(twin, threshold, precision, prior), name=model)
+    from textsiam.models.domain import pairs_shift
+
+    decision = chosen_decision(twin, threshold, precision, prior)
+    evaluation = evaluate_pairs(twin, read, decision=decision, name=model)
+    shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
     if report is not None:
         from textsiam.evaluation.report import write_report
         from textsiam.images.pairs import thumbnail_of
@@ -128,10 +137,12 @@ def evaluate(
     if verification:
         from textsiam.evaluation.verification import verification_report
 
-        verified = verification_report(evaluation.similarities, evaluation.labels, threshold=evaluation.threshold)
+        verified = verification_report(
+            evaluation.similarities, evaluation.labels, threshold=evaluation.threshold, units=evaluation.units
+        )
     if as_json:
         extra = {} if verified is None else {"verification": verified.to_dict()}
-        print_json({**evaluation.to_dict(), **extra})
+        print_json({**evaluation.to_dict(), **extra, "domain_shift": shift})
     else:
         from textsiam.recipe import results_table
 
@@ -158,11 +169,11 @@ def _few_shot(
         progress(1, 1)
     pixels = nearest_neighbour_baseline(images, **play)
     if as_json:
-        print_json({**play, "accuracy": vars(accuracy), "pixels": vars(pixels)})
+        print_json({**play, "accuracy": accuracy.to_dict(), "pixels": pixels.to_dict()})
         return
     say(f"{way}-way {shot}-shot, {episodes:,} episodes over {len(images.present)} classes", stream=sys.stdout)
     for name, found in (("twin", accuracy), ("nearest neighbour of pixels", pixels)):
-        say(f"{name:28}{100 * found.value:6.1f} % ({100 * found.low:.1f}–{100 * found.high:.1f})", stream=sys.stdout)
+        say(f"{name:28}{found.percent():>6} %", stream=sys.stdout)
 
 
 def _verdicts(decision: Decision | None, similarity: Any, threshold: float | None) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from textsiam.commands.options import (
     chosen_decision,
     named_columns,
     open_twin,
+    tell_shift,
 )
 from textsiam.terminal import print_json, say
 
@@ -76,6 +77,9 @@ def serve(
     twin = open_twin(model)
     if precision is not None or prior is not None:
         twin.decision = chosen_decision(twin, None, precision, prior)
+    from textsiam.search.ingest import index_shift
+
+    shift = None if opened is None else tell_shift(index_shift(twin, opened))
     from textsiam.serving.app import create_app
     from textsiam.serving.page.suspects import read_suspects
     from textsiam.serving.runner import run_server
@@ -87,7 +91,7 @@ def serve(
         page = None if store is None else f"{address}/ui"
         if as_json:
             kept = None if store is None else store.location
-            print_json({"address": address, "page": page, "reviews": kept, "queued": queued})
+            print_json({"address": address, "page": page, "reviews": kept, "queued": queued, "domain_shift": shift})
             return
         say(f"serving {model} at {address}")
         if store is not None:
@@ -132,10 +136,14 @@ def recalibrate(
     before = twin.require_decision(questions)
     scores = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
     found = recalibrated(before, scores, pairs.labels)
+    from textsiam.models.domain import domain_of_pairs
+
+    # where there are enough of these pairs, theirs is the domain that the decision now holds in
+    corrected = replace(found.decision, domain=domain_of_pairs(twin, pairs) or before.domain)
     if collection is None:
-        twin.decision = found.decision
+        twin.decision = corrected
     else:
-        twin.collection = replace(collection, decision=found.decision.with_prior(collection.decision.prior))
+        twin.collection = replace(collection, decision=corrected.with_prior(collection.decision.prior))
     target = output or Path(model)
     if not dry_run:
         twin.save_pretrained(target)

@@ -127,20 +127,39 @@ def _smoothed(positives: int, negatives: int) -> tuple[float, float]:
     return 1.0 / (negatives + 2.0), (positives + 1.0) / (positives + 2.0)
 
 
-def _newton(x: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[float, float]:
-    """Minimise the logistic loss of slope · x + intercept by Newton steps with halving."""
+def fit_logistic(
+    design: NDArray[np.float64],
+    targets: NDArray[np.float64],
+    *,
+    centre: NDArray[np.float64],
+    width: float = np.inf,
+    offset: float | NDArray[np.float64] = 0.0,
+) -> NDArray[np.float64]:
+    """Minimise the logistic loss of z = design · w + offset by Newton steps with halving (Armijo's rule).
 
-    def loss(weights: NDArray[np.float64]) -> float:
-        z = design @ weights
-        return float(np.sum(np.logaddexp(0.0, z) - targets * z))
+    loss(w) = Σ [log(1 + exp(zᵢ)) - tᵢ zᵢ] + ‖w - centre‖² / (2 width²), which is convex.
 
-    design = np.stack([x, np.ones_like(x)], axis=1)
-    weights = np.array([0.0, float(log_odds(targets.mean()))])
+    Args:
+        design: (n, k).
+        targets: (n,) in [0, 1].
+        centre: (k,) where w starts, and what it is shrunk towards.
+        width: standard deviation of the Gaussian prior around the centre; infinite for none.
+        offset: added to z, (n,) or one number.
+
+    Returns:
+        w (k,), where the gradient is below 1e-10 n, or below what float64 resolves.
+    """
+
+    def loss(w: NDArray[np.float64]) -> float:
+        z = design @ w + offset
+        return float(np.sum(np.logaddexp(0.0, z) - targets * z) + np.sum((w - centre) ** 2) / (2.0 * width**2))
+
+    weights = centre.astype(np.float64)
     current = loss(weights)
     for _ in range(100):
-        p = from_log_odds(design @ weights)
-        gradient = design.T @ (p - targets)
-        hessian = design.T @ (design * (p * (1.0 - p))[:, None]) + 1e-12 * np.eye(2)
+        p = from_log_odds(design @ weights + offset)
+        gradient = design.T @ (p - targets) + (weights - centre) / width**2
+        hessian = design.T @ (design * (p * (1.0 - p))[:, None]) + (1e-12 + width**-2.0) * np.eye(centre.size)
         step = np.linalg.solve(hessian, gradient)
         scale = 1.0
         while scale > 1e-10 and loss(weights - scale * step) > current - 1e-4 * scale * float(gradient @ step):
@@ -149,9 +168,9 @@ def _newton(x: NDArray[np.float64], targets: NDArray[np.float64]) -> tuple[float
             break
         weights = weights - scale * step
         current = loss(weights)
-        if np.max(np.abs(gradient)) < 1e-10 * x.size:
+        if np.max(np.abs(gradient)) < 1e-10 * targets.size:
             break
-    return float(weights[0]), float(weights[1])
+    return weights
 
 
 def fit_platt(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Platt:
@@ -167,7 +186,10 @@ def fit_platt(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Platt:
     centre, spread = float(scores.mean()), float(scores.std())
     # equal scores have a spread of rounding errors only
     if spread > 1e-12 * max(1.0, abs(centre)):
-        slope, intercept = _newton((scores - centre) / spread, targets)
+        design = np.stack([(scores - centre) / spread, np.ones_like(scores)], axis=1)
+        slope, intercept = fit_logistic(
+            design, targets, centre=np.array([0.0, float(log_odds(targets.mean()))])
+        ).tolist()
         if slope > 0.0:
             return Platt(slope=slope / spread, intercept=intercept - slope * centre / spread)
     return Platt(slope=0.0, intercept=float(log_odds(targets.mean())))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -21,17 +20,12 @@ from textsiam.decision.calibration import (
     from_log_odds,
     prior_shift,
 )
-from textsiam.decision.thresholds import RULES, Rule, best_threshold, precision_threshold, strictest_threshold
+from textsiam.decision.domain import Domain
+from textsiam.decision.feedback import Feedback
+from textsiam.decision.thresholds import RULES, Rule, best_threshold, precision_threshold
 
 _FORMAT = 1
 _FACTS = ("threshold", "rule", "prior", "target", "confidence")
-Tell = Callable[[str], None]
-"""Says something to whoever should know it."""
-
-
-def warn(message: str) -> None:
-    """Give a `UserWarning`, as from the code that called the library."""
-    warnings.warn(message, stacklevel=4)
 
 
 @dataclass(frozen=True)
@@ -52,7 +46,8 @@ class Decision:
     twin is used; the probability and the threshold are stated for it. `rule` is "f1", "accuracy",
     "precision" (with its `target` and `confidence`), "probability" (with its `target`) or "fixed". The
     calibration `scores` (n,) float32 and `labels` (n,) int8 are kept, so that another threshold can be
-    learned later without the twin.
+    learned later without the twin. `feedback` is what people decided where the twin is used, after `recalibrate`.
+    `domain` is what texts and their scores looked like where the decision was learned; None where nobody looked.
 
     Every method that changes something returns a new decision.
 
@@ -70,6 +65,8 @@ class Decision:
     labels: NDArray[np.int8] = field(repr=False)
     target: float | None = None
     confidence: float | None = None
+    feedback: Feedback | None = None
+    domain: Domain | None = None
 
     def __post_init__(self) -> None:
         """Check the fields and make the arrays read-only copies."""
@@ -121,16 +118,20 @@ class Decision:
     def at_precision(self, target: float, *, confidence: float = 0.95) -> Decision:
         """Return this decision with a threshold whose precision is at least the target, with confidence.
 
-        See `textsiam.decision.thresholds.precision_threshold` for the bound and what it assumes.
+        See `textsiam.decision.thresholds.precision_threshold` for the bound and what it assumes. After `recalibrate`
+        it is learned from the feedback alone: `textsiam.decision.feedback.Feedback.precision_threshold`.
 
         Raises:
             ValueError: if the calibration pairs cannot show such a precision at any threshold.
         """
         target = check_fraction(target, name="target precision")
         confidence = check_fraction(confidence, name="confidence")
-        threshold = precision_threshold(
-            self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
-        )
+        if self.feedback is not None:
+            threshold = self.feedback.precision_threshold(target, confidence=confidence, prior=self.prior)
+        else:
+            threshold = precision_threshold(
+                self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
+            )
         return replace(self, threshold=threshold, rule="precision", target=target, confidence=confidence)
 
     def at_probability(self, target: float) -> Decision:
@@ -177,14 +178,20 @@ class Decision:
         platt = self.calibrator if isinstance(self.calibrator, Platt) else None
         curve = {name: None if platt is None else getattr(platt, name) for name in ("slope", "intercept")}
         kind = {"calibrator": "isotonic" if platt is None else "platt"}
-        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve
+        feedback = None if self.feedback is None else {"prior": self.feedback.prior}
+        extra = {"feedback": feedback, "domain": None if self.domain is None else self.domain.metadata()}
+        return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve | extra
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Return copies of the arrays: "scores", "labels", and for isotonic "knots", "probabilities"."""
+        """Return copies of the arrays: "scores", "labels", those of the calibrator, of the feedback, of the domain."""
         arrays: dict[str, np.ndarray] = {"scores": self.scores.copy(), "labels": self.labels.copy()}
         if isinstance(self.calibrator, Isotonic):
             arrays["knots"] = self.calibrator.knots.copy()
             arrays["probabilities"] = self.calibrator.probabilities.copy()
+        if self.feedback is not None:
+            arrays |= {f"feedback_{name}": getattr(self.feedback, name).copy() for name in ("scores", "labels")}
+        if self.domain is not None:
+            arrays |= {f"domain_{name}": array for name, array in self.domain.tensors().items()}
         return arrays
 
     @classmethod
@@ -204,83 +211,14 @@ class Decision:
             else:
                 raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
             facts = {name: metadata[name] for name in _FACTS}
+            if (kept := metadata.get("feedback")) is not None:  # decisions of 0.1 have neither
+                facts["feedback"] = Feedback(tensors["feedback_scores"], tensors["feedback_labels"], kept["prior"])
+            if (kept := metadata.get("domain")) is not None:
+                own = {name.removeprefix("domain_"): array for name, array in tensors.items()}
+                facts["domain"] = Domain.restore(kept, own)
             return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
         except KeyError as missing:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None
-
-
-@dataclass(frozen=True, eq=False)
-class CollectionDecision:
-    """When a score means "duplicate" between any two texts of a collection, rather than between picked pairs.
-
-    Pairs that people label were picked because they look alike. Among *all* pairs of a collection nearly every pair
-    is unrelated, and the more texts there are, the more unrelated pairs reach any given score: each text has about
-    as many duplicates as before, but more strangers. So the share of duplicates falls as 1/n, and the threshold must
-    rise with n.
-
-    Attributes:
-        decision: Fitted on all pairs among the calibration texts.
-        texts: How many texts those were.
-    """
-
-    decision: Decision
-    texts: int
-
-    def among(self, texts: int, *, tell: Tell = warn) -> Decision:
-        """Return the decision for all pairs among this many texts: prior = base rate · (calibration texts / texts).
-
-        Where so many texts put the target precision out of reach, the threshold is the strictest one known, and the
-        target the precision that it still has.
-
-        Args:
-            texts: How many, at least 2.
-            tell: Is told when the target is out of reach, and what is promised instead.
-        """
-        own = self.decision
-        prior = min(own.base_rate * self.texts / max(texts, 2), 0.5)
-        try:
-            return own.with_prior(prior)
-        except ValueError:
-            if own.target is None or own.confidence is None:
-                raise
-        threshold, promised = strictest_threshold(own.scores, own.labels, prior=prior, confidence=own.confidence)
-        tell(
-            f"a precision of {own.target:g} cannot be promised among {texts:,} texts: the threshold is the strictest "
-            f"one known, {threshold:.4f}, which promises {promised:.2g}; calibrate on more pairs to promise more"
-        )
-        return replace(own, threshold=threshold, prior=prior, target=promised)
-
-
-def store_decisions(
-    decision: Decision | None, collection: CollectionDecision | None
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what is saved of both decisions: facts for JSON under "decision" and "collection", and arrays."""
-    both = {"decision": decision, "collection": None if collection is None else collection.decision}
-    facts: dict[str, Any] = {name: None if one is None else one.metadata() for name, one in both.items()}
-    if collection is not None:
-        facts["collection"] = {"texts": collection.texts, "decision": facts["collection"]}
-    arrays = {f"{n}.{part}": a for n, one in both.items() if one is not None for part, a in one.tensors().items()}
-    return facts, arrays
-
-
-def restore_decisions(
-    facts: Mapping[str, Any], arrays: Mapping[str, np.ndarray]
-) -> tuple[Decision | None, CollectionDecision | None]:
-    """Return the decisions that `store_decisions` made these facts and arrays of.
-
-    Raises:
-        KeyError: The facts lack a part.
-        ValueError: As for `Decision.restore`.
-    """
-
-    def restored(metadata: Mapping[str, Any] | None, prefix: str) -> Decision | None:
-        own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-        return None if metadata is None else Decision.restore(metadata, own)
-
-    decision, collection = restored(facts["decision"], "decision."), facts.get("collection")
-    if collection is None or (of_pairs := restored(collection["decision"], "collection.")) is None:
-        return decision, None
-    return decision, CollectionDecision(of_pairs, collection["texts"])
 
 
 def fit_decision(

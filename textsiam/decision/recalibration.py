@@ -8,6 +8,7 @@ threshold: what a false alarm may cost stays, and what a score means changes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,14 +23,17 @@ from textsiam.decision.calibration import (
     Platt,
     binary_labels,
     finite_scores,
+    fit_logistic,
     from_log_odds,
     log_odds,
     prior_shift,
     stratified_folds,
 )
 from textsiam.decision.decision import Decision
+from textsiam.decision.feedback import Feedback
 
-_STEPS = 50
+_UNCHANGED = np.array([1.0, 0.0])  # slope and intercept of a decision that holds
+_WIDTHS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _FLATTEST = 0.05
 
 
@@ -60,6 +64,7 @@ class Recalibration:
         decision: The corrected one.
         slope: a of `logit p' = a · logit p + b`; below 1, the old probabilities were too sure of themselves.
         intercept: b; above 0, there are more duplicates than they said.
+        width: τ, how far slope and intercept were expected to move.
         pairs: Pairs of feedback.
         duplicates: Those of them that are duplicates.
         before: The old decision, on the feedback.
@@ -69,6 +74,7 @@ class Recalibration:
     decision: Decision
     slope: float
     intercept: float
+    width: float
     pairs: int
     duplicates: int
     before: Standing
@@ -76,7 +82,7 @@ class Recalibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what fits in JSON."""
-        rest = {name: getattr(self, name) for name in ("slope", "intercept", "pairs", "duplicates")}
+        rest = {name: getattr(self, name) for name in ("slope", "intercept", "width", "pairs", "duplicates")}
         standings = {name: _plain(vars(getattr(self, name))) for name in ("before", "after")}
         return {"threshold": self.decision.threshold, **rest, **standings}
 
@@ -85,7 +91,13 @@ def recalibrate(decision: Decision, scores: ArrayLike, labels: ArrayLike, *, see
     """Correct a decision by pairs that it flagged and people decided about.
 
     Logistic recalibration (Cox, "Two further applications of a model for binary regression", 1958):
-    logit p' = a · logit p + b, with a ~ N(1, 1) and b ~ N(0, 1) beforehand, so that little feedback moves little.
+    logit p' = a · logit p + b, with a ~ N(1, τ²) and b ~ N(0, τ²) beforehand. τ, from 0.5 to 16, is the most probable
+    one given the feedback (evidence: MacKay, "The Evidence Framework Applied to Classification Networks", 1992; prior
+    1 / τ): small where the feedback agrees with the decision, so that little feedback moves little, and large where it
+    says that the domain moved. The optimum is found by Newton steps with a line search.
+
+    The feedback is kept in the corrected decision, and `Decision.at_precision` learns from it: see
+    `textsiam.decision.feedback.Feedback.precision_threshold` for what holds then. A second recalibration replaces it.
 
     Args:
         decision: What flagged them, under the prior that it had then.
@@ -111,13 +123,15 @@ def recalibrate(decision: Decision, scores: ArrayLike, labels: ArrayLike, *, see
     told, flagged = np.empty(values.size), np.empty(values.size, bool)
     for k in range(int(fold.max()) + 1):
         seen, held = fold != k, fold == k
-        corrected = _corrected(decision, *_cox(decision, values[seen], checked[seen]))
+        corrected = _corrected(decision, *_cox(decision, values[seen], checked[seen])[:2])
         told[held], flagged[held] = corrected.probability(values[held]), corrected.is_duplicate(values[held])
-    slope, intercept = _cox(decision, values, checked)
+    slope, intercept, width = _cox(decision, values, checked)
+    feedback = Feedback(values.astype(np.float32), checked, decision.prior)
     return Recalibration(
-        decision=_corrected(decision, slope, intercept),
+        decision=replace(_corrected(decision, slope, intercept), feedback=feedback),
         slope=slope,
         intercept=intercept,
+        width=width,
         pairs=values.size,
         duplicates=positives,
         before=_standing(decision.probability(values), decision.is_duplicate(values), checked),
@@ -125,20 +139,32 @@ def recalibrate(decision: Decision, scores: ArrayLike, labels: ArrayLike, *, see
     )
 
 
-def _cox(decision: Decision, scores: NDArray[np.float64], labels: NDArray[np.int8]) -> tuple[float, float]:
-    """Return slope and intercept with the highest posterior density, by Newton's method."""
+def _cox(decision: Decision, scores: NDArray[np.float64], labels: NDArray[np.int8]) -> tuple[float, float, float]:
+    """Return slope and intercept of the highest posterior density, and the most probable width of their prior."""
     x = np.stack([log_odds(decision.probability(scores)), np.ones(scores.size)], 1)
-    expected, weights = np.array([1.0, 0.0]), np.array([1.0, 0.0])
-    for _ in range(_STEPS):
-        p = from_log_odds(x @ weights)
-        gradient = x.T @ (p - labels) + (weights - expected)
-        curvature = (x * (p * (1 - p))[:, None]).T @ x + np.eye(2)
-        step = np.linalg.solve(curvature, gradient)
-        weights = weights - step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        if np.abs(step).max() < 1e-10:
-            break
+    targets = labels.astype(np.float64)
+    fits = [fit_logistic(x, targets, centre=_UNCHANGED, width=width) for width in _WIDTHS]
+    # the width has the prior 1 / τ (Jeffreys): it must be earned
+    evidence = [_log_evidence(x, targets, w, t) - math.log(t) for w, t in zip(fits, _WIDTHS, strict=True)]
+    best = int(np.argmax(evidence))
+    slope, intercept = fits[best].tolist()
+    if slope >= _FLATTEST:
+        return slope, intercept, _WIDTHS[best]
     # A larger similarity never lowers a probability: feedback that says so is taken for noise.
-    return max(float(weights[0]), _FLATTEST), float(weights[1])
+    rest = fit_logistic(x[:, 1:], targets, centre=_UNCHANGED[1:], width=_WIDTHS[best], offset=_FLATTEST * x[:, 0])
+    return _FLATTEST, float(rest[0]), _WIDTHS[best]
+
+
+def _log_evidence(
+    x: NDArray[np.float64], targets: NDArray[np.float64], weights: NDArray[np.float64], width: float
+) -> float:
+    """Return log P(labels | width), up to a constant, by Laplace's approximation around the optimum."""
+    z = x @ weights
+    p = from_log_odds(z)
+    hessian = (x * (p * (1 - p))[:, None]).T @ x + np.eye(2) / width**2
+    fit = float(np.sum(targets * z - np.logaddexp(0.0, z)))
+    prior = -float(np.sum((weights - _UNCHANGED) ** 2)) / (2 * width**2) - 2 * math.log(width)
+    return fit + prior - 0.5 * float(np.linalg.slogdet(hessian)[1])
 
 
 def _corrected(decision: Decision, slope: float, intercept: float) -> Decision:

@@ -16,6 +16,8 @@ Rule = Literal["f1", "accuracy"]
 RULES: tuple[Rule, ...] = ("f1", "accuracy")
 
 _LEVELS = 40  # candidates at recalls of about 1/40, 2/40, … 1: coarse, so that bounding them all costs little
+_MORE = (2, 4, 8, 16, 32)  # times as many calibration pairs, in messages
+_WORTHWHILE = 0.1  # a threshold that finds less of the duplicates is of no use, in messages
 _RECALL_SHARE = 0.15  # part of the allowed error spent on recall; false alarms are rarer and need more
 
 
@@ -94,17 +96,41 @@ def precision_threshold(
     tests = _precision_tests(scores, labels, prior=prior, confidence=confidence)
     last = tests.last_passed(target)
     if last < 0:
-        lower = (n / 1000 for n in range(int(target * 1000), 0, -1) if n / 1000 < target)
-        reachable = next((value for value in lower if tests.last_passed(value) >= 0), None)
         positives = int(labels.sum())
-        best = "no target passes" if reachable is None else f"the best target that passes is {reachable:.3f}"
         raise ValueError(
-            f"no threshold shows a precision of {target:g} with {confidence:g} confidence at prior "
-            f"{prior:.3g} on {labels.size} calibration pairs ({positives} duplicates, "
-            f"{labels.size - positives} not): "
-            f"{best}; lower the target or the confidence, or calibrate on more pairs"
+            f"no threshold shows a precision of {target:g} with {confidence:g} confidence at prior {prior:.3g} on "
+            f"{labels.size} calibration pairs ({positives} duplicates, {labels.size - positives} not): "
+            f"{_promise(tests, target)}; {_remedy(scores, labels, prior=prior, target=target, confidence=confidence)}"
         )
     return float(tests.candidates[last])
+
+
+def _promise(tests: _PrecisionTests, target: float) -> str:
+    """Say which precision below the target passes, and at which recall."""
+    lower = (n / 1000 for n in range(int(target * 1000), 0, -1) if n / 1000 < target)
+    reachable = next((value for value in lower if tests.last_passed(value) >= 0), None)
+    if reachable is None:
+        return "no target passes"
+    recall = tests.recalls[tests.last_passed(reachable)]
+    return f"the best target that passes is {reachable:.3f}, which finds at least {recall:.0%} of the duplicates"
+
+
+def _remedy(
+    scores: NDArray[np.float32], labels: NDArray[np.int8], *, prior: float, target: float, confidence: float
+) -> str:
+    """Say what would raise the precision that can be promised: more pairs like these, or better scores."""
+    for factor in _MORE:
+        more = _precision_tests(scores, labels, prior=prior, confidence=confidence, copies=factor)
+        if more.last_passed(target) >= 0:
+            return f"about {factor * labels.size:,} such pairs would show it; or lower the target or the confidence"
+    points = operating_points(scores, labels)
+    kept = points.recalls >= _WORTHWHILE
+    hits, alarms = prior * points.recalls[kept], (1.0 - prior) * points.false_alarms[kept]
+    best = float((hits / (hits + alarms)).max())
+    return (
+        f"more pairs would hardly help: on these themselves, where at least {_WORTHWHILE:.0%} of the duplicates are "
+        f"found, the precision is {best:.3f} at most; a twin trained on such pairs, or a reranker, would raise it"
+    )
 
 
 def strictest_threshold(
@@ -146,14 +172,17 @@ class _PrecisionTests:
 
 
 def _precision_tests(
-    scores: NDArray[np.float32], labels: NDArray[np.int8], *, prior: float, confidence: float
+    scores: NDArray[np.float32], labels: NDArray[np.int8], *, prior: float, confidence: float, copies: int = 1
 ) -> _PrecisionTests:
-    """Prepare the tests; the error 1 - confidence is shared by the bounds of recall and false alarms."""
+    """Prepare the tests; the error 1 - confidence is shared by the bounds of recall and false alarms.
+
+    `copies` pretends that each pair was seen so often: what could be shown with so many more of them.
+    """
     from scipy.special import betaincinv
 
     error = 1.0 - confidence
-    duplicates = np.sort(scores[labels == 1])[::-1]
-    others = np.sort(scores[labels == 0])
+    duplicates = np.repeat(np.sort(scores[labels == 1])[::-1], copies)
+    others = np.repeat(np.sort(scores[labels == 0]), copies)
     ranks = np.unique(np.ceil(duplicates.size * np.arange(1, _LEVELS + 1) / _LEVELS).astype(np.int64))
     candidates = duplicates[ranks - 1]
     alarms = others.size - np.searchsorted(others, candidates, side="left")

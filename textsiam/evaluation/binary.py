@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, finite_scores
+from textsiam.evaluation.intervals import Estimate, Units, interval, plain
 
 RECALLS = (0.5, 0.8, 0.9, 0.95)
 BINS = 15
-_CHUNK_CELLS = 2_000_000  # replicates are drawn in chunks of this many counts, which bounds the memory
 _NARROW_SPREAD = 0.05
 _RANDOM_LIMIT = 0.9
 
@@ -28,41 +28,14 @@ class Report:
         return {f.name: _plain(getattr(self, f.name)) for f in fields(self)}
 
 
-@dataclass(frozen=True)
-class Estimate(Report):
-    """A value with its 95 % bootstrap interval, nan where the interval is not known."""
-
-    value: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        """Return for example "0.893 [0.885, 0.901]"."""
-        if math.isnan(self.low):
-            return f"{self.value:.3f}"
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def interval(value: float, replicates: NDArray[np.float64]) -> Estimate:
-    """Return the value with the 2.5 % and 97.5 % quantiles of its replicates, those that are nan left out."""
-    known = replicates[~np.isnan(replicates)]
-    low, high = np.quantile(known, [0.025, 0.975]) if known.size else (math.nan, math.nan)
-    return Estimate(float(value), float(low), float(high))
-
-
 def lines(rows: Mapping[str, object]) -> str:
     """Lay out measures as text: one a line, the names padded to one width."""
     width = max(map(len, rows)) + 2
     return "\n".join(f"{name:<{width}}{value}" for name, value in rows.items())
 
 
-def plain(value: float) -> float | None:
-    """Return a number for JSON, which has neither nan nor infinity."""
-    return float(value) if math.isfinite(value) else None
-
-
 def _plain(value: Any) -> Any:
-    if isinstance(value, Report):
+    if isinstance(value, (Report, Estimate)):
         return value.to_dict()
     if isinstance(value, Mapping):
         return {f"{key:g}" if isinstance(key, float) else str(key): _plain(each) for key, each in value.items()}
@@ -103,6 +76,7 @@ class _Sorted:
     """Scores sorted from large to small with what the metrics need, so that a resample is a row of counts."""
 
     labels: NDArray[np.float64]
+    order: NDArray[np.int64]  # of the pairs as they were given
     ends: NDArray[np.int64]  # last position of each group of equal scores
     flagged: int  # how many scores reach the threshold
     gaps: NDArray[np.float64] | None  # (n, BINS)
@@ -122,13 +96,13 @@ class _Sorted:
         # a duplicate outranks the negatives that come after it, and half of those with its own score
         outranked = negatives[:, None] - (false + np.concatenate([np.zeros((len(counts), 1)), false[:, :-1]], 1)) / 2.0
         with np.errstate(divide="ignore", invalid="ignore"):
+            accuracy = (negatives - (called - tp) + tp) / total
+            error = np.full(len(counts), np.nan)
+            if self.gaps is not None:
+                error = np.abs(counts @ self.gaps).sum(axis=1) / total
             ranking = np.einsum("ij,ij->i", new_true, precision) / positives
             auc = np.einsum("ij,ij->i", new_true, outranked) / (positives * negatives)
             f1 = 2.0 * tp / (called + positives)
-        accuracy = (negatives - (called - tp) + tp) / total
-        error = np.full(len(counts), np.nan)
-        if self.gaps is not None:
-            error = np.abs(counts @ self.gaps).sum(axis=1) / total
         return np.stack([ranking, auc, accuracy, f1, error])
 
 
@@ -158,23 +132,21 @@ def calibration_error(probabilities: ArrayLike, labels: ArrayLike) -> float:
     return float(np.abs(_gaps(p, y).sum(axis=0)).sum() / p.size)
 
 
-def resamples(n: int, replicates: int, seed: int) -> Iterator[NDArray[np.float64]]:
-    """Yield chunks (replicates, n) of how often each pair is drawn: multinomial counts."""
-    rng = np.random.default_rng(seed)
-    chunk = max(1, _CHUNK_CELLS // n)
-    for start in range(0, replicates, chunk):
-        rows = min(chunk, replicates - start)
-        drawn = rng.integers(0, n, size=(rows, n)) + np.arange(rows)[:, None] * n
-        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)
-
-
-def _estimates(data: _Sorted, *, bootstrap: int, seed: int) -> list[Estimate]:
+def _estimates(data: _Sorted, units: Units | None, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the five metrics with their percentile intervals."""
-    n = data.labels.size
-    values = data.metrics(np.ones((1, n)))
-    drawn = [data.metrics(counts) for counts in resamples(n, bootstrap, seed)]
-    # a resample of a tiny set may hold one class only, where a ranking has no meaning: it is nan, and left out
-    return [interval(row[0], row[1:]) for row in np.concatenate([values, *drawn], axis=1)]
+    values = data.metrics(np.ones((1, data.labels.size)))[:, 0]
+    if bootstrap == 0:
+        return [Estimate(float(v), math.nan, math.nan) for v in values]
+    if units is None:
+        falling, note = Units.alone(data.labels.size), ""
+    else:
+        falling = units.reordered(data.order)
+        note = falling.too_few(data.labels == 1, data.labels == 0)
+    if note:
+        return [Estimate(float(v), math.nan, math.nan, note) for v in values]
+    chunks = (data.metrics(counts.astype(np.float64)) for counts in falling.weights(bootstrap, seed))
+    # a resample of a tiny set may hold one class only, where a ranking has no meaning
+    return [interval(v, sample) for v, sample in zip(values, np.concatenate(list(chunks), axis=1), strict=True)]
 
 
 def _precision_at_recall(data: _Sorted) -> dict[float, float]:
@@ -206,6 +178,7 @@ def binary_report(
     threshold: float,
     probabilities: ArrayLike | None = None,
     random_scores: ArrayLike | None = None,
+    units: Units | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> BinaryReport:
@@ -213,8 +186,9 @@ def binary_report(
 
     AP = Σ_k (R_k - R_{k-1}) · P_k over the distinct scores, ROC-AUC counts ties as one half, accuracy and
     F1 are those of `scores >= threshold`. The intervals are percentile intervals of a bootstrap that draws
-    pairs (not stratified: the share of duplicates varies as it would in another sample). The interval of
-    the calibration error leans upwards, as noise can only add to an absolute value.
+    units (not stratified: the share of duplicates varies as it would in another sample); where duplicates,
+    or others, are of fewer than ten of them, a note stands in the place of the interval. The interval of the
+    calibration error leans upwards, as noise can only add to an absolute value.
 
     Args:
         scores: (n,) similarities, larger is closer.
@@ -222,6 +196,7 @@ def binary_report(
         threshold: fitted on other pairs.
         probabilities: (n,) of being a duplicate, for the calibration error, log loss and Brier score.
         random_scores: scores of unrelated pairs; a median cosine above 0.9 raises the saturation alarm.
+        units: what is drawn, `Units.of_pairs(pairs)`; None takes every pair as one, independent of all others.
         bootstrap: number of resamples, 0 for none.
         seed: of the bootstrap.
 
@@ -249,7 +224,7 @@ def binary_report(
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
     p = None if probabilities is None else _checked_probabilities(probabilities, count=s.size)
     data = _sort(s, y, p, threshold)
-    ranking, auc, accuracy, f1, error = _estimates(data, bootstrap=bootstrap, seed=seed)
+    ranking, auc, accuracy, f1, error = _estimates(data, units, bootstrap=bootstrap, seed=seed)
     flagged = s >= threshold
     hits = int(y[flagged].sum())
     extra = None if random_scores is None else finite_scores(random_scores, name="random score")
@@ -293,6 +268,7 @@ def _sort(
     falling, truth = scores[order], labels[order].astype(np.float64)
     return _Sorted(
         labels=truth,
+        order=order,
         ends=np.flatnonzero(np.append(falling[1:] != falling[:-1], True)),
         flagged=int((scores >= threshold).sum()),
         gaps=None if p is None else _gaps(p[order], truth),

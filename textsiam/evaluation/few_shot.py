@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textsiam.evaluation.binary import Estimate
+from textsiam.evaluation.intervals import Estimate, Units, interval
 
 if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer
 
 _CELLS = 4_000_000  # numbers compared at once, which bounds the memory
-_NORMAL = 1.959964  # 97.5 % quantile
+_RESAMPLES = 1000
 
 Similarity = Callable[[np.ndarray, np.ndarray], np.ndarray]
 """Scores row i of `u` against row i of `v`, both (n, dim); (n,), larger is closer."""
@@ -47,15 +46,15 @@ def few_shot(
     similarity: Similarity | None = None,
     shots: np.ndarray | None = None,
 ) -> Estimate:
-    """Return the accuracy of n-way k-shot episodes, with its 95 % interval over episodes.
+    """Return the accuracy of n-way k-shot episodes, with its 95 % interval over classes.
 
     An episode draws `way` classes, and of each class `shot` examples and `queries` others, all different. The
     shots of a class are averaged into its prototype, p_c = Σ v / ‖Σ v‖, and a query belongs to the class of the
     most similar prototype. Where several are equally similar, a query counts as 1 / their number, what a draw
     among them would give on average: so a twin that gives one vector to everything has the accuracy 1 / way.
 
-    The interval is mean ± 1.96 · s / √episodes, within [0, 1]: it tells what other episodes of the same images
-    would give, not what other classes would.
+    The interval is a percentile bootstrap that draws classes, each with all its queries: it tells what other classes
+    would give. Where there are fewer than ten classes, a note stands in its place.
 
     Lake et al., "Human-level concept learning through probabilistic program induction", 2015; Vinyals et al.,
     "Matching Networks for One Shot Learning", 2016; prototypes: Snell et al., "Prototypical Networks for
@@ -90,7 +89,7 @@ def few_shot(
         length = np.linalg.norm(total, axis=-1, keepdims=True)
         return total / np.where(length > 0.0, length, 1.0)
 
-    return _accuracy(drawn, shot, lambda rows: asked[rows], prototypes, similarity or _cosine)
+    return _accuracy(drawn, shot, lambda rows: asked[rows], prototypes, similarity or _cosine, classes, seed)
 
 
 def evaluate_few_shot(
@@ -161,8 +160,9 @@ def nearest_neighbour_baseline(
     used, rows = np.unique(drawn, return_inverse=True)
     pixels = np.stack([_pixels(name, side) for name in (images.names[int(i)] for i in used)])
     return _accuracy(
-        rows.reshape(drawn.shape), shot, lambda r: pixels[r], lambda r: pixels[r], lambda u, v: -((u - v) ** 2).sum(1)
-    )
+        rows.reshape(drawn.shape), shot, lambda r: pixels[r], lambda r: pixels[r], lambda u, v: -((u - v) ** 2).sum(1),
+        np.asarray(images.classes)[used], seed,
+    )  # fmt: skip
 
 
 def _draw(
@@ -199,8 +199,10 @@ def _accuracy(
     asked: Callable[[NDArray[np.int64]], np.ndarray],
     shown: Callable[[NDArray[np.int64]], np.ndarray],
     similarity: Similarity,
+    classes: ArrayLike,
+    seed: int,
 ) -> Estimate:
-    """Return the mean accuracy of the episodes.
+    """Return the mean accuracy of the episodes, whose examples are of these classes.
 
     `asked` gives the vectors (…, dim) of rows (…,), `shown` those of a class (e, way, s, dim) of its shots
     (e, way, shot): of the s vectors of a class the most similar one counts.
@@ -209,7 +211,7 @@ def _accuracy(
     queries = each - shot
     dim = asked(drawn[:1, :1, :1]).shape[-1]
     at_once = max(1, _CELLS // (way * queries * way * shot * dim))
-    shares = np.empty(episodes)
+    shares = np.empty((episodes, way))
     for start in range(0, episodes, at_once):
         part = drawn[start : start + at_once]
         u, v = asked(part[:, :, shot:]), shown(part[:, :, :shot])
@@ -221,12 +223,12 @@ def _accuracy(
         own = np.take_along_axis(scores, np.repeat(np.arange(way), queries)[None, :, None], axis=2)
         best = scores.max(axis=2, keepdims=True)
         right_share = np.where(own == best, 1.0 / (scores == best).sum(axis=2, keepdims=True), 0.0)
-        shares[start : start + n] = right_share.mean(axis=(1, 2))
-    mean = float(shares.mean())
-    if episodes == 1:
-        return Estimate(mean, math.nan, math.nan)
-    half = _NORMAL * float(shares.std(ddof=1)) / math.sqrt(episodes)
-    return Estimate(mean, max(mean - half, 0.0), min(mean + half, 1.0))
+        shares[start : start + n] = right_share.reshape(n, way, queries).mean(axis=2)
+    asked_of = np.unique(np.asarray(classes)[drawn[:, :, 0]], return_inverse=True)[1].ravel()
+    count, right = np.bincount(asked_of), np.bincount(asked_of, shares.ravel())
+    units = Units(np.arange(count.size), np.arange(count.size), "classes")
+    samples = np.concatenate([weights @ right / (weights @ count) for weights in units.weights(_RESAMPLES, seed)])
+    return interval(float(shares.mean()), samples, note=units.too_few(count > 0))
 
 
 def _cosine(u: np.ndarray, v: np.ndarray) -> np.ndarray:

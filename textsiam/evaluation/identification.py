@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import check_fraction, finite_scores
-from textsiam.evaluation.binary import Estimate, Report, interval, lines
+from textsiam.evaluation.binary import Report, lines
+from textsiam.evaluation.intervals import Estimate, Units, interval
 from textsiam.evaluation.verification import allowed, too_few
 
 
@@ -81,6 +82,7 @@ def identification_report(
     *,
     threshold: float,
     false_alarm_rate: float = 0.01,
+    strangers: ArrayLike | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> IdentificationReport:
@@ -102,6 +104,7 @@ def identification_report(
         own: (probes,) the column of the probe's own identity, -1 where it is not enrolled.
         threshold: fitted on other probes.
         false_alarm_rate: the rate f.
+        strangers: (unknown probes,) who each unknown probe is, anything that sorts; None takes each for another one.
         bootstrap: number of resamples, 0 for none.
         seed: of the bootstrap.
 
@@ -127,12 +130,18 @@ def identification_report(
         fpir = np.mean(alarm >= threshold) if alarm.size else np.nan
         return np.array([np.mean(hit > -np.inf), found, np.mean(~(hit >= threshold)), fpir])
 
-    rng = np.random.default_rng(seed)
-    replicates = np.array([
-        measure(rng.choice(hits, hits.size), rng.choice(alarms, alarms.size) if alarms.size else alarms)
-        for _ in range(bootstrap)
-    ]).reshape(-1, 4)  # fmt: skip
-    rank_1, detection, fnir, fpir = map(interval, measure(hits, alarms).tolist(), replicates.T)
+    known = Units.grouped(columns[columns >= 0], noun="identities")
+    others = Units.alone(alarms.size) if strangers is None else Units.grouped(strangers, noun="identities")
+    # both are drawn one by one, in chunks that need not be of one size
+    pairs = zip(_rows(known, bootstrap, seed), _rows(others, bootstrap, seed + 1), strict=False)
+    replicates = np.array([measure(np.repeat(hits, h), np.repeat(alarms, a)) for h, a in pairs]).reshape(-1, 4)
+    few = known.too_few(np.ones(hits.size, bool)) if bootstrap else ""
+    strange = others.too_few(np.ones(alarms.size, bool)) if bootstrap and strangers is not None else ""
+    notes = (few, few or strange, few, strange)
+    rank_1, detection, fnir, fpir = (
+        interval(value, sample, note=note)
+        for value, sample, note in zip(measure(hits, alarms).tolist(), replicates.T, notes, strict=True)
+    )
     return IdentificationReport(
         identities=scores.shape[1],
         known=hits.size,
@@ -179,9 +188,19 @@ def evaluate_identification(
         own,
         threshold=threshold,
         false_alarm_rate=false_alarm_rate,
+        strangers=[f"?{i}" if n is None else n for i, (n, o) in enumerate(zip(names, own, strict=True)) if o < 0],
         bootstrap=bootstrap,
         seed=seed,
     )
+
+
+def _rows(units: Units, replicates: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """Yield how often each item (n,) is drawn, for each of the replicates; of nothing, nothing."""
+    if not units.first.size:
+        yield from (np.zeros(0, np.int64) for _ in range(replicates))
+        return
+    for chunk in units.weights(replicates, seed):
+        yield from chunk
 
 
 def _checked_columns(own: ArrayLike, scores: NDArray[np.float64]) -> NDArray[np.int64]:

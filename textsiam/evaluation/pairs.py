@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from textsiam.decision.calibration import finite_scores
 from textsiam.decision.decision import Decision
-from textsiam.evaluation.binary import BinaryReport, Estimate, binary_report
+from textsiam.evaluation.binary import BinaryReport, binary_report
+from textsiam.evaluation.intervals import Estimate, Units
 from textsiam.evaluation.slices import SliceReport, slice_reports
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ class WrongPair(NamedTuple):
 class PairEvaluation:
     """The scores of one twin on n labelled pairs, and what they amount to.
 
-    `labels`, `similarities` and `probabilities` are (n,), in the order of the pairs.
+    `labels`, `similarities` and `probabilities` are (n,), in the order of the pairs; `units` are what intervals draw.
     """
 
     name: str
@@ -59,6 +60,7 @@ class PairEvaluation:
     threshold: float
     report: BinaryReport
     slices: tuple[SliceReport, ...]
+    units: Units | None = field(default=None, repr=False)
 
     def worst_false_positives(self, k: int = 10) -> list[WrongPair]:
         """Return up to k pairs flagged although they are no duplicates, the most similar first."""
@@ -159,12 +161,14 @@ def evaluate_pairs(
     left = [pairs.texts[i] for i in pairs.left.tolist()]
     right = [pairs.texts[i] for i in pairs.right.tolist()]
     probabilities = chosen.probability(similarities)
+    units = Units.of_pairs(pairs)
     report = binary_report(
         similarities,
         pairs.labels,
         threshold=chosen.threshold,
         probabilities=probabilities,
         random_scores=random_scores,
+        units=units,
         bootstrap=bootstrap,
         seed=seed,
     )
@@ -181,6 +185,7 @@ def evaluate_pairs(
         threshold=chosen.threshold,
         report=report,
         slices=slices,
+        units=units,
     )
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 
-from textsiam.evaluation.binary import Estimate, Report, interval
+from textsiam.data.pairs import Pairs
+from textsiam.evaluation.binary import Report
+from textsiam.evaluation.intervals import Estimate, Units, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -20,7 +22,6 @@ Query = TypeVar("Query", bound=Hashable)
 Document = TypeVar("Document", bound=Hashable)
 
 _CUTOFF = 10  # nDCG@10 and MRR@10, the cut-off of BEIR and MS MARCO
-_CHUNK = 1_000_000  # resampled values held in memory at once
 
 
 class SupportsSimilarity(Protocol):
@@ -142,15 +143,18 @@ def retrieval_report(
     )
 
 
-def spearman(scores: ArrayLike, gold: ArrayLike, *, bootstrap: int = 1000, seed: int = 0) -> Estimate:
+def spearman(
+    scores: ArrayLike, gold: ArrayLike, *, units: Units | None = None, bootstrap: int = 1000, seed: int = 0
+) -> Estimate:
     """Spearman's rank correlation of scores and gold grades; ties share their average rank.
 
     rho = cov(r, s) / (sd_r · sd_s) with r and s the ranks of the scores and of the grades. The 95 % interval
-    is a percentile bootstrap over pairs; the ranks are taken anew in every resample.
+    is a percentile bootstrap over units; the ranks are taken anew in every resample.
 
     Args:
         scores: (n,) similarities, larger = closer.
         gold: (n,) grades, larger = closer.
+        units: what is drawn; None takes every pair as one, independent of all others.
         bootstrap: resamples; 0 for no interval.
         seed: seed of the resampling.
 
@@ -165,9 +169,11 @@ def spearman(scores: ArrayLike, gold: ArrayLike, *, bootstrap: int = 1000, seed:
         raise ValueError(f"need two equally long rows of at least two values, got {x.shape} and {y.shape}")
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise ValueError("scores and gold must be finite")
-    samples = [np.ones((1, len(x))), *_resampled_counts(len(x), bootstrap, seed)]
-    value, *replicates = np.concatenate([_weighted_spearman(x, y, counts) for counts in samples])
-    return interval(value, np.array(replicates))
+    value = _weighted_spearman(x, y, np.ones((1, len(x))))[0]
+    drawn = units or Units.alone(len(x))
+    samples = [_weighted_spearman(x, y, counts) for counts in drawn.weights(bootstrap, seed)]
+    note = drawn.too_few(np.ones(len(x), bool)) if units is not None and bootstrap else ""
+    return interval(value, np.concatenate(samples) if samples else np.zeros(0), note=note)
 
 
 def evaluate_sts(
@@ -186,7 +192,9 @@ def evaluate_sts(
         Spearman's rank correlation with its interval.
     """
     similarities = twin.similarity(list(graded.left), list(graded.right))
-    estimate = spearman(similarities, graded.scores, bootstrap=bootstrap, seed=seed)
+    # pairs that share a sentence are one unit
+    units = Units.of_pairs(Pairs.from_texts(list(graded.left), list(graded.right), [0] * len(graded.scores)))
+    estimate = spearman(similarities, graded.scores, units=units, bootstrap=bootstrap, seed=seed)
     return StsReport(name=name, pairs=len(graded.scores), spearman=estimate)
 
 
@@ -233,17 +241,11 @@ def _dcg(gains: np.ndarray) -> float:
 
 def _means(values: np.ndarray, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the mean of every column of (n, m) values, with its interval over resampled rows."""
-    means = [counts @ values / len(values) for counts in _resampled_counts(len(values), bootstrap, seed)]
-    replicates = np.concatenate([np.empty((0, values.shape[1])), *means])
-    return list(map(interval, values.mean(axis=0), replicates.T))
-
-
-def _resampled_counts(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Yield how often each of n items is drawn in each resample: chunks of (r, n) counts."""
-    rng = np.random.default_rng(seed)
-    rows = max(1, _CHUNK // n)
-    for start in range(0, resamples, rows):
-        yield rng.multinomial(n, np.full(n, 1 / n), size=min(rows, resamples - start))
+    units = Units(np.arange(len(values)), np.arange(len(values)), "queries")
+    samples = [counts @ values / len(values) for counts in units.weights(bootstrap, seed)]
+    replicates = np.concatenate(samples) if samples else np.zeros((0, values.shape[1]))
+    note = units.too_few(np.ones(len(values), bool)) if bootstrap else ""
+    return [interval(mean, sample, note=note) for mean, sample in zip(values.mean(axis=0), replicates.T, strict=True)]
 
 
 def _weighted_spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, check_fraction, finite_scores
-from textsiam.evaluation.binary import Estimate, Report, binary_report, interval, lines, resamples
+from textsiam.evaluation.binary import Report, binary_report, lines
+from textsiam.evaluation.intervals import Estimate, Units, interval
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def verification_report(
     *,
     threshold: float,
     false_accept_rates: Sequence[float] = FALSE_ACCEPT_RATES,
+    units: Units | None = None,
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
@@ -84,14 +86,13 @@ def verification_report(
       (k + 1)-th highest impostor. Fewer than 1/f impostors cannot show such a rate: then there is no figure.
 
     ROC-AUC, accuracy and the way intervals are made are those of `textsiam.evaluation.binary.binary_report`.
-    Pairs that share an input are drawn as if they did not, so where few identities make many pairs the
-    intervals are too narrow.
 
     Args:
         scores: (n,) similarities, larger is closer.
         labels: (n,) 1 genuine, 0 impostor.
         threshold: fitted on other pairs.
         false_accept_rates: the rates f, each between 0 and 1.
+        units: as for `binary_report`.
         bootstrap: number of resamples, 0 for none.
         seed: of the bootstrap.
 
@@ -105,22 +106,26 @@ def verification_report(
         (0.5, 0.5)
     """
     rates = [check_fraction(rate, name="false accept rate") for rate in false_accept_rates]
-    pairwise = binary_report(scores, labels, threshold=threshold, bootstrap=bootstrap, seed=seed)
+    pairwise = binary_report(scores, labels, threshold=threshold, units=units, bootstrap=bootstrap, seed=seed)
     s = finite_scores(scores)
     genuine = binary_labels(labels, count=s.size) == 1
     impostors = int(s.size - pairwise.positives)
     measured = [rate for rate in rates if impostors >= 1.0 / rate - 1e-9]
-    values, replicates, eer_threshold = _measure(s, genuine, measured, bootstrap=bootstrap, seed=seed)
-    eer, *tars = (interval(value, sample) for value, sample in zip(values, replicates.T, strict=True))
-    found = dict(zip(measured, tars, strict=True))
+    order = np.argsort(-s, kind="stable")
+    drawn = Units.alone(s.size) if units is None else units.reordered(order)
+    found = _measure(s[order], genuine[order], measured, drawn, bootstrap=bootstrap, seed=seed)
+    values, replicates, eer_threshold = found
+    note = "" if units is None or not bootstrap else units.too_few(genuine, ~genuine)
+    eer, *tars = (interval(value, sample, note=note) for value, sample in zip(values, replicates.T, strict=True))
+    shown = dict(zip(measured, tars, strict=True))
     return VerificationReport(
         genuine=pairwise.positives,
         impostors=impostors,
         roc_auc=pairwise.roc_auc,
         eer=eer,
         eer_threshold=eer_threshold,
-        tar_at_far={rate: found.get(rate) for rate in rates},
-        unmeasured={rate: too_few(rate, impostors, "impostor pairs") for rate in rates if rate not in found},
+        tar_at_far={rate: shown.get(rate) for rate in rates},
+        unmeasured={rate: too_few(rate, impostors, "impostor pairs") for rate in rates if rate not in shown},
         accuracy=pairwise.accuracy,
         false_accept_rate=float(np.mean(s[~genuine] >= threshold)),
         false_reject_rate=float(np.mean(s[genuine] < threshold)),
@@ -156,6 +161,7 @@ def evaluate_verification(
         scored.labels,
         threshold=scored.threshold,
         false_accept_rates=false_accept_rates,
+        units=scored.units,
         bootstrap=bootstrap,
         seed=seed,
     )
@@ -173,20 +179,27 @@ def too_few(rate: float, count: int, what: str) -> str:
 
 
 def _measure(
-    scores: NDArray[np.float64], genuine: NDArray[np.bool_], rates: Sequence[float], *, bootstrap: int, seed: int
+    scores: NDArray[np.float64],
+    genuine: NDArray[np.bool_],
+    rates: Sequence[float],
+    units: Units,
+    *,
+    bootstrap: int,
+    seed: int,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], float]:
     """Return EER and TARs (1 + rates,), their replicates (bootstrap, 1 + rates), and the threshold of the EER."""
-    order = np.argsort(-scores, kind="stable")
-    levels, level = np.unique(-scores[order], return_inverse=True)
-    cells = 2 * level + genuine[order]  # a score and a class: what a drawn pair is counted under
+    levels, level = np.unique(-scores, return_inverse=True)
+    cells = 2 * level + genuine  # a score and a class: what a drawn pair is counted under
 
-    def measured(drawn: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
-        counts = np.bincount(cells, drawn, minlength=2 * levels.size).astype(np.int64).reshape(-1, 2)
-        return _rates(np.concatenate([np.zeros((1, 2), np.int64), counts.cumsum(axis=0)]), rates)
+    def points(weights: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+        counts = np.bincount(cells, weights, minlength=2 * levels.size).astype(np.int64).reshape(-1, 2)
+        return np.concatenate([np.zeros((1, 2), np.int64), counts.cumsum(axis=0)])
 
-    values, at = measured(np.ones(cells.size))
-    replicates = [measured(drawn)[0] for chunk in resamples(cells.size, bootstrap, seed) for drawn in chunk]
-    return values, np.reshape(replicates, (-1, 1 + len(rates))), float(-levels[max(at - 1, 0)])
+    values, at = _rates(points(), rates)
+    replicates = np.array([
+        _rates(points(row), rates)[0] for chunk in units.weights(bootstrap, seed) for row in chunk
+    ])  # fmt: skip
+    return values, replicates.reshape(-1, 1 + len(rates)), float(-levels[max(at - 1, 0)])
 
 
 def _rates(accepted: NDArray[np.int64], rates: Sequence[float]) -> tuple[NDArray[np.float64], int]:

@@ -17,7 +17,8 @@ from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
+from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
+from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision

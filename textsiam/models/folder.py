@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
-from textsiam.decision.decision import CollectionDecision, Decision, restore_decisions, store_decisions
+from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
+from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
 from textsiam.legacy import read_head, reranker_folder
@@ -174,6 +175,6 @@ def _minilm_decision() -> Decision | None:
     """Return the decision of the untrained all-MiniLM-L6-v2: `benchmarks/minilm_decision.py` calibrates it."""
     file = resources.files("textsiam.models") / "minilm_decision.json"
     stored = json.loads(file.read_text(encoding="utf-8"))
-    dtypes = {"scores": np.float32, "labels": np.int8, "knots": np.float64, "probabilities": np.float64}
-    arrays = {name: np.array(values, dtype=dtypes[name]) for name, values in stored["tensors"].items()}
+    dtypes = {"labels": np.int8, "knots": np.float64, "probabilities": np.float64}
+    arrays = {name: np.array(values, dtype=dtypes.get(name, np.float32)) for name, values in stored["tensors"].items()}
     return Decision.restore(stored["metadata"], arrays)

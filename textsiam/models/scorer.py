@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from textsiam.decision.decision import CollectionDecision, Decision, Tell, Verdict, fit_decision, warn
+from textsiam.decision.collection import CollectionDecision, Tell, warn
+from textsiam.decision.decision import Decision, Verdict, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
 from textsiam.legacy import OldAttribute
 from textsiam.models.distances import Distance
+from textsiam.models.domain import domain_of_pairs
 from textsiam.models.learned import Head
 
 if TYPE_CHECKING:
@@ -292,7 +295,8 @@ class Scorer(ABC):
             ValueError: Too few pairs, or only one class.
         """
         scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
-        self.decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
+        self.decision = replace(decision, domain=domain_of_pairs(self, pairs))
         if self.head is not None:
             duplicates = pairs.labels == 1
             vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])

@@ -11,7 +11,8 @@ import torch
 from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
-from textsiam.decision.decision import CollectionDecision, Decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision
 from textsiam.inference.batching import BLOCK, Progress, encode, encode_stream
 from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
 from textsiam.inference.encoders import inputs_of

@@ -10,7 +10,8 @@ import torch
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
-from textsiam.decision.decision import CollectionDecision, Decision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
 from textsiam.legacy import old_arguments

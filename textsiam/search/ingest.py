@@ -6,14 +6,19 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from textsiam.decision.domain import DomainShift
 from textsiam.inference.batching import Progress
 from textsiam.inference.cache import weights_fingerprint
+from textsiam.models.domain import collection_shift
 from textsiam.models.ensemble import members_digest
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import Hit, IndexModel, Question, QuestionIndex, Where
 from textsiam.search.index.validation import check_model
 
 _BATCH = 2048
+_DIRECTIONS = 512  # questions of an index that are looked at, some of them twice
 
 
 @dataclass(frozen=True)
@@ -103,3 +108,15 @@ def search_texts(
 def migrate_index(twin: Scorer, index: QuestionIndex, *, name: str, progress: Progress | None = None) -> None:
     """Encode every question of an index with this twin, and serve its vectors; see `QuestionIndex.migrate`."""
     index.migrate(index_model(twin, name=name), lambda texts: twin.encode(texts, side="right"), progress=progress)
+
+
+def index_shift(twin: Scorer, index: QuestionIndex) -> DomainShift | None:
+    """Return in what the questions of an index differ from those that the twin's decision was learned on.
+
+    An index cannot be read from end to end: the questions nearest to random directions stand for all.
+    """
+    directions = np.random.default_rng(0).normal(size=(_DIRECTIONS, index.model.dim)).astype(np.float32)
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    hits = index.search(directions, model=index.model, k=1) if index.count() else []
+    texts = list(dict.fromkeys(hit.question.text for row in hits for hit in row))
+    return collection_shift(twin, texts, words=twin.tower().max_seq_length is not None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from textsiam.decision.decision import CollectionDecision, fit_decision
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import fit_decision
 from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
 from textsiam.search.index.base import IndexModel, QuestionIndexError

@@ -11,7 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
-from textsiam.evaluation.binary import BinaryReport, Estimate
+from textsiam.evaluation.binary import BinaryReport
+from textsiam.evaluation.intervals import Estimate
 from textsiam.evaluation.report.examples import mistakes
 from textsiam.evaluation.report.pictures import EmbeddingMap, Thumbnail, embedding_figure
 from textsiam.evaluation.report.plots import (
@@ -223,7 +224,7 @@ def _estimate(estimate: Estimate, low: float, high: float) -> str:
     """Return the figure, with its interval where known and a bar where the row has a scale."""
     text = f"<b>{number(estimate.value)}</b>"
     if math.isnan(estimate.low):
-        return text
+        return text + (f" <small>{escape(estimate.note)}</small>" if estimate.note else "")
     text += f" <small>[{number(estimate.low)}\N{EN DASH}{number(estimate.high)}]</small>"
     if not high > low:
         return text

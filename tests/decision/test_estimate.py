@@ -1,0 +1,64 @@
+"""What a collection says of its own pairs, where the decision knows picked pairs only."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.estimate import estimate_collection
+
+PAIRS = 200_000
+
+
+@pytest.fixture(scope="module")
+def decision() -> Decision:
+    """Learned on pairs that were picked: strangers among them score 0.5."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(4000) % 2
+    return fit_decision(rng.normal(np.where(labels == 1, 0.8, 0.5), 0.1), labels)
+
+
+def collection(duplicates: int, seed: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of a collection: its strangers score 0.2, and few of them reach what picked ones do."""
+    rng = np.random.default_rng(seed)
+    labels = np.arange(PAIRS) < duplicates
+    return rng.normal(np.where(labels, 0.8, 0.2), np.where(labels, 0.1, 0.12)), labels
+
+
+@pytest.mark.parametrize("duplicates", [60, 200, 2000])
+@pytest.mark.parametrize("known", [True, False])
+def test_the_share_of_right_pairs_is_found(decision, duplicates, known):
+    scores, labels = collection(duplicates)
+    found = scores >= 0.6
+    prior = duplicates / PAIRS if known else None
+    estimate = estimate_collection(decision, scores[found], pairs=PAIRS, prior=prior)
+    assert estimate is not None
+    assert estimate.probability.mean() == pytest.approx(labels[found].mean(), abs=0.15)
+    assert estimate.prior == pytest.approx(duplicates / PAIRS, rel=0.35)
+    order = np.argsort(scores[found])
+    assert (np.diff(estimate.probability[order]) >= 0).all()
+
+
+def test_the_prior_on_top_of_picked_pairs_promises_far_too_little(decision):
+    scores, labels = collection(100)
+    found = scores >= 0.7
+    assert labels[found].mean() > 0.8
+    assert decision.with_prior(0.0005).probability(scores[found]).mean() < 0.2
+    estimate = estimate_collection(decision, scores[found], pairs=PAIRS, prior=0.0005)
+    assert estimate is not None
+    assert estimate.probability.mean() == pytest.approx(labels[found].mean(), abs=0.2)
+
+
+def test_a_small_prior_finds_little_right(decision):
+    scores, _ = collection(2000)
+    estimate = estimate_collection(decision, scores[scores >= 0.6], pairs=PAIRS, prior=1e-5)
+    assert estimate is not None
+    assert estimate.probability.mean() < 0.01
+
+
+def test_where_nothing_is_found_there_is_no_estimate(decision):
+    assert estimate_collection(decision, [], pairs=10) is None
+    assert estimate_collection(decision, [5.0], pairs=10) is None
+    with pytest.raises(ValueError, match="prior must be between 0 and 1"):
+        estimate_collection(decision, [0.9], pairs=10, prior=2.0)

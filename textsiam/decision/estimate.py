@@ -1,0 +1,73 @@
+"""How many of the pairs found in a collection are right, where the decision knows picked pairs only.
+
+Pairs that people label were picked because they look alike, so the pairs of strangers among them score higher than
+strangers do: a prior of all pairs of a collection (one in a thousand, say) put on top of their odds makes every
+probability far too small. But the collection shows itself how many of its pairs reach a score.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from sklearn.isotonic import IsotonicRegression
+
+from textsiam.decision.calibration import check_fraction, finite_scores
+from textsiam.decision.decision import Decision
+
+_BINS = 10
+_ENOUGH = 0.2  # share of the duplicates that must score above a threshold for the prior to be read there
+
+
+@dataclass(frozen=True, eq=False)
+class CollectionEstimate:
+    """An estimate without labels: `prior` is the share of duplicates among all pairs, `probability` (p,) of the found.
+
+    It takes the duplicates of the collection to score as those do that the decision was learned on. It is no promise.
+    """
+
+    prior: float
+    probability: NDArray[np.float64] = field(repr=False)
+
+
+def estimate_collection(
+    decision: Decision, found: ArrayLike, *, pairs: int, prior: float | None = None
+) -> CollectionEstimate | None:
+    """Estimate which of the pairs that a search found are duplicates, from the scores alone.
+
+    Between two scores, π · pairs · (share of the known duplicates there) duplicates are expected among the pairs found
+    there, and not more than those: P(duplicate | s) = π f₁(s) / f(s), made non-decreasing in s. Without a prior, π is
+    the largest that the collection has room for, the minimum over s of (pairs found above s) / (pairs · recall(s)), as
+    if its purest stretch were pure (Blanchard, Lee and Scott, "Semi-Supervised Novelty Detection", 2010).
+
+    Args:
+        decision: Learned on picked pairs.
+        found: Scores of all pairs of the collection above some threshold, (p,).
+        pairs: How many pairs the collection has.
+        prior: Share of duplicates among all of them.
+
+    Returns:
+        The estimate; None where nothing was found, or no known duplicate scores as high.
+
+    Raises:
+        ValueError: The prior is not between 0 and 1.
+    """
+    given = None if prior is None else check_fraction(prior, name="prior")
+    scores = finite_scores(found)
+    known = np.sort(decision.scores[decision.labels == 1].astype(np.float64))
+    above = known[known >= scores.min()] if scores.size else known[:0]
+    if not above.size:
+        return None
+    edges = np.unique(np.quantile(above, np.arange(1, _BINS) / _BINS, method="higher"))
+    place = np.searchsorted(edges, scores, side="right")
+    count = np.bincount(place, minlength=edges.size + 1).astype(np.float64)
+    share = np.bincount(np.searchsorted(edges, above, side="right"), minlength=edges.size + 1) / known.size
+    if given is None:
+        reached, recall = count[::-1].cumsum()[::-1], share[::-1].cumsum()[::-1]
+        room = reached / (pairs * recall)
+        given = min(float(room[recall >= min(_ENOUGH, recall[0])].min()), 0.5)
+    filled = count > 0
+    right = given * pairs * share[filled] / count[filled]
+    rising = IsotonicRegression(out_of_bounds="clip").fit(np.flatnonzero(filled), right, sample_weight=count[filled])
+    return CollectionEstimate(given, np.minimum(rising.predict(place.astype(np.float64)), 1.0))

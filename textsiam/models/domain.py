@@ -1,0 +1,121 @@
+"""What the texts of a domain and their scores look like to a twin: what its decision remembers, and is warned by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from textsiam.decision.collection import CollectionDecision
+from textsiam.decision.decision import Decision
+from textsiam.decision.domain import FEWEST, NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
+
+if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
+
+_READ = 2000  # texts whose wording and lengths are looked at
+
+
+class VectorScorer(Protocol):
+    """What is needed of a twin here."""
+
+    @property
+    def decision(self) -> Decision | None:
+        """What turns a similarity of picked pairs into a verdict."""
+        ...
+
+    @property
+    def collection(self) -> CollectionDecision | None:
+        """The same for all pairs of a collection."""
+        ...
+
+    def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vectors of both sides of pairs given as indices into texts."""
+        ...
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score row i of `u` against row i of `v`."""
+        ...
+
+
+def domain_of(
+    twin: VectorScorer, texts: Sequence[str], *, apart: Sequence[str] | None = None, words: bool = True, seed: int = 0
+) -> Domain | None:
+    """Return the figures of texts; at most 256 of them are encoded.
+
+    Args:
+        twin: Scores them, without its reranker.
+        texts: Texts, or names of images.
+        apart: Those of them that are compared with each other; None takes all.
+        words: Whether these are texts, whose words and lengths mean something.
+        seed: Which of them are looked at.
+
+    Returns:
+        The domain; None where there are fewer than 50.
+    """
+    rng = np.random.default_rng(seed)
+
+    def drawn(among: Sequence[str], most: int) -> list[str]:
+        order: list[int] = rng.permutation(len(among))[:most].tolist()
+        return [among[i] for i in order]
+
+    sample = drawn(texts if apart is None else apart, NEIGHBOURS)
+    if len(sample) < FEWEST:
+        return None
+    left, right = np.triu_indices(len(sample), 1)
+    similarity = np.zeros((len(sample), len(sample)), np.float32)
+    similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
+    return describe_domain(drawn(texts, _READ) if words else [], similarity + similarity.T)
+
+
+def domain_of_pairs(twin: VectorScorer, pairs: Pairs, *, seed: int = 0) -> Domain | None:
+    """Return the figures of the texts of pairs; no text is compared with its partner, and no label is read."""
+    chosen = np.random.default_rng(seed).random(len(pairs)) < 0.5
+    apart = dict.fromkeys(np.where(chosen, pairs.left, pairs.right).tolist())
+    return domain_of(
+        twin, pairs.texts, apart=[pairs.texts[i] for i in apart], words=not getattr(pairs, "images", False), seed=seed
+    )
+
+
+def domain_shift(decision: Decision, new: Domain | None, scores: Any = ()) -> DomainShift | None:
+    """Return in what texts, or the scores of picked pairs, differ from those that a decision was learned on.
+
+    Args:
+        decision: What may not hold; one without a domain, such as those of 0.1, is not asked.
+        new: The figures of the texts.
+        scores: Of all pairs, (n,), where these were picked as the pairs were that the decision was learned on. After
+            `recalibrate`, whose pairs were chosen by their score, they are not compared.
+
+    Returns:
+        The differences; None where there are none.
+    """
+    if decision.domain is None:
+        return None
+    found = [] if new is None else new.shift_from(decision.domain)
+    if decision.feedback is None:
+        found += scores_shift(decision.scores, decision.labels, scores)
+    return DomainShift(tuple(found)) if found else None
+
+
+def pairs_shift(twin: VectorScorer, decision: Decision | None, pairs: Pairs, scores: Any) -> DomainShift | None:
+    """Return in what pairs, scored (n,), differ from those that a decision was learned on, None if in nothing."""
+    if decision is None or decision.domain is None:
+        return None
+    return domain_shift(decision, domain_of_pairs(twin, pairs), scores)
+
+
+def collection_shift(twin: VectorScorer, texts: Sequence[str], *, words: bool = True) -> DomainShift | None:
+    """Return in what the texts of a collection differ from those that the decision was learned on, None if in nothing.
+
+    Args:
+        twin: Has the decision, and scores; at most 256 of the texts are encoded.
+        texts: Texts, or names of images.
+        words: Whether these are texts.
+    """
+    known = None if twin.collection is None else twin.collection.decision
+    if known is None or known.domain is None:  # one that `recalibrate` has moved has its own
+        known = twin.decision
+    if known is None or known.domain is None:
+        return None
+    return domain_shift(known, domain_of(twin, texts, words=words))
