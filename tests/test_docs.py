@@ -1,5 +1,7 @@
 """What the README and the docs say is true of the code."""
 
+import io
+import json
 import re
 import shlex
 import shutil
@@ -65,6 +67,7 @@ def test_the_commands_succeed_as_printed(minilm, tmp_path, monkeypatch, capsys):
     assert len(cheap) >= 14
     for tokens in cheap:
         monkeypatch.setattr("sys.argv", ["textsiam", *tokens])
+        monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 1000))  # somebody to whom all pairs are duplicates
         with pytest.raises(SystemExit) as end:
             main()
         assert not end.value.code, f"textsiam {shlex.join(tokens)}: {capsys.readouterr().err}"
@@ -83,6 +86,21 @@ def _write_example_files(pairs, folder):
     write_table(folder / "questions.parquet", dict.fromkeys(questions[0], str), questions)
     write_table(folder / "documents.jsonl", list(questions[0]), questions)
     (folder / "queries.txt").write_text("\n".join(pairs.texts[:20]), encoding="utf-8")
+    write_table(
+        folder / "posts.csv", ["id", "title", "body"], [{**q, "title": q["question"], "body": "?"} for q in questions]
+    )
+    write_table(folder / "links.tsv", ["id1", "id2"], [{"id1": "1", "id2": "2"}])
+    (folder / "EXPORT").mkdir()
+    topic = {
+        "id": 1,
+        "title": "How do I cook rice?",
+        "post_stream": {"posts": [{"post_number": 1, "cooked": "<p>?</p>"}]},
+    }
+    (folder / "EXPORT" / "1.json").write_text(json.dumps(topic))
+    (folder / "DUMP_FOLDER").mkdir()
+    row = '<row Id="1" PostTypeId="1" Title="How do I cook rice?" Body="" CreationDate="2011-08-17T20:18:56.507" />'
+    (folder / "DUMP_FOLDER" / "Posts.xml").write_text(f"<posts>{row}</posts>")
+    (folder / "DUMP_FOLDER" / "PostLinks.xml").write_text("<postlinks></postlinks>")
 
 
 @pytest.mark.parametrize("line", [c for c in commands() if c.startswith("accelerate launch")])

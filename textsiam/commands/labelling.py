@@ -57,17 +57,23 @@ def label(
     aim = Aim(precision, confidence, labels, noise, seed)
     session = open_session(open_twin(model), read, output, aim)
     who = labeller or getpass.getuser()
-    if answers is None:
+    truth = None if answers is None else _answers(answers)
+    if truth is None:
         _converse(session, read, who)
     else:
-        truth = _answers(answers)
         _until_promised(session, lambda question: truth(read.texts[question.left], read.texts[question.right]), who)
     certificate = session.certificate()
+    known = {} if truth is None else {"truth": _truth(session, read, truth, certificate.pairs)}
     if as_json:
-        print_json({**certificate.to_dict(), "output": str(output)})
+        print_json({**certificate.to_dict(), **known, "output": str(output)})
         return
     for sentence in certificate.sentences():
         say(sentence)
+    if known and certificate.pairs:
+        precision, recall = known["truth"]["precision"], known["truth"]["recall"]
+        say(
+            f"really right, by {answers}: {precision:.1%} of them, which are {recall:.1%} of the candidates' duplicates"
+        )
     say(f"answers are in {output}: textsiam flag {model} {questions} --labels {output}")
 
 
@@ -91,6 +97,14 @@ def _until_promised(session: Session, said: Callable[[Question], bool], who: str
 
 def _finished(session: Session) -> bool:
     return session.plan.done and len(session.plan.answers) >= session.aim.labels
+
+
+def _truth(session: Session, read: Texts, said: Callable[[str, str], bool], pairs: int) -> dict[str, float]:
+    """Return the precision of the certified pairs, and their share of the duplicates among the candidates."""
+    rows = zip(session.candidates.left.tolist(), session.candidates.right.tolist(), strict=True)
+    right = [said(read.texts[left], read.texts[other]) for left, other in rows]
+    found = sum(right[:pairs])
+    return {"precision": found / pairs if pairs else float("nan"), "recall": found / max(sum(right), 1)}
 
 
 def _answers(source: str) -> Callable[[str, str], bool]:

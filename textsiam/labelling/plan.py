@@ -24,6 +24,7 @@ _ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 40
+_PATIENCE = 1.5  # times the planned answers, for a larger set than is proven
 _GOOD = 0.25
 _BOLD = 1.75
 _BELOW = 2
@@ -151,9 +152,10 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether the set that is aimed at is proven, or another one and all planned answers are given."""
-        proven = self.proven()
-        return proven > 0 and (proven >= self._target or len(self.answers) >= self.aim.labels)
+        """Whether the set that is aimed at is proven; or, once the planned answers are given, one of half its size."""
+        proven, given = self.proven(), len(self.answers) / self.aim.labels
+        least = self._target if given < 1 else self._target / 2 if given < _PATIENCE else 1
+        return proven > 0 and proven >= least
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
@@ -230,7 +232,7 @@ class Plan:
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)[:, index] - self.curve.right.cumsum()[index]
         p, m = np.clip(right / rest, 1e-6, 1 - 1e-6), np.clip((needed - sets.right[index]) / rest, 1e-6, 1 - 1e-6)
         growth = p * np.log(p / m) + (1 - p) * np.log((1 - p) / (1 - m))
-        return int(min(np.ceil(np.median(np.where(p > m, goal / growth, rest))), rest))
+        return int(min(np.ceil(np.median(np.where(p > m, goal / np.maximum(growth, 1e-9), rest))), rest))
 
     # --- the stages ---------------------------------------------------------------------------------------
 
