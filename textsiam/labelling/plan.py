@@ -236,7 +236,7 @@ class Plan:
         return weights / weights.sum()
 
     def _seen_enough(self, rng: np.random.Generator) -> bool:
-        """Whether more looking would hardly change which set is chosen, by its expected worth if the truth were known."""
+        """Whether more looking would hardly change which set is chosen, by its expected worth were the truth known."""
         least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
@@ -249,7 +249,7 @@ class Plan:
         count = len(self.strata.ends)
         chosen = int(value.mean(0).argmax())
         likely = (value.mean(0) / max(float(value.mean(0).max()), 1e-12)) ** _SHARP
-        likely /= likely.sum()
+        likely = likely / likely.sum() if likely.any() else np.full(count, 1.0 / count)
         shares = _EVEN / count + (1 - _BEST - _EVEN) * likely
         shares[chosen] += _BEST
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
