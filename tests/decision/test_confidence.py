@@ -132,6 +132,18 @@ def test_judging_everything_gives_the_exact_number():
     assert sets.right.tolist() == [truth[:20].sum(), truth.sum()]
 
 
+def test_what_chance_has_won_is_no_proof_against_what_was_seen():
+    """All right pairs came first: such luck breaks a promise, but not once the wrong ones are seen."""
+    sets = single(40, 0.99)
+    for rank in range(40):
+        sets.add(rank, among=40, right=rank < 30)
+        if rank == 29:
+            assert sets.lower_bounds()[0] > 30
+            assert sets.proven(0.9)[0]
+    assert sets.lower_bounds()[0] == 30
+    assert not sets.proven(0.9)[0]
+
+
 def test_judging_everything_with_noise_subtracts_what_noise_may_have_added():
     sets = single(1000, noise=0.05)
     for rank in range(1000):
@@ -153,13 +165,15 @@ def test_bounds_are_those_of_a_scan_over_all_claims(seed):
     for rank in rng.permutation(45)[: int(rng.integers(5, 45))]:
         among = int(rng.choice([0, *sizes[sizes > rank]]))
         sets.add(int(rank), among=among, right=bool(truth[rank]))
-    bounds = sets.lower_bounds()
+    bounds, possible = sets.lower_bounds(), sizes - (0 if sets.noise else sets.judged - sets.right)
     for h, size in enumerate(sizes):
         refuted = [
             bool((sets.log_capital(np.where(np.arange(3) == h, claim, sizes))[1] >= sets.goals())[h])
             for claim in range(size + 1)
         ]
-        assert refuted == [claim < bounds[h] for claim in range(size + 1)]  # and one refuted refutes all below
+        first = refuted.index(False)
+        assert refuted == [claim < first for claim in range(size + 1)]  # one refuted refutes all below
+        assert bounds[h] == min(first, possible[h])
 
 
 def test_every_precision_is_read_from_the_same_bounds():

@@ -221,7 +221,8 @@ class Plan:
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)[:, index] - self.curve.right.cumsum()[index]
         p, m = np.clip(right / rest, 1e-6, 1 - 1e-6), np.clip((needed - sets.right[index]) / rest, 1e-6, 1 - 1e-6)
         growth = p * np.log(p / m) + (1 - p) * np.log((1 - p) / (1 - m))
-        return int(min(np.ceil(np.median(np.where(p > m, goal / growth, rest))), rest))
+        answers = np.divide(goal, growth, out=np.full_like(p, rest), where=p > m)
+        return int(min(np.ceil(np.median(answers)), rest))
 
     # --- the stages ---------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -108,6 +108,7 @@ class Session:
         path: File of labels; it may exist, then it is gone on with.
         aim: What is wished; None takes what the file says last.
         before: P(duplicate | score) of the decision that was there.
+        plan: Makes another plan than `Plan`.
 
     Raises:
         DataError: The file is no file of labels, or of another model or collection.
@@ -122,8 +123,10 @@ class Session:
         aim: Aim | None = None,
         *,
         before: Probability | None = None,
+        plan: Callable[[Aim], Plan] | None = None,
     ) -> None:
-        self.candidates, self.ids, self.texts, self._before = candidates, ids, texts, before
+        self.candidates, self.ids, self.texts = candidates, ids, texts
+        self._make_plan = plan or (lambda aim: Plan(candidates.scores, aim, before=before))
         self.file, self.lines = LabelFile(path), []
         self.lines: list[Label] = self.file.read()
         self.aim = aim or (self.lines[-1].aim if self.lines else Aim())
@@ -134,7 +137,7 @@ class Session:
     def _replay(self) -> None:
         lines, self.lines = self.lines, []
         first = lines[0].aim if lines else self.aim
-        self.plan = Plan(self.candidates.scores, replace(first, noise=self.aim.noise), before=self._before)
+        self.plan = self._make_plan(replace(first, noise=self.aim.noise))
         self.again: dict[int, str] = {}
         self._owner: dict[int, Label] = {}
         last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
@@ -156,7 +159,7 @@ class Session:
     def _take(self, line: Label, *, counts: bool = True) -> None:
         """Take a line of the file into account."""
         if line.model != self.candidates.model[:16] or line.collection != self.candidates.collection[:16]:
-            what = "model" if line.model != self.candidates.model[:16] else "collection"
+            what = self.candidates.of if line.model != self.candidates.model[:16] else "collection"
             raise DataError(
                 f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
             )
@@ -235,12 +238,17 @@ class Session:
                 return question
         return None
 
+    @property
+    def disagreements(self) -> tuple[int, int]:
+        """Pairs about which two people said different things, of so many that were asked twice."""
+        answers = self.plan.answers
+        return sum(answers.get(n) is not _SAID[answer] for n, answer in self.again.items()), len(self.again)
+
     def certificate(self, precision: float | None = None) -> Certificate:
         """Return what is proven so far, for the precision that was wished or any other."""
         plan, wished = self.plan, precision or self.aim.precision
         pairs = plan.proven(wished)
         right = 0 if plan.sets is None or not pairs else int(plan.sets.lower_bounds()[plan.sets.sizes == pairs][0])
-        said = {n: next(k for k, v in _SAID.items() if v is value) for n, value in plan.answers.items()}
         return Certificate(
             precision=wished,
             confidence=self.aim.confidence,
@@ -252,7 +260,7 @@ class Session:
             answers_left=plan.answers_left(),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
-            disagreements=(sum(said.get(n) != a for n, a in self.again.items()), len(self.again)),
+            disagreements=self.disagreements,
             model=self.candidates.model[:16],
             collection=self.candidates.collection[:16],
         )
