@@ -145,6 +145,8 @@ def flag(
 def _answered(twin: Scorer, read: Texts, labels: Path, threshold: float | None, prior: float | None) -> Session:
     if threshold is not None or prior is not None:
         raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
+    if not labels.is_file():
+        raise typer.BadParameter(f"--labels {labels}: no such file; textsiam label makes it")
     return open_session(twin, read, labels)
 
 

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from textsiam.commands.options import BadRow, Json, Model, open_twin
-from textsiam.terminal import print_json, progress_bars, say, warn
+from textsiam.terminal import fail, print_json, progress_bars, say, warn
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.labelling.audit import Audit
+    from textsiam.labelling.plan import Aim
     from textsiam.labelling.session import Question, Session
     from textsiam.models.scorer import Scorer
 
@@ -23,8 +25,15 @@ _KEYS = {"y": "y", "n": "n", "s": "skip", "skip": "skip", "u": "undo", "undo": "
 
 def label(
     model: Model,
-    questions: Annotated[str, typer.Argument(help="Questions: a forum folder, or a file as for flag.")],
     output: Annotated[Path, typer.Option(help="File of answers, .tsv; one that is there is gone on with.")],
+    questions: Annotated[
+        str | None,
+        typer.Argument(help="Questions: a forum folder, or a file as for flag; with --flagged, name them alone."),
+    ] = None,
+    flagged: Annotated[
+        str | None,
+        typer.Option(help="Ask about pairs that were flagged, by whatever tool: a table with id1, id2; see audit."),
+    ] = None,
     precision: Annotated[float, typer.Option(help="Share of the flagged pairs that are to be right.")] = 0.95,
     confidence: Annotated[float, typer.Option(help="With which that is proven.")] = 0.95,
     labels: Annotated[int, typer.Option(help="Answers that you mean to give, about: more find more duplicates.")] = 100,
@@ -52,29 +61,66 @@ def label(
             raise typer.BadParameter(f"--{name} must be between 0 and 1, got {share}")
     if not 0 <= noise < 0.5 or labels < 1:
         raise typer.BadParameter(f"--noise must be in [0, 0.5) and --labels at least 1, got {noise} and {labels}")
-    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
+    if (flagged is None) == (questions is None):
+        raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS without a model")
+    source = questions or model
+    read = read_texts(source, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     aim = Aim(precision, confidence, labels, noise, seed)
-    session = open_session(open_twin(model), read, output, aim)
     who = labeller or getpass.getuser()
-    truth = None if answers is None else _answers(answers)
-    if truth is None:
-        _converse(session, read, who)
+    known: dict[str, float] = {}
+    if flagged is not None:
+        result, then = _label_flagged(flagged, source, read, output, aim, who, answers)
     else:
-        _until_promised(session, lambda question: truth(read.texts[question.left], read.texts[question.right]), who)
-    certificate = session.certificate()
-    known = {} if truth is None else {"truth": _truth(session, read, truth, certificate.pairs)}
+        session = open_session(open_twin(model), read, output, aim)
+        _ask(session, read, who, answers, lambda: _header(session))
+        result, then = session.certificate(), f"textsiam flag {model} {source} --labels {output}"
+        known = {} if answers is None else _truth(session, read, _answers(answers), result.pairs)
     if as_json:
-        print_json({**certificate.to_dict(), **known, "output": str(output)})
+        print_json({**result.to_dict(), **({"truth": known} if known else {}), "output": str(output)})
         return
-    for sentence in certificate.sentences():
+    for sentence in result.sentences():
         say(sentence)
-    if known and certificate.pairs:
-        precision, recall = known["truth"]["precision"], known["truth"]["recall"]
-        say(
-            f"really right, by {answers}: {precision:.1%} of them, which are {recall:.1%} of the candidates' duplicates"
-        )
-    say(f"answers are in {output}: textsiam flag {model} {questions} --labels {output}")
+    if known:
+        shares = f"{known['precision']:.1%} of them, which are {known['recall']:.1%} of the candidates' duplicates"
+        say(f"really right, by {answers}: {shares}")
+    say(f"answers are in {output}: {then}")
+
+
+def _label_flagged(
+    flagged: str, source: str, read: Texts, output: Path, aim: Aim, who: str, answers: str | None
+) -> tuple[Audit, str]:
+    """Ask about flagged pairs; return what is known of them then, and the command that says it again."""
+    from textsiam.labelling.audit import audit, open_flagged
+    from textsiam.labelling.flagged import read_flagged
+
+    pairs = read_flagged(flagged)
+    session = open_flagged(pairs, read.ids, read.texts, output, aim, source=source)
+    _ask(session, read, who, answers, lambda: f"[{len(session.plan.answers)}] {audit(pairs, session).sentences()[0]}")
+    return audit(pairs, session), f"textsiam audit {flagged} --labels {output}"
+
+
+def audit(
+    flagged: Annotated[str, typer.Argument(help="Flagged pairs: a table with the columns id1 and id2.")],
+    labels: Annotated[Path, typer.Option(help="Answers about them, of label --flagged.")],
+    confidence: Annotated[
+        float | None, typer.Option(help="With which the interval holds; that of the answers by default.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Say how precise flagged pairs are, from answers about some: an interval, or exactly once all are judged."""
+    from textsiam.labelling.audit import answered_flagged
+    from textsiam.labelling.audit import audit as audit_of
+    from textsiam.labelling.flagged import read_flagged
+
+    if confidence is not None and not 0 < confidence < 1:
+        raise typer.BadParameter(f"--confidence must be between 0 and 1, got {confidence}")
+    pairs = read_flagged(flagged)
+    found = audit_of(pairs, answered_flagged(pairs, labels), confidence=confidence)
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        print("\n".join(found.sentences()))
 
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: object = None) -> Session:
@@ -89,6 +135,18 @@ def open_session(twin: Scorer, read: Texts, path: Path, aim: object = None) -> S
     return Session(candidates, read.ids, read.texts, path, aim, before=before)  # pyright: ignore[reportArgumentType]
 
 
+def _ask(session: Session, read: Texts, who: str, answers: str | None, header: Callable[[], str]) -> None:
+    """Ask people, or labelled pairs in their place."""
+    try:
+        if answers is None:
+            _converse(session, read, who, header)
+        else:
+            truth = _answers(answers)
+            _until_promised(session, lambda question: truth(read.texts[question.left], read.texts[question.right]), who)
+    except KeyboardInterrupt:
+        fail(f"\ninterrupted: all answers are in {session.file.path}; the same command goes on", 130)
+
+
 def _until_promised(session: Session, said: Callable[[Question], bool], who: str) -> None:
     """Let something answer until the promise is proven and the planned answers are given."""
     while not _finished(session) and (question := session.ask(who)) is not None:
@@ -100,11 +158,11 @@ def _finished(session: Session) -> bool:
 
 
 def _truth(session: Session, read: Texts, said: Callable[[str, str], bool], pairs: int) -> dict[str, float]:
-    """Return the precision of the certified pairs, and their share of the duplicates among the candidates."""
+    """Return precision and recall (among the candidates) of the certified pairs; nothing where there are none."""
     rows = zip(session.candidates.left.tolist(), session.candidates.right.tolist(), strict=True)
     right = [said(read.texts[left], read.texts[other]) for left, other in rows]
     found = sum(right[:pairs])
-    return {"precision": found / pairs if pairs else float("nan"), "recall": found / max(sum(right), 1)}
+    return {"precision": found / pairs, "recall": found / max(sum(right), 1)} if pairs else {}
 
 
 def _answers(source: str) -> Callable[[str, str], bool]:
@@ -117,7 +175,7 @@ def _answers(source: str) -> Callable[[str, str], bool]:
     return lambda left, right: left == right or cluster.get(left, -1) == cluster.get(right, -2)
 
 
-def _converse(session: Session, read: Texts, who: str) -> None:
+def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]) -> None:
     """Ask at the terminal: y, n, s(kip), u(ndo), q(uit)."""
     say("Do both ask the same? y yes, n no, s skip, u undo, q quit; every answer is saved at once.")
     promised = False
@@ -127,7 +185,7 @@ def _converse(session: Session, read: Texts, who: str) -> None:
         if session.plan.done and not promised:
             promised = True
             say("The promise is proven. Further answers tell what is missed; q ends here.")
-        say(f"\n{_header(session)}\n  1  {read.texts[question.left]}\n  2  {read.texts[question.right]}")
+        say(f"\n{header()}\n  1  {read.texts[question.left]}\n  2  {read.texts[question.right]}")
         key = _key()
         while key not in ("y", "n", "skip", "undo", "quit"):
             say("y, n, s, u or q?")
@@ -156,9 +214,8 @@ def _header(session: Session) -> str:
 def _key() -> str:
     """Return what was typed: one key at a terminal, a line from a pipe; the end of input quits."""
     if sys.stdin.isatty():
-        typed = typer.prompt(">", prompt_suffix=" ", default="", show_default=False, err=True)
-    else:
-        typed = sys.stdin.readline()
-        if not typed:
-            return "quit"
+        print("> ", end="", file=sys.stderr, flush=True)
+    typed = sys.stdin.readline()
+    if not typed:
+        return "quit"
     return _KEYS.get(typed.strip().lower(), "?")

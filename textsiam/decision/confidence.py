@@ -18,7 +18,7 @@ from textsiam.decision.calibration import check_fraction
 
 NOISE_SHARE = 0.1
 """Share of the error that goes to the chance that more wrong pairs were called right than the noise lets expect."""
-_WEIGHT = 30.0  # answers that a guess is worth
+_WEIGHT = 30.0
 
 
 class NestedSets:
@@ -32,6 +32,7 @@ class NestedSets:
         known: Ranks judged before, and whether each was right; they are no draws.
         confidence: With which all bounds hold together.
         noise: Share of the answers that may be wrong, each for itself.
+        weight: Answers that the guess `expected` is worth.
 
     Example:
         >>> sets = NestedSets([4, 200], [0.5, 0.5], [0.99, 0.99])
@@ -50,13 +51,14 @@ class NestedSets:
         known: dict[int, bool] | None = None,
         confidence: float = 0.95,
         noise: float = 0.0,
+        weight: float = _WEIGHT,
     ) -> None:
         self.sizes, self.shares = np.asarray(sizes, np.int64), np.asarray(shares, np.float64)
         self.expected = np.clip(np.asarray(expected, np.float64), 0.01, 0.999)
         if (np.diff(self.sizes, prepend=0) < 1).any() or self.shares.sum() > 1 + 1e-9 or (self.shares < 0).any():
             raise ValueError("sizes must rise from 1, and shares of the error add up to 1 at most")
         self.error = 1.0 - check_fraction(confidence, name="confidence")
-        self.noise, self.known = noise, dict(known or {})
+        self.noise, self.known, self._weight = noise, dict(known or {}), weight
         self.history: list[tuple[int, int, bool]] = []
 
     def add(self, rank: int, *, among: int, right: bool) -> None:
@@ -113,7 +115,7 @@ class NestedSets:
         betting, hit = inside & (self.sizes <= among[:, None]), inside & said[:, None]
         right = self._below(known) + _before(hit)
         left = self.sizes - self._below(np.array(list(self.known), np.int64)) - _before(inside)
-        q = (_WEIGHT * self.expected + _before(betting & hit)) / (_WEIGHT + _before(betting))
+        q = (self._weight * self.expected + _before(betting & hit)) / (self._weight + _before(betting))
         with error:
             m = (claims - right) / np.maximum(left, 1)
             won = np.log(np.where(said[:, None], q / np.maximum(m, 0.0), (1 - q) / (1 - np.minimum(m, 1.0))))
@@ -134,7 +136,8 @@ class NestedSets:
 
     def proven(self, precision: float) -> NDArray[np.bool_]:
         """Return which sets are proven to have such a precision at least, `(h,)`."""
-        return self.log_capital(self.needed(precision) - 1)[1] >= self.goals()
+        needed = self.needed(precision)
+        return (self.log_capital(needed - 1)[1] >= self.goals()) & (needed <= self._possible)
 
     def lower_bounds(self) -> NDArray[np.int64]:
         """Return how many pairs of each set are proven to be right, `(h,)`: for every precision at once.
@@ -146,7 +149,12 @@ class NestedSets:
             middle = (low + high) // 2
             refuted = self.log_capital(middle)[1] >= self.goals()
             low, high = np.where(refuted, middle, low), np.where(refuted, high, np.maximum(middle, low + 1))
-        return low + 1
+        return np.minimum(low + 1, self._possible)
+
+    @property
+    def _possible(self) -> NDArray[np.int64]:
+        """How many pairs of each set can still be right: a bet that was won by chance proves no more than that."""
+        return self.sizes if self.noise else self.sizes - (self.judged - self.right)
 
 
 _NONE = np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, bool)

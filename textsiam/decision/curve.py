@@ -1,10 +1,11 @@
 """What is known of P(duplicate | score) from few answers, about pairs that were drawn by their score.
 
 Pairs may be drawn by their score as unequally as one likes: that leaves P(duplicate | score) as it is. A curve is
-`u / (1 + exp(-(s - c) / w))`: centre c, width w, and a ceiling u below 1 where even the best-scored pairs are often
-wrong. The posterior over a grid of such curves starts at curves of every kind, half of it close to the decision that
-was there before, and each answer multiplies it by its likelihood. What a curve says of a stratum counts as
-`CONCENTRATION` answers: with many answers, a stratum may differ from every curve.
+`f + (u - f) / (1 + exp(-(s - c) / w))`: centre c, width w, a ceiling u below 1 where even the best-scored pairs are
+often wrong, and a floor f above 0 where some duplicates score as strangers do. The posterior over a grid of such curves
+starts at curves of every kind, half of it close to the decision that was there before, and each answer multiplies it by
+its likelihood. What a curve says of a stratum counts as `CONCENTRATION` answers: with many answers, a stratum may
+differ from every curve.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from textsiam.decision.calibration import from_log_odds
 CONCENTRATION = 10.0
 _CENTRES, _WIDTHS = 40, 9
 _CEILINGS = {1.0: 0.5, 0.97: 0.14, 0.9: 0.12, 0.8: 0.08, 0.7: 0.06, 0.6: 0.04, 0.5: 0.03, 0.35: 0.02, 0.2: 0.01}
+_FLOORS = {0.0: 0.6, 0.01: 0.2, 0.04: 0.15, 0.1: 0.05}
 _BEFORE = 10.0  # answers that the decision of before is worth
 
 Probability = Callable[[NDArray[np.float64]], NDArray[np.float64]]
@@ -71,10 +73,11 @@ class ScoreCurve:
         ranks = np.unique(np.geomspace(1, len(values), _CENTRES).astype(np.int64))
         centres = np.concatenate([[values[0] + deviation], values[ranks - 1], [values[-1] - 2 * deviation]])
         widths = deviation * np.geomspace(0.03, 2.0, _WIDTHS)
-        grid = np.meshgrid(centres, widths, np.array(list(_CEILINGS)), indexing="ij")
-        self._centre, self._width, self._ceiling = (axis.ravel() for axis in grid)
-        weight = np.meshgrid(np.ones(len(centres)), np.ones(_WIDTHS), np.array(list(_CEILINGS.values())), indexing="ij")
-        flat = weight[2].ravel() / weight[2].sum()
+        lists = centres, widths, np.array(list(_CEILINGS)), np.array(list(_FLOORS))
+        grid = (axis.ravel() for axis in np.meshgrid(*lists, indexing="ij"))
+        self._centre, self._width, self._ceiling, self._floor = grid
+        flat = np.array([_CEILINGS[u] * _FLOORS[f] for u, f in zip(self._ceiling, self._floor, strict=True)])
+        flat /= flat.sum()
         self._log_weight = np.log(flat)
         self._per_stratum = self._curves(strata.scores)
         if before is not None:
@@ -88,7 +91,8 @@ class ScoreCurve:
     def _curves(self, scores: NDArray[np.floating]) -> NDArray[np.float64]:
         """Return what every curve says of scores, `(curves, scores)`."""
         z = (np.asarray(scores, np.float64)[None, :] - self._centre[:, None]) / self._width[:, None]
-        return np.clip(self._ceiling[:, None] * from_log_odds(z), 1e-5, 1 - 1e-5)
+        low, high = self._floor[:, None], np.maximum(self._ceiling, self._floor)[:, None]
+        return np.clip(low + (high - low) * from_log_odds(z), 1e-5, 1 - 1e-5)
 
     def add(self, score: float, stratum: int, right: bool) -> None:
         """Take an answer into account."""

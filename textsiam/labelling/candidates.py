@@ -29,6 +29,7 @@ class Candidates:
         scores: Descending, `(n,)` float32.
         model: Digest of the model, 64 hexadecimal digits.
         collection: Digest of the texts.
+        of: What `model` is the digest of.
     """
 
     left: np.ndarray
@@ -36,6 +37,7 @@ class Candidates:
     scores: np.ndarray
     model: str
     collection: str
+    of: str = "model"
 
     def __len__(self) -> int:
         return len(self.scores)

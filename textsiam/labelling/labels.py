@@ -14,6 +14,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
+from datetime import datetime
 from pathlib import Path
 from typing import IO
 
@@ -21,6 +22,8 @@ from textsiam.data.tables.errors import DataError
 from textsiam.labelling.plan import Aim
 
 ANSWERS = ("y", "n", "skip", "undo", "")
+STAGES = ("look", "prove", "recall", "again")
+_LONGEST = 100_000  # characters of a text that are written: more than anybody reads, less than a reader of TSV refuses
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ class LabelFile:
         writer = csv.writer(text, delimiter="\t", lineterminator="\n")
         if file.seek(0, os.SEEK_END) == 0:
             writer.writerow(_KINDS)
-        writer.writerow([str(value).replace("\n", " ").replace("\r", " ") for value in asdict(label).values()])
+        cells = (str(value)[:_LONGEST] for value in asdict(label).values())
+        writer.writerow([cell.replace("\n", " ").replace("\r", " ").replace("\0", " ") for cell in cells])
         file.write(text.getvalue().encode("utf-8", "surrogatepass"))
         file.flush()
         os.fsync(file.fileno())
@@ -131,17 +135,23 @@ class LabelFile:
         if len(whole) < len(found) and file.writable():  # somebody was killed while writing: that line never was
             file.truncate(self._read_to + len(whole))
         labels = []
-        for line in whole.decode("utf-8", "surrogatepass").split("\n")[:-1]:
-            if self._read_to or labels or self._lines > 1:
-                labels.append(self._label(line))
-            elif next(csv.reader([line], delimiter="\t")) != list(_KINDS):
+        for line in whole.split(b"\n")[:-1]:
+            cells = self._cells(line)
+            if self._lines > 1:
+                labels.append(self._label(cells))
+            elif cells != list(_KINDS):
                 raise DataError(f"{self.path}:1: no file of labels: expected the columns {', '.join(_KINDS)}")
             self._lines += 1
         self._read_to += len(whole)
         return labels
 
-    def _label(self, line: str) -> Label:
-        cells = next(csv.reader([line], delimiter="\t"), [])
+    def _cells(self, line: bytes) -> list[str]:
+        try:
+            return next(csv.reader([line.decode("utf-8", "surrogatepass")], delimiter="\t"), [])
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise DataError(f"{self.path}:{self._lines}: {line[:40]!r} cannot be read: {error}") from None
+
+    def _label(self, cells: list[str]) -> Label:
         if len(cells) != len(_KINDS):
             raise DataError(f"{self.path}:{self._lines}: {len(cells)} columns, expected {len(_KINDS)}")
         values = {}
@@ -149,7 +159,21 @@ class LabelFile:
             try:
                 values[name] = kind(cell)
             except ValueError:
-                raise DataError(f"{self.path}:{self._lines}: {name} is {cell!r}, expected a number") from None
+                raise self._damaged(name, cell, "a number") from None
+        for name in ("draw", "rank", "stratum", "among"):
+            if values[name] < 0:
+                raise self._damaged(name, values[name], "0 or more")
         if values["answer"] not in ANSWERS:
-            raise DataError(f"{self.path}:{self._lines}: answer is {values['answer']!r}, expected y, n, skip or undo")
+            raise self._damaged("answer", values["answer"], "y, n, skip or undo")
+        if values["stage"] not in STAGES:
+            raise self._damaged("stage", values["stage"], ", ".join(STAGES))
+        try:
+            aware = datetime.fromisoformat(values["time"]).tzinfo is not None
+        except ValueError:
+            aware = False
+        if not aware:
+            raise self._damaged("time", values["time"], "ISO 8601 with a time zone")
         return Label(**values)
+
+    def _damaged(self, name: str, value: object, expected: str) -> DataError:
+        return DataError(f"{self.path}:{self._lines}: {name} is {value!r}, expected {expected}")

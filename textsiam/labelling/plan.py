@@ -103,7 +103,7 @@ class Plan:
             return None
         rng = np.random.default_rng([self.aim.seed, number])
         if self._start is None and self._seen_enough(rng):
-            self._begin(rng)
+            self._begin()
         size = 0 if self._start is None or self.done else self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
@@ -117,7 +117,7 @@ class Plan:
     def issue(self, draw: Draw) -> Draw:
         """Take a draw that was made, here or when its line was written."""
         if draw.stage != "look" and self._start is None:
-            self._begin(np.random.default_rng([self.aim.seed, draw.number]))
+            self._begin()
         if draw.among:
             self._target = draw.among
         self.draws.append(draw)
@@ -254,8 +254,9 @@ class Plan:
         value = self._value(rng, _BEST)
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
 
-    def _begin(self, rng: np.random.Generator) -> None:
+    def _begin(self) -> None:
         """Give the sets their shares of the error, most to the one that seems best, and say what to bet on each."""
+        rng = np.random.default_rng([self.aim.seed, len(self.draws), 1])
         value = self._value(rng, _BEST)
         count = len(self.strata.ends)
         chosen = int(value.mean(0).argmax())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -108,6 +108,7 @@ class Session:
         path: File of labels; it may exist, then it is gone on with.
         aim: What is wished; None takes what the file says last.
         before: P(duplicate | score) of the decision that was there.
+        plan: Makes another plan than `Plan`.
 
     Raises:
         DataError: The file is no file of labels, or of another model or collection.
@@ -122,8 +123,10 @@ class Session:
         aim: Aim | None = None,
         *,
         before: Probability | None = None,
+        plan: Callable[[Aim], Plan] | None = None,
     ) -> None:
-        self.candidates, self.ids, self.texts, self._before = candidates, ids, texts, before
+        self.candidates, self.ids, self.texts = candidates, ids, texts
+        self._make_plan = plan or (lambda aim: Plan(candidates.scores, aim, before=before))
         self.file, self.lines = LabelFile(path), []
         self.lines: list[Label] = self.file.read()
         self.aim = aim or (self.lines[-1].aim if self.lines else Aim())
@@ -134,22 +137,37 @@ class Session:
     def _replay(self) -> None:
         lines, self.lines = self.lines, []
         first = lines[0].aim if lines else self.aim
-        self.plan = Plan(self.candidates.scores, replace(first, noise=self.aim.noise), before=self._before)
+        self.plan = self._make_plan(replace(first, noise=self.aim.noise))
         self.again: dict[int, str] = {}
         self._owner: dict[int, Label] = {}
-        undone = {line.draw for line in lines if line.answer == "undo"}
         last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
         for n, line in enumerate(lines):
-            # an answer that was taken back was never given: what the plan did with it stands in the lines
-            self._take(line, counts=line.draw not in undone or last.get(line.draw) == n)
+            # an answer that was replaced was never given: what the plan did with it stands in the lines
+            self._take(line, counts=last.get(line.draw) == n)
         self.plan.aim = self.aim
+
+    def _take_added(self, lines: list[Label]) -> None:
+        """Take lines that others added; where they change an answer, everything is taken anew."""
+        changed = False
+        for line in lines:
+            changed |= line.stage != "again" and bool(line.answer) and line.draw in self.plan.answers
+            self._take(line, counts=not changed)
+        self.plan.aim = self.aim
+        if changed:
+            self._replay()
 
     def _take(self, line: Label, *, counts: bool = True) -> None:
         """Take a line of the file into account."""
         if line.model != self.candidates.model[:16] or line.collection != self.candidates.collection[:16]:
-            what = "model" if line.model != self.candidates.model[:16] else "collection"
+            what = self.candidates.of if line.model != self.candidates.model[:16] else "collection"
             raise DataError(
                 f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
+            )
+        pair = self._pair(line.rank)
+        if pair is None or (line.id1, line.id2) != tuple(self.ids[i] for i in pair):
+            raise DataError(
+                f"{self.file.path}: the pair of draw {line.draw}, {line.id1} and {line.id2}, is not the one at place "
+                f"{line.rank} of this collection: model or questions give other scores here; begin a new file"
             )
         self.lines.append(line)
         if line.stage == "again":
@@ -171,8 +189,7 @@ class Session:
     def ask(self, labeller: str) -> Question | None:
         """Return a pair to ask about: one left open, now and then one that another has answered, or a new one."""
         with self.file.exclusive() as (added, file):
-            for line in added:
-                self._take(line)
+            self._take_added(added)
             if (again := self._second_opinion(labeller)) is not None:
                 draw = self.plan.draws[again]
                 return self._question(draw, again=True)
@@ -199,8 +216,7 @@ class Session:
         if answer not in ("y", "n", "skip", "undo"):
             raise ValueError(f"answer is {answer!r}, expected y, n, skip or undo")
         with self.file.exclusive() as (added, file):
-            for line in added:
-                self._take(line)
+            self._take_added(added)
             line = self._line(self.plan.draws[question.draw], answer, labeller)
             line = replace(line, stage="again") if question.again else line
             self.file.append(file, line)
@@ -215,18 +231,24 @@ class Session:
     def undo(self, labeller: str) -> Question | None:
         """Open again what this person answered last; returns it."""
         for line in reversed(self.lines):
-            if line.labeller == labeller and line.draw in self.plan.answers and line.stage != "again":
+            own = line.labeller == labeller and line.answer in _SAID and line.stage != "again"
+            if own and line.draw in self.plan.answers:
                 question = self._question(self.plan.draws[line.draw], again=False)
                 self.answer(question, "undo", labeller)
                 return question
         return None
+
+    @property
+    def disagreements(self) -> tuple[int, int]:
+        """Pairs about which two people said different things, of so many that were asked twice."""
+        answers = self.plan.answers
+        return sum(answers.get(n) is not _SAID[answer] for n, answer in self.again.items()), len(self.again)
 
     def certificate(self, precision: float | None = None) -> Certificate:
         """Return what is proven so far, for the precision that was wished or any other."""
         plan, wished = self.plan, precision or self.aim.precision
         pairs = plan.proven(wished)
         right = 0 if plan.sets is None or not pairs else int(plan.sets.lower_bounds()[plan.sets.sizes == pairs][0])
-        said = {n: next(k for k, v in _SAID.items() if v is value) for n, value in plan.answers.items()}
         return Certificate(
             precision=wished,
             confidence=self.aim.confidence,
@@ -238,7 +260,7 @@ class Session:
             answers_left=plan.answers_left(),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
-            disagreements=(sum(said.get(n) != a for n, a in self.again.items()), len(self.again)),
+            disagreements=self.disagreements,
             model=self.candidates.model[:16],
             collection=self.candidates.collection[:16],
         )
@@ -273,6 +295,10 @@ class Session:
         others = [n for n, a in self.plan.answers.items() if a is not None and n not in own and n not in self.again]
         chosen = [n for n in others if np.random.default_rng([self.aim.seed, n, 1]).integers(_AGAIN) == 0]
         return chosen[0] if chosen else None
+
+    def _pair(self, rank: int) -> tuple[int, int] | None:
+        c = self.candidates
+        return (int(c.left[rank]), int(c.right[rank])) if rank < len(c) else None
 
     def _question(self, draw: Draw, *, again: bool) -> Question:
         c = self.candidates

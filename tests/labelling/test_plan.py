@@ -1,0 +1,138 @@
+"""Which pair is asked about next, and what the answers prove."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from textsiam.labelling.plan import Aim, Plan
+
+SCORES = np.sort(np.random.default_rng(0).random(400).round(3))[::-1]
+TRUTH = np.random.default_rng(1).random(400) < np.where(SCORES > 0.7, 0.99, 0.02)
+AIM = Aim(0.9, 0.9, 40)
+
+
+def run(plan: Plan, draws: int) -> list[int]:
+    for _ in range(draws):
+        draw = plan.draw()
+        if draw is None:
+            break
+        plan.answer(draw.number, bool(TRUTH[draw.rank]))
+    return [draw.rank for draw in plan.draws]
+
+
+def test_draws_follow_from_the_seed():
+    assert run(Plan(SCORES, AIM), 60) == run(Plan(SCORES, AIM), 60)
+    assert run(Plan(SCORES, AIM), 20) != run(Plan(SCORES, replace(AIM, seed=1)), 20)
+
+
+def test_every_pair_is_drawn_at_most_once_and_all_in_the_end():
+    plan = Plan(SCORES[:50], replace(AIM, precision=0.999))
+    for _ in range(50):
+        draw = plan.draw()
+        plan.answer(draw.number, draw.number % 3 != 0)
+    assert sorted(draw.rank for draw in plan.draws) == list(range(50))
+    assert plan.draw() is None
+
+
+def test_a_proof_is_reached_and_is_true():
+    plan = Plan(SCORES, AIM)
+    run(plan, 120)
+    assert plan.done
+    pairs = plan.proven()
+    assert pairs > 50
+    assert TRUTH[:pairs].mean() >= 0.9
+    share, low, high = plan.recall(pairs)
+    assert low <= TRUTH[:pairs].sum() / TRUTH.sum() <= high
+    assert low <= share <= high
+    assert plan.answers_left() == 0
+
+
+def test_the_order_of_answering_changes_nothing_that_is_proven():
+    """Draws may be open while others are made: they count in the order of drawing."""
+    plan = Plan(SCORES, AIM)
+    run(plan, 50)
+    bounds = plan.sets.lower_bounds()
+    for seed in range(3):
+        other = Plan(SCORES, AIM)
+        for draw in plan.draws:
+            other.issue(draw)
+        other._start, other._bets = plan._start, plan._bets
+        for number in np.random.default_rng(seed).permutation(50).tolist():
+            other.answer(number, bool(TRUTH[plan.draws[number].rank]))
+        assert other.sets.history == plan.sets.history
+        assert (other.sets.lower_bounds() == bounds).all()
+
+
+def test_a_skipped_or_open_pair_counts_as_wrong():
+    plans = [Plan(SCORES, AIM) for _ in range(3)]
+    run(plans[0], 60)
+    for plan, other in zip(plans[1:], (None, False), strict=True):
+        for draw in plans[0].draws:
+            plan.issue(draw)
+            plan.answer(draw.number, other if draw.number % 5 == 0 else bool(TRUTH[draw.rank]))
+        plan._start, plan._bets, plan._sets = plans[0]._start, plans[0]._bets, None
+    assert plans[1].sets.history == plans[2].sets.history
+    assert plans[1].curve.asked.sum() == 48  # left out of the estimates
+    assert plans[2].curve.asked.sum() == 60
+    waiting = Plan(SCORES, AIM)
+    for draw in plans[0].draws:
+        waiting.issue(draw)
+        if draw.number % 5:
+            waiting.answer(draw.number, bool(TRUTH[draw.rank]))
+    assert [draw.number for draw in waiting.open] == list(range(0, 60, 5))
+    waiting._start, waiting._bets, waiting._sets = plans[0]._start, plans[0]._bets, None
+    assert waiting.sets.history == plans[1].sets.history
+
+
+@pytest.mark.parametrize("answered", [0, 12, 20])
+def test_a_pair_is_drawn_as_often_as_its_probability_says(answered):
+    """After the same answers, over many seeds: the sum of 1 / probability of a pair's draws is how often we drew."""
+    before = Plan(SCORES[150:180], AIM)
+    for _ in range(answered):
+        draw = before.draw()
+        before.answer(draw.number, bool(TRUTH[150 + draw.rank]))
+    weight, often, seeds = Counter(), Counter(), 1000
+    for seed in range(seeds):
+        plan = copy(before)
+        plan.draws, plan.aim = list(before.draws), replace(AIM, seed=seed)
+        draw = plan.draw()
+        often[draw.rank] += 1
+        weight[draw.rank] += 1 / draw.probability
+    assert len(often) <= 30 - answered
+    assert not {draw.rank for draw in before.draws} & set(often)
+    for rank, times in often.items():
+        if times > 20:
+            assert weight[rank] / seeds == pytest.approx(1.0, abs=4 * times**-0.5), rank
+
+
+def test_nothing_is_worth_a_proof_where_all_answers_are_no():
+    plan = Plan(SCORES[:50], replace(AIM, precision=0.999))
+    for _ in range(50):
+        plan.answer(plan.draw().number, False)
+    assert plan.draw() is None
+    assert plan.proven() == 0
+    assert (plan.sets.lower_bounds() == 0).all()
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_very_few_candidates_are_all_asked_about(count):
+    plan = Plan(np.linspace(0.9, 0.5, count), AIM)
+    for _ in range(count):
+        draw = plan.draw()
+        plan.answer(draw.number, True)
+    assert plan.draw() is None
+    assert plan.sets is None or plan.proven() in (0, count)
+
+
+def test_all_scores_equal_are_one_stratum():
+    plan = Plan(np.full(30, 0.5), Aim(0.9, 0.95, 20))
+    for _ in range(30):
+        draw = plan.draw()
+        plan.answer(draw.number, True)
+    assert plan.proven() == 30
+    assert plan.proven(0.999) == 30

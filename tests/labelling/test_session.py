@@ -1,0 +1,237 @@
+"""People who answer: going on, taking back, second opinions, and what is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta, timezone
+
+import numpy as np
+import pytest
+
+from textsiam.data.tables.errors import DataError
+from textsiam.inference.encoders import ModelError
+from textsiam.labelling import session as module
+from textsiam.labelling.plan import Aim
+from textsiam.labelling.session import Session
+
+AIM = Aim(0.85, 0.9, 40)
+
+
+def opened(collection, path, aim: Aim | None = AIM, **options) -> Session:
+    candidates, ids, texts, _ = collection
+    return Session(candidates, ids, texts, path, aim, **options)
+
+
+def go_on(session: Session, collection, count: int, who: str = "anna") -> None:
+    truth = {
+        (int(a), int(b)): t for a, b, t in zip(collection[0].left, collection[0].right, collection[3], strict=True)
+    }
+    for _ in range(count):
+        question = session.ask(who)
+        if question is None:
+            break
+        session.answer(question, "y" if truth[question.left, question.right] else "n", who)
+
+
+def state(session: Session) -> tuple:
+    sets = session.plan.sets
+    return (
+        session.plan.draws,
+        session.plan.answers,
+        None if sets is None else (sets.history, sets.known, sets.shares.tolist(), sets.lower_bounds().tolist()),
+        session.plan.curve.weights.round(12).tolist(),
+        session.certificate(),
+    )
+
+
+def test_a_promise_is_proven_and_is_true(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    assert session.certificate().sentences() == ["nothing is certified yet at a precision of 0.85 (0 answers)"]
+    go_on(session, collection, 90)
+    certificate = session.certificate()
+    truth = collection[3]
+    assert certificate.pairs > 40
+    assert truth[: certificate.pairs].mean() >= 0.85
+    assert certificate.right <= truth[: certificate.pairs].sum()
+    assert certificate.threshold == collection[0].scores[certificate.pairs - 1]
+    assert (certificate.answers, certificate.noise) == (90, 0.0)
+    first, second = certificate.sentences()
+    assert first.startswith(
+        f"{certificate.pairs} pairs at or above {certificate.threshold:.4f}: at least 85% are right"
+    )
+    assert second.endswith("below it nobody looked")
+    decision = session.decision()
+    assert decision.threshold == certificate.threshold
+    assert (decision.target, decision.confidence) == (0.85, 0.9)
+    assert (np.diff(decision.probability(np.linspace(-1, 1, 50))) >= 0).all()
+    other = session.certificate(0.5)  # another precision, from the same answers
+    assert other.pairs >= certificate.pairs
+
+
+STOPS = [1, 7, 16, 30, 59]
+
+
+def stopped_and_not(collection, folder, stop: int) -> list[tuple]:
+    """Return the state after 60 answers: in one go, with a stop, and of the file when all was over."""
+    whole = opened(collection, folder / "whole.tsv")
+    go_on(whole, collection, 60)
+    go_on(opened(collection, folder / "parts.tsv"), collection, stop)
+    parts = opened(collection, folder / "parts.tsv")
+    go_on(parts, collection, 60 - stop)
+    return [state(session) for session in (whole, parts, opened(collection, folder / "whole.tsv"))]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_going_on_is_never_having_stopped_where_looking_ends_at_a_fixed_number(collection, tmp_path, stop, monkeypatch):
+    monkeypatch.setattr("textsiam.labelling.plan.Plan._seen_enough", lambda plan, _: len(plan.answers) >= 16)
+    whole, parts, later = stopped_and_not(collection, tmp_path, stop)
+    assert parts == whole
+    assert later == whole
+
+
+@pytest.mark.parametrize("stop", STOPS)
+def test_going_on_is_never_having_stopped(collection, tmp_path, stop):
+    whole, parts, later = stopped_and_not(collection, tmp_path, stop)
+    assert parts == whole
+    assert later == whole
+
+
+def test_undo_opens_the_draw_again_and_the_last_answer_counts(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    go_on(session, collection, 5)
+    before = dict(session.plan.answers)
+    wrong = session.undo("anna")
+    assert wrong.draw == 4
+    assert 4 not in session.plan.answers
+    again = session.ask("anna")
+    assert again == wrong
+    session.answer(again, "n" if before[4] else "y", "anna")
+    assert session.plan.answers == {**before, 4: not before[4]}
+    assert session.plan.curve.asked.sum() == 5
+    assert opened(collection, tmp_path / "labels.tsv").plan.answers == session.plan.answers
+    assert [session.undo("anna").draw for _ in range(5)] == [4, 3, 2, 1, 0]
+    assert session.undo("anna") is None
+    assert session.plan.curve.asked.sum() == 0
+    assert session.ask("anna").draw == 0
+
+
+def test_nobody_takes_back_what_another_said(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    go_on(session, collection, 2, "anna")
+    assert session.undo("bert") is None
+
+
+@pytest.mark.parametrize("answer", ["yes", "", "again"])
+def test_an_unknown_answer_is_refused_and_not_written(collection, tmp_path, answer):
+    session = opened(collection, tmp_path / "labels.tsv")
+    question = session.ask("anna")
+    size = (tmp_path / "labels.tsv").stat().st_size
+    with pytest.raises(ValueError, match="expected y, n, skip or undo"):
+        session.answer(question, answer, "anna")
+    assert (tmp_path / "labels.tsv").stat().st_size == size
+
+
+def test_a_second_opinion_is_counted_apart(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 1)  # always
+    session = opened(collection, tmp_path / "labels.tsv")
+    for _ in range(3):
+        session.answer(session.ask("anna"), "y", "anna")
+    answers, weights = dict(session.plan.answers), session.plan.curve.weights
+    for answer in ("y", "n", "n"):
+        question = session.ask("bert")
+        assert question.again
+        session.answer(question, answer, "bert")
+    assert session.plan.answers == answers
+    assert (session.plan.curve.weights == weights).all()
+    assert session.certificate().disagreements == (2, 3)
+    assert opened(collection, tmp_path / "labels.tsv").certificate().disagreements == (2, 3)
+    assert not session.ask("bert").again
+
+
+def test_an_open_draw_is_given_to_another_after_ten_minutes(collection, tmp_path, monkeypatch):
+    session = opened(collection, tmp_path / "labels.tsv")
+    first = session.ask("anna")
+    assert session.ask("bert").draw == 1
+    assert session.ask("anna").draw == first.draw
+    late = datetime.now(timezone.utc) + timedelta(minutes=11)
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz=None):
+            return late
+
+    monkeypatch.setattr(module, "datetime", Later)
+    assert session.ask("cleo").draw == first.draw
+
+
+def test_two_who_answer_the_same_draw_count_once(collection, tmp_path):
+    """The last one counts, for both of them, and for whoever opens the file later."""
+    path = tmp_path / "labels.tsv"
+    anna, bert = opened(collection, path), opened(collection, path)
+    question = anna.ask("anna")
+    anna.answer(question, "y", "anna")
+    bert.ask("bert")
+    bert.answer(question, "n", "bert")
+    anna.ask("anna")
+    for session in (anna, bert, opened(collection, path)):
+        assert session.plan.answers[question.draw] is False
+        assert session.plan.curve.asked.sum() == 1
+
+
+def test_what_another_takes_back_is_open_here_too(collection, tmp_path):
+    path = tmp_path / "labels.tsv"
+    anna, bert = opened(collection, path), opened(collection, path, replace(AIM, labels=77))
+    go_on(anna, collection, 2, "anna")
+    bert.ask("bert")
+    assert set(bert.plan.answers) == {0, 1}
+    anna.undo("anna")
+    bert.ask("bert")
+    assert set(bert.plan.answers) == {0}
+    assert bert.plan.aim.labels == 77  # what another wishes is not what bert wishes
+
+
+@pytest.mark.parametrize(("field", "what"), [("model", "model"), ("collection", "collection")])
+def test_answers_about_something_else_are_refused(collection, tmp_path, field, what):
+    go_on(opened(collection, tmp_path / "labels.tsv"), collection, 2)
+    other = (replace(collection[0], **{field: "ef" * 32}), *collection[1:])
+    with pytest.raises(DataError, match=f"labels.tsv: the answers are about another {what}: they certify nothing here"):
+        opened(other, tmp_path / "labels.tsv")
+
+
+def test_other_scores_of_the_same_model_are_refused(collection, tmp_path):
+    go_on(opened(collection, tmp_path / "labels.tsv"), collection, 2)
+    candidates, *rest = collection
+    other = (replace(candidates, left=candidates.left[::-1], right=candidates.right[::-1]), *rest)
+    with pytest.raises(DataError, match="is not the one at place"):
+        opened(other, tmp_path / "labels.tsv")
+
+
+def test_missing_lines_are_noticed(collection, tmp_path):
+    path = tmp_path / "labels.tsv"
+    go_on(opened(collection, path), collection, 3)
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text("".join(lines[:1] + lines[3:]), encoding="utf-8")
+    with pytest.raises(DataError, match="draw 1 comes before draw 0: lines are missing"):
+        opened(collection, path)
+
+
+def test_a_rank_beyond_the_candidates_is_refused(collection, tmp_path):
+    path = tmp_path / "labels.tsv"
+    session = opened(collection, path)
+    rank = session.plan.draws[session.ask("anna").draw].rank
+    path.write_text(path.read_text().replace(f"\t{rank}\t", "\t9999\t", 1))
+    with pytest.raises(DataError, match="is not the one at place 9999"):
+        opened(collection, path)
+
+
+def test_the_aim_of_the_file_is_gone_on_with(collection, tmp_path):
+    go_on(opened(collection, tmp_path / "labels.tsv", replace(AIM, noise=0.05, seed=9)), collection, 2)
+    assert opened(collection, tmp_path / "labels.tsv", None).aim == replace(AIM, noise=0.05, seed=9)
+    assert opened(collection, tmp_path / "labels.tsv", replace(AIM, seed=3)).aim.seed == 9
+
+
+def test_nothing_certified_is_one_clear_error(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    go_on(session, collection, 3)
+    with pytest.raises(ModelError, match=r"labels.tsv: nothing is certified yet at a precision of 0.99 \(3 answers\)"):
+        session.decision(0.99)

@@ -1,0 +1,247 @@
+"""`textsiam label`, `textsiam flag --labels` and `textsiam audit`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from textsiam import cli
+from textsiam.labelling.labels import LabelFile
+from textsiam.models.twin import Twin
+
+
+@dataclass
+class Said:
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+@pytest.fixture
+def textsiam(capsys, monkeypatch):
+    """Run a command in this process, with what is typed."""
+
+    def run(*arguments: object, typed: str = "") -> Said:
+        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def model(tower, tmp_path_factory) -> Path:
+    return Twin(tower).save_pretrained(tmp_path_factory.mktemp("model") / "twin")
+
+
+@pytest.fixture
+def questions(sentences, tmp_path) -> Path:
+    (tmp_path / "questions.txt").write_text("\n".join(sentences) + "\n" + sentences[0] + "\n")  # and a copy
+    return tmp_path / "questions.txt"
+
+
+@pytest.fixture
+def truth(question_clusters, tmp_path) -> Path:
+    rows = [f"{cluster[0]}\t{other}\t1" for cluster in question_clusters for other in cluster[1:]]
+    (tmp_path / "truth.tsv").write_text("question1\tquestion2\tis_duplicate\n" + "\n".join(rows) + "\n")
+    return tmp_path / "truth.tsv"
+
+
+def test_answers_are_typed_and_every_one_is_kept(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    ask = ("label", model, questions, "--output", output, "--labeller", "anna")
+    said = textsiam(*ask, typed="y\nn\ns\nu\nn\nwhat\n\nY\nq\n")
+    assert said.status == 0, said.err
+    assert said.out == ""
+    assert said.err.count("y, n, s, u or q?") == 2
+    assert "Do both ask the same?" in said.err
+    assert f"answers are in {output}: textsiam flag {model} {questions} --labels {output}" in said.err
+    lines = [line for line in LabelFile(output).read() if line.answer]
+    assert [(line.draw, line.answer) for line in lines] == [
+        (0, "y"), (1, "n"), (2, "skip"), (2, "undo"), (2, "n"), (3, "y"),
+    ]  # fmt: skip
+    assert {line.labeller for line in lines} == {"anna"}
+    said = textsiam(*ask, "--json", typed="n\n")  # the end of the input ends it
+    assert said.json["answers"] == 5
+    assert said.json["pairs"] == 0
+    assert said.json["output"] == str(output)
+    assert [line.draw for line in LabelFile(output).read()][-1] == 5  # asked, and open
+
+
+def test_flag_writes_what_is_certified_and_says_so(model, questions, textsiam, tmp_path):
+    output, flagged = tmp_path / "labels.tsv", tmp_path / "flagged.tsv"
+    said = textsiam("label", model, questions, "--labels", "40", "--output", output, "--json", typed="y\n" * 500)
+    certificate = said.json
+    assert certificate["pairs"] > 0
+    said = textsiam("flag", model, questions, "--labels", output, "--output", flagged)
+    assert said.status == 0, said.err
+    pairs = certificate["pairs"]
+    assert f"{pairs} pairs at or above {certificate['threshold']:.4f}: at least 95% are right (certified on" in said.err
+    with flagged.open(newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    copies = [row for row in rows if row["question1"] == row["question2"]]
+    assert len(copies) == 1
+    distinct = {tuple(sorted((row["question1"], row["question2"]))) for row in rows} - {(copies[0]["question1"],) * 2}
+    assert len(distinct) == pairs
+    found = textsiam("flag", model, questions, "--labels", output, "--json").json
+    assert found["certificate"]["pairs"] == pairs
+    assert found["certificate"]["right"] >= 0.95 * pairs
+    found = textsiam("flag", model, questions, "--labels", output, "--precision", "0.6", "--json").json
+    assert found["certificate"]["precision"] == 0.6
+    assert found["certificate"]["pairs"] >= pairs
+
+
+def test_nothing_certified_is_one_clear_error(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    textsiam("label", model, questions, "--output", output, typed="n\nn\n")
+    said = textsiam("flag", model, questions, "--labels", output, "--output", tmp_path / "flagged.tsv")
+    assert said.status == 1
+    assert said.err == (
+        f"error: {output}: nothing is certified yet at a precision of 0.95 (2 answers): go on with textsiam label\n"
+    )
+    assert not (tmp_path / "flagged.tsv").exists()
+
+
+def test_labelled_pairs_answer_in_place_of_a_person(model, questions, truth, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    how = ("--answers", truth, "--labels", 30, "--precision", 0.1, "--output", output, "--json")
+    said = textsiam("label", model, questions, *how)
+    assert said.status == 0, said.err
+    assert said.json["answers"] >= 30
+    known = {frozenset(row.split("\t")[:2]) for row in truth.read_text().splitlines()}
+    lines = [line for line in LabelFile(output).read() if line.answer]
+    assert {line.answer for line in lines} == {"y", "n"}
+    assert all(line.answer == "y" for line in lines if frozenset((line.text1, line.text2)) in known)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--precision", "1.5"), "--precision must be between 0 and 1, got 1.5"),
+        (("--noise", "0.5"), "--noise must be in [0, 0.5)"),
+        (("--labels", "0"), "--labels at least 1"),
+        (("--output", "labels.csv"), "--output labels.csv: answers are a .tsv file"),
+        (("--flagged", "flagged.tsv"), "expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS without a model"),
+    ],
+)
+def test_options_are_checked(model, questions, textsiam, tmp_path, options, message, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    said = textsiam("label", model, questions, "--output", tmp_path / "labels.tsv", *options)
+    assert said.status == 2
+    assert message in " ".join(said.err.replace("│", " ").split())
+    assert not (tmp_path / "labels.tsv").exists()
+
+
+def test_labels_that_do_not_fit_are_refused(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    textsiam("label", model, questions, "--output", output, typed="y\n")
+    questions.write_text(questions.read_text() + "One more?\n")
+    for command in (("label", "--output", output), ("flag", "--labels", output)):
+        said = textsiam(command[0], model, questions, *command[1:], typed="y\n")
+        assert said.status == 1
+        assert said.err.startswith(f"error: {output}: the answers are about another collection")
+        assert said.err.count("\n") == 1
+    assert textsiam("flag", model, questions, "--labels", tmp_path / "none.tsv").status == 2
+    assert textsiam("flag", model, questions, "--labels", output, "--threshold", "0.5").status == 2
+    output.write_text(output.read_text().replace("\ty\t", "\tyes\t"))
+    said = textsiam("label", model, questions, "--output", output)
+    assert said.err == f"error: {output}:3: answer is 'yes', expected y, n, skip or undo\n"
+
+
+def test_ctrl_c_loses_nothing_and_the_next_run_goes_on(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "textsiam.cli", "label", str(model), str(questions), "--output", str(output)]
+    # a session of its own, whose terminal this is
+    begin = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", begin, *command]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        shown = _until(master, "> ")
+        for key in "yn":
+            os.write(master, f"{key}\n".encode())
+            shown += _until(master, "> ")
+        os.write(master, b"\x03")
+        shown += _until(master, "goes on\r\n")
+        assert process.wait(timeout=60) == 130, shown
+    os.close(master)
+    assert "Do both ask the same?" in shown
+    lines = LabelFile(output).read()
+    assert [line.answer for line in lines if line.answer] == ["y", "n"]
+    textsiam("label", model, questions, "--output", output, "--labeller", lines[0].labeller, typed="y\n")
+    assert [line.draw for line in LabelFile(output).read() if line.answer] == [0, 1, 2]
+
+
+def _until(master: int, end: str) -> str:
+    """Read what is shown until it ends so."""
+    shown, limit = "", time.monotonic() + 120
+    while not shown.endswith(end):
+        assert time.monotonic() < limit, shown
+        shown += os.read(master, 4096).decode(errors="replace")
+    return shown
+
+
+@pytest.fixture
+def flagged(tmp_path) -> Path:
+    """The ids of a .txt file are its lines: pairs of one cluster, pairs of two, and a copy."""
+    rows = [(3 * i + 1, 3 * i + 2) for i in range(15)] + [(3 * i + 1, 3 * i + 5) for i in range(5)] + [(1, 49)]
+    (tmp_path / "flagged.csv").write_text("id1,id2\n" + "\n".join(f"{a},{b}" for a, b in rows) + "\n")
+    return tmp_path / "flagged.csv"
+
+
+def test_flagged_pairs_are_audited(questions, truth, flagged, textsiam, tmp_path):
+    output = tmp_path / "audit.tsv"
+    ask = ("label", "--flagged", flagged, questions, "--output", output)
+    said = textsiam(*ask, typed="y\nn\nu\ns\nq\n")
+    assert said.status == 0, said.err
+    assert "precision 100.0%" in said.err
+    assert f"answers are in {output}: textsiam audit {flagged} --labels {output}" in said.err
+    said = textsiam("audit", flagged, "--labels", output, "--json")
+    assert (said.json["right"], said.json["wrong"], said.json["unknown"], said.json["pairs"]) == (1, 0, 2, 20)
+    output.unlink()
+    said = textsiam(*ask, "--answers", truth, "--labels", 12, "--json")
+    assert said.json["right"] + said.json["wrong"] == 12
+    assert said.json["low"] < 0.75 < said.json["high"]
+    textsiam(*ask, "--answers", truth)
+    said = textsiam("audit", flagged, "--labels", output)
+    assert said.out.splitlines() == [
+        "precision 75.0%: all 20 pairs are judged, 15 are right",
+        "1 rows are left out: their texts are equal, or the pair is there twice",
+    ]
+
+
+def test_an_audit_of_something_else_is_one_clear_error(questions, flagged, textsiam, tmp_path):
+    output = tmp_path / "audit.tsv"
+    said = textsiam("audit", flagged, "--labels", output)
+    assert said.status == 1
+    assert said.err == f"error: {output}: no such file, or no answers in it: textsiam label --flagged makes it\n"
+    textsiam("label", "--flagged", flagged, questions, "--output", output, typed="y\n")
+    flagged.write_text(flagged.read_text() + "40,999\n")
+    said = textsiam("audit", flagged, "--labels", output)
+    assert said.err == f"error: {output}: the answers are not about the pairs of {flagged} as they are now\n"
+    said = textsiam("label", "--flagged", flagged, questions, "--output", output, typed="y\n")
+    assert said.err == f"error: {flagged}:23: id2 is '999', which is no question of {questions}\n"
+    assert textsiam("audit", flagged, "--labels", output, "--confidence", "95").status == 2

@@ -1,0 +1,93 @@
+"""Pairs that somebody flagged, with textsiam or another tool: columns id1 and id2, each pair once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from textsiam.data.tables.errors import BadRows, DataError
+from textsiam.data.tables.readers import open_table
+from textsiam.labelling.candidates import Candidates
+
+_COLUMNS = ("id1", "id2")
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """Flagged pairs.
+
+    Attributes:
+        source: The file.
+        pairs: Ids of both questions, in the order of the file.
+        lines: Where each stands in the file.
+        repeated: Rows left out because the pair was there before, whichever of the two came first.
+    """
+
+    source: str
+    pairs: list[tuple[str, str]]
+    lines: list[int]
+    repeated: int = 0
+    ids: list[str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Name the ids, each once."""
+        object.__setattr__(self, "ids", list(dict.fromkeys(key for pair in self.pairs for key in pair)))
+
+    def __len__(self) -> int:
+        """Count the pairs."""
+        return len(self.pairs)
+
+    @property
+    def digest(self) -> str:
+        """Digest of the pairs in their order, 64 hexadecimal digits; other columns may change."""
+        return hashlib.sha256("".join(f"{len(a)} {len(b)} {a}{b}" for a, b in self.pairs).encode()).hexdigest()
+
+    def among(self, ids: Sequence[str], collection: str, source: str) -> Candidates:
+        """Return the pairs as places among `ids`, without scores.
+
+        Args:
+            ids: Of all questions.
+            collection: Digest of the questions.
+            source: Where the questions are, for messages.
+
+        Raises:
+            DataError: A pair names a question that is not there.
+        """
+        place = {key: n for n, key in enumerate(ids)}
+        for pair, line in zip(self.pairs, self.lines, strict=True):
+            for name, key in zip(_COLUMNS, pair, strict=True):
+                if key not in place:
+                    raise DataError(f"{self.source}:{line}: {name} is {key!r}, which is no question of {source}")
+        left, right = np.array([[place[a], place[b]] for a, b in self.pairs], np.int64).T
+        return Candidates(left, right, np.zeros(len(self), np.float32), self.digest, collection, "flagged file")
+
+
+def read_flagged(source: str | Path) -> Flagged:
+    """Read flagged pairs: .tsv, .csv, .jsonl or .parquet with the columns id1 and id2.
+
+    Raises:
+        DataError: The file cannot be read, lacks a column or pairs, or a pair is one question twice.
+    """
+    found: dict[frozenset[str], tuple[tuple[str, str], int]] = {}
+    rows, bad = 0, BadRows(str(source))
+    with open_table(source, bad) as table:
+        for name in _COLUMNS:
+            if name not in table.columns:
+                shown = ", ".join(map(repr, table.columns[:12]))
+                raise DataError(f"{source}: has no column {name!r}, found {shown}; flagged pairs are id1 and id2")
+        places = [table.columns.index(name) for name in _COLUMNS]
+        for line, values in table.rows:
+            pair = tuple("" if values[place] is None else str(values[place]) for place in places)
+            if not all(pair) or pair[0] == pair[1]:
+                what = "a question is missing" if not all(pair) else "both are the same question"
+                raise DataError(f"{source}:{line}: id1 is {pair[0]!r} and id2 is {pair[1]!r}: {what}")
+            found.setdefault(frozenset(pair), ((pair[0], pair[1]), line))
+            rows += 1
+    if not found:
+        raise DataError(f"{source}: holds no pairs")
+    pairs, lines = zip(*found.values(), strict=True)
+    return Flagged(str(source), list(pairs), list(lines), rows - len(found))
