@@ -61,7 +61,7 @@ def test_labels_of_other_pairs_are_hidden(tmp_path):
 
 
 def test_what_does_not_fit_is_said(forum, tmp_path):
-    with pytest.raises(ConfigError, match=r"holds duplicates alone; data\.labels positives mines"):
+    with pytest.raises(ConfigError, match=r"holds duplicates alone: data\.labels positives mines"):
         build_pairs(DataConfig(train=str(forum)))
     with pytest.raises(ConfigError, match=r"data\.split: time needs a forum folder, whose questions have dates"):
         build_pairs(DataConfig(split="time"))
