@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import finding, importing, indexing, labelling, making, scoring, serving
+from textsiam.commands import adapting, finding, importing, indexing, labelling, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -33,6 +33,7 @@ app.command()(finding.encode)
 app.command()(finding.match)
 app.command()(indexing.check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
+app.command()(adapting.adapt)
 app.command()(making.mine)
 app.command()(making.export)
 app.command()(making.ensemble)

@@ -33,6 +33,7 @@ from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.loop import train
+from textsiam.training.mining.positives_only import with_trained_negatives
 from textsiam.training.reporting.collapse import CollapseWarning
 from textsiam.training.reporting.result import LeftOut, TrainResult
 from textsiam.training.settings import LEXICAL
@@ -118,13 +119,18 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     settings = replace(config.training, augment=build_augment(config.training.augment))
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
+    mined = config.data.labels == "positives" and settings.mine is None
     if config.reranker is not None:
-        check_trainable(splits.train, config.reranker)
+        check_trainable(splits.test if mined else splits.train, config.reranker)
     for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
+    if mined:
+        with say.status("mining negatives"):
+            known = [part for part in parts[1:] if len(part)]
+            splits = splits.replacing(train=with_trained_negatives(twin, splits.train, known))
     objective = build_objective(config.loss, twin.head)
 
     evaluations = []

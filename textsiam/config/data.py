@@ -7,6 +7,8 @@ from typing import Literal
 
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits, split_pairs
+from textsiam.data.time_split import split_pairs_by_time
+from textsiam.forums.reading import dates_of_texts, is_forum
 from textsiam.images.files import holds_images
 from textsiam.images.pairs import draw_up_to, most_pairs
 from textsiam.images.readers import read_images
@@ -35,6 +37,9 @@ class DataConfig:
         unseen: Classes of images, or folders of classes, that only the test sees, and of which it is made. What has a
             source of its own keeps to that too.
         disjoint: Give every split classes of its own, instead of images of its own.
+        labels: "positives" learns from the duplicates alone: pairs labelled 0 are left out of `train`, and of what is
+            cut from it, and such pairs are mined. "all" takes the labels as they are.
+        split: "time" cuts by date (of a forum folder): train on the past, test on the newest. "random" draws.
         seed: Seed of the cut.
     """
 
@@ -51,6 +56,8 @@ class DataConfig:
     more: list[str] | None = None
     unseen: list[str] | None = None
     disjoint: bool = False
+    labels: Literal["all", "positives"] = "all"
+    split: Literal["random", "time"] = "random"
     seed: int = 0
 
 
@@ -59,28 +66,53 @@ def build_pairs(config: DataConfig) -> Splits:
 
     Raises:
         DataError: A source cannot be read.
-        ConfigError: The calibration or test split would be empty.
+        ConfigError: The calibration or test split would be empty, or there are duplicates alone and nothing says so.
     """
     names = ("validation", "calibration", "test")
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     if holds_images(config.train):
+        if (config.labels, config.split) != ("all", "random"):
+            raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
         cut = _cut_images(config, shares)
     elif config.pairs is not None or config.more or config.unseen or config.disjoint:
         keys = "data.pairs, .more, .unseen and .disjoint"
         raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
     else:
-        cut = split_pairs(_read(config, config.train), **shares, seed=config.seed)
+        cut = _cut_texts(config, shares)
     own = {name: _read_split(config, name, source) for name, source in given.items()}
     splits = cut.replacing(**own) if own else cut
     for name in ("train", "calibration", "test"):
         if len(getattr(splits, name)) == 0:
             raise ConfigError(f"data.{name} is empty: give it a source, or a larger data.{name}_share")
-    return splits
+    if config.labels == "all":
+        return splits
+    from textsiam.training.mining.positives_only import with_judged_negatives
+
+    return with_judged_negatives(splits)
 
 
 def _read(config: DataConfig, source: str) -> Pairs:
     return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
+
+
+def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
+    """Cut the splits of texts: at random, or by date."""
+    from textsiam.training.mining.positives_only import positives_alone
+
+    pairs = _read(config, config.train)
+    if config.labels == "positives":
+        pairs = positives_alone(pairs)
+    elif pairs.positives == len(pairs) and config.calibration is None:
+        raise ConfigError(
+            f"data.train: {config.train} holds duplicates alone: data.labels positives mines pairs to set them against"
+        )
+    if config.split == "random":
+        return split_pairs(pairs, **shares, seed=config.seed)
+    if not is_forum(config.train):
+        raise ConfigError(f"data.split: time needs a forum folder, whose questions have dates; {config.train} is none")
+    dates = dates_of_texts(config.train)
+    return split_pairs_by_time(pairs, [dates[text] for text in pairs.texts], **shares)
 
 
 def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:

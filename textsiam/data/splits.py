@@ -38,7 +38,8 @@ class SplitReport:
     """How pairs were split.
 
     `sizes` are in the order train, validation, calibration, test; `dropped` pairs had their texts in two
-    splits, which happens only where components had to be `cut`; `leakage` is measured on the result.
+    splits, which happens only where components had to be `cut`; `leakage` is measured on the result. A split by time
+    says when each held-out split `begins`; what it `dropped` is older than the split of its component.
     """
 
     seed: int
@@ -47,6 +48,7 @@ class SplitReport:
     dropped: int
     cut: bool
     leakage: Leakage
+    begins: Mapping[str, str] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Give the report as plain JSON values."""
@@ -61,6 +63,9 @@ class SplitReport:
         if self.cut:
             lines.append(f"{self.dropped:,} pairs dropped: too much hangs together, so components were cut "
                          "between duplicate clusters")  # fmt: skip
+        if self.begins is not None:
+            begun = ", ".join(f"{name} from {moment} on" for name, moment in self.begins.items())
+            lines.append(f"by time: {begun}; {self.dropped:,} pairs dropped, older than the split of their questions")
         return "\n".join([*lines, "", str(self.leakage)])
 
 

@@ -139,3 +139,15 @@ def duplicate_pairs(folder: str | Path) -> Table:
         raise DataError(f"{path}: links no question as a duplicate; expected pairs")
     rows = ((row, (texts[link.id1], texts[link.id2], 1)) for row, link in enumerate(links, start=1))
     return Table(str(path), ("question1", "question2", "is_duplicate"), rows, unit="link ")
+
+
+def dates_of_texts(folder: str | Path) -> dict[str, str]:
+    """Return when each text of a forum was asked, the last time where several questions have it; "" is unknown.
+
+    Raises:
+        DataError: The file is missing or damaged.
+    """
+    found: dict[str, str] = {}
+    for text, created in read_questions(folder, ("text", "created")):
+        found[text.strip()] = max(created or "", found.get(text.strip(), ""))
+    return found
