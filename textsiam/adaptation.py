@@ -118,7 +118,7 @@ def adapt(
         ModelError: The twin has two towers, a head or a reranker.
     """
     started, say = time.perf_counter(), tell or (lambda _: None)
-    if twin.right is not None or twin.head is not None or twin.reranker is not None:
+    if twin.right is not None or twin.scores_by_model:
         raise ModelError("adapt takes a twin of one tower, without a head and without a reranker")
     found = _read(forum)
     splits = _split(found, seed)
