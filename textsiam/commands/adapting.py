@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsiam.commands.options import Json, Model, open_twin
+from textsiam.commands.options import Json, Model, open_twin, refuse_foreign
 from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def adapt(
         raise typer.BadParameter(f"{forum} is no forum folder: make one with textsiam import")
     if not learning_rate > 0:
         raise typer.BadParameter(f"--learning-rate must be > 0, got {learning_rate}")
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
-        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+    refuse_foreign(output)
     twin = open_twin(model)
     from textsiam.adaptation import adapt as adapted
     from textsiam.models.twin import Twin

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from textsiam.labelling.session import Question, Session
     from textsiam.models.scorer import Scorer
 
+Truth = Callable[[str, str], bool]
+"""Says whether two texts are duplicates."""
 _KEYS = {"y": "y", "n": "n", "s": "skip", "skip": "skip", "u": "undo", "undo": "undo", "q": "quit", "": "?"}
 
 
@@ -67,15 +69,15 @@ def label(
     read = read_texts(source, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     aim = Aim(precision, confidence, labels, noise, seed)
-    who = labeller or getpass.getuser()
+    who, truth = labeller or getpass.getuser(), None if answers is None else _answers(answers)
     known: dict[str, float] = {}
     if flagged is not None:
-        result, then = _label_flagged(flagged, source, read, output, aim, who, answers)
+        result, then = _label_flagged(flagged, source, read, output, aim, who, truth)
     else:
         session = open_session(open_twin(model), read, output, aim)
-        _ask(session, read, who, answers, lambda: _header(session))
+        _ask(session, read, who, truth, lambda: _header(session))
         result, then = session.certificate(), f"textsiam flag {model} {source} --labels {output}"
-        known = {} if answers is None else _truth(session, read, _answers(answers), result.pairs)
+        known = {} if truth is None else _truth(session, read, truth, result.pairs)
     if as_json:
         print_json({**result.to_dict(), **({"truth": known} if known else {}), "output": str(output)})
         return
@@ -88,7 +90,7 @@ def label(
 
 
 def _label_flagged(
-    flagged: str, source: str, read: Texts, output: Path, aim: Aim, who: str, answers: str | None
+    flagged: str, source: str, read: Texts, output: Path, aim: Aim, who: str, truth: Truth | None
 ) -> tuple[Audit, str]:
     """Ask about flagged pairs; return what is known of them then, and the command that says it again."""
     from textsiam.labelling.audit import audit, open_flagged
@@ -96,7 +98,7 @@ def _label_flagged(
 
     pairs = read_flagged(flagged)
     session = open_flagged(pairs, read.ids, read.texts, output, aim, source=source)
-    _ask(session, read, who, answers, lambda: f"[{len(session.plan.answers)}] {audit(pairs, session).sentences()[0]}")
+    _ask(session, read, who, truth, lambda: f"[{len(session.plan.answers)}] {audit(pairs, session).sentences()[0]}")
     return audit(pairs, session), f"textsiam audit {flagged} --labels {output}"
 
 
@@ -123,7 +125,7 @@ def audit(
         print("\n".join(found.sentences()))
 
 
-def open_session(twin: Scorer, read: Texts, path: Path, aim: object = None) -> Session:
+def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
     """Find the candidates of a collection, and open the file of answers about them."""
     from textsiam.labelling.candidates import find_candidates
     from textsiam.labelling.session import Session
@@ -132,16 +134,15 @@ def open_session(twin: Scorer, read: Texts, path: Path, aim: object = None) -> S
         candidates = find_candidates(twin, read.texts, progress=progress, joining=joining)
     decision = twin.decision
     before = None if decision is None else decision.probability
-    return Session(candidates, read.ids, read.texts, path, aim, before=before)  # pyright: ignore[reportArgumentType]
+    return Session(candidates, read.ids, read.texts, path, aim, before=before)
 
 
-def _ask(session: Session, read: Texts, who: str, answers: str | None, header: Callable[[], str]) -> None:
+def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: Callable[[], str]) -> None:
     """Ask people, or labelled pairs in their place."""
     try:
-        if answers is None:
+        if truth is None:
             _converse(session, read, who, header)
         else:
-            truth = _answers(answers)
             _until_promised(session, lambda question: truth(read.texts[question.left], read.texts[question.right]), who)
     except KeyboardInterrupt:
         fail(f"\ninterrupted: all answers are in {session.file.path}; the same command goes on", 130)
@@ -157,7 +158,7 @@ def _finished(session: Session) -> bool:
     return session.plan.done and len(session.plan.answers) >= session.aim.labels
 
 
-def _truth(session: Session, read: Texts, said: Callable[[str, str], bool], pairs: int) -> dict[str, float]:
+def _truth(session: Session, read: Texts, said: Truth, pairs: int) -> dict[str, float]:
     """Return precision and recall (among the candidates) of the certified pairs; nothing where there are none."""
     rows = zip(session.candidates.left.tolist(), session.candidates.right.tolist(), strict=True)
     right = [said(read.texts[left], read.texts[other]) for left, other in rows]
@@ -165,7 +166,7 @@ def _truth(session: Session, read: Texts, said: Callable[[str, str], bool], pair
     return {"precision": found / pairs, "recall": found / max(sum(right), 1)} if pairs else {}
 
 
-def _answers(source: str) -> Callable[[str, str], bool]:
+def _answers(source: str) -> Truth:
     """Return what labelled pairs say of two texts: duplicates are those that pairs connect."""
     from textsiam.data.clusters import cluster_ids
     from textsiam.sources import read_pairs
@@ -200,14 +201,13 @@ def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]
 
 def _header(session: Session) -> str:
     """Return one line: answers so far, what is proven, what is missing."""
-    plan = session.plan
-    certificate = session.certificate()
-    if certificate.pairs:
-        state = f"{certificate.pairs:,} pairs proven to be at least {certificate.precision:.0%} right"
-    elif certificate.answers_left is None:
+    plan, precision = session.plan, session.aim.precision
+    if pairs := plan.proven():
+        state = f"{pairs:,} pairs proven to be at least {precision:.0%} right"
+    elif (left := plan.answers_left()) is None:
         state = "looking where duplicates end"
     else:
-        state = f"about {certificate.answers_left} more answers prove {certificate.precision:.0%}"
+        state = f"about {left} more answers prove {precision:.0%}"
     return f"[{len(plan.answers)}] {state}"
 
 

@@ -17,6 +17,7 @@ from textsiam.commands.options import (
     Prior,
     named_columns,
     open_twin,
+    refuse_foreign,
 )
 from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
@@ -101,7 +102,7 @@ def export(
     """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
     from textsiam.sources import read_pairs
 
-    _refuse_foreign(output)
+    refuse_foreign(output)
     read = read_pairs(pairs, columns=named_columns(column))
     twin = open_twin(model, device="cpu")
     from textsiam.models.twin import Twin
@@ -167,7 +168,7 @@ def calibrate(
     """Learn when a score means "duplicate" from labelled pairs: between picked pairs, and in a collection."""
     from textsiam.sources import read_pairs
 
-    _refuse_foreign(output)
+    refuse_foreign(output)
     read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
@@ -192,12 +193,6 @@ def calibrate(
         return
     say(f"duplicate from {kept.threshold:.4f} on ({kept.rule}, {len(read):,} pairs)", stream=sys.stdout)
     say(f"calibrated model written to {output}")
-
-
-def _refuse_foreign(output: Path) -> None:
-    """Refuse a folder that no twin was saved in, before there is any work to lose."""
-    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
-        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
 
 
 def report(

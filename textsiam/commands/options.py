@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -74,6 +75,12 @@ def chosen_decision(
     if precision is not None:
         decision = decision.at_precision(precision)
     return decision if threshold is None else decision.at_threshold(threshold)
+
+
+def refuse_foreign(output: Path) -> None:
+    """Refuse a folder that no twin was saved in, before there is any work to lose."""
+    if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
+        raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
 
 
 def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,6 +159,14 @@ def _distinct(table: Table, bad: BadRows, names: tuple[str, str], cell: Cell) ->
             elif text not in index:
                 index[text] = len(index) + 1
                 yield str(index[text]), text
+
+
+def texts_digest(texts: Iterable[str]) -> str:
+    """Return a digest of texts in their order, 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()
 
 
 def texts_found(

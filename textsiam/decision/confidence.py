@@ -108,7 +108,7 @@ class NestedSets:
         is not above m, nothing is bet. A pair that was not drawn uniformly from a set is no bet there, but what is left
         is known better.
         """
-        claims, error = self.said_right(most_right)[None, :], np.errstate(divide="ignore", invalid="ignore")
+        claims = self.said_right(most_right)[None, :]
         ranks, among, said = (np.array(column) for column in zip(*self.history, strict=True)) if self.history else _NONE
         known = np.array([rank for rank, right in self.known.items() if right], np.int64)
         inside = ranks[:, None] < self.sizes  # (draws, sets), as all that follow
@@ -116,7 +116,7 @@ class NestedSets:
         right = self._below(known) + _before(hit)
         left = self.sizes - self._below(np.array(list(self.known), np.int64)) - _before(inside)
         q = (self._weight * self.expected + _before(betting & hit)) / (self._weight + _before(betting))
-        with error:
+        with np.errstate(divide="ignore", invalid="ignore"):
             m = (claims - right) / np.maximum(left, 1)
             won = np.log(np.where(said[:, None], q / np.maximum(m, 0.0), (1 - q) / (1 - np.minimum(m, 1.0))))
         growth = np.where(betting & (q > m), won, 0.0)

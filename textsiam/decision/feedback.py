@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsiam.decision.calibration import from_log_odds, log_odds, prior_shift
+from textsiam.decision.thresholds import reachable_below
 
 _LEVELS = 40
 _FEWEST = 20  # pairs that the strictest threshold flags
@@ -44,8 +45,7 @@ class Feedback:
         last = self._last_passed(target, confidence, prior)
         if last is not None:
             return float(self._candidates()[0][last])
-        lower = (n / 1000 for n in range(int(target * 1000), 0, -1) if n / 1000 < target)
-        reachable = next((v for v in lower if self._last_passed(v, confidence, prior) is not None), None)
+        reachable = reachable_below(target, lambda v: self._last_passed(v, confidence, prior) is not None)
         wrong = int((self.labels == 0).sum())
         needed = math.ceil(math.log(1.0 - confidence) / math.log(self._here(target, prior)))
         raise ValueError(

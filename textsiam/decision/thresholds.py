@@ -6,6 +6,7 @@ share of duplicates in the calibration pairs plays no part.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -105,10 +106,14 @@ def precision_threshold(
     return float(tests.candidates[last])
 
 
+def reachable_below(target: float, passes: Callable[[float], bool]) -> float | None:
+    """Return the largest precision below a target, in steps of 0.001, that passes; None if none does."""
+    return next((n / 1000 for n in range(int(target * 1000), 0, -1) if n / 1000 < target and passes(n / 1000)), None)
+
+
 def _promise(tests: _PrecisionTests, target: float) -> str:
     """Say which precision below the target passes, and at which recall."""
-    lower = (n / 1000 for n in range(int(target * 1000), 0, -1) if n / 1000 < target)
-    reachable = next((value for value in lower if tests.last_passed(value) >= 0), None)
+    reachable = reachable_below(target, lambda value: tests.last_passed(value) >= 0)
     if reachable is None:
         return "no target passes"
     recall = tests.recalls[tests.last_passed(reachable)]

@@ -226,7 +226,7 @@ def _accuracy(
         shares[start : start + n] = right_share.reshape(n, way, queries).mean(axis=2)
     asked_of = np.unique(np.asarray(classes)[drawn[:, :, 0]], return_inverse=True)[1].ravel()
     count, right = np.bincount(asked_of), np.bincount(asked_of, shares.ravel())
-    units = Units(np.arange(count.size), np.arange(count.size), "classes")
+    units = Units.alone(count.size, noun="classes")
     samples = np.concatenate([weights @ right / (weights @ count) for weights in units.weights(_RESAMPLES, seed)])
     return interval(float(shares.mean()), samples, note=units.too_few(count > 0))
 

@@ -74,9 +74,9 @@ class Units:
         return cls(unit, unit, noun)
 
     @classmethod
-    def alone(cls, count: int) -> Units:
+    def alone(cls, count: int, *, noun: str = "clusters") -> Units:
         """Return as many units as items."""
-        return cls(np.arange(count), np.arange(count))
+        return cls(np.arange(count), np.arange(count), noun)
 
     @classmethod
     def of_pairs(cls, pairs: Pairs) -> Units:

@@ -8,11 +8,10 @@ import numpy as np
 import torch
 
 from textsiam.data.pairs import Pairs
-from textsiam.evaluation.binary import Estimate, interval
+from textsiam.evaluation.intervals import FEWEST, Estimate, interval
 from textsiam.models.scorer import Scorer
 
 _BLOCK = 1024
-_FEWEST = 10  # clusters that an interval needs
 
 
 def reciprocal_ranks(twin: Scorer, documents: Sequence[str], links: Pairs) -> np.ndarray:
@@ -62,7 +61,7 @@ def difference(
     """
     _, cluster = np.unique(clusters, return_inverse=True)
     count, total = np.bincount(cluster), np.bincount(cluster, weights=after - before)
-    if len(count) < _FEWEST:
+    if len(count) < FEWEST:
         return None
     drawn = np.random.default_rng(seed).multinomial(len(count), np.full(len(count), 1 / len(count)), size=bootstrap)
     return interval(float((after - before).mean()), (drawn @ total) / (drawn @ count))

@@ -241,7 +241,7 @@ def _dcg(gains: np.ndarray) -> float:
 
 def _means(values: np.ndarray, *, bootstrap: int, seed: int) -> list[Estimate]:
     """Return the mean of every column of (n, m) values, with its interval over resampled rows."""
-    units = Units(np.arange(len(values)), np.arange(len(values)), "queries")
+    units = Units.alone(len(values), noun="queries")
     samples = [counts @ values / len(values) for counts in units.weights(bootstrap, seed)]
     replicates = np.concatenate(samples) if samples else np.zeros((0, values.shape[1]))
     note = units.too_few(np.ones(len(values), bool)) if bootstrap else ""

@@ -142,7 +142,7 @@ def evaluate_verification(
     bootstrap: int = 1000,
     seed: int = 0,
 ) -> VerificationReport:
-    """Score the pairs with the twin and measure it as a reranker, at the threshold of its decision.
+    """Score the pairs with the twin and measure it as a verifier, at the threshold of its decision.
 
     Args:
         twin: anything with `pair_similarity(texts, left, right)` and `decision`.

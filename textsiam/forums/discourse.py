@@ -14,10 +14,9 @@ from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.lines import open_plain
 from textsiam.data.tables.readers import open_table
 from textsiam.forums.markup import html_to_text
-from textsiam.forums.questions import KINDS, Question, shown, text_template, utc
+from textsiam.forums.questions import KINDS, SOURCE_COLUMNS, Question, integer, shown, text_template, utc
 from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 
-COLUMNS = ("id", "title", "body", "tags", "created", "url", "score")
 _ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
 _TOPIC = re.compile(r"/t/(?:[^/]*[^/\d][^/]*/)?(\d+)(?:/\d+)?/?")
 _DUPLICATE_OF = re.compile(r'\b(?:duplicate|dupe)\s+of\b(?:[\s:]|<(?!a\s)[^>]*>)*<a\s[^>]*?\bhref="([^"]+)"', re.I)
@@ -61,7 +60,7 @@ def import_discourse(
     """
     export = Path(export)
     files = {path: path.stat().st_size for path in _files(export)}
-    make = text_template(text, COLUMNS)
+    make = text_template(text, SOURCE_COLUMNS)
     done = 0
     with forum_writer(output, on_bad_row) as forum:
         topics = _Topics(forum, site)
@@ -141,7 +140,7 @@ class _Topics:
             "tags": tuple(shown(tag.get("name") if isinstance(tag, dict) else tag).strip() for tag in tags),
             "created": utc(created),
             "url": f"https://{self._site}/t/{key}" if self._site else shown(record.get("url")) or None,
-            "score": int(score) if re.fullmatch("-?[0-9]{1,18}", score) else None,
+            "score": integer(score),
         }
 
     def _post_links(self, key: str, topic: Record, post: Record) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import string
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import date, datetime, timezone
 
 KINDS = ("duplicate", "related")  # of links
@@ -24,6 +25,15 @@ class Question:
     created: str | None = None
     url: str | None = None
     score: int | None = None
+
+
+COLUMNS = tuple(field.name for field in fields(Question))
+SOURCE_COLUMNS = tuple(name for name in COLUMNS if name != "text")  # what a text is made of
+
+
+def integer(score: str) -> int | None:
+    """Return a score of at most 18 digits; None for anything else."""
+    return int(score) if re.fullmatch(r"-?[0-9]{1,18}", score) else None
 
 
 def text_template(template: str, columns: Iterable[str]) -> Callable[[Mapping[str, object]], str]:

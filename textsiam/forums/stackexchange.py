@@ -10,12 +10,11 @@ from typing import Any
 
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.forums.markup import html_to_text, without_duplicate_note
-from textsiam.forums.questions import Question, text_template, utc
+from textsiam.forums.questions import SOURCE_COLUMNS, Question, integer, text_template, utc
 from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 from textsiam.forums.xml_rows import xml_rows
 
 POSTS, LINKS = "Posts.xml", "PostLinks.xml"
-COLUMNS = ("id", "title", "body", "tags", "created", "url", "score")
 _LEFT_OUT = defaultdict(lambda: "wikis and notices", {"1": None, "2": "answers"})  # by PostTypeId
 _KINDS = {"1": "related", "3": "duplicate"}  # by LinkTypeId
 _TAG = re.compile(r"[^<>|]+")  # <a><b>, and |a|b| since 2024
@@ -62,7 +61,7 @@ def import_stackexchange(
         if progress is not None:
             progress(done, max(done, total))
 
-    make = text_template(text, COLUMNS)
+    make = text_template(text, SOURCE_COLUMNS)
     with forum_writer(output, on_bad_row) as forum:
         bad = forum.bad_rows(str(dump / POSTS))
         for line, post in xml_rows(dump / POSTS, "posts", read=read):
@@ -123,7 +122,7 @@ def _row(
         "tags": tuple(_TAG.findall(post.get("Tags", ""))),
         "created": created,
         "url": f"https://{site}/q/{key}" if site else None,
-        "score": int(score) if re.fullmatch(r"-?[0-9]{1,18}", score) else None,
+        "score": integer(score),
     }
 
 

@@ -9,7 +9,6 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,12 @@ import numpy as np
 
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.writers import write_table
-from textsiam.forums.questions import KINDS, Question, QuestionIds, shown
+from textsiam.forums.questions import COLUMNS, KINDS, Question, QuestionIds, shown
 from textsiam.forums.reading import FORMAT, LINKS, PROVENANCE, QUESTIONS, is_forum
 from textsiam.saving import whole_folder
 
 Progress = Callable[[int, int], None]  # called with the bytes done and the bytes in all
 _PENDING = 8 << 20  # characters that are held before they are written
-_COLUMNS = tuple(field.name for field in fields(Question))
 
 
 class ForumWriter:
@@ -35,7 +33,7 @@ class ForumWriter:
         import pyarrow.parquet as pq
 
         kinds = {"tags": pa.list_(pa.string()), "score": pa.int64()}
-        self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in _COLUMNS])
+        self._schema = pa.schema([(name, kinds.get(name, pa.string())) for name in COLUMNS])
         self._file = pq.ParquetWriter(folder / QUESTIONS, self._schema, compression="zstd")
         self._folder = folder
         self._on_bad_row: OnBadRow = on_bad_row
@@ -58,9 +56,9 @@ class ForumWriter:
         """Write a question; says False where its id is taken, and leaves it out."""
         if not self.ids.add(question.id):
             return False
-        values = tuple(getattr(question, name) for name in _COLUMNS)
+        values = tuple(getattr(question, name) for name in COLUMNS)
         packed = "\0".join(map(shown, values)).encode("utf-8", "surrogatepass")
-        if packed.count(b"\0") >= len(_COLUMNS) or b"\xed" in packed:
+        if packed.count(b"\0") >= len(COLUMNS) or b"\xed" in packed:
             values = tuple(map(_storable, values))
         self._digest.update(packed + b"\0")
         self._pending.append(values)

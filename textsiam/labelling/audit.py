@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsiam.data.tables.errors import DataError
+from textsiam.data.texts import texts_digest
 from textsiam.decision.confidence import NestedSets
-from textsiam.labelling.candidates import collection_digest
 from textsiam.labelling.flagged import Flagged
 from textsiam.labelling.labels import LabelFile
 from textsiam.labelling.plan import Aim, Draw, Plan
@@ -154,7 +154,7 @@ def open_flagged(
         DataError: A pair names a question that is not there, all pairs are of equal texts, or the file holds answers
             about other pairs or questions.
     """
-    candidates = flagged.among(ids, collection_digest(texts), source)
+    candidates = flagged.among(ids, texts_digest(texts), source)
     asked = np.flatnonzero([texts[a] != texts[b] for a, b in zip(candidates.left, candidates.right, strict=True)])
     if not len(asked):
         raise DataError(f"{flagged.source}: the texts of every pair are equal: there is nothing to ask")

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from textsiam.data.texts import texts_digest
 from textsiam.inference.batching import Progress
 from textsiam.models.scorer import Scorer
 from textsiam.search.exact_duplicates import ExactDuplicates
@@ -81,16 +81,8 @@ def find_candidates(
         copies.first[right[order]],
         scores[order],
         scorer_fingerprint(twin),
-        collection_digest(texts),
+        texts_digest(texts),
     )
-
-
-def collection_digest(texts: Sequence[str]) -> str:
-    """Return a digest of texts in their order, 64 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for text in texts:
-        digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
 
 
 def _score_of(twin: Scorer, vectors: np.ndarray, wanted: int) -> float:

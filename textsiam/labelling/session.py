@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import ModelError
 from textsiam.labelling.candidates import Candidates
-from textsiam.labelling.labels import Label, LabelFile
+from textsiam.labelling.labels import ANSWERS, Label, LabelFile
 from textsiam.labelling.plan import Aim, Draw, Plan, Stage
 
 _AGAIN = 15  # every so many answers of others, one is asked again
@@ -127,7 +127,7 @@ class Session:
     ) -> None:
         self.candidates, self.ids, self.texts = candidates, ids, texts
         self._make_plan = plan or (lambda aim: Plan(candidates.scores, aim, before=before))
-        self.file, self.lines = LabelFile(path), []
+        self.file = LabelFile(path)
         self.lines: list[Label] = self.file.read()
         self.aim = aim or (self.lines[-1].aim if self.lines else Aim())
         if self.lines:  # seed and noise belong to the file
@@ -163,8 +163,9 @@ class Session:
             raise DataError(
                 f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
             )
-        pair = self._pair(line.rank)
-        if pair is None or (line.id1, line.id2) != tuple(self.ids[i] for i in pair):
+        if line.rank >= len(self.candidates) or (line.id1, line.id2) != tuple(
+            self.ids[i] for i in self._pair(line.rank)
+        ):
             raise DataError(
                 f"{self.file.path}: the pair of draw {line.draw}, {line.id1} and {line.id2}, is not the one at place "
                 f"{line.rank} of this collection: model or questions give other scores here; begin a new file"
@@ -177,7 +178,6 @@ class Session:
             self.plan.aim = replace(line.aim, noise=self.aim.noise)
             stage: Stage = line.stage  # pyright: ignore[reportAssignmentType]
             self.plan.issue(Draw(line.draw, line.rank, stage, line.among, line.probability))
-            self._owner[line.draw] = line
         elif line.draw > len(self.plan.draws):
             raise DataError(
                 f"{self.file.path}: draw {line.draw} comes before draw {len(self.plan.draws)}: lines are missing"
@@ -213,7 +213,7 @@ class Session:
         Raises:
             ValueError: It is none of these.
         """
-        if answer not in ("y", "n", "skip", "undo"):
+        if not answer or answer not in ANSWERS:
             raise ValueError(f"answer is {answer!r}, expected y, n, skip or undo")
         with self.file.exclusive() as (added, file):
             self._take_added(added)
@@ -296,36 +296,31 @@ class Session:
         chosen = [n for n in others if np.random.default_rng([self.aim.seed, n, 1]).integers(_AGAIN) == 0]
         return chosen[0] if chosen else None
 
-    def _pair(self, rank: int) -> tuple[int, int] | None:
-        c = self.candidates
-        return (int(c.left[rank]), int(c.right[rank])) if rank < len(c) else None
+    def _pair(self, rank: int) -> tuple[int, int]:
+        """Return the two questions of a candidate."""
+        return int(self.candidates.left[rank]), int(self.candidates.right[rank])
 
     def _question(self, draw: Draw, *, again: bool) -> Question:
-        c = self.candidates
-        return Question(draw.number, again, int(c.left[draw.rank]), int(c.right[draw.rank]), float(c.scores[draw.rank]))
+        return Question(draw.number, again, *self._pair(draw.rank), float(self.candidates.scores[draw.rank]))
 
     def _line(self, draw: Draw, answer: str, labeller: str) -> Label:
-        left, right = int(self.candidates.left[draw.rank]), int(self.candidates.right[draw.rank])
+        left, right = self._pair(draw.rank)
         return Label(
-            draw.number,
-            draw.stage,
-            self.plan.strata.of(draw.rank),
-            draw.among,
-            draw.probability,
-            draw.rank,
-            float(self.candidates.scores[draw.rank]),
-            self.ids[left],
-            self.ids[right],
-            self.texts[left],
-            self.texts[right],
-            answer,
-            labeller,
-            datetime.now(timezone.utc).isoformat(timespec="seconds"),
-            self.aim.precision,
-            self.aim.confidence,
-            self.aim.labels,
-            self.aim.noise,
-            self.aim.seed,
-            self.candidates.model[:16],
-            self.candidates.collection[:16],
+            draw=draw.number,
+            stage=draw.stage,
+            stratum=self.plan.strata.of(draw.rank),
+            among=draw.among,
+            probability=draw.probability,
+            rank=draw.rank,
+            score=float(self.candidates.scores[draw.rank]),
+            id1=self.ids[left],
+            id2=self.ids[right],
+            text1=self.texts[left],
+            text2=self.texts[right],
+            answer=answer,
+            labeller=labeller,
+            time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            **asdict(self.aim),
+            model=self.candidates.model[:16],
+            collection=self.candidates.collection[:16],
         )

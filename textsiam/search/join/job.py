@@ -8,7 +8,6 @@ cluster that see the same folder (`textsiam.search.join.ray`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -21,6 +20,7 @@ import torch
 
 from textsiam.data.tables.arrays import save_vectors
 from textsiam.data.tables.writers import write_table
+from textsiam.data.texts import texts_digest
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.models.ensemble import open_scorer
@@ -67,12 +67,9 @@ class Job:
         """
         if partition_size < 1:
             raise ValueError(f"a partition must hold at least 1 text, got {partition_size}")
-        digest = hashlib.sha256()
-        for text in texts:
-            digest.update(f"{len(text)} ".encode() + text.encode("utf-8", "surrogatepass"))
         folder = Path(folder).resolve()
         model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
-        job = cls(str(folder), model, scorer_fingerprint(twin), digest.hexdigest(), len(texts), partition_size)
+        job = cls(str(folder), model, scorer_fingerprint(twin), texts_digest(texts), len(texts), partition_size)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "job.json").exists():
             job._check((folder / "job.json").read_text(encoding="utf-8"))
