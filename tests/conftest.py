@@ -10,13 +10,16 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import copy
+import io
+import json
 import shutil
+import sys
 import tempfile
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -195,3 +198,37 @@ def postgres_address(postgres_server: Callable[[], AbstractContextManager[Any]])
     """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
     with postgres_server() as server:
         yield server.get_uri()
+
+
+class Said(NamedTuple):
+    """What a command did: its exit status, and what it wrote."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        def refuse(constant: str) -> None:
+            raise AssertionError(f"{constant} is not JSON")
+
+        return json.loads(self.out, parse_constant=refuse)
+
+
+@pytest.fixture
+def textsiam(capsys, monkeypatch):
+    """Run a command in this process, with what is typed."""
+    from textsiam import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments: object, typed: str = "") -> Said:
+        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        said = capsys.readouterr()
+        return Said(int(ended.value.code or 0), said.out, said.err)
+
+    return run

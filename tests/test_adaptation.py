@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from textsiam import adaptation, cli
+from textsiam import adaptation
 from textsiam.adaptation import adapt
 from textsiam.data.clusters import normalised
 from textsiam.data.tables.errors import DataError
@@ -114,20 +113,6 @@ def test_what_cannot_be_adapted_is_said(twin, tmp_path, fresh_tower):
         adapt(twin, make_forum(tmp_path / "a", 12, bodies=False))
     with pytest.raises(ModelError, match="a twin of one tower"):
         adapt(Twin(fresh_tower, twin.left), tmp_path / "a" / "forum")
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    """Run a command in this process; returns status, stdout and stderr."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        return (int(ended.value.code or 0), *capsys.readouterr())
-
-    return run
 
 
 def test_the_command_says_which_twin_it_keeps(twin, textsiam, tmp_path):

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +18,6 @@ from textsiam.decision.decision import fit_decision
 from textsiam.models.twin import Twin
 
 ROOT = Path(__file__).resolve().parents[1]
-
-
-@dataclass
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        def refuse(constant: str) -> None:
-            raise AssertionError(f"{constant} is not JSON")
-
-        return json.loads(self.out, parse_constant=refuse)
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    """Run a command in this process."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture(scope="session")
@@ -87,7 +56,7 @@ def question_file(sentences, tmp_path) -> Path:
     return file
 
 
-def assert_one_line(said: Said, *words: str, status: int = 1) -> None:
+def assert_one_line(said: Any, *words: str, status: int = 1) -> None:
     assert said.status == status
     assert said.out == ""
     assert said.err.count("\n") == 1, said.err

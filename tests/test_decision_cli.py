@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from textsiam import cli
 from textsiam.data.pairs import Pairs, read_pairs
 from textsiam.data.tables.writers import write_table
 from textsiam.models.domain import domain_of_pairs, pairs_shift
@@ -46,21 +44,6 @@ def written(pairs: Pairs, path: Path) -> Path:
     ]
     write_table(path, list(rows[0]), rows)
     return path
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -6,25 +6,8 @@ from importlib.util import find_spec
 
 import pytest
 
-from textsiam import cli
 from textsiam.models import export
 from textsiam.models.twin import Twin
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    """Run a command in this process; returns status, stdout and stderr."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return int(ended.value.code or 0), said.out, said.err
-
-    return run
 
 
 @pytest.fixture

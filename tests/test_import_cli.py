@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from textsiam import cli
 from textsiam.models.twin import Twin
 
 POSTS = """<?xml version="1.0" encoding="utf-8"?>
@@ -23,33 +19,6 @@ POSTS = """<?xml version="1.0" encoding="utf-8"?>
 </posts>
 """
 LINKS = '<postlinks>\n  <row PostId="2" RelatedPostId="1" LinkTypeId="3" />\n</postlinks>\n'
-
-
-@dataclass
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    """Run a command in this process."""
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*arguments: object) -> Said:
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture

@@ -3,50 +3,18 @@
 from __future__ import annotations
 
 import csv
-import io
-import json
 import os
 import pty
 import select
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from textsiam import cli
 from textsiam.labelling.labels import LabelFile
 from textsiam.models.twin import Twin
-
-
-@dataclass
-class Said:
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-@pytest.fixture
-def textsiam(capsys, monkeypatch):
-    """Run a command in this process, with what is typed."""
-
-    def run(*arguments: object, typed: str = "") -> Said:
-        monkeypatch.setattr(sys, "argv", ["textsiam", *map(str, arguments)])
-        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        said = capsys.readouterr()
-        return Said(int(ended.value.code or 0), said.out, said.err)
-
-    return run
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ class Certificate:
         noise: Share of wrong answers that it allows for.
         pairs: Pairs of the certified set; 0 where nothing is certified yet.
         right: At least so many of them are right.
-        threshold: Least similarity of a pair of the set.
+        threshold: Least similarity of a pair of the set; None where nothing is certified yet.
         answers: Pairs that were judged, in all.
         answers_left: How many more the proof takes, about; None while that cannot be told.
         recall: Expected share of the duplicates among the candidates that are in the set, and an interval (95 %).
@@ -52,7 +52,7 @@ class Certificate:
     noise: float
     pairs: int
     right: int
-    threshold: float
+    threshold: float | None
     answers: int
     answers_left: int | None
     recall: tuple[float, float, float] | None
@@ -63,7 +63,7 @@ class Certificate:
 
     def sentences(self) -> list[str]:
         """Return what it says, in plain words."""
-        if not self.pairs:
+        if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
             return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
         noise = f", up to {self.noise:.0%} of the answers wrong" if self.noise else ""
@@ -255,7 +255,7 @@ class Session:
             noise=self.aim.noise,
             pairs=pairs,
             right=right,
-            threshold=float(self.candidates.scores[pairs - 1]) if pairs else float("nan"),
+            threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
             answers_left=plan.answers_left(),
             recall=plan.recall(pairs) if pairs else None,
@@ -272,7 +272,7 @@ class Session:
             ModelError: Nothing is certified yet at this precision.
         """
         certificate, scores = self.certificate(precision), self.candidates.scores
-        if not certificate.pairs:
+        if certificate.threshold is None:
             raise ModelError(f"{self.file.path}: {certificate.sentences()[0]}: go on with textsiam label")
         known = {self.plan.draws[n].rank: right for n, right in self.plan.answers.items() if right is not None}
         # a pair below all candidates stands for the many that nobody asked about
