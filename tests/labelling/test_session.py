@@ -162,10 +162,85 @@ def test_an_open_draw_is_given_to_another_after_ten_minutes(collection, tmp_path
 
     monkeypatch.setattr(module, "datetime", Later)
     assert session.ask("cleo").draw == first.draw
+    assert session.ask("dora").draw == 1  # bert's: the first one is cleo's now, and nobody else's
+    assert session.ask("anna").draw == 2
+    session.answer(first, "y", "cleo")
+    session.answer(first, "n", "anna")  # late, and not lost
+    assert session.plan.answers == {0: True}
+    for one in (session, opened(collection, tmp_path / "labels.tsv")):
+        assert one.disagreements == (1, 1)
+
+
+def test_an_answer_that_comes_twice_is_one(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    question = session.ask("anna")
+    for _ in range(2):
+        session.answer(question, "y", "anna")
+    assert [line.answer for line in session.lines] == ["", "y"]
+    session.undo("anna")
+    session.answer(question, "y", "anna")
+    assert [line.answer for line in session.lines] == ["", "y", "undo", "y"]
+
+
+def test_a_second_opinion_is_taken_back_and_a_skipped_one_is_no_disagreement(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 1)  # always
+    session = opened(collection, tmp_path / "labels.tsv")
+    session.answer(session.ask("anna"), "y", "anna")
+    question = session.ask("bert")
+    session.answer(question, "n", "bert")
+    assert session.disagreements == (1, 1)
+    assert session.undo("bert") == question
+    assert session.disagreements == (0, 0)
+    assert session.undo("bert") is None
+    session.answer(question, "skip", "bert")
+    for one in (session, opened(collection, tmp_path / "labels.tsv")):
+        assert one.disagreements == (0, 1)
+        assert one.plan.answers == {0: True}
+
+
+def test_what_could_not_be_written_never_was(collection, tmp_path, monkeypatch):
+    """After a full disk, the next draw and answer are those that a new session would give."""
+    path = tmp_path / "labels.tsv"
+    session = opened(collection, path)
+    go_on(session, collection, 3)
+    question = session.ask("anna")
+    size = path.stat().st_size
+
+    def full(self, file, label):
+        file.write(b"half a li")
+        file.flush()
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("textsiam.labelling.labels.LabelFile.append", full)
+        with pytest.raises(OSError, match="No space left"):
+            session.answer(question, "y", "anna")
+        with pytest.raises(OSError, match="No space left"):
+            session.ask("bert")
+    assert session.ask("anna") == question
+    assert path.stat().st_size == size
+    session.answer(question, "y", "anna")
+    other = session.ask("bert")
+    assert other.draw == 4
+    assert state(opened(collection, path)) == state(session)
+
+
+def test_a_file_that_was_taken_away_is_noticed_and_another_one_is_begun(collection, tmp_path):
+    path = tmp_path / "labels.tsv"
+    session = opened(collection, path)
+    go_on(session, collection, 3)
+    question = session.ask("anna")
+    path.unlink()
+    with pytest.raises(DataError, match=r"labels.tsv: lines that were there are gone: it is another file by now"):
+        session.answer(question, "y", "anna")
+    with pytest.raises(LookupError):
+        session.answer(question, "y", "anna")
+    assert session.ask("anna").draw == 0
+    assert state(opened(collection, path)) == state(session)
 
 
 def test_two_who_answer_the_same_draw_count_once(collection, tmp_path):
-    """The last one counts, for both of them, and for whoever opens the file later."""
+    """The first one counts, for both of them, and for whoever opens the file later; the other is a second opinion."""
     path = tmp_path / "labels.tsv"
     anna, bert = opened(collection, path), opened(collection, path)
     question = anna.ask("anna")
@@ -174,8 +249,9 @@ def test_two_who_answer_the_same_draw_count_once(collection, tmp_path):
     bert.answer(question, "n", "bert")
     anna.ask("anna")
     for session in (anna, bert, opened(collection, path)):
-        assert session.plan.answers[question.draw] is False
+        assert session.plan.answers[question.draw] is True
         assert session.plan.curve.asked.sum() == 1
+        assert session.disagreements == (1, 1)
 
 
 def test_what_another_takes_back_is_open_here_too(collection, tmp_path):

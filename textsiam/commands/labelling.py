@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 
 Truth = Callable[[str, str], bool]
 """Says whether two texts are duplicates."""
+Confidence = Annotated[float, typer.Option(help="With which the precision is proven.")]
+Labels = Annotated[int, typer.Option(help="Answers that you mean to give, about: more find more duplicates.")]
+Noise = Annotated[float, typer.Option(help="Share of the answers that may be wrong; the proof allows for them.")]
+Seed = Annotated[int, typer.Option(help="Of the draws.")]
 _KEYS = {"y": "y", "n": "n", "s": "skip", "skip": "skip", "u": "undo", "undo": "undo", "q": "quit", "": "?"}
 
 
@@ -37,12 +41,10 @@ def label(
         typer.Option(help="Ask about pairs that were flagged, by whatever tool: a table with id1, id2; see audit."),
     ] = None,
     precision: Annotated[float, typer.Option(help="Share of the flagged pairs that are to be right.")] = 0.95,
-    confidence: Annotated[float, typer.Option(help="With which that is proven.")] = 0.95,
-    labels: Annotated[int, typer.Option(help="Answers that you mean to give, about: more find more duplicates.")] = 100,
-    noise: Annotated[
-        float, typer.Option(help="Share of the answers that may be wrong; the proof allows for them.")
-    ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    confidence: Confidence = 0.95,
+    labels: Labels = 100,
+    noise: Noise = 0.0,
+    seed: Seed = 0,
     labeller: Annotated[str | None, typer.Option(help="Who answers; the name of the account by default.")] = None,
     answers: Annotated[
         str | None,
@@ -53,29 +55,23 @@ def label(
     as_json: Json = False,
 ) -> None:
     """Ask about the pairs that prove most, until the flagged ones are certified; Ctrl-C and go on."""
-    from textsiam.labelling.plan import Aim
     from textsiam.sources import read_texts
 
-    if output.suffix != ".tsv":
-        raise typer.BadParameter(f"--output {output}: answers are a .tsv file")
-    for name, share in (("precision", precision), ("confidence", confidence)):
-        if not 0 < share < 1:
-            raise typer.BadParameter(f"--{name} must be between 0 and 1, got {share}")
-    if not 0 <= noise < 0.5 or labels < 1:
-        raise typer.BadParameter(f"--noise must be in [0, 0.5) and --labels at least 1, got {noise} and {labels}")
+    aim = checked_aim("--output", output, precision, confidence, labels, noise, seed)
     if (flagged is None) == (questions is None):
         raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS without a model")
     source = questions or model
     read = read_texts(source, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
-    aim = Aim(precision, confidence, labels, noise, seed)
     who, truth = labeller or getpass.getuser(), None if answers is None else _answers(answers)
     known: dict[str, float] = {}
     if flagged is not None:
         result, then = _label_flagged(flagged, source, read, output, aim, who, truth)
     else:
+        from textsiam.labelling.progress import Progress
+
         session = open_session(open_twin(model), read, output, aim)
-        _ask(session, read, who, truth, lambda: _header(session))
+        _ask(session, read, who, truth, lambda: f"[{len(session.plan.answers)}] {Progress.of(session)}")
         result, then = session.certificate(), f"textsiam flag {model} {source} --labels {output}"
         known = {} if truth is None else _truth(session, read, truth, result.pairs)
     if as_json:
@@ -87,6 +83,22 @@ def label(
         shares = f"{known['precision']:.1%} of them, which are {known['recall']:.1%} of the candidates' duplicates"
         say(f"really right, by {answers}: {shares}")
     say(f"answers are in {output}: {then}")
+
+
+def checked_aim(
+    option: str, path: Path, precision: float, confidence: float, labels: int, noise: float, seed: int
+) -> Aim:
+    """Return what is wished of the answers in a file, which an option names."""
+    from textsiam.labelling.plan import Aim
+
+    if path.suffix != ".tsv":
+        raise typer.BadParameter(f"{option} {path}: answers are a .tsv file")
+    for name, share in (("precision", precision), ("confidence", confidence)):
+        if not 0 < share < 1:
+            raise typer.BadParameter(f"--{name} must be between 0 and 1, got {share}")
+    if not 0 <= noise < 0.5 or labels < 1:
+        raise typer.BadParameter(f"--noise must be in [0, 0.5) and --labels at least 1, got {noise} and {labels}")
+    return Aim(precision, confidence, labels, noise, seed)
 
 
 def _label_flagged(
@@ -150,12 +162,10 @@ def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: C
 
 def _until_promised(session: Session, said: Callable[[Question], bool], who: str) -> None:
     """Let something answer until the promise is proven and the planned answers are given."""
-    while not _finished(session) and (question := session.ask(who)) is not None:
+    from textsiam.labelling.progress import Progress
+
+    while not Progress.of(session).finished and (question := session.ask(who)) is not None:
         session.answer(question, "y" if said(question) else "n", who)
-
-
-def _finished(session: Session) -> bool:
-    return session.plan.done and len(session.plan.answers) >= session.aim.labels
 
 
 def _truth(session: Session, read: Texts, said: Truth, pairs: int) -> dict[str, float]:
@@ -178,12 +188,15 @@ def _answers(source: str) -> Truth:
 
 def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]) -> None:
     """Ask at the terminal: y, n, s(kip), u(ndo), q(uit)."""
+    from textsiam.labelling.progress import Progress
+
     say("Do both ask the same? y yes, n no, s skip, u undo, q quit; every answer is saved at once.")
     promised = False
     while (question := session.ask(who)) is not None:
-        if _finished(session):
+        progress = Progress.of(session)
+        if progress.finished:
             break
-        if session.plan.done and not promised:
+        if progress.promised and not promised:
             promised = True
             say("The promise is proven. Further answers tell what is missed; q ends here.")
         say(f"\n{header()}\n  1  {read.texts[question.left]}\n  2  {read.texts[question.right]}")
@@ -197,18 +210,6 @@ def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]
             session.undo(who)
         else:
             session.answer(question, key, who)
-
-
-def _header(session: Session) -> str:
-    """Return one line: answers so far, what is proven, what is missing."""
-    plan, precision = session.plan, session.aim.precision
-    if pairs := plan.proven():
-        state = f"{pairs:,} pairs proven to be at least {precision:.0%} right"
-    elif (left := plan.answers_left()) is None:
-        state = "looking where duplicates end"
-    else:
-        state = f"about {left} more answers prove {precision:.0%}"
-    return f"[{len(plan.answers)}] {state}"
 
 
 def _key() -> str:

@@ -129,6 +129,8 @@ class LabelFile:
             raise DataError(f"{self.path}: {error.strerror}") from error
 
     def _read(self, file: IO[bytes]) -> list[Label]:
+        if file.seek(0, os.SEEK_END) < self._read_to:
+            raise DataError(f"{self.path}: lines that were there are gone: it is another file by now")
         file.seek(self._read_to)
         found = file.read()
         whole = found[: found.rfind(b"\n") + 1]

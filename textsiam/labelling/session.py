@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -172,9 +173,12 @@ class Session:
             )
         self.lines.append(line)
         if line.stage == "again":
-            if line.answer:
+            if line.answer == "undo":
+                self.again.pop(line.draw, None)
+            elif line.answer:
                 self.again[line.draw] = line.answer
-        elif line.draw == len(self.plan.draws):
+            return
+        if line.draw == len(self.plan.draws):
             self.plan.aim = replace(line.aim, noise=self.aim.noise)
             stage: Stage = line.stage  # pyright: ignore[reportAssignmentType]
             self.plan.issue(Draw(line.draw, line.rank, stage, line.among, line.probability))
@@ -182,58 +186,74 @@ class Session:
             raise DataError(
                 f"{self.file.path}: draw {line.draw} comes before draw {len(self.plan.draws)}: lines are missing"
             )
-        if line.stage != "again" and line.answer in _SAID and counts:
+        if line.answer in _SAID and counts:
             self.plan.answer(line.draw, _SAID[line.answer])
         self._owner[line.draw] = line
 
+    @contextmanager
+    def _exclusive(self) -> Iterator[IO[bytes]]:
+        """Take what others added and give the file, locked; after an error, all is read anew the next time."""
+        try:
+            with self.file.exclusive() as (added, file):
+                self._take_added(added)
+                yield file
+        except BaseException:
+            self.file, self.lines = LabelFile(self.file.path), []
+            self._replay()
+            raise
+
     def ask(self, labeller: str) -> Question | None:
         """Return a pair to ask about: one left open, now and then one that another has answered, or a new one."""
-        with self.file.exclusive() as (added, file):
-            self._take_added(added)
+        with self._exclusive() as file:
             if (again := self._second_opinion(labeller)) is not None:
-                draw = self.plan.draws[again]
-                return self._question(draw, again=True)
-            now = datetime.now(timezone.utc)
-            for draw in self.plan.open:
-                owner = self._owner[draw.number]
-                if owner.labeller == labeller or now - datetime.fromisoformat(owner.time) > _STALE:
-                    return self._question(draw, again=False)
-            draw = self.plan.draw()
+                return self._question(self.plan.draws[again], again=True)
+            begun = datetime.now(timezone.utc) - _STALE
+            waiting = [(draw, self._owner[draw.number]) for draw in self.plan.open]
+            stale = [draw for draw, owner in waiting if datetime.fromisoformat(owner.time) < begun]
+            own = [draw for draw, owner in waiting if owner.labeller == labeller and draw not in stale]
+            if own:
+                return self._question(own[0], again=False)
+            draw = stale[0] if stale else self.plan.draw()
             if draw is None:
                 return None
             line = self._line(draw, "", labeller)
+            self.file.append(file, line)
             self._owner[draw.number] = line
             self.lines.append(line)
-            self.file.append(file, line)
         return self._question(draw, again=False)
 
     def answer(self, question: Question, answer: str, labeller: str) -> None:
         """Write an answer: "y", "n", "skip", or "undo" to open the draw again.
 
+        One that comes late, after another person's "y" or "n", is a second opinion; the same one twice is one.
+
         Raises:
             ValueError: It is none of these.
+            LookupError: There is no such draw, as the file is another one by now.
         """
         if not answer or answer not in ANSWERS:
             raise ValueError(f"answer is {answer!r}, expected y, n, skip or undo")
-        with self.file.exclusive() as (added, file):
-            self._take_added(added)
+        with self._exclusive() as file:
+            own = [line.answer for line in self.lines if line.draw == question.draw and line.labeller == labeller]
+            if own[-1:] == [answer]:
+                return
+            there = self.plan.answers.get(question.draw)
+            late = there is not None and self._owner[question.draw].labeller != labeller
             line = self._line(self.plan.draws[question.draw], answer, labeller)
-            line = replace(line, stage="again") if question.again else line
+            line = replace(line, stage="again") if question.again or late else line
             self.file.append(file, line)
-            self.lines.append(line)
-        if answer == "undo" or question.draw in self.plan.answers:
-            self._replay()
-        elif question.again:
-            self.again[question.draw] = answer
-        else:
-            self.plan.answer(question.draw, _SAID[answer])
+            self._take_added([line])
 
     def undo(self, labeller: str) -> Question | None:
         """Open again what this person answered last; returns it."""
+        last: set[tuple[int, bool]] = set()
         for line in reversed(self.lines):
-            own = line.labeller == labeller and line.answer in _SAID and line.stage != "again"
-            if own and line.draw in self.plan.answers:
-                question = self._question(self.plan.draws[line.draw], again=False)
+            key = line.draw, line.stage == "again"
+            if not line.answer or key in last:
+                continue
+            last.add(key)
+            if line.labeller == labeller and line.answer in _SAID:
+                question = self._question(self.plan.draws[line.draw], again=line.stage == "again")
                 self.answer(question, "undo", labeller)
                 return question
         return None
@@ -241,8 +261,8 @@ class Session:
     @property
     def disagreements(self) -> tuple[int, int]:
         """Pairs about which two people said different things, of so many that were asked twice."""
-        answers = self.plan.answers
-        return sum(answers.get(n) is not _SAID[answer] for n, answer in self.again.items()), len(self.again)
+        both = [(self.plan.answers.get(n), _SAID[answer]) for n, answer in self.again.items()]
+        return sum({first, second} == {True, False} for first, second in both), len(both)
 
     def certificate(self, precision: float | None = None) -> Certificate:
         """Return what is proven so far, for the precision that was wished or any other."""
