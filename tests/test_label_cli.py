@@ -121,6 +121,36 @@ def test_options_are_checked(model, questions, textsiam, tmp_path, options, mess
     assert not (tmp_path / "labels.tsv").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--label", "labels.tsv"), "QUESTIONS and --label FILE go together: the file is for answers about them"),
+        (("questions.txt",), "QUESTIONS and --label FILE go together: the file is for answers about them"),
+        (("questions.txt", "--label", "labels.csv"), "--label labels.csv: answers are a .tsv file"),
+        (("questions.txt", "--label", "l.tsv", "--precision", "1"), "--precision must be between 0 and 1, got 1.0"),
+        (("--labels", "300"), "--confidence, --labels, --noise and --seed go with --label"),
+    ],
+)
+def test_options_of_a_server_that_asks_are_checked(textsiam, options, message, monkeypatch):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERMINAL_WIDTH", "300")
+    said = textsiam("serve", "all-MiniLM-L6-v2", *options)
+    assert said.status == 2
+    assert message in " ".join(said.err.replace("│", " ").split())
+
+
+def test_a_precision_is_not_rounded_up(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    typed = "y\n" * 2000
+    said = textsiam(
+        "label", model, questions, "--precision", "0.996", "--labels", "40", "--output", output, typed=typed
+    )
+    assert said.status == 0, said.err
+    assert "at least 99.6% are right" in said.err
+    assert "100% right" not in said.err
+
+
 def test_labels_that_do_not_fit_are_refused(model, questions, textsiam, tmp_path):
     output = tmp_path / "labels.tsv"
     textsiam("label", model, questions, "--output", output, typed="y\n")

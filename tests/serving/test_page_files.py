@@ -52,15 +52,17 @@ def test_nothing_else_is_sent(client, name):
 
 
 def test_the_page_and_its_scripts_name_files_that_are_there():
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
-    named = set(re.findall(r'(?:src|href)="ui/files/([^"]+)"', page))
+    named = {page.name for page in FOLDER.glob("*.html")}
+    for page in FOLDER.glob("*.html"):
+        named |= set(re.findall(r'(?:src|href)="(?:ui/)?files/([^"]+)"', page.read_text(encoding="utf-8")))
     for script in FOLDER.glob("*.js"):
         named |= set(re.findall(r'from "\./([^"]+)"', script.read_text(encoding="utf-8")))
-    assert named | {"index.html"} == set(FILES)
+    assert named == set(FILES)
 
 
-def test_the_page_has_nothing_inline_and_names_no_other_server():
-    page = (FOLDER / "index.html").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", ["index.html", "label.html"])
+def test_a_page_has_nothing_inline_and_names_no_other_server(name):
+    page = (FOLDER / name).read_text(encoding="utf-8")
     assert not re.search(r"<script(?![^>]*\ssrc=)|<style|\sstyle=|\son\w+=", page)
     for path in FOLDER.iterdir():
         text = path.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")

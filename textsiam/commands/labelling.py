@@ -162,9 +162,7 @@ def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: C
 
 def _until_promised(session: Session, said: Callable[[Question], bool], who: str) -> None:
     """Let something answer until the promise is proven and the planned answers are given."""
-    from textsiam.labelling.progress import Progress
-
-    while not Progress.of(session).finished and (question := session.ask(who)) is not None:
+    while not session.finished and (question := session.ask(who)) is not None:
         session.answer(question, "y" if said(question) else "n", who)
 
 
@@ -188,15 +186,12 @@ def _answers(source: str) -> Truth:
 
 def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]) -> None:
     """Ask at the terminal: y, n, s(kip), u(ndo), q(uit)."""
-    from textsiam.labelling.progress import Progress
-
     say("Do both ask the same? y yes, n no, s skip, u undo, q quit; every answer is saved at once.")
     promised = False
     while (question := session.ask(who)) is not None:
-        progress = Progress.of(session)
-        if progress.finished:
+        if session.finished:
             break
-        if progress.promised and not promised:
+        if session.plan.done and not promised:
             promised = True
             say("The promise is proven. Further answers tell what is missed; q ends here.")
         say(f"\n{header()}\n  1  {read.texts[question.left]}\n  2  {read.texts[question.right]}")

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from textsiam.commands.labelling import Confidence, Labels, Noise, Seed, checked_aim, open_session
 from textsiam.commands.options import (
+    BadRow,
     Column,
     Json,
     Model,
-    PrecisionOption,
     Prior,
     chosen_decision,
     named_columns,
     open_twin,
     tell_shift,
 )
-from textsiam.terminal import print_json, say
+from textsiam.terminal import print_json, say, warn
 
 if TYPE_CHECKING:
     from textsiam.decision.recalibration import Recalibration
+    from textsiam.labelling.plan import Aim
+    from textsiam.models.scorer import Scorer
+    from textsiam.search.index.base import QuestionIndex
+    from textsiam.serving.page.labelling import Labelling
 
 _EXTRA = ("fastapi", "limits", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 
 
 def serve(
     model: Model,
+    questions: Annotated[
+        str | None, typer.Argument(help="With --label: the questions, a forum folder or a file as for flag.")
+    ] = None,
     index: Annotated[str | None, typer.Option(help="Questions to look through: a folder, or postgresql://…")] = None,
     reviews: Annotated[
         str | None,
@@ -37,23 +45,42 @@ def serve(
     suspects: Annotated[
         str | None, typer.Option(help="Queue the pairs of this file for moderators: what `textsiam flag` wrote.")
     ] = None,
+    label: Annotated[
+        Path | None,
+        typer.Option(help="Ask about the pairs that prove most, at /ui/label; answers go to this file, as of label."),
+    ] = None,
     host: Annotated[
         str, typer.Option(help="Address to bind; any but a loopback one needs TEXTSIAM_TOKEN.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="0 takes a free one.")] = 8080,
-    precision: PrecisionOption = None,
+    precision: Annotated[
+        float | None,
+        typer.Option(
+            help="Learn the threshold for this precision, with 95 % confidence; with --label, what the answers are to "
+            "prove, 0.95 by default."
+        ),
+    ] = None,
     prior: Prior = None,
+    confidence: Confidence = 0.95,
+    labels: Labels = 100,
+    noise: Noise = 0.0,
+    seed: Seed = 0,
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    on_bad_row: BadRow = "error",
     max_queue: Annotated[int, typer.Option(min=1, help="Tokens that may wait; what comes on top gets 429.")] = 262_144,
     max_batch: Annotated[int, typer.Option(min=1, help="Inputs of a request at most.")] = 10_000,
     rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute of one client at most.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut long inputs instead of refusing them.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Serve a twin over HTTP: vectors, scores, verdicts about new questions, and the moderator's page at /ui."""
+    """Serve a twin over HTTP: vectors, scores, verdicts about new questions, and the moderators' pages at /ui."""
     from importlib.util import find_spec
 
     if missing := [module for module in _EXTRA if find_spec(module) is None]:
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
+    asked = _asked(questions, label, precision, confidence, labels, noise, seed)
+    if asked is not None:
+        precision = None  # it says what the answers are to prove, and nothing of the decision that is there
     from textsiam.serving.heap import keep_few_kernels
 
     keep_few_kernels()
@@ -66,15 +93,10 @@ def serve(
     place = reviews or _beside(index)
     if suspects is not None and place is None:
         raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
-    import numpy as np
-
-    from textsiam.search.factory import open_index
-
-    opened = None if index is None else open_index(index)
-    if opened is not None:  # what a first search has to read is read before anybody waits for it
-        opened.search(np.zeros((0, opened.model.dim), np.float32), model=opened.model, k=1)
+    opened = None if index is None else _open_index(index)
     store = None if place is None else Reviews(place)
     twin = open_twin(model)
+    labelling = None if asked is None else _labelling(twin, model, *asked, column, on_bad_row)
     if precision is not None or prior is not None:
         twin.decision = chosen_decision(twin, None, precision, prior)
     from textsiam.search.ingest import index_shift
@@ -85,17 +107,20 @@ def serve(
     from textsiam.serving.runner import run_server
 
     queued = 0 if store is None or suspects is None else store.add(read_suspects(suspects))
-    app = create_app(twin, opened, reviews=store, settings=settings, name=Path(model).name)
+    app = create_app(twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name)
 
     def ready(address: str) -> None:
-        page = None if store is None else f"{address}/ui"
-        if as_json:
-            kept = None if store is None else store.location
-            print_json({"address": address, "page": page, "reviews": kept, "queued": queued, "domain_shift": shift})
-            return
-        say(f"serving {model} at {address}")
+        facts: dict[str, Any] = {"address": address, "page": None, "reviews": None, "queued": queued}
+        facts |= {"label_page": None, "labels": None, "domain_shift": shift}
+        lines = [f"serving {model} at {address}"]
+        if label is not None:
+            facts |= {"label_page": f"{address}/ui/label", "labels": str(label)}
+            lines.append(f"pairs to label at {address}/ui/label; answers are kept in {label}")
         if store is not None:
-            say(f"moderator's page at {page}, {queued:,} new suspects; decisions are kept in {store.location}")
+            facts |= {"page": f"{address}/ui", "reviews": store.location}
+            kept = f"{queued:,} new suspects; decisions are kept in {store.location}"
+            lines.append(f"moderator's page at {address}/ui, {kept}")
+        print_json(facts) if as_json else say("\n".join(lines))
 
     try:
         run_server(app, host=host, port=port, ready=ready, grace=settings.grace)
@@ -103,6 +128,50 @@ def serve(
         for one in (opened, store):
             if one is not None:
                 one.close()
+
+
+def _open_index(index: str) -> QuestionIndex:
+    """Open an index; what a first search has to read is read before anybody waits for it."""
+    import numpy as np
+
+    from textsiam.search.factory import open_index
+
+    opened = open_index(index)
+    opened.search(np.zeros((0, opened.model.dim), np.float32), model=opened.model, k=1)
+    return opened
+
+
+def _asked(
+    questions: str | None,
+    label: Path | None,
+    precision: float | None,
+    confidence: float,
+    labels: int,
+    noise: float,
+    seed: int,
+) -> tuple[str, Path, Aim] | None:
+    """Return what people are to be asked about, where their answers go and what is wished; None without --label."""
+    if label is None or questions is None:
+        if questions is not None or label is not None:
+            raise typer.BadParameter("QUESTIONS and --label FILE go together: the file is for answers about them")
+        if (confidence, labels, noise, seed) != (0.95, 100, 0.0, 0):
+            raise typer.BadParameter("--confidence, --labels, --noise and --seed go with --label")
+        return None
+    wished = 0.95 if precision is None else precision
+    return questions, label, checked_aim("--label", label, wished, confidence, labels, noise, seed)
+
+
+def _labelling(
+    twin: Scorer, model: str, source: str, path: Path, aim: Aim, column: str | None, on_bad_row: BadRow
+) -> Labelling:
+    """Find what people may be asked about, and open the file of their answers."""
+    from textsiam.serving.page.labelling import Labelling
+    from textsiam.sources import read_texts
+
+    read = read_texts(source, column=column, on_bad_row=on_bad_row)
+    warn(read.report.warnings)
+    command = f"textsiam flag {model} {source} --labels {path}"
+    return Labelling(open_session(twin, read, path, aim), read, command=command)
 
 
 def recalibrate(

@@ -16,7 +16,7 @@ from textsiam.decision.confidence import NestedSets
 from textsiam.labelling.flagged import Flagged
 from textsiam.labelling.labels import LabelFile
 from textsiam.labelling.plan import Aim, Draw, Plan
-from textsiam.labelling.session import Session
+from textsiam.labelling.session import Session, percent
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Audit:
     def sentences(self) -> list[str]:
         """Return what it says, in plain words."""
         judged = self.right + self.wrong
-        noise = f", up to {self.noise:.0%} of the answers wrong" if self.noise else ""
+        noise = f", up to {percent(self.noise)} of the answers wrong" if self.noise else ""
         if self.low == self.high:
             found = [f"precision {self.low:.1%}: all {self.pairs:,} pairs are judged, {self.right:,} are right"]
         elif self.precision is None:
@@ -64,7 +64,7 @@ class Audit:
         else:
             found = [
                 f"precision {self.precision:.1%} ({self.low:.1%}–{self.high:.1%}) of {self.pairs:,} pairs: "
-                f"{self.right:,} of {judged:,} judged are right ({self.confidence:.0%} confidence{noise})"
+                f"{self.right:,} of {judged:,} judged are right ({percent(self.confidence)} confidence{noise})"
             ]
         if self.unknown:
             found.append(f"{self.unknown:,} drawn pairs are skipped or open: they count as wrong below, as right above")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textsiam.labelling.session import Session
+from textsiam.labelling.session import Session, percent
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,14 @@ class Progress:
     @classmethod
     def of(cls, session: Session) -> Progress:
         """Return it, in some 10 ms."""
-        plan, given = session.plan, len(session.plan.answers)
-        promised = plan.done
-        finished = promised and given >= session.aim.labels
-        return cls(given, plan.answers_left(), plan.proven(), session.aim.precision, promised, finished)
+        plan = session.plan
+        facts = plan.answers_left(), plan.proven(), session.aim.precision, plan.done, session.finished
+        return cls(len(plan.answers), *facts)
 
     def __str__(self) -> str:
         """Return one sentence, without its full stop."""
         if self.pairs:
-            return f"{self.pairs:,} pairs proven to be at least {self.precision:.0%} right"
+            return f"{self.pairs:,} pairs proven to be at least {percent(self.precision)} right"
         if self.left is None:
             return "looking where duplicates end"
-        return f"about {self.left} more answers prove {self.precision:.0%}"
+        return f"about {self.left} more answers prove {percent(self.precision)}"

@@ -67,10 +67,11 @@ class Certificate:
         if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
             return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
-        noise = f", up to {self.noise:.0%} of the answers wrong" if self.noise else ""
+        noise = f", up to {percent(self.noise)} of the answers wrong" if self.noise else ""
+        proof = f"certified on {self.answers} answers, {percent(self.confidence)} confidence{noise}"
         found = [
-            f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {self.precision:.0%} are right "
-            f"(certified on {self.answers} answers, {self.confidence:.0%} confidence{noise}; proven {self.right:,})"
+            f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {percent(self.precision)} are right "
+            f"({proof}; proven {self.right:,})"
         ]
         if self.recall is not None:
             share, low, high = self.recall
@@ -86,6 +87,11 @@ class Certificate:
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
         return {**vars(self), "recall": self.recall and dict(zip(("share", "low", "high"), self.recall, strict=True))}
+
+
+def percent(share: float) -> str:
+    """Return a share that somebody chose, not rounded: 0.995 is no promise of 100 %."""
+    return f"{100 * share:g}%"
 
 
 @dataclass(frozen=True)
@@ -229,17 +235,20 @@ class Session:
 
         Raises:
             ValueError: It is none of these.
-            LookupError: There is no such draw, as the file is another one by now.
+            LookupError: That pair was not drawn: the file is another one by now.
         """
         if not answer or answer not in ANSWERS:
             raise ValueError(f"answer is {answer!r}, expected y, n, skip or undo")
         with self._exclusive() as file:
+            asked = self.plan.draws[question.draw]
+            if self._pair(asked.rank) != (question.left, question.right):
+                raise LookupError(f"draw {question.draw} is another pair")
             own = [line.answer for line in self.lines if line.draw == question.draw and line.labeller == labeller]
             if own[-1:] == [answer]:
                 return
             there = self.plan.answers.get(question.draw)
             late = there is not None and self._owner[question.draw].labeller != labeller
-            line = self._line(self.plan.draws[question.draw], answer, labeller)
+            line = self._line(asked, answer, labeller)
             line = replace(line, stage="again") if question.again or late else line
             self.file.append(file, line)
             self._take_added([line])
@@ -257,6 +266,11 @@ class Session:
                 self.answer(question, "undo", labeller)
                 return question
         return None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the promise is proven and the planned answers are given."""
+        return self.plan.done and len(self.plan.answers) >= self.aim.labels
 
     @property
     def disagreements(self) -> tuple[int, int]:

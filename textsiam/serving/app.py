@@ -23,6 +23,8 @@ from textsiam.serving.engine import Engine
 from textsiam.serving.guard import Guard
 from textsiam.serving.heap import give_back_memory
 from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.files import file_routes
+from textsiam.serving.page.labelling import Labelling, label_routes
 from textsiam.serving.page.reviews import Reviews, ReviewsError
 from textsiam.serving.page.routes import page_routes
 from textsiam.serving.problem_details import Refused, problem_body
@@ -42,6 +44,7 @@ def create_app(
     index: QuestionIndex | None = None,
     *,
     reviews: Reviews | None = None,
+    labelling: Labelling | None = None,
     settings: ServerSettings | None = None,
     name: str = "textsiam",
 ) -> Guard:
@@ -50,7 +53,8 @@ def create_app(
     Args:
         twin: What encodes and scores.
         index: The questions that `/duplicates` looks through; without one, that route answers 409.
-        reviews: Where suspects and decisions are kept; without them there is no moderator's page.
+        reviews: Where suspects and decisions are kept; without them moderators review nothing.
+        labelling: The pairs that people are asked about at `/ui/label`, if any are.
         settings: Limits and the token.
         name: What the model is called.
 
@@ -79,6 +83,10 @@ def create_app(
     app.include_router(question_routes(engine, index, reviews))
     if reviews is not None:
         app.include_router(page_routes(engine, reviews))
+    if labelling is not None:
+        app.include_router(label_routes(labelling))
+    if reviews is not None or labelling is not None:
+        app.include_router(file_routes(reviews=reviews is not None))
     _status_routes(app, engine, index, meters, name)
     _explain_problems(app)
     return Guard(app, settings=settings, meters=meters)  # pyright: ignore[reportArgumentType]

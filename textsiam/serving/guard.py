@@ -28,7 +28,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 # Asked by machines that watch the server, and by a browser before it has a token.
-_OPEN = frozenset({"/health", "/ui", "/ui/"})
+_OPEN = frozenset({"/health", "/ui", "/ui/", "/ui/label"})
 _OPEN_FILES = "/ui/files/"
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 _READING_POSTS = frozenset({"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates"})

@@ -15,7 +15,12 @@ import numpy as np
 import pytest
 
 from textsiam.data.pairs import read_pairs
+from textsiam.data.tables.errors import ReadReport
+from textsiam.data.texts import Texts
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.labelling.candidates import find_candidates
+from textsiam.labelling.plan import Aim
+from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
@@ -28,6 +33,7 @@ from textsiam.search.index.memory import MemoryIndex
 from textsiam.search.ingest import index_model
 from textsiam.serving.app import create_app
 from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.labelling import Labelling
 from textsiam.serving.page.reviews import Reviews, Suspect
 
 if TYPE_CHECKING:
@@ -100,7 +106,12 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
     running: list[tuple[uvicorn.Server, threading.Thread, Reviews]] = []
 
     def start(
-        suspects: list[Suspect] = SUSPECTS, *, token: str | None = None, decided: bool = True, twin: Twin | None = None
+        suspects: list[Suspect] = SUSPECTS,
+        *,
+        token: str | None = None,
+        decided: bool = True,
+        twin: Twin | None = None,
+        labelling: Labelling | None = None,
     ) -> Served:
         if twin is None:
             twin = Twin(tower)
@@ -109,7 +120,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         reviews.add(suspects)
         settings = ServerSettings(token=token)
         index = MemoryIndex(index_model(twin))
-        app = create_app(twin, index, reviews=reviews, settings=settings)
+        app = create_app(twin, index, reviews=reviews, labelling=labelling, settings=settings)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -664,3 +675,114 @@ def test_from_a_new_question_to_a_training_pair(serve: Serve, tab: Tab, minilm: 
     learned = read_pairs(exported)
     assert sorted(learned.texts) == ["How do I mend a flat tyre?", "How do I repair a flat tyre?"]
     assert list(learned.labels) == [1]
+
+
+@pytest.fixture
+def session(tower: SentenceTransformer, sentences: list[str], tmp_path: Path) -> Session:
+    ids = [f"q{k}" for k in range(len(sentences))]
+    return Session(find_candidates(Twin(tower), sentences), ids, sentences, tmp_path / "labels.tsv", Aim(0.6, 0.9, 8))
+
+
+@pytest.fixture
+def asking(session: Session, serve: Serve) -> Served:
+    """A server that asks about the sentences."""
+    count = len(session.texts)
+    known = {"url": [f"https://example.org/q/{k}" for k in range(count)], "tags": ["bread, sky"] * count}
+    questions = Texts(list(session.ids), list(session.texts), "made", ReadReport("made", count, count), metadata=known)
+    return serve(labelling=Labelling(session, questions, command="textsiam flag M F --labels L"))
+
+
+def as_labeller(page: Page, served: Served, name: str) -> list[str]:
+    """Open the page that asks and give a name; returns the texts of the first pair."""
+    page.goto(f"{served.url}/ui/label")
+    expect(page.locator("#labeller")).to_be_focused()
+    page.keyboard.type(name)
+    page.keyboard.press("Enter")
+    expect(page.locator("#name")).to_have_text(name)
+    expect(page.locator("#yes")).to_have_attribute("aria-disabled", "false")
+    return page.locator(".text").all_text_contents()
+
+
+def test_pairs_are_labelled_until_the_promise_is_proven(asking: Served, session: Session, tab: Tab, browser: Browser):
+    page = tab.page
+    first = as_labeller(page, asking, "anna")
+    assert [session.texts[k] for k in session._pair(session.plan.draws[0].rank)] == first
+    expect(page.locator("#known1")).to_contain_text("tags: bread, sky · https://example.org/q/")
+    expect(page.locator("#promise")).to_have_text("Looking where duplicates end")
+    expect(page.locator("#missing")).to_have_text("0 answers. About 8 are planned.")
+    expect(page.locator("#spoken")).to_contain_text(f"First question: {first[0]} Second question: {first[1]}")
+    other = browser.new_page()
+    assert as_labeller(other, asking, "bert") != first
+    other.close()
+    for key, said in (("y", "Saved: the same."), ("s", "Skipped."), ("u", "Taken back: answer again."),
+                      ("n", "Saved: different."), ("u", "Taken back: answer again.")):  # fmt: skip
+        page.keyboard.press(key)
+        expect(page.locator("#status")).to_have_text(said)
+        expect(page.locator("#pair")).to_be_focused()
+    page.click("#undo")
+    expect(page.locator(".text")).to_have_text(first)
+    expect(page.locator("#undo")).to_be_focused()
+    page.keyboard.press("u")
+    expect(page.locator("#status")).to_have_text("There is no answer of yours to take back.")
+    page.reload()  # the name is remembered, and the pair is the same
+    expect(page.locator(".text")).to_have_text(first)
+    for _ in range(60):
+        expect(page.locator("#undo")).to_have_attribute("aria-disabled", "false")
+        if page.locator("#empty").is_visible():
+            break
+        page.keyboard.press("y")
+    expect(page.locator("#empty-title")).to_have_text("Done")
+    expect(page.locator("#pair")).to_be_focused()
+    expect(page.locator("#promise")).to_contain_text("proven to be at least 60% right")
+    expect(page.locator("#missing")).to_have_text(f"{len(session.plan.answers)} answers. 8 were planned.")
+    expect(page.locator("#proven li").last).to_have_text("To write these pairs: textsiam flag M F --labels L")
+    page.click("#empty-action")
+    expect(page.locator("#filled")).to_be_visible()
+    expect(page.locator("#pair")).to_be_focused()
+
+
+def test_a_label_that_is_refused_or_lost_is_sent_again_as_one(asking: Served, session: Session, tab: Tab):
+    page = tab.page
+    first = as_labeller(page, asking, "anna")
+    refused = '{"error": "the file of answers cannot be used at the moment", "error_type": "Unhealthy"}'
+    page.route("**/answers", lambda route: route.fulfill(status=503, body=refused, content_type="application/json"))
+    page.keyboard.press("y")
+    expect(page.locator("#alert-text")).to_have_text(
+        "The answer was not saved. The server says: the file of answers cannot be used at the moment."
+    )
+    expect(page.locator(".text")).to_have_text(first)
+    expect(page.locator("#pair")).to_be_focused()
+    page.unroute("**/answers")
+
+    def lose(route: Any) -> None:
+        route.fetch()
+        route.abort()
+
+    page.route("**/answers", lose)
+    page.click("#alert-retry")
+    expect(page.locator("#alert-text")).to_contain_text("The server cannot be reached.")
+    page.unroute("**/answers")
+    page.click("#alert-retry")
+    expect(page.locator("#status")).to_have_text("Saved: the same.")
+    expect(page.locator("#alert")).to_be_hidden()
+    assert [line.answer for line in session.lines] == ["", "y", ""]
+    session.file.path.unlink()
+    page.keyboard.press("n")
+    expect(page.locator("#alert-text")).to_contain_text("The answer was not saved.")
+    page.click("#alert-retry")
+    expect(page.locator("#alert-text")).to_contain_text("this pair is not asked about any more")
+    page.click("#alert-retry")  # another file is begun
+    expect(page.locator("#missing")).to_have_text("0 answers. About 8 are planned.")
+    expect(page.locator("#pair")).to_be_focused()
+
+
+@pytest.mark.parametrize("tab", SHOWN, indirect=True)
+def test_the_page_that_asks_fits_and_can_be_read(asking: Served, tab: Tab):
+    page = tab.page
+    as_labeller(page, asking, "a rather long name of somebody")
+    page.keyboard.press("y")
+    expect(page.locator("#status")).to_have_text("Saved: the same.")
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    contrasts = page.evaluate(CONTRASTS)
+    assert len(contrasts) > 10
+    assert [pair for pair in contrasts if pair[0] < 4.5] == []

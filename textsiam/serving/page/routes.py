@@ -6,12 +6,11 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.resources import files
 from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query
-from fastapi.responses import Response, StreamingResponse
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from textsiam.decision.decision import Decision
@@ -22,10 +21,6 @@ from textsiam.serving.problem_details import Refused
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
 from textsiam.serving.wire import Own, Problem
 
-_KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
-_POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " \
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " \
-          "require-trusted-types-for 'script'; trusted-types 'none'"  # fmt: skip
 _POINTS = 200
 _COLUMNS: tuple[str, ...] = ("question1", "question2", "is_duplicate", "id1", "id2", "similarity", "probability")
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
@@ -89,15 +84,13 @@ class Curve(BaseModel):
 
 
 def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
-    """Return `/ui` and the routes under `/ui/api`.
+    """Return the routes under `/ui/api`, behind the page `/ui`.
 
     Args:
         engine: Whose decision the threshold slider shows.
         reviews: The suspects.
     """
-    routes, answers = APIRouter(), _Answers(engine, reviews)
-    routes.add_api_route("/ui", lambda: _file("index.html"), include_in_schema=False)
-    routes.add_api_route("/ui/files/{name}", _file, include_in_schema=False)
+    answers = _Answers(engine, reviews)
     api = APIRouter(prefix="/ui/api", responses=PROBLEMS)
     api.add_api_route("/queue", answers.queue)
     api.add_api_route("/decisions", answers.decide, methods=["POST"], responses=_UNKNOWN)
@@ -105,8 +98,7 @@ def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
     api.add_api_route("/clusters/{number}", answers.cluster, responses=_UNKNOWN)
     api.add_api_route("/curve", answers.curve, responses=_NO_DECISION)
     api.add_api_route("/export", answers.export, response_class=StreamingResponse)
-    routes.include_router(api)
-    return routes
+    return api
 
 
 class _Answers:
@@ -211,16 +203,3 @@ def curve_of(decision: Decision) -> Curve:
 
 def _body(pair: Pair) -> PairBody:
     return PairBody(number=pair.number, state=pair.state, **vars(pair.suspect))
-
-
-def _file(name: str) -> Response:
-    source = files("textsiam.serving") / "page_files" / name
-    kind = _KINDS.get(name.rpartition(".")[2])
-    if kind is None or "/" in name or not source.is_file():
-        raise Refused(404, f"there is no file {name!r}", "NotFound")
-    headers: dict[str, Any] = {
-        "content-security-policy": _POLICY,
-        "cache-control": "no-cache",
-        "referrer-policy": "no-referrer",
-    }
-    return Response(source.read_bytes(), media_type=kind, headers=headers)

@@ -44,7 +44,8 @@ async function fetched(path, options) {
   const headers = { ...options.headers, ...(sent ? { authorization: `Bearer ${sent}` } : {}) };
   let answer;
   try {
-    answer = await fetch(`ui/api/${path}`, { ...options, headers, cache: "no-store", redirect: "error" });
+    const address = new URL(`../api/${path}`, import.meta.url);
+    answer = await fetch(address, { ...options, headers, cache: "no-store", redirect: "error" });
   } catch {
     throw new Refusal("The server cannot be reached.", 0);
   }
@@ -74,7 +75,7 @@ async function reason(answer) {
   return `The server says: ${said}${wait ? `; try again in ${wait} s` : ""}.`;
 }
 
-async function json(path, options = {}) {
+export async function json(path, options = {}) {
   const answer = await fetched(path, options);
   try {
     return await answer.json();
@@ -83,7 +84,7 @@ async function json(path, options = {}) {
   }
 }
 
-function post(path, body) {
+export function post(path, body) {
   // keepalive: a decision made just before the tab is closed still arrives.
   const options = { method: "POST", keepalive: true };
   if (body === undefined) return json(path, options);

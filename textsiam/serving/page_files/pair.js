@@ -31,6 +31,11 @@ export function showPair(pair, place) {
   part("meter").style.setProperty("--share", String(pair.probability ?? 0));
   const similarity = pair.similarity === null ? "Not scored by the model." : `Similarity ${pair.similarity.toFixed(3)}.`;
   part("facts").textContent = `${similarity} Pair ${pair.number}.`;
+  showTexts(pair);
+}
+
+/** Show the two questions of a pair, what is known of each, and what differs. */
+export function showTexts(pair) {
   for (const side of ["1", "2"]) {
     part(`id${side}`).textContent = pair[`id${side}`] ?? "";
     part(`known${side}`).replaceChildren(...known(pair[`facts${side}`] ?? {}));
@@ -60,11 +65,17 @@ export function showEmpty({ title, text, action, act }) {
 
 /** Have a pair read aloud, for those who do not see it: how likely, both questions, and the words that differ. */
 export function speak(pair) {
+  part("spoken").textContent = `${verdict(pair)}. ${spokenTexts(pair)}`;
+}
+
+/** Both questions and the words that differ, as they are read aloud. */
+export function spokenTexts(pair) {
   const short = (text) => (text.length > 400 ? `${text.slice(0, 400)} and so on` : text);
   const { left, right } = compare(pair.text1, pair.text2);
-  part("spoken").textContent =
-    `${verdict(pair)}. First question: ${short(pair.text1)} Second question: ${short(pair.text2)} ` +
-    `${only("first", left)} ${only("second", right)}`;
+  return (
+    `First question: ${short(pair.text1)} Second question: ${short(pair.text2)} ` +
+    `${only("first", left)} ${only("second", right)}`
+  );
 }
 
 /** What else is known of a question: its date, its tags and all else, and a link to where it was asked. */
