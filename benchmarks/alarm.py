@@ -1,6 +1,7 @@
 """How often the packaged decision says that pairs are unlike those it was learned on, and in what they differ.
 
     python benchmarks/alarm.py
+    python benchmarks/alarm.py --server     # questions that come in at a server, 256 at a time
 
 Prints Markdown: samples of 500 pairs, and of Quora's at several shares of duplicates. No label is read by the alarm.
 """
@@ -8,6 +9,7 @@ Prints Markdown: samples of 500 pairs, and of Quora's at several shares of dupli
 from __future__ import annotations
 
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -53,5 +55,29 @@ def main() -> None:
     ask("the sample forum", read_pairs("sample:forum"))
 
 
+def watch() -> None:
+    """Let questions come in at a server, print."""
+    from textsiam.data.pairs import read_pairs
+    from textsiam.models.domain import DomainWatch
+    from textsiam.models.twin import Twin
+
+    twin = Twin.from_pretrained("sentence-transformers/all-MiniLM-L6-v2")
+    print("| questions | blocks | alarms | in what they differ |\n| --- | --- | --- | --- |")
+    for name, source, blocks in (
+        ("Quora, held out", "qqp/dev.tsv.gz", 40),
+        ("AskUbuntu", "askubuntu/titles.tsv.gz", 7),
+        ("Yahoo", "yahoo_zhang/Zhang_dataset.csv", 10),
+    ):
+        texts, seen, alarms, named = list(read_pairs(DATA / source).texts), DomainWatch(twin), 0, Counter()
+        order = np.random.default_rng(0).permutation(len(texts))[: 256 * blocks].reshape(-1, 256)
+        for block in order.tolist():
+            part = [texts[k] for k in block]
+            seen.check(seen.take(part, twin.encode(part)))
+            alarms += seen.shift is not None
+            named.update(one.name for one in (seen.shift.differences if seen.shift else ()))
+        differ = ", ".join(f"{k} ({n})" for k, n in named.most_common())
+        print(f"| {name} | {len(order)} | {alarms} | {differ} |", flush=True)
+
+
 if __name__ == "__main__":
-    main()
+    watch() if "--server" in sys.argv else main()

@@ -9,7 +9,11 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from xml.sax.saxutils import quoteattr
 
 import pytest
 
@@ -169,24 +173,11 @@ def test_labels_that_do_not_fit_are_refused(model, questions, textsiam, tmp_path
 
 def test_ctrl_c_loses_nothing_and_the_next_run_goes_on(model, questions, textsiam, tmp_path):
     output = tmp_path / "labels.tsv"
-    master, slave = pty.openpty()
-    command = [sys.executable, "-m", "textsiam.cli", "label", str(model), str(questions), "--output", str(output)]
-    # a session of its own, whose terminal this is
-    begin = (
-        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
-        "os.execv(sys.argv[1], sys.argv[1:])"
-    )
-    command = [sys.executable, "-c", begin, *command]
-    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
-        os.close(slave)
-        shown = _until(master, "> ")
-        for key in "yn":
-            os.write(master, f"{key}\n".encode())
-            shown += _until(master, "> ")
-        os.write(master, b"\x03")
-        shown += _until(master, "goes on\r\n")
-        assert process.wait(timeout=60) == 130, shown
-    os.close(master)
+    with at_a_terminal("label", model, questions, "--output", output) as terminal:
+        shown = terminal.type(None, "y", "n")
+        os.write(terminal.master, b"\x03")
+        shown += terminal.until("goes on\r\n")
+        assert terminal.process.wait(timeout=60) == 130, shown
     assert "Do both ask the same?" in shown
     lines = LabelFile(output).read()
     assert [line.answer for line in lines if line.answer] == ["y", "n"]
@@ -194,14 +185,104 @@ def test_ctrl_c_loses_nothing_and_the_next_run_goes_on(model, questions, textsia
     assert [line.draw for line in LabelFile(output).read() if line.answer] == [0, 1, 2]
 
 
-def _until(master: int, end: str) -> str:
-    """Read what is shown until this is among it."""
-    shown, limit = "", time.monotonic() + 120
-    while end not in shown:
-        assert time.monotonic() < limit, shown
-        if select.select([master], [], [], 1.0)[0]:
-            shown += os.read(master, 4096).decode(errors="replace")
-    return shown
+@pytest.mark.slow
+def test_the_whole_way_at_a_terminal(model, question_clusters, tmp_path):
+    """From a dump to flagged pairs: import, adapt, label with an undo and Ctrl-C, go on, flag."""
+    dump, forum, twin, output = (tmp_path / name for name in ("dump", "forum", "twin", "labels.tsv"))
+    dump.mkdir()
+    texts = [text for cluster in question_clusters for text in cluster]
+    rows = [
+        f'<row Id="{n}" PostTypeId="1" CreationDate="2020-01-01T00:{n:02}:00" Score="1" Tags="&lt;made&gt;" '
+        f'Title={quoteattr(text)} Body="&lt;p&gt;More on {text.lower()[:-1]}.&lt;/p&gt;" />'
+        for n, text in enumerate(texts, 1)
+    ]
+    links = [
+        f'<row Id="{n}" PostId="{3 * n}" RelatedPostId="{3 * n - 1}" LinkTypeId="{3 if n < 3 else 1}" />'
+        for n in range(1, 6)
+    ]
+    (dump / "Posts.xml").write_text("<posts>" + "".join(rows) + "</posts>")
+    (dump / "PostLinks.xml").write_text("<postlinks>" + "".join(links) + "</postlinks>")
+
+    def shown_by(*arguments: object) -> str:
+        with at_a_terminal(*arguments) as terminal:
+            shown = terminal.until(None)
+            assert terminal.process.wait(timeout=60) == 0, shown
+        return shown
+
+    shown = shown_by("import", "stackexchange", dump, "--site", "made.example.org", "--output", forum)
+    assert "48 questions, 2 duplicate and 3 related links written to" in shown
+    assert "twin written to" in shown_by("adapt", model, forum, "--pairs", 40, "--output", twin)
+    ask = ("label", twin, forum, "--precision", 0.6, "--labels", 12, "--output", output)
+    with at_a_terminal(*ask) as terminal:
+        shown = terminal.type(None, "y", "n", "s", "u", "y", "what")
+        os.write(terminal.master, b"\x03")
+        shown += terminal.until("goes on\r\n")
+        assert terminal.process.wait(timeout=60) == 130, shown
+    assert "y, n, s, u or q?" in shown
+    assert [line.answer for line in LabelFile(output).read() if line.answer] == ["y", "n", "skip", "undo", "y"]
+    with at_a_terminal(*ask) as terminal:
+        assert "[3] looking where duplicates end" in terminal.type(None)
+        os.write(terminal.master, b"y\n" * 200)
+        shown = terminal.until(None)
+        assert terminal.process.wait(timeout=60) == 0, shown
+    assert "pairs at or above" in shown
+    shown = shown_by("flag", twin, forum, "--labels", output, "--output", tmp_path / "flagged.tsv")
+    assert "at least 60% are right (certified on" in " ".join(shown.split())
+    with (tmp_path / "flagged.tsv").open(newline="") as file:
+        flagged = list(csv.DictReader(file, delimiter="\t"))
+    assert flagged[0]["url1"].startswith("https://made.example.org/q/")
+    assert flagged[0]["tags2"] == "made"
+
+
+@dataclass
+class Terminal:
+    """A command, and the terminal that it runs at."""
+
+    process: subprocess.Popen
+    master: int
+
+    def until(self, end: str | None) -> str:
+        """Read what is shown until this is among it; None reads to the end."""
+        shown, limit = "", time.monotonic() + 120
+        while end is None or end not in shown:
+            assert time.monotonic() < limit, shown
+            if select.select([self.master], [], [], 1.0)[0]:
+                try:
+                    part = os.read(self.master, 4096)
+                except OSError:  # as Linux says that nobody writes there any more
+                    part = b""
+                if not part:
+                    assert end is None, shown
+                    break
+                shown += part.decode(errors="replace")
+        return shown
+
+    def type(self, *lines: str | None) -> str:
+        """Type lines, each once the one before was taken (None types nothing); return what is shown."""
+        shown = ""
+        for line in lines:
+            if line is not None:
+                os.write(self.master, f"{line}\n".encode())
+            shown += self.until("> ")
+        return shown
+
+
+@contextmanager
+def at_a_terminal(*arguments: object) -> Iterator[Terminal]:
+    """Run a command in a session of its own, whose terminal this is."""
+    master, slave = pty.openpty()
+    begin = (
+        "import fcntl, os, sys, termios; os.setsid(); fcntl.ioctl(0, termios.TIOCSCTTY, 0); "
+        "os.execv(sys.argv[1], sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", begin, sys.executable, "-m", "textsiam.cli", *map(str, arguments)]
+    with subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave) as process:
+        os.close(slave)
+        try:
+            yield Terminal(process, master)
+        finally:
+            process.kill()
+            os.close(master)
 
 
 @pytest.fixture

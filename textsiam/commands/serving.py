@@ -101,17 +101,20 @@ def serve(
         twin.decision = chosen_decision(twin, None, precision, prior)
     from textsiam.search.ingest import index_shift
 
-    shift = None if opened is None else tell_shift(index_shift(twin, opened))
+    shift = None if opened is None else index_shift(twin, opened)
+    told = tell_shift(shift)
     from textsiam.serving.app import create_app
     from textsiam.serving.page.suspects import read_suspects
     from textsiam.serving.runner import run_server
 
     queued = 0 if store is None or suspects is None else store.add(read_suspects(suspects))
-    app = create_app(twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name)
+    app = create_app(
+        twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name, shift=shift
+    )
 
     def ready(address: str) -> None:
         facts: dict[str, Any] = {"address": address, "page": None, "reviews": None, "queued": queued}
-        facts |= {"label_page": None, "labels": None, "domain_shift": shift}
+        facts |= {"label_page": None, "labels": None, "domain_shift": told}
         lines = [f"serving {model} at {address}"]
         if label is not None:
             facts |= {"label_page": f"{address}/ui/label", "labels": str(label)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -119,3 +120,59 @@ def collection_shift(twin: VectorScorer, texts: Sequence[str], *, words: bool = 
     if known is None or known.domain is None:
         return None
     return domain_shift(known, domain_of(twin, texts, words=words))
+
+
+class DomainWatch:
+    """Looks whether texts that come in one after the other are like those that the decision was learned on.
+
+    Args:
+        twin: Has the decision, and scores.
+        shift: What is known before the first of them.
+
+    Attributes:
+        shift: In what the last texts that were looked at differ, None if in nothing.
+    """
+
+    def __init__(self, twin: VectorScorer, shift: DomainShift | None = None) -> None:
+        self.shift, self._twin = shift, twin
+        self._vectors: dict[str, np.ndarray] = {}
+
+    def take(self, texts: Sequence[str], vectors: np.ndarray) -> dict[str, np.ndarray] | None:
+        """Keep n texts and their vectors, (n, dim); once 256 distinct ones are there, give them up to be checked."""
+        for text, vector in zip(texts, vectors, strict=True):
+            if len(self._vectors) == NEIGHBOURS:
+                break
+            if text not in self._vectors:
+                self._vectors[text] = vector.copy()  # of a batch, only what is kept stays in memory
+        if len(self._vectors) < NEIGHBOURS:
+            return None
+        taken, self._vectors = self._vectors, {}
+        return taken
+
+    def check(self, taken: dict[str, np.ndarray]) -> bool:
+        """Compare texts that were given up; returns whether they are unlike and those before were not."""
+        before, self.shift = self.shift, collection_shift(_Encoded(self._twin, taken), list(taken))
+        return before is None and self.shift is not None
+
+
+@dataclass(frozen=True)
+class _Encoded:
+    """A twin that need not encode, as the vectors are known."""
+
+    twin: VectorScorer
+    vectors: dict[str, np.ndarray]
+
+    @property
+    def decision(self) -> Decision | None:
+        return self.twin.decision
+
+    @property
+    def collection(self) -> CollectionDecision | None:
+        return self.twin.collection
+
+    def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        vectors = np.stack([self.vectors[text] for text in texts])
+        return vectors[left], vectors[right]
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        return self.twin.vector_similarity(u, v)

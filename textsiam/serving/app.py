@@ -16,6 +16,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse, RedirectResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.exceptions import HTTPException
 
+from textsiam.decision.domain import DomainShift
 from textsiam.inference.encoders import pooling_of
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import QuestionIndex, QuestionIndexError
@@ -47,6 +48,7 @@ def create_app(
     labelling: Labelling | None = None,
     settings: ServerSettings | None = None,
     name: str = "textsiam",
+    shift: DomainShift | None = None,
 ) -> Guard:
     """Make the ASGI application that serves a twin.
 
@@ -57,6 +59,7 @@ def create_app(
         labelling: The pairs that people are asked about at `/ui/label`, if any are.
         settings: Limits and the token.
         name: What the model is called.
+        shift: In what the questions of the index differ from those that the decision was learned on; see `index_shift`.
 
     Returns:
         An application for uvicorn, hypercorn or a test client. Index and reviews stay the caller's to close.
@@ -66,7 +69,7 @@ def create_app(
         >>> uvicorn.run(app)  # doctest: +SKIP
     """
     settings = settings or ServerSettings()
-    engine = Engine(twin, settings)
+    engine = Engine(twin, settings, shift)
     meters = Meters(engine.batcher)
 
     @asynccontextmanager
@@ -123,6 +126,7 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
             auto_truncate=settings.truncate,
             threshold=None if decision is None else decision.threshold,
             questions=None if index is None else await asyncio.to_thread(index.count),
+            domain_shift=None if engine.watch.shift is None else str(engine.watch.shift),
             version=version("textsiam"),
         )
 

@@ -13,7 +13,9 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
+from textsiam.decision.domain import DomainShift
 from textsiam.inference.encoders import inputs_of
+from textsiam.models.domain import DomainWatch
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
@@ -37,10 +39,11 @@ class Engine:
     Args:
         twin: What encodes and scores.
         settings: The limits.
+        shift: In what the questions that are there differ from those that the decision was learned on.
     """
 
-    def __init__(self, twin: Scorer, settings: ServerSettings) -> None:
-        self.twin, self.settings = twin, settings
+    def __init__(self, twin: Scorer, settings: ServerSettings, shift: DomainShift | None = None) -> None:
+        self.twin, self.settings, self.watch = twin, settings, DomainWatch(twin, shift)
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
@@ -113,6 +116,12 @@ class Engine:
         names, tokens = check() if _is_short(inputs) else await asyncio.to_thread(check)
         future = self._queued(partial(self.batcher.encode, self._encoders[side], names, tokens))
         return await self.wait(future, gone), int(tokens.sum())
+
+    async def notice(self, texts: Sequence[str], vectors: np.ndarray) -> None:
+        """Look at questions, encoded as `(n, dim)`: every 256 of them are compared with what the decision knows."""
+        taken = self.watch.take(texts, vectors) if self.longest is not None else None
+        if taken is not None and await asyncio.to_thread(self.watch.check, taken):
+            log.warning("unlike what was learned", extra={"facts": {"reason": str(self.watch.shift)}})
 
     async def scores(
         self, one: str, others: Sequence[str], gone: Gone, *, fields: tuple[str, str], truncate: bool | None = None

@@ -140,6 +140,9 @@ class Info(BaseModel):
     auto_truncate: bool
     threshold: float | None
     questions: int | None = Field(description="Questions of the index.")
+    domain_shift: str | None = Field(
+        description="In what the questions, of late, are unlike those that the decision was learned on."
+    )
     version: str
 
 

@@ -25,16 +25,18 @@ function showButtons() {
 
 const counted = (n, what) => `${n.toLocaleString("en")} ${what}${n === 1 ? "" : "s"}`;
 
-function showProgress({ answers, left, planned, sentence }) {
+function showProgress({ answers, left, planned, pairs, sentence }) {
   part("promise").textContent = sentence[0].toUpperCase() + sentence.slice(1);
   const missing = promised ? Math.max(0, planned - answers) : left ?? Math.max(1, planned - answers);
   part("meter").style.setProperty("--share", String(answers / Math.max(1, answers + missing)));
-  part("missing").textContent = `${counted(answers, "answer")}. ${outlook(missing, left, planned)}`;
+  part("missing").textContent = `${counted(answers, "answer")}. ${outlook(missing, { left, planned, pairs })}`;
 }
 
-function outlook(missing, left, planned) {
+/** What is to come, where the headline does not say it. */
+function outlook(missing, { left, planned, pairs }) {
   const number = (n) => n.toLocaleString("en");
-  if (!promised) return left === null ? `About ${number(planned)} are planned.` : `About ${number(left)} more are needed.`;
+  if (!promised && left === null) return `About ${number(planned)} are planned.`;
+  if (!promised) return pairs > 0 ? `About ${number(left)} more prove a larger set.` : "";
   return missing ? `${number(missing)} more are planned: they tell what is missed.` : `${number(planned)} were planned.`;
 }
 

@@ -73,6 +73,7 @@ class _Answers:
         gone = request.is_disconnected
         look = self._look()
         vectors, _ = await self._engine.encode(texts, gone, field=field, truncate=True)
+        await self._engine.notice(texts, vectors)
         try:
             check_where(body.where)
         except QuestionIndexError as error:
@@ -139,6 +140,7 @@ class _Answers:
         if questions:
             texts = [one.text for one in questions]
             vectors, _ = await engine.encode(texts, gone, field="text", truncate=True)
+            await engine.notice(texts, vectors)
             try:
                 check_questions(questions, vectors, engine.twin.dim)
             except QuestionIndexError as error:
