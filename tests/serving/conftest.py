@@ -6,15 +6,20 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import pytest
 from starlette.testclient import TestClient
 
+from textsiam.data.texts import sample_questions
+from textsiam.labelling.candidates import find_candidates
+from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 from textsiam.search.index.memory import MemoryIndex
 from textsiam.search.ingest import index_model
 from textsiam.serving.app import create_app
 from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.labelling import Labelling
 from textsiam.serving.page.reviews import Reviews
 
 
@@ -83,7 +88,11 @@ def running(app) -> Iterator[str]:
 
 
 @pytest.fixture
-def address(decided, index, reviews) -> Iterator[str]:
+def address(decided, index, reviews, tmp_path) -> Iterator[str]:
     """The address of a real server."""
-    with running(create_app(decided, index, reviews=reviews, name="tiny")) as url:
+    read = sample_questions()
+    read = replace(read, ids=read.ids[:60], texts=read.texts[:60])
+    session = Session(find_candidates(decided, read.texts), read.ids, read.texts, tmp_path / "labels.tsv")
+    labelling = Labelling(session, read)
+    with running(create_app(decided, index, reviews=reviews, labelling=labelling, name="tiny")) as url:
         yield url

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -114,12 +113,15 @@ def collection_shift(twin: VectorScorer, texts: Sequence[str], *, words: bool = 
         texts: Texts, or names of images.
         words: Whether these are texts.
     """
-    known = None if twin.collection is None else twin.collection.decision
-    if known is None or known.domain is None:  # one that `recalibrate` has moved has its own
-        known = twin.decision
-    if known is None or known.domain is None:
-        return None
-    return domain_shift(known, domain_of(twin, texts, words=words))
+    known = _known(twin)
+    return None if known is None else domain_shift(known, domain_of(twin, texts, words=words))
+
+
+def _known(twin: VectorScorer) -> Decision | None:
+    """Return the decision whose domain a collection is compared with; None where none remembers one."""
+    decisions = [None if twin.collection is None else twin.collection.decision, twin.decision]
+    # the first one remembers one where `recalibrate` has moved it
+    return next((one for one in decisions if one is not None and one.domain is not None), None)
 
 
 class DomainWatch:
@@ -151,28 +153,12 @@ class DomainWatch:
 
     def check(self, taken: dict[str, np.ndarray]) -> bool:
         """Compare texts that were given up; returns whether they are unlike and those before were not."""
-        before, self.shift = self.shift, collection_shift(_Encoded(self._twin, taken), list(taken))
+        before, known, m = self.shift, _known(self._twin), len(taken)
+        if known is None:
+            return False
+        vectors, similarity = np.stack(list(taken.values())), np.zeros((m, m), np.float32)
+        for i in range(m - 1):  # a row at a time: all pairs at once would take 100 MB
+            row = np.repeat(vectors[i : i + 1], m - 1 - i, axis=0)
+            similarity[i, i + 1 :] = self._twin.vector_similarity(row, vectors[i + 1 :])
+        self.shift = domain_shift(known, describe_domain(list(taken), similarity + similarity.T))
         return before is None and self.shift is not None
-
-
-@dataclass(frozen=True)
-class _Encoded:
-    """A twin that need not encode, as the vectors are known."""
-
-    twin: VectorScorer
-    vectors: dict[str, np.ndarray]
-
-    @property
-    def decision(self) -> Decision | None:
-        return self.twin.decision
-
-    @property
-    def collection(self) -> CollectionDecision | None:
-        return self.twin.collection
-
-    def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        vectors = np.stack([self.vectors[text] for text in texts])
-        return vectors[left], vectors[right]
-
-    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        return self.twin.vector_similarity(u, v)
