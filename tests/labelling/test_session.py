@@ -198,6 +198,19 @@ def test_a_second_opinion_is_taken_back_and_a_skipped_one_is_no_disagreement(col
         assert one.plan.answers == {0: True}
 
 
+def test_one_person_at_a_time_is_asked_for_a_second_opinion(collection, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_AGAIN", 1)  # always
+    session = opened(collection, tmp_path / "labels.tsv")
+    session.answer(session.ask("anna"), "y", "anna")
+    question = session.ask("bert")
+    other = opened(collection, tmp_path / "labels.tsv")
+    assert question.again
+    assert session.ask("bert") == question
+    assert not other.ask("cleo").again
+    monkeypatch.setattr(module, "_STALE", -module._STALE)  # at once
+    assert session.ask("dora") == question
+
+
 def test_what_could_not_be_written_never_was(collection, tmp_path, monkeypatch):
     """After a full disk, the next draw and answer are those that a new session would give."""
     path = tmp_path / "labels.tsv"

@@ -147,6 +147,7 @@ class Session:
         self.plan = self._make_plan(replace(first, noise=self.aim.noise))
         self.again: dict[int, str] = {}
         self._owner: dict[int, Label] = {}
+        self._second: dict[int, Label] = {}  # who is, or was, asked for a second opinion
         last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
         for n, line in enumerate(lines):
             # an answer that was replaced was never given: what the plan did with it stands in the lines
@@ -183,6 +184,7 @@ class Session:
                 self.again.pop(line.draw, None)
             elif line.answer:
                 self.again[line.draw] = line.answer
+            self._second[line.draw] = line
             return
         if line.draw == len(self.plan.draws):
             self.plan.aim = replace(line.aim, noise=self.aim.noise)
@@ -211,15 +213,18 @@ class Session:
     def ask(self, labeller: str) -> Question | None:
         """Return a pair to ask about: one left open, now and then one that another has answered, or a new one."""
         with self._exclusive() as file:
-            if (again := self._second_opinion(labeller)) is not None:
-                return self._question(self.plan.draws[again], again=True)
             begun = datetime.now(timezone.utc) - _STALE
-            waiting = [(draw, self._owner[draw.number]) for draw in self.plan.open]
-            stale = [draw for draw, owner in waiting if datetime.fromisoformat(owner.time) < begun]
-            own = [draw for draw, owner in waiting if owner.labeller == labeller and draw not in stale]
-            if own:
+            if (again := self._second_opinion(labeller, begun)) is not None:
+                draw = self.plan.draws[again]
+                if self._in_hands(self._second.get(again), begun) != labeller:
+                    line = replace(self._line(draw, "", labeller), stage="again")
+                    self.file.append(file, line)
+                    self._take(line)
+                return self._question(draw, again=True)
+            waiting = [(draw, self._in_hands(self._owner[draw.number], begun)) for draw in self.plan.open]
+            if own := [draw for draw, who in waiting if who == labeller]:
                 return self._question(own[0], again=False)
-            draw = stale[0] if stale else self.plan.draw()
+            draw = next((draw for draw, who in waiting if who is None), None) or self.plan.draw()
             if draw is None:
                 return None
             line = self._line(draw, "", labeller)
@@ -324,11 +329,15 @@ class Session:
             confidence=certificate.confidence,
         )
 
-    def _second_opinion(self, labeller: str) -> int | None:
-        own = {line.draw for line in self.lines if line.labeller == labeller}
+    def _in_hands(self, line: Label | None, begun: datetime) -> str | None:
+        """Return who was asked last, no longer ago than `begun`."""
+        return None if line is None or datetime.fromisoformat(line.time) < begun else line.labeller
+
+    def _second_opinion(self, labeller: str, begun: datetime) -> int | None:
+        own = {line.draw for line in self.lines if line.labeller == labeller and line.stage != "again"}
         others = [n for n, a in self.plan.answers.items() if a is not None and n not in own and n not in self.again]
         chosen = [n for n in others if np.random.default_rng([self.aim.seed, n, 1]).integers(_AGAIN) == 0]
-        return chosen[0] if chosen else None
+        return next((n for n in chosen if self._in_hands(self._second.get(n), begun) in (None, labeller)), None)
 
     def _pair(self, rank: int) -> tuple[int, int]:
         """Return the two questions of a candidate."""
