@@ -1,18 +1,19 @@
-"""Commands that look through many texts: encode them, flag duplicates among them, match queries to documents."""
+"""The command that flags the duplicates among many texts."""
 
 from __future__ import annotations
 
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from textsiam.commands.labelling import open_session
+from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
+    PICKED,
     BadRow,
     Json,
     Model,
@@ -23,23 +24,15 @@ from textsiam.commands.options import (
     open_twin,
     tell_shift,
 )
-from textsiam.terminal import (
-    escaped,
-    make_console,
-    print_clusters,
-    print_json,
-    progress_bar,
-    progress_bars,
-    rounded,
-    say,
-    warn,
-)
+from textsiam.terminal import make_console, print_clusters, print_json, progress_bars, rounded, say, warn
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.decision.certificate import Certificate
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
     from textsiam.decision.estimate import CollectionEstimate
+    from textsiam.labelling.pure_clusters import PureClusters
     from textsiam.labelling.session import Session
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
@@ -84,6 +77,8 @@ def flag(
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.sources import read_texts
 
+    if labels is not None:
+        _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     partitions = _partitions_folder(output, work, ray, approximate=approximate)
     if output is not None:
         from textsiam.data.tables.writers import checked_ending
@@ -92,21 +87,74 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
-    from textsiam.models.domain import collection_shift
-
-    shift, session = None, None
     if labels is not None:
-        session = _answered(twin, read, labels, threshold, prior)
+        session, told = answered(twin, read, labels), _Told()
         decision = session.decision(precision)
+        found = session.candidates.duplicates(twin, decision)
+        told.pure_clusters = _pure(session, found)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-        shift = collection_shift(twin, read.texts, words=not read.images)
+        told = _Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
+        job = None if partitions is None else (model, partitions, ray)
+        found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
+        if twin.collection is None and (prior is not None or told.shift is None):
+            found, told.estimate = _estimated(found, decision, len(read), prior)
+    told.certificate = _certified(twin, read, decision)
+    _write_pairs(output, found, read)
+    if output is not None and partitions is not None and partitions != work:
+        shutil.rmtree(partitions)  # all that it was for is in the output
+    shift = tell_shift(told.shift)
+    if as_json:
+        learned = None if decision is None else decision.learned_from
+        print_json({**_facts(found, read), **told.facts(), "decision": learned, "domain_shift": shift})
+        return
+    _print_found(found, read, _expected(found, told.shift, told.estimate), limit)
+    if output is not None:
+        say(f"{len(found):,} pairs written to {output}")
+    for sentence in told.sentences():
+        say(sentence)
+    if found.recall is not None:
+        say(f"approximate: {found.recall} of all pairs are expected to be found")
+
+
+@dataclass
+class _Told:
+    """What else is known of flagged pairs, and told."""
+
+    shift: DomainShift | None = None
+    estimate: CollectionEstimate | None = None
+    certificate: Certificate | None = None
+    pure_clusters: PureClusters | None = None
+    picked: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        return {
+            "estimated_prior": None if self.estimate is None else self.estimate.prior,
+            "certificate": self.certificate and self.certificate.to_dict(),
+            "pure_clusters": self.pure_clusters and self.pure_clusters.to_dict(),
+            "picked_pairs": PICKED if self.picked else None,
+        }
+
+    def sentences(self) -> list[str]:
+        pure = [] if self.pure_clusters is None else [str(self.pure_clusters)]
+        return ([] if self.certificate is None else self.certificate.sentences()) + pure
+
+
+def _joined(
+    twin: Scorer,
+    read: Texts,
+    threshold: float | None,
+    decision: Decision | None,
+    *,
+    approximate: bool,
+    job: tuple[str, Path, str | None] | None,
+) -> Duplicates:
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
     from textsiam.search.join.ray import JobConfig
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
-        found = find_duplicates(
+        return find_duplicates(
             twin,
             read.texts,
             threshold=threshold,
@@ -114,40 +162,47 @@ def flag(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            job=None if partitions is None else JobConfig(model, partitions, ray),
+            job=None if job is None else JobConfig(*job),
         )
-    estimate = None
-    if session is None and twin.collection is None and (prior is not None or shift is None):
-        found, estimate = _estimated(found, decision, len(read), prior)
-    _write_pairs(output, found, read)
-    if output is not None and partitions is not None and partitions != work:
-        shutil.rmtree(partitions)  # all that it was for is in the output
-    if as_json:
-        clusters = [[read.ids[m] for m in members] for members in found.clusters]
-        recall = {} if found.recall is None else {"recall": asdict(found.recall)}
-        pairs = list(_flagged_rows(found, read))
-        facts = {"questions": len(read), "threshold": found.threshold, **recall}
-        facts["domain_shift"] = tell_shift(shift)
-        facts["estimated_prior"] = None if estimate is None else estimate.prior
-        facts["certificate"] = None if session is None else session.certificate(precision).to_dict()
-        print_json({**facts, "pairs": pairs, "clusters": clusters})
-        return
-    _print_found(found, read, _expected(found, shift, estimate), limit)
-    tell_shift(shift)
-    if output is not None:
-        say(f"{len(found):,} pairs written to {output}")
-    for sentence in [] if session is None else session.certificate(precision).sentences():
-        say(sentence)
-    if found.recall is not None:
-        say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
-def _answered(twin: Scorer, read: Texts, labels: Path, threshold: float | None, prior: float | None) -> Session:
+def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
+    from textsiam.models.domain import collection_shift
+
+    return collection_shift(twin, read.texts, words=not read.images)
+
+
+def _facts(found: Duplicates, read: Texts) -> dict[str, Any]:
+    recall = {} if found.recall is None else {"recall": asdict(found.recall)}
+    facts = {"questions": len(read), "threshold": found.threshold, **recall}
+    clusters = [[read.ids[m] for m in members] for members in found.clusters]
+    return {**facts, "pairs": list(_flagged_rows(found, read)), "clusters": clusters}
+
+
+def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: bool) -> None:
     if threshold is not None or prior is not None:
         raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
-    if not labels.is_file():
-        raise typer.BadParameter(f"--labels {labels}: no such file; textsiam label makes it")
-    return open_session(twin, read, labels)
+    if elsewhere:
+        raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
+
+
+def _certified(twin: Scorer, read: Texts, decision: Decision | None) -> Certificate | None:
+    """Return what is proven of the pairs that a decision flags here; where it is so of others only, say so."""
+    if decision is None or decision.certificate is None:
+        return None
+    from textsiam.data.texts import texts_digest
+    from textsiam.search.gallery_folder import scorer_fingerprint
+
+    found = decision.certified(scorer_fingerprint(twin), texts_digest(read.texts))
+    if found is None:
+        warn((f"nothing is certified of what is flagged here: the decision was {decision.learned_from}",))
+    return found
+
+
+def _pure(session: Session, found: Duplicates) -> PureClusters:
+    from textsiam.labelling.pure_clusters import pure_clusters_of
+
+    return pure_clusters_of(session, found.clusters, found.threshold)
 
 
 def _estimated(
@@ -223,84 +278,3 @@ def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
             "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
             **{f"{name}{side}": values[at] for name, values in read.metadata.items() for side, at in ((1, a), (2, b))},
         }
-
-
-def encode(
-    model: Model,
-    texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
-    output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
-    column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
-    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
-    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
-    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
-    as_json: Json = False,
-) -> None:
-    """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
-    from textsiam.sources import read_texts
-
-    read = read_texts(texts, column=column)
-    warn(read.report.warnings)
-    twin = open_twin(model)
-    from textsiam.data.tables.arrays import save_vectors
-
-    with progress_bar("encoding") as progress:
-        done = 0
-
-        def counted() -> Iterator[Any]:
-            nonlocal done
-            for block in twin.encode_stream(read.texts, side=side, precision=precision, compiled=compiled):
-                yield block
-                done += len(block)
-                progress(done, len(read))
-
-        rows = save_vectors(output, counted(), dim=twin.dim)
-    if as_json:
-        print_json({"vectors": rows, "dim": twin.dim, "output": str(output)})
-    else:
-        say(f"{rows:,} vectors of {twin.dim} dimensions written to {output}")
-
-
-def match(
-    model: Model,
-    queries: Annotated[str, typer.Option(help="File of queries.")],
-    documents: Annotated[str, typer.Option(help="File of documents.")],
-    top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
-    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
-    as_json: Json = False,
-) -> None:
-    """Find the most similar documents of each query."""
-    from textsiam.sources import read_texts
-
-    asked, library = read_texts(queries), read_texts(documents)
-    twin = open_twin(model)
-    from textsiam.search.nearest import best_matches
-
-    with progress_bar("encoding documents") as progress:
-        vectors = twin.encode(library.texts, side="right", progress=progress)
-    where, similarity = best_matches(twin, twin.encode(asked.texts, side="left"), vectors, top_k)
-    rows = [
-        {
-            "query_id": asked.ids[q],
-            "rank": rank + 1,
-            "document_id": library.ids[d],
-            "similarity": rounded(float(similarity[q, rank])),
-            "query": asked.texts[q],
-            "document": library.texts[d],
-        }
-        for q in range(len(asked))
-        for rank, d in enumerate(where[q].tolist())
-    ]
-    if output is not None:
-        from textsiam.data.tables.writers import write_table
-
-        write_table(output, list(rows[0]), rows)
-        say(f"{len(rows):,} matches written to {output}")
-    elif as_json:
-        print_json(rows)
-    else:
-        console = make_console()
-        for row in rows:
-            if row["rank"] == 1:
-                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
-            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
-            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
