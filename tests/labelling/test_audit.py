@@ -216,12 +216,13 @@ def covered(found) -> float:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("world", WORLDS)
-def test_the_interval_of_recall_holds_the_truth(world):
-    """200 runs of 100 answers: 95 % intervals, so 93 % of them, less what chance explains."""
-    found = recalls(world, 200, 100)
-    assert covered(found) >= 0.93 - 2 * (0.07 * 0.93 / 200) ** 0.5
-    assert abs(np.mean([share - true for true, (share, _, _) in found])) < 0.1
+def test_the_interval_of_recall_holds_the_truth():
+    """300 collections of five kinds, 100 answers each: 95 % intervals hold in 93 %, and in 88 % of each kind."""
+    found = {world: recalls(world, 60, 100) for world in WORLDS}
+    assert np.mean([covered(runs) for runs in found.values()]) >= 0.93
+    for world, runs in found.items():
+        assert covered(runs) >= 0.88, world  # chance alone explains five points
+        assert abs(np.mean([share - true for true, (share, _, _) in runs])) < 0.1, world
 
 
 def test_recall_is_wide_after_few_answers_and_narrow_after_many():

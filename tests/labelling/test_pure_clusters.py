@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from itertools import combinations, pairwise
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
 
-from textsiam.labelling.pure_clusters import PureClusters, pure_clusters
+from textsiam.data.clusters import cluster_ids
+from textsiam.data.pairs import sample_pairs
+from textsiam.labelling.candidates import find_candidates
+from textsiam.labelling.plan import Aim
+from textsiam.labelling.pure_clusters import PureClusters, pure_clusters, pure_clusters_of
+from textsiam.labelling.session import Session
+from textsiam.models.twin import Twin
 
 
 class Made:
@@ -94,6 +102,36 @@ def test_clusters_without_pairs_are_copies_of_a_text():
     found = pure_clusters([[0, 1], [5, 6]], none, none, none, none.astype(np.int8), np.full((9, 1), 0.5), RNG)
     assert (found.clusters, found.right, found.low) == (2, 2.0, 2.0)
     assert pure_clusters([], none, none, none, none.astype(np.int8), np.full((9, 1), 0.5), RNG).clusters == 0
+
+
+@pytest.mark.slow
+def test_the_sample_forum_has_so_many_pure_clusters(minilm):
+    """Its clusters are complete. 100 answers of `label`, three thresholds, eight seeds each."""
+    pairs = sample_pairs()
+    twin, truth = Twin(minilm), cluster_ids(pairs)
+    candidates = find_candidates(twin, pairs.texts)
+    right, held, off = truth[candidates.left] == truth[candidates.right], [], []
+    names = [str(n) for n in range(len(pairs.texts))]
+    asked = {
+        (a, b): said for a, b, said in zip(candidates.left.tolist(), candidates.right.tolist(), right, strict=True)
+    }
+    for seed in range(8):
+        with TemporaryDirectory() as folder:
+            session = Session(
+                candidates, names, pairs.texts, Path(folder) / "labels.tsv", Aim(0.7, labels=100, seed=seed)
+            )
+            while len(session.plan.answers) < 100:
+                question = session.ask("anna")
+                session.answer(question, "y" if asked[question.left, question.right] else "n", "anna")
+        for size in (200, 400, 1000):
+            assert candidates.joined is not None
+            found = candidates.joined.duplicates(twin, float(candidates.scores[size - 1]), None)
+            pure = sum(len(set(truth[members])) == 1 for members in found.clusters)
+            estimate = pure_clusters_of(session, found.clusters, found.threshold)
+            held.append(estimate.low <= pure <= estimate.high)
+            off.append((estimate.right - pure) / len(found.clusters))
+    assert np.mean(held) >= 0.85
+    assert abs(np.mean(off)) <= 0.08
 
 
 RNG = np.random.default_rng(0)

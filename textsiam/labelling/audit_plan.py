@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from textsiam.labelling.plan import Aim, Draw, Plan
 
+_OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
+
 
 class AuditPlan(Plan):
     """Draws uniformly from flagged pairs, and, every other time, from candidates that are not flagged.
@@ -83,5 +85,6 @@ class AuditPlan(Plan):
         right, judged = self.said.count(True), self.said.count(True) + self.said.count(False)
         found = right + rng.binomial(self.size - judged, self.right_flagged(draws, rng))
         share = found / np.maximum(found + self.curve.right_pairs(draws, rng).sum(1), 1)
-        low, high = np.quantile(share, [(1 - confidence) / 2, (1 + confidence) / 2])
+        outside = _OUTSIDE * (1 - confidence) / 2
+        low, high = np.quantile(share, [outside, 1 - outside])
         return float(share.mean()), float(low), float(high)
