@@ -15,6 +15,7 @@ import pytest
 
 from textsiam.labelling.labels import LabelFile
 from textsiam.models.twin import Twin
+from textsiam.search import duplicates as search
 
 
 @pytest.fixture(scope="module")
@@ -95,7 +96,7 @@ def test_flag_compares_the_texts_once(model, questions, textsiam, tmp_path, monk
     assert encoded == [48]  # without the copy
 
 
-def test_what_was_certified_travels_with_the_model(model, questions, textsiam, tmp_path, truth):
+def test_what_was_certified_travels_with_the_model(model, questions, textsiam, tmp_path, truth, monkeypatch):
     output, twin = tmp_path / "labels.tsv", tmp_path / "twin"
     textsiam("label", model, questions, "--labels", "40", "--output", output, typed="y\n" * 500)
     of = ("--labels", output, "--output", twin)
@@ -124,6 +125,11 @@ def test_what_was_certified_travels_with_the_model(model, questions, textsiam, t
         assert said.json["certificate"] is None
         assert f"nothing is certified of what is flagged here: the decision was {sentence}" in said.err
         assert all(pair["probability"] > 0 for pair in said.json["pairs"])
+    some = search.pairs_above  # a search that misses some pairs finds another set
+    monkeypatch.setattr(search, "pairs_above", lambda *a, **k: type(some(*a, **k))(*(c[1:] for c in some(*a, **k))))
+    assert textsiam("flag", twin, questions, "--json").json["certificate"] is None
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "200")
     said = textsiam("flag", twin, questions, "--precision", "0.5")
     assert said.status == 1
     assert "drawn unequally" in said.err

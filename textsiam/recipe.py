@@ -349,7 +349,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         output / "report.html",
         outcome.evaluations,
         history=outcome.result.history,
-        facts=facts,
+        facts={**facts, "decision": twin.require_decision().learned_from},
         thumbnail=thumbnail_of(splits.test),
         embedding=_map(twin, splits.test),
     )

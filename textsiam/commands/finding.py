@@ -99,7 +99,7 @@ def flag(
         found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
             found, told.estimate = _estimated(found, decision, len(read), prior)
-    told.certificate = _certified(twin, read, decision)
+    told.certificate = _certified(twin, read, decision, found)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
         shutil.rmtree(partitions)  # all that it was for is in the output
@@ -186,17 +186,21 @@ def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: boo
         raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
 
 
-def _certified(twin: Scorer, read: Texts, decision: Decision | None) -> Certificate | None:
-    """Return what is proven of the pairs that a decision flags here; where it is so of others only, say so."""
+def _certified(twin: Scorer, read: Texts, decision: Decision | None, found: Duplicates) -> Certificate | None:
+    """Return what is proven of flagged pairs; where it is so of others only, say so."""
     if decision is None or decision.certificate is None:
         return None
     from textsiam.data.texts import texts_digest
     from textsiam.search.gallery_folder import scorer_fingerprint
 
-    found = decision.certified(scorer_fingerprint(twin), texts_digest(read.texts))
-    if found is None:
+    certificate = decision.certified(scorer_fingerprint(twin), texts_digest(read.texts))
+    keys = twin.to_keys(read.texts)
+    pairs = {frozenset((keys[a], keys[b])) for a, b in zip(found.left, found.right, strict=True)}
+    # an approximate search finds others, and so does one that gives more pairs a second look
+    if certificate is None or sum(len(pair) == 2 for pair in pairs) != certificate.pairs:
         warn((f"nothing is certified of what is flagged here: the decision was {decision.learned_from}",))
-    return found
+        return None
+    return certificate
 
 
 def _pure(session: Session, found: Duplicates) -> PureClusters:

@@ -248,13 +248,18 @@ def audit(flagged: Flagged, session: Session, *, confidence: float | None = None
 def _pure_clusters(plan: AuditPlan, flagged: Flagged, session: Session) -> PureClusters:
     """Return how many groups that the flagged pairs connect are wholly right."""
     own = slice(plan.missed, None)
-    left, right, answers = session.candidates.left[own], session.candidates.right[own], judged(session)[own]
+    ends, answers = (
+        np.stack([session.candidates.left[own], session.candidates.right[own]], axis=1),
+        judged(session)[own],
+    )
     answers[flagged.copies] = 1
     if plan.said.count(True) + plan.said.count(False) == plan.size:
         answers[answers < 0] = 1  # copies, in a file without texts
-    component = connected_components(len(session.ids), left, right)
-    members = np.unique(np.r_[left, right])
-    order = members[np.argsort(component[members], kind="stable")]
+    # numbered as they come, so that the same pairs give the same draws whatever else is known of the collection
+    _, first, number = np.unique(ends, return_index=True, return_inverse=True)
+    left, right = first.argsort().argsort()[number.reshape(ends.shape)].T
+    component = connected_components(len(first), left, right)
+    order = component.argsort(kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
     rng = np.random.default_rng([session.aim.seed, 3])
     return pure_clusters(
