@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from textsiam import __version__
-from textsiam.commands import adapting, encoding, finding, importing, indexing, labelling, making, scoring, serving
+from textsiam.commands import adapting, finding, importing, indexing, labelling, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -29,8 +29,8 @@ app.command()(scoring.evaluate)
 app.command()(labelling.label)
 app.command()(labelling.audit)
 app.command()(finding.flag)
-app.command()(encoding.encode)
-app.command()(encoding.match)
+app.command()(finding.encode)
+app.command()(finding.match)
 app.command()(indexing.check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
 app.command()(adapting.adapt)

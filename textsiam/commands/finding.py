@@ -1,19 +1,17 @@
-"""The command that flags the duplicates among many texts."""
+"""Commands that look through many texts: encode them, flag duplicates among them, match queries to documents."""
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
-    PICKED,
     BadRow,
     Json,
     Model,
@@ -24,16 +22,23 @@ from textsiam.commands.options import (
     open_twin,
     tell_shift,
 )
-from textsiam.terminal import make_console, print_clusters, print_json, progress_bars, rounded, say, warn
+from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
+from textsiam.terminal import (
+    escaped,
+    make_console,
+    print_clusters,
+    print_json,
+    progress_bar,
+    progress_bars,
+    rounded,
+    say,
+    warn,
+)
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
-    from textsiam.decision.certificate import Certificate
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
-    from textsiam.decision.estimate import CollectionEstimate
-    from textsiam.labelling.pure_clusters import PureClusters
-    from textsiam.labelling.session import Session
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
@@ -88,18 +93,18 @@ def flag(
     warn(read.report.warnings)
     twin = open_twin(model)
     if labels is not None:
-        session, told = answered(twin, read, labels), _Told()
+        session, told = answered(twin, read, labels), Told()
         decision = session.decision(precision)
         found = session.candidates.duplicates(twin, decision)
-        told.pure_clusters = _pure(session, found)
+        told.pure_clusters = pure_of(session, found)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-        told = _Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
+        told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
         job = None if partitions is None else (model, partitions, ray)
         found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
-            found, told.estimate = _estimated(found, decision, len(read), prior)
-    told.certificate = _certified(twin, read, decision, found)
+            found, told.estimate = estimated(found, decision, len(read), prior)
+    told.certificate = certified(twin, read, decision, found)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
         shutil.rmtree(partitions)  # all that it was for is in the output
@@ -108,36 +113,13 @@ def flag(
         learned = None if decision is None else decision.learned_from
         print_json({**_facts(found, read), **told.facts(), "decision": learned, "domain_shift": shift})
         return
-    _print_found(found, read, _expected(found, told.shift, told.estimate), limit)
+    _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
     for sentence in told.sentences():
         say(sentence)
     if found.recall is not None:
         say(f"approximate: {found.recall} of all pairs are expected to be found")
-
-
-@dataclass
-class _Told:
-    """What else is known of flagged pairs, and told."""
-
-    shift: DomainShift | None = None
-    estimate: CollectionEstimate | None = None
-    certificate: Certificate | None = None
-    pure_clusters: PureClusters | None = None
-    picked: bool = False
-
-    def facts(self) -> dict[str, Any]:
-        return {
-            "estimated_prior": None if self.estimate is None else self.estimate.prior,
-            "certificate": self.certificate and self.certificate.to_dict(),
-            "pure_clusters": self.pure_clusters and self.pure_clusters.to_dict(),
-            "picked_pairs": PICKED if self.picked else None,
-        }
-
-    def sentences(self) -> list[str]:
-        pure = [] if self.pure_clusters is None else [str(self.pure_clusters)]
-        return ([] if self.certificate is None else self.certificate.sentences()) + pure
 
 
 def _joined(
@@ -186,41 +168,6 @@ def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: boo
         raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
 
 
-def _certified(twin: Scorer, read: Texts, decision: Decision | None, found: Duplicates) -> Certificate | None:
-    """Return what is proven of flagged pairs; where it is so of others only, say so."""
-    if decision is None or decision.certificate is None:
-        return None
-    from textsiam.data.texts import texts_digest
-    from textsiam.search.gallery_folder import scorer_fingerprint
-
-    certificate = decision.certified(scorer_fingerprint(twin), texts_digest(read.texts))
-    keys = twin.to_keys(read.texts)
-    pairs = {frozenset((keys[a], keys[b])) for a, b in zip(found.left, found.right, strict=True)}
-    # an approximate search finds others, and so does one that gives more pairs a second look
-    if certificate is None or sum(len(pair) == 2 for pair in pairs) != certificate.pairs:
-        warn((f"nothing is certified of what is flagged here: the decision was {decision.learned_from}",))
-        return None
-    return certificate
-
-
-def _pure(session: Session, found: Duplicates) -> PureClusters:
-    from textsiam.labelling.pure_clusters import pure_clusters_of
-
-    return pure_clusters_of(session, found.clusters, found.threshold)
-
-
-def _estimated(
-    found: Duplicates, decision: Decision | None, texts: int, prior: float | None
-) -> tuple[Duplicates, CollectionEstimate | None]:
-    """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
-    from textsiam.decision.estimate import estimate_collection
-
-    if decision is None:
-        return found, None
-    estimate = estimate_collection(decision, found.similarity, pairs=math.comb(texts, 2), prior=prior)
-    return (found if estimate is None else replace(found, probability=estimate.probability)), estimate
-
-
 def _write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
     if output is not None:
         from textsiam.data.tables.writers import write_table
@@ -242,18 +189,6 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
             "--ray needs --output or --work: the partitions of the job are written beside it, or there"
         )
     return output.with_name(f"{output.name}.partitions")
-
-
-def _expected(found: Duplicates, shift: DomainShift | None, estimate: CollectionEstimate | None) -> str:
-    """Say how many of the flagged pairs are right, as far as that can be known without labels."""
-    right = found.probability.sum()
-    if not len(found) or right != right:
-        return ""
-    if estimate is not None:
-        return f"; about {right / len(found):.0%} of them are right, by an estimate without labels"
-    if shift is not None:
-        return "; how many of them are right cannot be told without labels"
-    return f"; about {right / len(found):.0%} of them are expected to be right"
 
 
 def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
@@ -282,3 +217,84 @@ def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
             "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
             **{f"{name}{side}": values[at] for name, values in read.metadata.items() for side, at in ((1, a), (2, b))},
         }
+
+
+def encode(
+    model: Model,
+    texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
+    column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
+    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
+    precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
+    compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
+    from textsiam.sources import read_texts
+
+    read = read_texts(texts, column=column)
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    from textsiam.data.tables.arrays import save_vectors
+
+    with progress_bar("encoding") as progress:
+        done = 0
+
+        def counted() -> Iterator[Any]:
+            nonlocal done
+            for block in twin.encode_stream(read.texts, side=side, precision=precision, compiled=compiled):
+                yield block
+                done += len(block)
+                progress(done, len(read))
+
+        rows = save_vectors(output, counted(), dim=twin.dim)
+    if as_json:
+        print_json({"vectors": rows, "dim": twin.dim, "output": str(output)})
+    else:
+        say(f"{rows:,} vectors of {twin.dim} dimensions written to {output}")
+
+
+def match(
+    model: Model,
+    queries: Annotated[str, typer.Option(help="File of queries.")],
+    documents: Annotated[str, typer.Option(help="File of documents.")],
+    top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
+    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Find the most similar documents of each query."""
+    from textsiam.sources import read_texts
+
+    asked, library = read_texts(queries), read_texts(documents)
+    twin = open_twin(model)
+    from textsiam.search.nearest import best_matches
+
+    with progress_bar("encoding documents") as progress:
+        vectors = twin.encode(library.texts, side="right", progress=progress)
+    where, similarity = best_matches(twin, twin.encode(asked.texts, side="left"), vectors, top_k)
+    rows = [
+        {
+            "query_id": asked.ids[q],
+            "rank": rank + 1,
+            "document_id": library.ids[d],
+            "similarity": rounded(float(similarity[q, rank])),
+            "query": asked.texts[q],
+            "document": library.texts[d],
+        }
+        for q in range(len(asked))
+        for rank, d in enumerate(where[q].tolist())
+    ]
+    if output is not None:
+        from textsiam.data.tables.writers import write_table
+
+        write_table(output, list(rows[0]), rows)
+        say(f"{len(rows):,} matches written to {output}")
+    elif as_json:
+        print_json(rows)
+    else:
+        console = make_console()
+        for row in rows:
+            if row["rank"] == 1:
+                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
+            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
+            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
