@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from quality import DATA, keep, stored
 
@@ -65,11 +66,11 @@ def _measures(twin, pairs) -> dict:
     from textsiam.evaluation.verification import verification_report
 
     found = evaluate_pairs(twin, pairs)
-    verified = verification_report(found.similarities, found.labels, threshold=found.threshold)
+    verified = verification_report(found.similarities, found.labels, threshold=found.threshold, units=found.units)
     return {
-        "accuracy": vars(found.report.accuracy),
-        "eer": vars(verified.eer),
-        "tar_at_far": {str(k): v and vars(v) for k, v in verified.tar_at_far.items()},
+        "accuracy": found.report.accuracy.to_dict(),
+        "eer": verified.eer.to_dict(),
+        "tar_at_far": {str(k): v and v.to_dict() for k, v in verified.tar_at_far.items()},
         "pixels": _pixel_pairs(pairs),
     }
 
@@ -100,8 +101,17 @@ def characters(loss: str, alphabet: str, steps: int | None) -> dict:
     unseen = images.of_classes([name for name in images.class_names if name.startswith(f"{alphabet}/")])
     row = {"data": alphabet, "loss": loss, "seconds": seconds, "training_seconds": outcome.result.seconds}
     row |= {"steps": outcome.result.steps, "asked_steps": steps}
-    row |= {"one_shot": vars(evaluate_few_shot(outcome.twin, unseen, way=20, shot=1))}
-    return row | {"pixels": vars(nearest_neighbour_baseline(unseen, way=20, shot=1))}
+    row |= {"one_shot": evaluate_few_shot(outcome.twin, unseen, way=20, shot=1).to_dict()}
+    return row | {"pixels": nearest_neighbour_baseline(unseen, way=20, shot=1).to_dict()}
+
+
+def _shown(figure: dict[str, Any] | None) -> str:
+    """Return a figure in percent with its interval, or the word that stands in its place."""
+    if figure is None:
+        return "–"
+    low, high = (figure[name] for name in ("low", "high"))
+    known = low is not None and low == low
+    return f"{100 * figure['value']:.2f} " + (f"({100 * low:.2f}–{100 * high:.2f})" if known else figure["note"])
 
 
 def table() -> None:
@@ -110,10 +120,7 @@ def table() -> None:
     print("| MNIST | pair accuracy % | EER % | TAR % at FAR 1 % | pixels: accuracy % | training |\n|" + " --- |" * 6)
     for row in (row for row in rows if "accuracy" in row):
         tar = row["tar_at_far"]["0.01"]
-        cells = [
-            f"{100 * c['value']:.2f} ({100 * c['low']:.2f}–{100 * c['high']:.2f})"
-            for c in (row["accuracy"], row["eer"], tar)
-        ]
+        cells = [_shown(c) for c in (row["accuracy"], row["eer"], tar)]
         print(f"| {row['data']} | {' | '.join(cells)} | {100 * row['pixels']:.1f} | {row['training_seconds']:.0f} s |")
     print("\n| 20-way one-shot % | " + " | ".join(ALPHABETS) + " | mean |\n|" + " --- |" * (len(ALPHABETS) + 2))
     shots = [r for r in rows if "one_shot" in r]

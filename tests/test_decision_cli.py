@@ -161,8 +161,10 @@ def test_flag_says_that_picked_pairs_are_not_all_pairs(textsiam, files):
     _, out, _ = textsiam(*arguments, "--prior", "0.001", "--json")
     found = json.loads(out)
     assert found["estimated_prior"] == 0.001
+    assert "not every pair of a collection is such a pair" in found["picked_pairs"]
     _, out, _ = textsiam(*arguments, "--json")
     assert json.loads(out)["threshold"] == found["threshold"]
+    assert textsiam(*arguments, "--threshold", "0.9", "--json").json["picked_pairs"] is None
 
 
 def test_the_prior_of_a_collection_restates_what_was_learned_on_all_pairs(textsiam, files, tmp_path):

@@ -19,6 +19,7 @@ import pytest
 
 from textsiam.labelling.labels import LabelFile
 from textsiam.models.twin import Twin
+from textsiam.search import duplicates as search
 
 
 @pytest.fixture(scope="module")
@@ -75,12 +76,86 @@ def test_flag_writes_what_is_certified_and_says_so(model, questions, textsiam, t
     assert len(copies) == 1
     distinct = {tuple(sorted((row["question1"], row["question2"]))) for row in rows} - {(copies[0]["question1"],) * 2}
     assert len(distinct) == pairs
+    assert "clusters are wholly right (estimate)" in said.err
     found = textsiam("flag", model, questions, "--labels", output, "--json").json
     assert found["certificate"]["pairs"] == pairs
+    assert found["certificate"]["source"] == str(questions)
+    pure = found["pure_clusters"]
+    assert pure["clusters"] == len(found["clusters"])
+    assert 0 <= pure["low"] <= pure["right"] <= pure["high"] <= pure["clusters"]
     assert found["certificate"]["right"] >= 0.95 * pairs
     found = textsiam("flag", model, questions, "--labels", output, "--precision", "0.6", "--json").json
     assert found["certificate"]["precision"] == 0.6
     assert found["certificate"]["pairs"] >= pairs
+
+
+def test_flag_compares_the_texts_once(model, questions, textsiam, tmp_path, monkeypatch):
+    output, encoded = tmp_path / "labels.tsv", []
+    textsiam("label", model, questions, "--labels", "40", "--output", output, typed="y\n" * 500)
+    encode = Twin.encode
+    monkeypatch.setattr(
+        Twin, "encode", lambda twin, texts, **how: encoded.append(len(texts)) or encode(twin, texts, **how)
+    )
+    assert textsiam("flag", model, questions, "--labels", output).status == 0
+    assert encoded == [48]  # without the copy
+
+
+def test_what_was_certified_travels_with_the_model(model, questions, textsiam, tmp_path, truth, monkeypatch):
+    output, twin = tmp_path / "labels.tsv", tmp_path / "twin"
+    textsiam("label", model, questions, "--labels", "40", "--output", output, typed="y\n" * 500)
+    of = ("--labels", output, "--output", twin)
+    made = textsiam("calibrate", model, questions, *of, "--json").json
+    assert (made["precision"], made["source"]) == (0.95, str(questions))
+    said = textsiam("calibrate", model, questions, *of)
+    assert said.status == 0, said.err
+    sentence = (
+        f"learned from {made['answers']} answers about pairs of {questions}: at least 95% of its {made['pairs']} pairs"
+    )
+    assert sentence in said.out
+    assert sentence in (twin / "README.md").read_text()
+    # the same questions: what is flagged is certified, and no file of answers is needed
+    said = textsiam("flag", twin, questions)
+    assert f"{made['pairs']} pairs at or above {made['threshold']:.4f}: at least 95% are right" in said.err
+    assert "nothing is certified" not in said.err
+    found = textsiam("flag", twin, questions, "--json").json
+    assert sentence in found["decision"]
+    assert found["certificate"]["model"] == made["model"]
+    assert found["picked_pairs"] is None
+    # other pairs, or another threshold: the same answers give probabilities, and certify nothing
+    other = tmp_path / "other.txt"
+    other.write_text(questions.read_text() + "One more?\n")
+    for where, how in ((other, ()), (questions, ("--threshold", "0.99"))):
+        said = textsiam("flag", twin, where, *how, "--json")
+        assert said.json["certificate"] is None
+        assert f"nothing is certified of what is flagged here: the decision was {sentence}" in said.err
+        assert all(pair["probability"] > 0 for pair in said.json["pairs"])
+    some = search.pairs_above  # a search that misses some pairs finds another set
+    monkeypatch.setattr(search, "pairs_above", lambda *a, **k: type(some(*a, **k))(*(c[1:] for c in some(*a, **k))))
+    assert textsiam("flag", twin, questions, "--json").json["certificate"] is None
+    monkeypatch.undo()
+    monkeypatch.setenv("COLUMNS", "200")
+    said = textsiam("flag", twin, questions, "--precision", "0.5")
+    assert said.status == 1
+    assert "drawn unequally" in said.err
+    labelled = tmp_path / "pairs.tsv"
+    labelled.write_text(truth.read_text() + "Why is the sky blue?\tCan dogs eat apples?\t0\n")
+    said = textsiam("evaluate", twin, labelled, "--report", tmp_path / "report.html", "--json")
+    assert sentence in said.json["decision"]
+    assert sentence in (tmp_path / "report.html").read_text()
+
+
+def test_calibrate_refuses_answers_with_what_they_say_themselves(model, questions, textsiam, tmp_path):
+    output = tmp_path / "labels.tsv"
+    of = ("calibrate", model, questions, "--labels", output, "--output", tmp_path / "twin")
+    assert textsiam(*of, "--prior", "0.1").status == 2
+    said = textsiam(*of)
+    assert said.status == 2
+    assert "no such file; textsiam label makes it" in " ".join(said.err.replace("│", "").split())
+    textsiam("label", model, questions, "--output", output, typed="n\n")
+    said = textsiam(*of)
+    assert said.status == 1
+    assert "nothing is certified yet" in said.err
+    assert not (tmp_path / "twin").exists()
 
 
 def test_nothing_certified_is_one_clear_error(model, questions, textsiam, tmp_path):
@@ -113,7 +188,6 @@ def test_labelled_pairs_answer_in_place_of_a_person(model, questions, truth, tex
         (("--noise", "0.5"), "--noise must be in [0, 0.5)"),
         (("--labels", "0"), "--labels at least 1"),
         (("--output", "labels.csv"), "--output labels.csv: answers are a .tsv file"),
-        (("--flagged", "flagged.tsv"), "expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS without a model"),
     ],
 )
 def test_options_are_checked(model, questions, textsiam, tmp_path, options, message, monkeypatch):
@@ -165,7 +239,13 @@ def test_labels_that_do_not_fit_are_refused(model, questions, textsiam, tmp_path
         assert said.err.startswith(f"error: {output}: the answers are about another collection")
         assert said.err.count("\n") == 1
     assert textsiam("flag", model, questions, "--labels", tmp_path / "none.tsv").status == 2
-    assert textsiam("flag", model, questions, "--labels", output, "--threshold", "0.5").status == 2
+    for more in (("--threshold", "0.5"), ("--prior", "0.1"), ("--approximate",), ("--work", tmp_path / "work")):
+        said = textsiam("flag", model, questions, "--labels", output, *more)
+        assert said.status == 2
+        assert "--labels excludes" in said.err
+    said = textsiam("label", model, "--output", tmp_path / "other.tsv")
+    assert said.status == 2
+    assert "expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS" in " ".join(said.err.replace("│", "").split())
     output.write_text(output.read_text().replace("\ty\t", "\tyes\t"))
     said = textsiam("label", model, questions, "--output", output)
     assert said.err == f"error: {output}:3: answer is 'yes', expected y, n, skip or undo\n"
@@ -310,8 +390,35 @@ def test_flagged_pairs_are_audited(questions, truth, flagged, textsiam, tmp_path
     said = textsiam("audit", flagged, "--labels", output)
     assert said.out.splitlines() == [
         "precision 75.0%: all 20 pairs are judged, 15 are right",
+        "recall is not known: `textsiam label MODEL QUESTIONS --flagged …` asks about missed pairs, too",
+        "9 of 10 clusters are wholly right (estimate)",
         "1 rows are left out: their texts are equal, or the pair is there twice",
     ]
+
+
+def test_with_a_model_an_audit_asks_what_is_missed(model, questions, truth, flagged, textsiam, tmp_path):
+    output = tmp_path / "audit.tsv"
+    ask = ("label", model, questions, "--flagged", flagged, "--output", output, "--answers", truth)
+    said = textsiam(*ask, "--labels", 60, "--json")
+    assert said.status == 0, said.err
+    lines = [line for line in LabelFile(output).read() if line.answer]
+    assert [line.stage for line in lines[:6]] == ["recall", "prove"] * 3
+    flags = {frozenset(row.split(",")) for row in flagged.read_text().split()[1:]}
+    assert all((frozenset((line.id1, line.id2)) in flags) == (line.stage == "prove") for line in lines)
+    recall = said.json["recall"]
+    assert 0 < recall["low"] <= recall["share"] <= recall["high"] < 1  # 15 of 48
+    assert recall["low"] <= 15 / 48 <= recall["high"]
+    assert said.json["right"] + said.json["wrong"] == 20
+    found = textsiam("audit", flagged, "--labels", output, "--json").json
+    assert found == {name: said.json[name] for name in found}
+    said = textsiam("audit", flagged, "--labels", output)
+    assert (
+        f"of the duplicates among these and {found['missed']} other candidates; below those nobody looked" in said.out
+    )
+    said = textsiam("label", "--flagged", flagged, questions, "--output", output, typed="y\n")
+    assert said.err == (
+        f"error: {output}: was begun with these candidates of a model: go on like that, or begin a new file\n"
+    )
 
 
 def test_an_audit_of_something_else_is_one_clear_error(questions, flagged, textsiam, tmp_path):

@@ -178,10 +178,12 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     table.add_column("", overflow="fold", min_width=len("zero-shot"))
     for name in ("AP %", "accuracy %", "F1 %", "calibration\nerror %"):
         table.add_column(name, justify="right", no_wrap=True)
+    notes: dict[str, None] = {}
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
         table.add_row(row.name, *("–" if e is None else replace(e, note="").percent() for e in estimates))
-    if notes := list(dict.fromkeys(row.average_precision.note for row in rows if row.average_precision.note)):
+        notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
+    if notes:
         table.caption = "; ".join(notes)
     return table
 
@@ -347,7 +349,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         output / "report.html",
         outcome.evaluations,
         history=outcome.result.history,
-        facts=facts,
+        facts={**facts, "decision": twin.require_decision().learned_from},
         thumbnail=thumbnail_of(splits.test),
         embedding=_map(twin, splits.test),
     )

@@ -120,9 +120,9 @@ def measures(scorer: Any, pairs: Any) -> dict:
     from textsiam.evaluation.verification import verification_report
 
     found = evaluate_pairs(scorer, pairs)
-    verified = verification_report(found.similarities, found.labels, threshold=found.threshold)
-    tar = {str(far): value and vars(value) for far, value in verified.tar_at_far.items()}
-    return {"accuracy": vars(found.report.accuracy), "eer": vars(verified.eer), "tar_at_far": tar}
+    verified = verification_report(found.similarities, found.labels, threshold=found.threshold, units=found.units)
+    tar = {str(far): value and value.to_dict() for far, value in verified.tar_at_far.items()}
+    return {"accuracy": found.report.accuracy.to_dict(), "eer": verified.eer.to_dict(), "tar_at_far": tar}
 
 
 def table(rows: list[dict]) -> None:

@@ -52,6 +52,24 @@ def test_pair_metrics_with_probabilities_and_intervals():
     assert result["brier"] == pytest.approx(np.mean((np.array(SCORES) - LABELS) ** 2))
 
 
+def test_intervals_draw_groups_where_they_are_given():
+    rng = np.random.default_rng(0)
+    good = rng.permutation(np.repeat([0, 1], 10))
+    rows = [(label, 0.9 if bool(label) == bool(right) else 0.1) for right in good for label in (0, 1) * 5]
+    labels, scores = zip(*rows, strict=True)
+    asked = {"predictions": scores, "references": labels, "bootstrap": 300}
+    width = {}
+    for name, groups in (("rows", None), ("groups", np.repeat(np.arange(20), 10)), ("few", np.repeat([0, 1], 100))):
+        found = PairMetrics().compute(**asked, threshold=0.5, groups=groups)
+        graded = StsSpearman().compute(**asked, groups=groups)
+        if name == "few":  # no interval of two groups
+            assert not {"accuracy_low", "average_precision_low"} & {*found}
+            assert "spearman_low" not in graded
+            continue
+        width[name] = [found["accuracy_high"] - found["accuracy_low"], graded["spearman_high"] - graded["spearman_low"]]
+    assert (np.array(width["groups"]) > 2 * np.array(width["rows"])).all()
+
+
 def test_retrieval_metrics_are_those_of_the_report():
     result = RetrievalMetrics().compute(predictions=RANKINGS, references=JUDGED, ks=(1, 2))
     report = retrieval_report(

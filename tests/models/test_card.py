@@ -29,8 +29,7 @@ def test_decision_and_facts() -> None:
     decision = fit_decision(np.linspace(0, 1, 40), [0] * 20 + [1] * 20, rule="accuracy", prior=0.125)
     facts = {"data_fingerprint": "abc", "learning_rate": 0.00005, "config": {"a": 1}}
     card = model_card(facts, decision, "my-twin")
-    assert f"at least {decision.threshold:.4f} (rule: accuracy)" in card
-    assert "Calibrated on 40 pairs" in card
+    assert f"at least {decision.threshold:.4f} (rule: accuracy),\nlearned from 40 labelled pairs.\n" in card
     assert "share of duplicates of 0.125" in card
     assert "* data fingerprint: abc\n" in card
     assert "* learning rate: 5e-05\n" in card

@@ -55,6 +55,26 @@ def test_a_probe_whose_own_identity_is_not_the_best_is_not_found() -> None:
     assert half.decision.threshold == whole.decision.threshold
 
 
+def test_probes_of_one_identity_depend_on_each_other() -> None:
+    events = np.repeat(np.random.default_rng(0).random(20) < 0.5, 10)[:, None]  # all ten of an identity, or none
+    names = [f"n{i // 10}" for i in range(200)]
+    alone, together = clustered_rate(events), clustered_rate(events, names=names)
+    assert together.value == alone.value
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)
+
+
+def test_fewer_than_ten_identities_give_a_word_and_no_interval() -> None:
+    events = np.random.default_rng(0).random((180, 1)) < 0.5
+    rate = clustered_rate(events, names=[f"n{i % 9}" for i in range(180)])
+    assert str(rate) == f"{events.mean():.3f} (no interval: 9 identities are too few for one)"
+    assert (rate.low, rate.high) == (0.0, 1.0)
+    genuine, impostors = scores()
+    found = fit_operating_point(genuine, impostors, far=0.01, prior=0.5, enrolled=1, names=["a", "b"] * 100)
+    assert found.true_accepts.note == "no interval: 2 identities are too few for one"
+    facts = json.loads(json.dumps(found.metadata()))
+    assert OperatingPoint.restore(facts, found.decision.tensors()).true_accepts == found.true_accepts
+
+
 def test_too_few_impostors() -> None:
     genuine, impostors = scores(9, 11)
     with pytest.raises(ValueError, match=r"0\.01 needs at least 100 impostor comparisons, got 99: give more"):

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.commands.labelling import open_session
+from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     BadRow,
     Json,
@@ -23,6 +22,7 @@ from textsiam.commands.options import (
     open_twin,
     tell_shift,
 )
+from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
 from textsiam.terminal import (
     escaped,
     make_console,
@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from textsiam.data.texts import Texts
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
-    from textsiam.decision.estimate import CollectionEstimate
-    from textsiam.labelling.session import Session
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
@@ -84,6 +82,8 @@ def flag(
     """Find the duplicates inside a file of questions, and the clusters that they form."""
     from textsiam.sources import read_texts
 
+    if labels is not None:
+        _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     partitions = _partitions_folder(output, work, ray, approximate=approximate)
     if output is not None:
         from textsiam.data.tables.writers import checked_ending
@@ -92,21 +92,51 @@ def flag(
     read = read_texts(questions, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
-    from textsiam.models.domain import collection_shift
-
-    shift, session = None, None
     if labels is not None:
-        session = _answered(twin, read, labels, threshold, prior)
+        session, told = answered(twin, read, labels), Told()
         decision = session.decision(precision)
+        found = session.candidates.duplicates(twin, decision)
+        told.pure_clusters = pure_of(session, found)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-        shift = collection_shift(twin, read.texts, words=not read.images)
+        told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
+        job = None if partitions is None else (model, partitions, ray)
+        found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
+        if twin.collection is None and (prior is not None or told.shift is None):
+            found, told.estimate = estimated(found, decision, len(read), prior)
+    told.certificate = certified(twin, read, decision, found)
+    _write_pairs(output, found, read)
+    if output is not None and partitions is not None and partitions != work:
+        shutil.rmtree(partitions)  # all that it was for is in the output
+    shift = tell_shift(told.shift)
+    if as_json:
+        learned = None if decision is None else decision.learned_from
+        print_json({**_facts(found, read), **told.facts(), "decision": learned, "domain_shift": shift})
+        return
+    _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
+    if output is not None:
+        say(f"{len(found):,} pairs written to {output}")
+    for sentence in told.sentences():
+        say(sentence)
+    if found.recall is not None:
+        say(f"approximate: {found.recall} of all pairs are expected to be found")
+
+
+def _joined(
+    twin: Scorer,
+    read: Texts,
+    threshold: float | None,
+    decision: Decision | None,
+    *,
+    approximate: bool,
+    job: tuple[str, Path, str | None] | None,
+) -> Duplicates:
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
     from textsiam.search.join.ray import JobConfig
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
-        found = find_duplicates(
+        return find_duplicates(
             twin,
             read.texts,
             threshold=threshold,
@@ -114,52 +144,28 @@ def flag(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            job=None if partitions is None else JobConfig(model, partitions, ray),
+            job=None if job is None else JobConfig(*job),
         )
-    estimate = None
-    if session is None and twin.collection is None and (prior is not None or shift is None):
-        found, estimate = _estimated(found, decision, len(read), prior)
-    _write_pairs(output, found, read)
-    if output is not None and partitions is not None and partitions != work:
-        shutil.rmtree(partitions)  # all that it was for is in the output
-    if as_json:
-        clusters = [[read.ids[m] for m in members] for members in found.clusters]
-        recall = {} if found.recall is None else {"recall": asdict(found.recall)}
-        pairs = list(_flagged_rows(found, read))
-        facts = {"questions": len(read), "threshold": found.threshold, **recall}
-        facts["domain_shift"] = tell_shift(shift)
-        facts["estimated_prior"] = None if estimate is None else estimate.prior
-        facts["certificate"] = None if session is None else session.certificate(precision).to_dict()
-        print_json({**facts, "pairs": pairs, "clusters": clusters})
-        return
-    _print_found(found, read, _expected(found, shift, estimate), limit)
-    tell_shift(shift)
-    if output is not None:
-        say(f"{len(found):,} pairs written to {output}")
-    for sentence in [] if session is None else session.certificate(precision).sentences():
-        say(sentence)
-    if found.recall is not None:
-        say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
-def _answered(twin: Scorer, read: Texts, labels: Path, threshold: float | None, prior: float | None) -> Session:
+def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
+    from textsiam.models.domain import collection_shift
+
+    return collection_shift(twin, read.texts, words=not read.images)
+
+
+def _facts(found: Duplicates, read: Texts) -> dict[str, Any]:
+    recall = {} if found.recall is None else {"recall": asdict(found.recall)}
+    facts = {"questions": len(read), "threshold": found.threshold, **recall}
+    clusters = [[read.ids[m] for m in members] for members in found.clusters]
+    return {**facts, "pairs": list(_flagged_rows(found, read)), "clusters": clusters}
+
+
+def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: bool) -> None:
     if threshold is not None or prior is not None:
         raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
-    if not labels.is_file():
-        raise typer.BadParameter(f"--labels {labels}: no such file; textsiam label makes it")
-    return open_session(twin, read, labels)
-
-
-def _estimated(
-    found: Duplicates, decision: Decision | None, texts: int, prior: float | None
-) -> tuple[Duplicates, CollectionEstimate | None]:
-    """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
-    from textsiam.decision.estimate import estimate_collection
-
-    if decision is None:
-        return found, None
-    estimate = estimate_collection(decision, found.similarity, pairs=math.comb(texts, 2), prior=prior)
-    return (found if estimate is None else replace(found, probability=estimate.probability)), estimate
+    if elsewhere:
+        raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
 
 
 def _write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
@@ -183,18 +189,6 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
             "--ray needs --output or --work: the partitions of the job are written beside it, or there"
         )
     return output.with_name(f"{output.name}.partitions")
-
-
-def _expected(found: Duplicates, shift: DomainShift | None, estimate: CollectionEstimate | None) -> str:
-    """Say how many of the flagged pairs are right, as far as that can be known without labels."""
-    right = found.probability.sum()
-    if not len(found) or right != right:
-        return ""
-    if estimate is not None:
-        return f"; about {right / len(found):.0%} of them are right, by an estimate without labels"
-    if shift is not None:
-        return "; how many of them are right cannot be told without labels"
-    return f"; about {right / len(found):.0%} of them are expected to be right"
 
 
 def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:

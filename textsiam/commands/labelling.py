@@ -16,6 +16,7 @@ from textsiam.terminal import fail, print_json, progress_bars, say, warn
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
     from textsiam.labelling.audit import Audit
+    from textsiam.labelling.candidates import Candidates
     from textsiam.labelling.plan import Aim
     from textsiam.labelling.session import Question, Session
     from textsiam.models.scorer import Scorer
@@ -34,11 +35,14 @@ def label(
     output: Annotated[Path, typer.Option(help="File of answers, .tsv; one that is there is gone on with.")],
     questions: Annotated[
         str | None,
-        typer.Argument(help="Questions: a forum folder, or a file as for flag; with --flagged, name them alone."),
+        typer.Argument(help="Questions: a forum folder, or a file as for flag; with --flagged, MODEL may be left out."),
     ] = None,
     flagged: Annotated[
         str | None,
-        typer.Option(help="Ask about pairs that were flagged, by whatever tool: a table with id1, id2; see audit."),
+        typer.Option(
+            help="Ask about pairs that were flagged, by whatever tool: a table with id1, id2; see audit. "
+            "With a model, also about its candidates that are not flagged: what is missed."
+        ),
     ] = None,
     precision: Annotated[float, typer.Option(help="Share of the flagged pairs that are to be right.")] = 0.95,
     confidence: Confidence = 0.95,
@@ -58,15 +62,16 @@ def label(
     from textsiam.sources import read_texts
 
     aim = checked_aim("--output", output, precision, confidence, labels, noise, seed)
-    if (flagged is None) == (questions is None):
-        raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS without a model")
+    if flagged is None and questions is None:
+        raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS, with a model or without")
     source = questions or model
     read = read_texts(source, column=column, on_bad_row=on_bad_row)
     warn(read.report.warnings)
     who, truth = labeller or getpass.getuser(), None if answers is None else _answers(answers)
     known: dict[str, float] = {}
     if flagged is not None:
-        result, then = _label_flagged(flagged, source, read, output, aim, who, truth)
+        twin = None if questions is None else open_twin(model)
+        result, then = _label_flagged(flagged, twin, read, output, aim, who, truth)
     else:
         from textsiam.labelling.progress import Progress
 
@@ -102,15 +107,17 @@ def checked_aim(
 
 
 def _label_flagged(
-    flagged: str, source: str, read: Texts, output: Path, aim: Aim, who: str, truth: Truth | None
+    flagged: str, twin: Scorer | None, read: Texts, output: Path, aim: Aim, who: str, truth: Truth | None
 ) -> tuple[Audit, str]:
     """Ask about flagged pairs; return what is known of them then, and the command that says it again."""
     from textsiam.labelling.audit import audit, open_flagged
     from textsiam.labelling.flagged import read_flagged
 
     pairs = read_flagged(flagged)
-    session = open_flagged(pairs, read.ids, read.texts, output, aim, source=source)
-    _ask(session, read, who, truth, lambda: f"[{len(session.plan.answers)}] {audit(pairs, session).sentences()[0]}")
+    candidates = None if twin is None else _candidates(twin, read)
+    session = open_flagged(pairs, read.ids, read.texts, output, aim, source=read.source, candidates=candidates)
+    plan = session.plan
+    _ask(session, read, who, truth, lambda: f"[{len(plan.answers)}] {sum(map(bool, plan.answers.values()))} are right")
     return audit(pairs, session), f"textsiam audit {flagged} --labels {output}"
 
 
@@ -139,14 +146,25 @@ def audit(
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
     """Find the candidates of a collection, and open the file of answers about them."""
-    from textsiam.labelling.candidates import find_candidates
     from textsiam.labelling.session import Session
 
-    with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
-        candidates = find_candidates(twin, read.texts, progress=progress, joining=joining)
     decision = twin.decision
     before = None if decision is None else decision.probability
-    return Session(candidates, read.ids, read.texts, path, aim, before=before)
+    return Session(_candidates(twin, read), read.ids, read.texts, path, aim, before=before, source=read.source)
+
+
+def _candidates(twin: Scorer, read: Texts) -> Candidates:
+    from textsiam.labelling.candidates import find_candidates
+
+    with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
+        return find_candidates(twin, read.texts, progress=progress, joining=joining)
+
+
+def answered(twin: Scorer, read: Texts, labels: Path) -> Session:
+    """Open answers about a collection that are there."""
+    if not labels.is_file():
+        raise typer.BadParameter(f"--labels {labels}: no such file; textsiam label makes it")
+    return open_session(twin, read, labels)
 
 
 def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: Callable[[], str]) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     BadRow,
     Column,
@@ -156,8 +158,14 @@ def ensemble(
 
 def calibrate(
     model: Model,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs that training never saw: file or Hub id.")],
+    pairs: Annotated[
+        str,
+        typer.Argument(help="Labelled pairs that training never saw: file or Hub id; with --labels, the questions."),
+    ],
     output: Annotated[Path, typer.Option(help="Folder of the calibrated model.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="Answers of `label` about the questions: save what they say and certify.")
+    ] = None,
     rule: Annotated[Literal["f1", "accuracy"], typer.Option(help="What the threshold maximises.")] = "f1",
     precision: PrecisionOption = None,
     prior: Prior = None,
@@ -165,10 +173,15 @@ def calibrate(
     on_bad_row: BadRow = "error",
     as_json: Json = False,
 ) -> None:
-    """Learn when a score means "duplicate" from labelled pairs: between picked pairs, and in a collection."""
+    """Learn when a score means "duplicate", from labelled pairs, or from answers about a collection."""
     from textsiam.sources import read_pairs
 
     refuse_foreign(output)
+    if labels is not None:
+        if prior is not None or column:
+            raise typer.BadParameter("--labels excludes --prior and --column")
+        _keep_answers(model, pairs, labels, output, precision, on_bad_row, as_json=as_json)
+        return
     read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
     warn(read.report.warnings)
     twin = open_twin(model)
@@ -192,6 +205,37 @@ def calibrate(
         )
         return
     say(f"duplicate from {kept.threshold:.4f} on ({kept.rule}, {len(read):,} pairs)", stream=sys.stdout)
+    say(f"calibrated model written to {output}")
+
+
+def _keep_answers(
+    model: str,
+    questions: str,
+    labels: Path,
+    output: Path,
+    precision: float | None,
+    on_bad_row: Literal["error", "skip"],
+    *,
+    as_json: bool,
+) -> None:
+    """Save a model with what answers about a collection say, and certify there."""
+    from textsiam.sources import read_texts
+
+    read = read_texts(questions, on_bad_row=on_bad_row)
+    warn(read.report.warnings)
+    twin = open_twin(model)
+    decision = answered(twin, read, labels).decision(precision)
+    from textsiam.decision.collection import CollectionDecision
+    from textsiam.models.domain import domain_of
+
+    twin.decision = replace(decision, domain=domain_of(twin, read.texts, words=not read.images))
+    twin.collection = CollectionDecision(twin.decision, len(read))
+    twin.save_pretrained(output)
+    if as_json:
+        assert decision.certificate is not None
+        print_json({"output": str(output), "threshold": decision.threshold, **decision.certificate.to_dict()})
+        return
+    say(f"duplicate from {decision.threshold:.4f} on, {decision.learned_from}", stream=sys.stdout)
     say(f"calibrated model written to {output}")
 
 

@@ -26,7 +26,7 @@ Prior = Annotated[
     float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
 ]
 Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
-_PICKED = (
+PICKED = (
     "this decision was learned on pairs that were picked, and not every pair of a collection is such a pair: its "
     "threshold is that of picked pairs, and no precision is promised; `textsiam calibrate` learns one for collections"
 )
@@ -69,7 +69,7 @@ def chosen_decision(
         return None
     decision = decision or twin.require_decision()
     if texts is not None and collection is None and threshold is None:
-        warn((_PICKED,))
+        warn((PICKED,))
     if prior is not None and (texts is None or collection is not None):
         decision = decision.with_prior(prior)
     if precision is not None:

@@ -131,7 +131,7 @@ def evaluate(
         from textsiam.evaluation.report import write_report
         from textsiam.images.pairs import thumbnail_of
 
-        facts = {"model": model, "data": pairs}
+        facts = {"model": model, "data": pairs} | ({} if decision is None else {"decision": decision.learned_from})
         write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
     verified = None
     if verification:
@@ -142,7 +142,8 @@ def evaluate(
         )
     if as_json:
         extra = {} if verified is None else {"verification": verified.to_dict()}
-        print_json({**evaluation.to_dict(), **extra, "domain_shift": shift})
+        learned = None if decision is None else decision.learned_from
+        print_json({**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift})
     else:
         from textsiam.recipe import results_table
 

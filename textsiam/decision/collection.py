@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from textsiam.decision.calibration import from_log_odds, log_odds
 from textsiam.decision.decision import Decision
 from textsiam.decision.thresholds import strictest_threshold
 
@@ -49,6 +50,9 @@ class CollectionDecision:
             tell: Is told when the target is out of reach, and what is promised instead.
         """
         own = self.decision
+        if own.certificate is not None:  # its pairs were drawn from the candidates: their odds fall as 1/n
+            odds = log_odds(own.base_rate) + np.log(self.texts / max(texts, 2))
+            return own if texts == self.texts else own.with_prior(float(from_log_odds(odds)))
         prior = min(own.base_rate * self.texts / max(texts, 2), 0.5)
         try:
             return own.with_prior(prior)

@@ -20,6 +20,7 @@ from textsiam.decision.calibration import (
     from_log_odds,
     prior_shift,
 )
+from textsiam.decision.certificate import Certificate
 from textsiam.decision.domain import Domain
 from textsiam.decision.feedback import Feedback
 from textsiam.decision.thresholds import RULES, Rule, best_threshold, precision_threshold
@@ -48,6 +49,8 @@ class Decision:
     calibration `scores` (n,) float32 and `labels` (n,) int8 are kept, so that another threshold can be
     learned later without the twin. `feedback` is what people decided where the twin is used, after `recalibrate`.
     `domain` is what texts and their scores looked like where the decision was learned; None where nobody looked.
+    `source` names what it was learned on. Where people's answers about a collection gave it, `certificate` is what they
+    prove there; their pairs were drawn unequally, so that no other rule can be learned from them.
 
     Every method that changes something returns a new decision.
 
@@ -67,6 +70,8 @@ class Decision:
     confidence: float | None = None
     feedback: Feedback | None = None
     domain: Domain | None = None
+    source: str | None = None
+    certificate: Certificate | None = None
 
     def __post_init__(self) -> None:
         """Check the fields and make the arrays read-only copies."""
@@ -83,6 +88,25 @@ class Decision:
     def base_rate(self) -> float:
         """The share of duplicates among the calibration pairs."""
         return float(self.labels.mean())
+
+    @property
+    def learned_from(self) -> str:
+        """What it was learned from, and what is proven: one sentence without its full stop."""
+        if self.certificate is not None:
+            return self.certificate.learned_from
+        found = f"learned from {len(self.labels):,} labelled pairs" + (f" of {self.source}" if self.source else "")
+        return found if self.feedback is None else f"{found}, corrected by {len(self.feedback.labels):,} decided pairs"
+
+    def certified(self, model: str, collection: str) -> Certificate | None:
+        """Return what is proven of the pairs that its threshold flags; None where that was another model or collection.
+
+        Args:
+            model: Digest of the model, `textsiam.search.gallery_folder.scorer_fingerprint`.
+            collection: Digest of the texts, `textsiam.data.texts.texts_digest`.
+        """
+        known = self.certificate
+        holds = known is not None and known.threshold == self.threshold and known.holds_for(model, collection)
+        return known if holds else None
 
     def probability(self, similarity: ArrayLike) -> NDArray[np.float64]:
         """Return P(duplicate) under the prior, shaped like the similarities and non-decreasing in them.
@@ -112,6 +136,7 @@ class Decision:
 
     def at(self, rule: Rule = "f1") -> Decision:
         """Return this decision with the threshold of the best "f1" or "accuracy" under the prior."""
+        self._check_drawn_alike()
         threshold = best_threshold(self.scores, self.labels, rule=rule, prior=self.prior)
         return replace(self, threshold=threshold, rule=rule, target=None, confidence=None)
 
@@ -122,13 +147,15 @@ class Decision:
         it is learned from the feedback alone: `textsiam.decision.feedback.Feedback.precision_threshold`.
 
         Raises:
-            ValueError: if the calibration pairs cannot show such a precision at any threshold.
+            ValueError: if the calibration pairs cannot show such a precision at any threshold, or were drawn
+                unequally.
         """
         target = check_fraction(target, name="target precision")
         confidence = check_fraction(confidence, name="confidence")
         if self.feedback is not None:
             threshold = self.feedback.precision_threshold(target, confidence=confidence, prior=self.prior)
         else:
+            self._check_drawn_alike()
             threshold = precision_threshold(
                 self.scores, self.labels, prior=self.prior, target=target, confidence=confidence
             )
@@ -159,12 +186,15 @@ class Decision:
     def with_prior(self, prior: float) -> Decision:
         """Return this decision for another share of duplicates, its threshold learned again by its rule.
 
-        A fixed threshold stays.
+        A fixed threshold stays. Where answers about a collection gave the decision, the new threshold is where pairs
+        are as probable as at the old one, and nothing is certified of it.
 
         Raises:
             ValueError: if the prior is not between 0 and 1, or a target precision is out of reach.
         """
         moved = replace(self, prior=check_fraction(prior, name="prior"))
+        if self.certificate is not None and self.rule == "precision" and self.feedback is None:
+            return moved.at_probability(float(self.probability([self.threshold])[0])) if prior != self.prior else self
         if self.target is not None and self.confidence is not None:
             return moved.at_precision(self.target, confidence=self.confidence)
         if self.rule == "probability" and self.target is not None:
@@ -173,6 +203,13 @@ class Decision:
             return moved.at(self.rule)
         return moved
 
+    def _check_drawn_alike(self) -> None:
+        if self.certificate is not None:
+            raise ValueError(
+                "the pairs that people answered about were drawn unequally, so that no other rule or precision can be "
+                "learned from the decision: give the file of answers (`textsiam flag --labels … --precision …`)"
+            )
+
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with `tensors` it restores the decision exactly."""
         platt = self.calibrator if isinstance(self.calibrator, Platt) else None
@@ -180,6 +217,7 @@ class Decision:
         kind = {"calibrator": "isotonic" if platt is None else "platt"}
         feedback = None if self.feedback is None else {"prior": self.feedback.prior}
         extra = {"feedback": feedback, "domain": None if self.domain is None else self.domain.metadata()}
+        extra |= {"source": self.source, "certificate": self.certificate and self.certificate.to_dict()}
         return {"format": _FORMAT} | {name: getattr(self, name) for name in _FACTS} | kind | curve | extra
 
     def tensors(self) -> dict[str, np.ndarray]:
@@ -211,11 +249,14 @@ class Decision:
             else:
                 raise ValueError(f"calibrator is {metadata['calibrator']!r}, expected 'platt' or 'isotonic'")
             facts = {name: metadata[name] for name in _FACTS}
-            if (kept := metadata.get("feedback")) is not None:  # decisions of 0.1 have neither
+            if (kept := metadata.get("feedback")) is not None:  # decisions of 0.1 have none of these
                 facts["feedback"] = Feedback(tensors["feedback_scores"], tensors["feedback_labels"], kept["prior"])
             if (kept := metadata.get("domain")) is not None:
                 own = {name.removeprefix("domain_"): array for name, array in tensors.items()}
                 facts["domain"] = Domain.restore(kept, own)
+            if (kept := metadata.get("certificate")) is not None:
+                facts["certificate"] = Certificate.restore(kept)
+            facts["source"] = metadata.get("source")
             return cls(calibrator=calibrator, scores=tensors["scores"], labels=tensors["labels"], **facts)
         except KeyError as missing:
             raise ValueError(f"the stored decision has no {missing}: the file is incomplete") from None

@@ -12,6 +12,7 @@ import evaluate
 from datasets import Features, List, Value
 
 from textsiam.evaluation.binary import binary_report
+from textsiam.evaluation.intervals import Units
 from textsiam.evaluation.retrieval import retrieval_report, spearman
 
 
@@ -55,7 +56,7 @@ class PairMetrics(_InMemoryMetric):
     """Figures of pair similarities against labels: see `binary_report`.
 
     `compute(predictions=similarities, references=labels, threshold=..., probabilities=None, bootstrap=0,
-    seed=0)` returns the numbers of the `BinaryReport`: `average_precision`, with a bootstrap also
+    seed=0, groups=None)` returns the numbers of the `BinaryReport`: `average_precision`, with a bootstrap also
     `average_precision_low` and `_high`, and so on.
 
     Example:
@@ -71,7 +72,8 @@ class PairMetrics(_InMemoryMetric):
             inputs_description=(
                 "predictions: similarities, larger = closer. references: 1 duplicate, 0 not.\n"
                 "threshold: a pair is a duplicate from this similarity on; fit it on other pairs.\n"
-                "probabilities: one a row, for the calibration figures. bootstrap: resamples, 0 for none."
+                "probabilities: one a row, for the calibration figures. bootstrap: resamples, 0 for none.\n"
+                "groups: one a row, what it depends on (cluster, identity): intervals draw these, not rows."
             ),
             features=Features({"predictions": Value("float64"), "references": Value("int64")}),
         )
@@ -85,6 +87,7 @@ class PairMetrics(_InMemoryMetric):
         probabilities: Sequence[float] | None = None,
         bootstrap: int = 0,
         seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, float]:
         if threshold is None:
             raise ValueError("give threshold=: it is fitted on other pairs, never on those it is measured with")
@@ -93,6 +96,7 @@ class PairMetrics(_InMemoryMetric):
             references,
             threshold=threshold,
             probabilities=probabilities,
+            units=None if groups is None else Units.grouped(groups),
             bootstrap=bootstrap,
             seed=seed,
         )
@@ -143,7 +147,7 @@ class RetrievalMetrics(_InMemoryMetric):
 class StsSpearman(_InMemoryMetric):
     """Spearman's rank correlation of similarities and human grades: see `spearman`.
 
-    `compute(predictions=similarities, references=grades, bootstrap=0, seed=0)` returns
+    `compute(predictions=similarities, references=grades, bootstrap=0, seed=0, groups=None)` returns
     `spearman`, with a bootstrap also `spearman_low` and `spearman_high`.
 
     Example:
@@ -157,13 +161,20 @@ class StsSpearman(_InMemoryMetric):
             citation="",
             inputs_description=(
                 "predictions: similarities, larger = closer. references: grades, larger = closer.\n"
-                "bootstrap: resamples of pairs, 0 for none."
+                "bootstrap: resamples, 0 for none. groups: one a row, what it depends on: intervals draw these."
             ),
             features=Features({"predictions": Value("float64"), "references": Value("float64")}),
         )
 
     def _compute(  # pyright: ignore[reportIncompatibleMethodOverride]  # no **kwargs: a typo is an error
-        self, *, predictions: Sequence[float], references: Sequence[float], bootstrap: int = 0, seed: int = 0
+        self,
+        *,
+        predictions: Sequence[float],
+        references: Sequence[float],
+        bootstrap: int = 0,
+        seed: int = 0,
+        groups: Sequence[Any] | None = None,
     ) -> dict[str, float]:
-        estimate = spearman(predictions, references, bootstrap=bootstrap, seed=seed)
+        units = None if groups is None else Units.grouped(groups)
+        estimate = spearman(predictions, references, units=units, bootstrap=bootstrap, seed=seed)
         return _flat({"spearman": estimate.to_dict()})

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from textsiam.data.texts import texts_digest
+from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
 from textsiam.models.scorer import Scorer
+from textsiam.search.duplicates import Duplicates, JoinedTexts
 from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.gallery_folder import scorer_fingerprint
-from textsiam.search.join.exact import pairs_above
+from textsiam.search.join.exact import FoundPairs, pairs_above
 
 PER_TEXT = 10
 """Candidates for each text of a collection."""
@@ -30,6 +32,7 @@ class Candidates:
         model: Digest of the model, 64 hexadecimal digits.
         collection: Digest of the texts.
         of: What `model` is the digest of.
+        joined: The texts as they were encoded and compared; None for pairs that come from elsewhere.
     """
 
     left: np.ndarray
@@ -38,9 +41,20 @@ class Candidates:
     model: str
     collection: str
     of: str = "model"
+    joined: JoinedTexts | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.scores)
+
+    def duplicates(self, twin: Scorer, decision: Decision) -> Duplicates:
+        """Return the pairs that a decision flags among the texts, copies too, and their clusters; nothing is encoded.
+
+        Raises:
+            ValueError: The pairs come from elsewhere.
+        """
+        if self.joined is None:
+            raise ValueError("these pairs were not found by a join of texts, so that their texts are not known")
+        return self.joined.duplicates(twin, decision.threshold, decision)
 
 
 def find_candidates(
@@ -76,12 +90,14 @@ def find_candidates(
     left, right, scores = pairs_above(twin, vectors, floor, progress=joining)
     scores = twin.rescore(distinct, left, right, scores)
     order = np.lexsort((right, left, -scores))[:wanted]
+    left, right, scores = left[order], right[order], scores[order]
     return Candidates(
-        copies.first[left[order]],
-        copies.first[right[order]],
-        scores[order],
+        copies.first[left],
+        copies.first[right],
+        scores,
         scorer_fingerprint(twin),
         texts_digest(texts),
+        joined=JoinedTexts(copies, vectors, FoundPairs(left, right, scores)),
     )
 
 

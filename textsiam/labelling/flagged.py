@@ -14,6 +14,7 @@ from textsiam.data.tables.readers import open_table
 from textsiam.labelling.candidates import Candidates
 
 _COLUMNS = ("id1", "id2")
+_TEXTS = ("question1", "question2"), ("text1", "text2")  # what `flag` and `label` write, to tell copies
 
 
 @dataclass(frozen=True)
@@ -25,12 +26,14 @@ class Flagged:
         pairs: Ids of both questions, in the order of the file.
         lines: Where each stands in the file.
         repeated: Rows left out because the pair was there before, whichever of the two came first.
+        copies: Places of the pairs whose texts are in the file, and equal.
     """
 
     source: str
     pairs: list[tuple[str, str]]
     lines: list[int]
     repeated: int = 0
+    copies: list[int] = field(default_factory=list)
     ids: list[str] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -73,21 +76,26 @@ def read_flagged(source: str | Path) -> Flagged:
         DataError: The file cannot be read, lacks a column or pairs, or a pair is one question twice.
     """
     found: dict[frozenset[str], tuple[tuple[str, str], int]] = {}
-    rows, bad = 0, BadRows(str(source))
+    rows, copies, bad = 0, list[int](), BadRows(str(source))
     with open_table(source, bad) as table:
         for name in _COLUMNS:
             if name not in table.columns:
                 shown = ", ".join(map(repr, table.columns[:12]))
                 raise DataError(f"{source}: has no column {name!r}, found {shown}; flagged pairs are id1 and id2")
         places = [table.columns.index(name) for name in _COLUMNS]
+        texts = next(
+            ([table.columns.index(n) for n in names] for names in _TEXTS if {*names} <= {*table.columns}), None
+        )
         for line, values in table.rows:
             pair = tuple("" if values[place] is None else str(values[place]) for place in places)
             if not all(pair) or pair[0] == pair[1]:
                 what = "a question is missing" if not all(pair) else "both are the same question"
                 raise DataError(f"{source}:{line}: id1 is {pair[0]!r} and id2 is {pair[1]!r}: {what}")
+            if frozenset(pair) not in found and texts and values[texts[0]] == values[texts[1]]:
+                copies.append(len(found))
             found.setdefault(frozenset(pair), ((pair[0], pair[1]), line))
             rows += 1
     if not found:
         raise DataError(f"{source}: holds no pairs")
     pairs, lines = zip(*found.values(), strict=True)
-    return Flagged(str(source), list(pairs), list(lines), rows - len(found))
+    return Flagged(str(source), list(pairs), list(lines), rows - len(found), copies)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from textsiam.labelling.session import Session, percent
+from textsiam.decision.certificate import percent
+from textsiam.labelling.session import Session
 
 
 @dataclass(frozen=True)

@@ -7,12 +7,13 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.calibration import Isotonic
+from textsiam.decision.certificate import Certificate
 from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import ModelError
@@ -23,75 +24,6 @@ from textsiam.labelling.plan import Aim, Draw, Plan, Stage
 _AGAIN = 15  # every so many answers of others, one is asked again
 _STALE = timedelta(minutes=10)  # after which an open draw of somebody else is given to another
 _SAID = {"y": True, "n": False, "skip": None}
-
-
-@dataclass(frozen=True)
-class Certificate:
-    """What is proven of the flagged pairs of one collection under one model.
-
-    The population is fixed and finite: the flagged pairs of this collection under these scores, exact copies left out,
-    drawn without replacement, so that judging all is proof. New questions are not covered.
-
-    Attributes:
-        precision: The share of right pairs that was wished.
-        confidence: With which it is proven.
-        noise: Share of wrong answers that it allows for.
-        pairs: Pairs of the certified set; 0 where nothing is certified yet.
-        right: At least so many of them are right.
-        threshold: Least similarity of a pair of the set; None where nothing is certified yet.
-        answers: Pairs that were judged, in all.
-        answers_left: How many more the proof takes, about; None while that cannot be told.
-        recall: Expected share of the duplicates among the candidates that are in the set, and an interval (95 %).
-        floor: Least similarity of a candidate: nobody looked below it.
-        disagreements: Pairs about which two people said different things, of so many that were asked twice.
-        model: Digest of the model.
-        collection: Digest of the collection.
-    """
-
-    precision: float
-    confidence: float
-    noise: float
-    pairs: int
-    right: int
-    threshold: float | None
-    answers: int
-    answers_left: int | None
-    recall: tuple[float, float, float] | None
-    floor: float
-    disagreements: tuple[int, int]
-    model: str
-    collection: str
-
-    def sentences(self) -> list[str]:
-        """Return what it says, in plain words."""
-        if self.threshold is None:
-            left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
-            return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
-        noise = f", up to {percent(self.noise)} of the answers wrong" if self.noise else ""
-        proof = f"certified on {self.answers} answers, {percent(self.confidence)} confidence{noise}"
-        found = [
-            f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {percent(self.precision)} are right "
-            f"({proof}; proven {self.right:,})"
-        ]
-        if self.recall is not None:
-            share, low, high = self.recall
-            found.append(
-                f"about {share:.0%} ({low:.0%}–{high:.0%}) of the duplicates that score above {self.floor:.2f} are "
-                "among them; below it nobody looked"
-            )
-        again, asked = self.disagreements
-        if asked:
-            found.append(f"{again} of {asked} pairs that were asked twice were answered differently")
-        return found
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as plain values."""
-        return {**vars(self), "recall": self.recall and dict(zip(("share", "low", "high"), self.recall, strict=True))}
-
-
-def percent(share: float) -> str:
-    """Return a share that somebody chose, not rounded: 0.995 is no promise of 100 %."""
-    return f"{100 * share:g}%"
 
 
 @dataclass(frozen=True)
@@ -116,6 +48,7 @@ class Session:
         aim: What is wished; None takes what the file says last.
         before: P(duplicate | score) of the decision that was there.
         plan: Makes another plan than `Plan`.
+        source: Name of the collection, for the certificate.
 
     Raises:
         DataError: The file is no file of labels, or of another model or collection.
@@ -131,8 +64,9 @@ class Session:
         *,
         before: Probability | None = None,
         plan: Callable[[Aim], Plan] | None = None,
+        source: str = "",
     ) -> None:
-        self.candidates, self.ids, self.texts = candidates, ids, texts
+        self.candidates, self.ids, self.texts, self.source = candidates, ids, texts, source
         self._make_plan = plan or (lambda aim: Plan(candidates.scores, aim, before=before))
         self.file = LabelFile(path)
         self.lines: list[Label] = self.file.read()
@@ -302,6 +236,7 @@ class Session:
             disagreements=self.disagreements,
             model=self.candidates.model[:16],
             collection=self.candidates.collection[:16],
+            source=self.source,
         )
 
     def decision(self, precision: float | None = None) -> Decision:
@@ -327,6 +262,8 @@ class Session:
             labels=labels,
             target=certificate.precision,
             confidence=certificate.confidence,
+            source=self.source,
+            certificate=certificate,
         )
 
     def _in_hands(self, line: Label | None, begun: datetime) -> str | None:

@@ -56,10 +56,15 @@ def model_card(provenance: Mapping[str, Any], decision: Decision | None, name: s
 
 
 def _decision_text(decision: Decision) -> str:
+    holds = (
+        f"The probabilities hold for a share of duplicates of {decision.prior:.3f};\n"
+        "`twin.decision.with_prior(share)` restates them for another forum.\n"
+        if decision.certificate is None
+        else "Elsewhere its answers give probabilities, and certify nothing.\n"
+    )
     return (
-        f"## Decision\n\nDuplicate when the similarity is at least {decision.threshold:.4f} (rule: {decision.rule}).\n"
-        f"Calibrated on {len(decision.labels)} pairs, for a share of duplicates of {decision.prior:.3f}. The\n"
-        "probabilities hold for that share; `twin.decision.with_prior(share)` restates them for another forum.\n"
+        f"## Decision\n\nDuplicate when the similarity is at least {decision.threshold:.4f} (rule: {decision.rule}),\n"
+        f"{decision.learned_from}.\n{holds}"
     )
 
 

@@ -84,8 +84,8 @@ def domain_shift(decision: Decision, new: Domain | None, scores: Any = ()) -> Do
     Args:
         decision: What may not hold; one without a domain, such as those of 0.1, is not asked.
         new: The figures of the texts.
-        scores: Of all pairs, (n,), where these were picked as the pairs were that the decision was learned on. After
-            `recalibrate`, whose pairs were chosen by their score, they are not compared.
+        scores: Of all pairs, (n,), where these were picked as the pairs were that the decision was learned on. Where
+            those were chosen by their score, for `recalibrate` or `textsiam label`, they are not compared.
 
     Returns:
         The differences; None where there are none.
@@ -93,7 +93,7 @@ def domain_shift(decision: Decision, new: Domain | None, scores: Any = ()) -> Do
     if decision.domain is None:
         return None
     found = [] if new is None else new.shift_from(decision.domain)
-    if decision.feedback is None:
+    if decision.feedback is None and decision.certificate is None:
         found += scores_shift(decision.scores, decision.labels, scores)
     return DomainShift(tuple(found)) if found else None
 

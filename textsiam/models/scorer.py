@@ -296,7 +296,7 @@ class Scorer(ABC):
         """
         scores = self.pair_similarity(pairs.texts, pairs.left, pairs.right)
         decision = fit_decision(scores, pairs.labels, rule=rule, prior=prior)
-        self.decision = replace(decision, domain=domain_of_pairs(self, pairs))
+        self.decision = replace(decision, domain=domain_of_pairs(self, pairs), source=getattr(pairs, "source", None))
         if self.head is not None:
             duplicates = pairs.labels == 1
             vectors = self.pair_vectors(pairs.texts, pairs.left[duplicates], pairs.right[duplicates])

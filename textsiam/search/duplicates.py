@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -54,6 +54,35 @@ class Duplicates:
 
     def __len__(self) -> int:
         return len(self.left)
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedTexts:
+    """Texts of which each distinct one was encoded and compared with the others.
+
+    Attributes:
+        copies: Which of them are equal.
+        vectors: Of the distinct texts, `(m, dim)`.
+        pairs: Of the distinct texts, scored: all that reach some similarity.
+    """
+
+    copies: ExactDuplicates
+    vectors: np.ndarray | PartitionedVectors
+    pairs: FoundPairs
+
+    def duplicates(self, twin: Scorer, threshold: float, decision: Decision | None) -> Duplicates:
+        """Return the pairs of all texts whose similarity reaches a threshold, and their clusters."""
+        left, right, similarity = self.pairs
+        kept = similarity.astype(np.float64) >= threshold
+        found = FoundPairs(left[kept], right[kept], similarity[kept])
+        own = _own_similarity(twin, self.vectors[self.copies.repeated])
+        equal = own.astype(np.float64) >= threshold
+        groups = _clusters(self.vectors, found, self.copies, self.copies.repeated[equal])
+        pairs = self.copies.expanded(found, self.copies.repeated[equal], own[equal])
+        order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
+        left, right, similarity = (column[order] for column in pairs)
+        probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
+        return Duplicates(left, right, similarity, probability, groups, float(threshold))
 
 
 @old_arguments(bulk="job")
@@ -120,16 +149,8 @@ def find_duplicates(
         else:
             left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
     similarity = twin.rescore(distinct, left, right, similarity)
-    kept = similarity.astype(np.float64) >= threshold
-    found = FoundPairs(left[kept], right[kept], similarity[kept])
-    own = _own_similarity(twin, vectors[copies.repeated])
-    equal = own.astype(np.float64) >= threshold
-    groups = _clusters(vectors, found, copies, copies.repeated[equal])
-    pairs = copies.expanded(found, copies.repeated[equal], own[equal])
-    order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
-    left, right, similarity = (column[order] for column in pairs)
-    probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-    return Duplicates(left, right, similarity, probability, groups, float(threshold), recall)
+    joined = JoinedTexts(copies, vectors, FoundPairs(left, right, similarity))
+    return replace(joined.duplicates(twin, threshold, decision), recall=recall)
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:

@@ -234,9 +234,9 @@ class Gallery:
         impostors = scores[strange].reshape(len(inputs), others)
         best = impostors.max(axis=1)
         self.verification, self.identification = (
-            fit_operating_point(genuine, impostors, far=far, prior=prior, enrolled=1),
+            fit_operating_point(genuine, impostors, far=far, prior=prior, enrolled=1, names=names),
             fit_operating_point(
-                genuine, best[:, None], far=far, prior=prior, enrolled=others, found=genuine > best
+                genuine, best[:, None], far=far, prior=prior, enrolled=others, found=genuine > best, names=names
             ),
         )  # fmt: skip
         return self

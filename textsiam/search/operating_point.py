@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,21 +14,23 @@ from textsiam.decision.calibration import check_fraction
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.thresholds import operating_points
 
+FEWEST = 10  # units below which no interval is given
 _RATES = ("false_accepts", "true_accepts")
 _FITTED = 200_000  # impostor comparisons that the probability is fitted on at most
 
 
 @dataclass(frozen=True)
 class Rate:
-    """A share with its 95 % confidence interval."""
+    """A share with its 95 % confidence interval, 0 to 1 where too little is known for one; `note` says why."""
 
     value: float
     low: float
     high: float
+    note: str = ""
 
     def __str__(self) -> str:
         """Return for example "0.893 [0.885, 0.901]"."""
-        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.value:.3f} " + (f"({self.note})" if self.note else f"[{self.low:.3f}, {self.high:.3f}]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +95,7 @@ def fit_operating_point(
     prior: float,
     enrolled: int,
     found: NDArray[np.bool_] | None = None,
+    names: Sequence[str] | None = None,
 ) -> OperatingPoint:
     """Choose the lowest threshold whose false accept rate on the impostors is at most `far`.
 
@@ -103,6 +106,7 @@ def fit_operating_point(
         prior: Share of genuine inputs where the gallery is used, for the probability.
         enrolled: How many identities stand behind each impostor similarity.
         found: (probes,) whether the own identity is the best one; otherwise a probe is not accepted rightly.
+        names: (probes,) whose each probe is: those of one identity depend on each other. None: each of another one.
 
     Raises:
         ValueError: There are fewer than 1 / far impostors, or too few probes for a probability.
@@ -126,30 +130,41 @@ def fit_operating_point(
     return OperatingPoint(
         decision=fit_decision(scores, labels, prior=check_fraction(prior, name="prior")).at_threshold(threshold),
         far=far,
-        false_accepts=clustered_rate(impostors.astype(np.float64) >= threshold),
-        true_accepts=clustered_rate((accepted if found is None else accepted & found)[:, None]),
+        false_accepts=clustered_rate(impostors.astype(np.float64) >= threshold, names=names),
+        true_accepts=clustered_rate((accepted if found is None else accepted & found)[:, None], names=names),
         enrolled=enrolled,
         probes=genuine.size,
     )
 
 
-def clustered_rate(events: NDArray[np.bool_], *, confidence: float = 0.95) -> Rate:
-    """Return the share of events (probes, k), with an interval that takes the k of one probe as dependent.
+def clustered_rate(events: NDArray[np.bool_], *, names: Sequence[str] | None = None, confidence: float = 0.95) -> Rate:
+    """Return the share of events (probes, k), with an interval that takes those of one probe as dependent.
 
     The interval of Clopper and Pearson for n* independent trials, n* = p (1 - p) / (s² / n) with the variance s² of the
     shares of the n probes; at most all trials, and n where nothing or everything happened. Korn and Graubard,
     "Confidence Intervals for Proportions with Small Expected Number of Positive Counts", 1998.
+
+    Args:
+        events: What happened.
+        names: (probes,) whose each probe is: then those of one identity are dependent, too.
+        confidence: Of the interval.
     """
-    counts = np.full(len(events), events.shape[1])
-    return ratio_rate(events.sum(axis=1), counts, confidence=confidence)
+    hits, counts = events.sum(axis=1), np.full(len(events), events.shape[1])
+    if names is None:
+        return ratio_rate(hits, counts, noun="probes", confidence=confidence)
+    _, who = np.unique(np.asarray(names), return_inverse=True)
+    hits, counts = (np.bincount(who, part).astype(np.int64) for part in (hits, counts))
+    return ratio_rate(hits, counts, noun="identities", confidence=confidence)
 
 
-def ratio_rate(hits: NDArray[np.int64], counts: NDArray[np.int64], *, confidence: float = 0.95) -> Rate:
-    """Return the share of events, hits out of counts `(probes,)`, that of one probe being dependent.
+def ratio_rate(
+    hits: NDArray[np.int64], counts: NDArray[np.int64], *, noun: str = "texts", confidence: float = 0.95
+) -> Rate:
+    """Return the share of events, hits out of counts `(units,)`, that of one unit being dependent.
 
-    As `clustered_rate`, where probes have different numbers of events: s² is the variance of `hits - p · counts`, in
+    As `clustered_rate`, where units have different numbers of events: s² is the variance of `hits - p · counts`, in
     units of the mean count (the linearised ratio; Cochran, "Sampling Techniques", 1977, section 6.3). Without any event
-    the share is 1, of no trials.
+    the share is 1, of no trials. Fewer than ten units give no interval.
     """
     from scipy.special import betaincinv
 
@@ -157,6 +172,8 @@ def ratio_rate(hits: NDArray[np.int64], counts: NDArray[np.int64], *, confidence
     if not counts.size:
         return Rate(1.0, 0.0, 1.0)
     n, p = counts.size, float(hits.sum() / counts.sum())
+    if n < FEWEST:
+        return Rate(p, 0.0, 1.0, f"no interval: {n} {noun} are too few for one")
     variance = float(((hits - p * counts) / counts.mean()).var(ddof=1)) / n if n > 1 else 0.0
     trials = min(p * (1.0 - p) / variance, float(counts.sum())) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
     seen, error = p * trials, (1.0 - confidence) / 2.0
