@@ -38,7 +38,9 @@ def label(
     ] = None,
     precision: Annotated[float, typer.Option(help="Share of the flagged pairs that are to be right.")] = 0.95,
     confidence: Annotated[float, typer.Option(help="With which that is proven.")] = 0.95,
-    labels: Annotated[int, typer.Option(help="Answers that you mean to give, about: more find more duplicates.")] = 100,
+    labels: Annotated[
+        int, typer.Option(help="Answers you mean to give, about: more find more; it ends after three times as many.")
+    ] = 100,
     noise: Annotated[
         float, typer.Option(help="Share of the answers that may be wrong; the proof allows for them.")
     ] = 0.0,
@@ -127,13 +129,14 @@ def audit(
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
     """Find the candidates of a collection, and open the file of answers about them."""
+    from textsiam.decision.shape import two_heaps
     from textsiam.labelling.candidates import find_candidates
     from textsiam.labelling.session import Session
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         candidates = find_candidates(twin, read.texts, progress=progress, joining=joining)
     decision = twin.decision
-    before = None if decision is None else decision.probability
+    before = two_heaps(candidates.scores) or (None if decision is None else decision.probability)
     return Session(candidates, read.ids, read.texts, path, aim, before=before)
 
 
@@ -149,13 +152,14 @@ def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: C
 
 
 def _until_promised(session: Session, said: Callable[[Question], bool], who: str) -> None:
-    """Let something answer until the promise is proven and the planned answers are given."""
+    """Let something answer until the promise is proven, or seems out of reach, and the planned answers are given."""
     while not _finished(session) and (question := session.ask(who)) is not None:
         session.answer(question, "y" if said(question) else "n", who)
 
 
 def _finished(session: Session) -> bool:
-    return session.plan.done and len(session.plan.answers) >= session.aim.labels
+    plan = session.plan
+    return plan.exhausted or (plan.done and len(plan.answers) >= session.aim.labels)
 
 
 def _truth(session: Session, read: Texts, said: Truth, pairs: int) -> dict[str, float]:

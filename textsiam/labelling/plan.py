@@ -18,13 +18,13 @@ from textsiam.decision.confidence import NestedSets
 from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
 Stage = Literal["look", "prove", "recall"]
-_DRAWS = 300
+_DRAWS = 200
 _LOOK = 0.25, 0.3  # of the answers, at least and at most
 _ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 40
-_PATIENCE = 1.5  # times the planned answers, for a larger set than is proven
+_MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
 _BOLD = 1.75
 _BELOW = 2
@@ -102,12 +102,13 @@ class Plan:
         if number == len(self.scores):
             return None
         rng = np.random.default_rng([self.aim.seed, number])
-        if self._start is None and self._seen_enough(rng):
+        value = self._value(rng, _BEST) if self._start is None else None
+        if value is not None and self._seen_enough(value):
             self._begin()
         size = 0 if self._start is None or self.done else self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
-        weights = self._look_weights(rng) if self._start is None else self._recall_weights(rng)
+        weights = self._recall_weights(rng) if value is None or self._start is not None else self._look_weights(value)
         stratum = int(rng.choice(len(weights), p=weights))
         end, stage = int(self.strata.ends[stratum]), "look" if self._start is None else "recall"
         picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
@@ -152,10 +153,14 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether the set that is aimed at is proven; or, once the planned answers are given, one of half its size."""
-        proven, given = self.proven(), len(self.answers) / self.aim.labels
-        least = self._target if given < 1 else self._target / 2 if given < _PATIENCE else 1
-        return proven > 0 and proven >= least
+        """Whether the set aimed at is proven; half of it is enough each time the planned answers are given again."""
+        proven, given = self.proven(), len(self.answers) // self.aim.labels
+        return proven > 0 and proven >= self._target / 2**given
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether three times the planned answers are given, or every pair is judged."""
+        return len(self.answers) >= min(_MOST * self.aim.labels, len(self.scores))
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
@@ -236,22 +241,20 @@ class Plan:
 
     # --- the stages ---------------------------------------------------------------------------------------
 
-    def _look_weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _look_weights(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the chance of each stratum: those of sets that may be the best one, and a tenth for all."""
-        left = self.strata.sizes - self._drawn
-        value, size = self._value(rng, _BEST), np.sqrt(self.strata.sizes)
+        left, size = self.strata.sizes - self._drawn, np.sqrt(self.strata.sizes)
         best, hopeful = value.argmax(1) + _BELOW, value.max(1) > 0
         inside = np.where(hopeful[:, None], size * (np.arange(len(left)) <= best[:, None]), np.ones(len(left)))
         near = (inside / inside.sum(1, keepdims=True)).mean(0)
         weights = np.where(left > 0, 0.9 * near + 0.1 * size / size.sum(), 0.0)
         return weights / weights.sum()
 
-    def _seen_enough(self, rng: np.random.Generator) -> bool:
+    def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
-        value = self._value(rng, _BEST)
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
 
     def _begin(self) -> None:

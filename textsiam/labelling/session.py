@@ -40,6 +40,8 @@ class Certificate:
         threshold: Least similarity of a pair of the set; None where nothing is certified yet.
         answers: Pairs that were judged, in all.
         answers_left: How many more the proof takes, about; None while that cannot be told.
+        within_reach: Where nothing is certified: the highest precision, in steps of 0.05, at which something is, and
+            how many pairs; None where there is none either.
         recall: Expected share of the duplicates among the candidates that are in the set, and an interval (95 %).
         floor: Least similarity of a candidate: nobody looked below it.
         disagreements: Pairs about which two people said different things, of so many that were asked twice.
@@ -55,6 +57,7 @@ class Certificate:
     threshold: float | None
     answers: int
     answers_left: int | None
+    within_reach: tuple[float, int] | None
     recall: tuple[float, float, float] | None
     floor: float
     disagreements: tuple[int, int]
@@ -65,7 +68,13 @@ class Certificate:
         """Return what it says, in plain words."""
         if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
-            return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+            found = [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+            if self.within_reach is not None:
+                share, pairs = self.within_reach
+                found.append(
+                    f"at {share:g} the same answers certify {pairs:,} pairs: textsiam flag --precision {share:g}"
+                )
+            return found
         noise = f", up to {self.noise:.0%} of the answers wrong" if self.noise else ""
         found = [
             f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {self.precision:.0%} are right "
@@ -258,12 +267,20 @@ class Session:
             threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
             answers_left=plan.answers_left(),
+            within_reach=None if pairs else self._within_reach(wished),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
             disagreements=self.disagreements,
             model=self.candidates.model[:16],
             collection=self.candidates.collection[:16],
         )
+
+    def _within_reach(self, precision: float) -> tuple[float, int] | None:
+        """Return the highest precision below this one, in steps of 0.05, that is proven, and of how many pairs."""
+        for step in range(int(np.ceil(precision * 20 - 1e-9)) - 1, 0, -1):
+            if pairs := self.plan.proven(step / 20):
+                return step / 20, pairs
+        return None
 
     def decision(self, precision: float | None = None) -> Decision:
         """Return a decision for this collection: probabilities by the answers, the threshold that is certified.
@@ -273,7 +290,8 @@ class Session:
         """
         certificate, scores = self.certificate(precision), self.candidates.scores
         if certificate.threshold is None:
-            raise ModelError(f"{self.file.path}: {certificate.sentences()[0]}: go on with textsiam label")
+            first, *rest = certificate.sentences()
+            raise ModelError("; ".join([f"{self.file.path}: {first}: go on with textsiam label", *rest]))
         known = {self.plan.draws[n].rank: right for n, right in self.plan.answers.items() if right is not None}
         # a pair below all candidates stands for the many that nobody asked about
         judged = np.append(scores[list(known)], np.nextafter(scores[-1], np.float32(-np.inf)))
