@@ -18,15 +18,15 @@ from textsiam.decision.confidence import NestedSets
 from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
 Stage = Literal["look", "prove", "recall"]
-_DRAWS = 200
-_LOOK = 0.25, 0.3  # of the answers, at least and at most
+_DRAWS = 150
+_LOOK = 0.15, 0.25  # of the answers, at least and at most
 _ENOUGH = 0.75
-_LATER = 0.75  # of them are reckoned with, however many were given
+_LATER = 0.75  # of them are reckoned with before the proof, however many were given
 _EVERY = 5  # answers after which a choice is thought over
-_STRATA = 40
+_STRATA = 60
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
-_BOLD = 1.75
+_BOLD = 1.2
 _BELOW = 2
 _SHARP, _SWITCH = 4.0, 1.5
 _BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
@@ -105,7 +105,7 @@ class Plan:
         value = self._value(rng, _BEST) if self._start is None else None
         if value is not None and self._seen_enough(value):
             self._begin()
-        size = 0 if self._start is None or self.done else self._aimed_at(rng)
+        size = 0 if self._start is None else self._larger(rng) if self.done else self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
         weights = self._recall_weights(rng) if value is None or self._start is not None else self._look_weights(value)
@@ -119,7 +119,7 @@ class Plan:
         """Take a draw that was made, here or when its line was written."""
         if draw.stage != "look" and self._start is None:
             self._begin()
-        if draw.among:
+        if draw.among and not self.done:
             self._target = draw.among
         self.draws.append(draw)
         self._sets = None
@@ -188,8 +188,13 @@ class Plan:
 
     # --- what a set is worth ------------------------------------------------------------------------------
 
-    def _value(self, rng: np.random.Generator, shares: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs they find if proven."""
+    def _value(
+        self, rng: np.random.Generator, shares: NDArray[np.float64] | float, *, least: float = _LATER
+    ) -> NDArray[np.float64]:
+        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs they find if proven.
+
+        At least the share `least` of the planned answers is reckoned with, however many were given.
+        """
         sizes = self.strata.ends
         even = np.full(len(sizes), 1.0 / len(sizes))
         sets = self.sets or NestedSets(sizes, even, even, confidence=self.aim.confidence, noise=self.aim.noise)
@@ -199,10 +204,11 @@ class Plan:
             goal = goal - sets.log_capital(sets.needed(self.aim.precision) - 1)[0]
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
-        return right**_BOLD * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal)
+        answers = max(self.aim.labels - len(self.answers), round(least * self.aim.labels))
+        return right**_BOLD * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal, answers)
 
     def _chance(
-        self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any]
+        self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any], answers: int
     ) -> NDArray[np.float64]:
         """Return the chance that the answers that are left prove a set: its capital as a normal random walk.
 
@@ -211,11 +217,12 @@ class Plan:
             needed: How many of them must be called right.
             size: How many there are.
             goal: What the logarithm of the capital must gain.
+            answers: How many are left.
         """
         from scipy.special import ndtr
 
         aim, size = self.aim, np.maximum(size, 1)
-        n = np.minimum(max(aim.labels - len(self.answers), round(_LATER * aim.labels)), size)
+        n = np.minimum(answers, size)
         n = n / np.maximum(1.0 - 0.5 * n / size, 0.05)  # without replacement an answer is worth more
         p, m = np.clip(right / size, 1e-6, 1 - 1e-6), np.clip(needed / size, 1e-6, 1 - 1e-6)
         p = p + aim.noise * (1.0 - 2.0 * p)
@@ -286,6 +293,12 @@ class Plan:
             if value.max() > _SWITCH * value[np.searchsorted(self.strata.ends, self._target)]:
                 self._target = int(self.strata.ends[value.argmax()])
         return self._target
+
+    def _larger(self, rng: np.random.Generator) -> int:
+        """Return how many candidates a set holds that is worth more than what is proven; 0 for none within the plan."""
+        assert self._start is not None
+        best = int(self.strata.ends[self._value(rng, self._bets[0], least=0.0).mean(0).argmax()])
+        return best if best > self.proven() else 0
 
     def _recall_weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the chance of each stratum: where missed pairs are most uncertain (Neyman 1934)."""
