@@ -2,19 +2,25 @@
 
     python benchmarks/labels.py run --runs 200                    # every set; rows are added to results/labels.json
     python benchmarks/labels.py run --sets askubuntu --runs 2000
+    python benchmarks/labels.py ways --runs 40                    # other ways of choosing pairs, on `forum`
+    python benchmarks/labels.py picture docs/labels.svg           # what they certify, answer by answer
     python benchmarks/labels.py table                             # Markdown
 
-Each run has a seed of its own, draws by `textsiam.labelling.plan.Plan`, and stops where `textsiam label` stops, or
-after 300 answers (400 with noise). A promise is *broken* where a set was certified and holds fewer right pairs than was
-promised; runs that certify nothing are counted apart. The sets:
+Each run has a seed of its own, draws by `textsiam.labelling.plan.Plan`, and stops where `textsiam label` stops or after
+300 answers (400 with noise), whichever comes first. A promise is *broken* where a set was certified and holds fewer
+right pairs than was promised; runs that certify nothing are counted apart. The sets:
 
 * `askubuntu`: 1,000 labelled title pairs, scored by the packaged all-MiniLM-L6-v2, P = 0.95; and with 5 % of the
   answers flipped, either way or all towards "yes", P = 0.9 and noise 0.05.
 * `forum`: the sample forum, all pairs of its 2,908 questions, whose clusters are complete, P = 0.55: the highest
   multiple of 0.05 that some threshold reaches at a recall of 0.2.
+* `quora`, `yahoo`: pairs of QQP's dev set and 20,000 of Yahoo! Answers, scored by the same model, P = 0.8 and 0.7: they
+  were not looked at while the plan was made.
 * constructed collections of 100,000 pairs for which no certificate may be issued at P = 0.95: `flat`, right with 0.949
   everywhere; `rising`, where the best-scored pairs are wrong more often; `opposites`, where the best 500 are wrong and
   the rest lifts every larger set to just under the promise.
+
+Answers are those up to the promise; everything else is judged where `label` stops.
 
 `peeking` looks at forty thresholds of `flat` after every twenty of 2,000 uniform answers with bounds that nobody
 corrected (Clopper & Pearson 1934), and is there to show that the bench sees broken promises.
@@ -39,9 +45,16 @@ SETS = {
     "askubuntu, 5 % flipped": (0.9, 200, 400, 0.05, "either"),
     "askubuntu, 5 % flipped to yes": (0.9, 200, 400, 0.05, "yes"),
     "forum": (0.55, 200, 300, 0.0, ""),
+    "quora": (0.8, 100, 300, 0.0, ""),
+    "yahoo": (0.7, 100, 300, 0.0, ""),
     "flat": (0.95, 100, 300, 0.0, ""),
     "rising": (0.95, 100, 300, 0.0, ""),
     "opposites": (0.95, 100, 300, 0.0, ""),
+}
+PAIRS = {
+    "askubuntu": "askubuntu/titles.tsv.gz",
+    "quora": "qqp/dev.tsv.gz",
+    "yahoo": "yahoo_zhang/Zhang_dataset.csv",
 }
 
 
@@ -49,10 +62,11 @@ SETS = {
 def population(name):
     """Return the scores of all candidates, in descending order, and whether each pair is a duplicate."""
     kind = name.partition(",")[0]
-    if kind == "askubuntu":
+    if kind in PAIRS:
         from textsiam import Twin, read_pairs
 
-        pairs = read_pairs(DATA.parent / "askubuntu" / "titles.tsv.gz")
+        pairs = read_pairs(DATA.parent / PAIRS[kind])
+        pairs = pairs.select(np.random.default_rng(0).permutation(len(pairs))[:20_000])
         scores = Twin.from_pretrained(MODEL).pair_similarity(pairs.texts, pairs.left, pairs.right)
         order = np.argsort(-scores, kind="stable")
         return scores[order], pairs.labels[order].astype(bool)
@@ -86,26 +100,45 @@ def population(name):
     return scores, truth
 
 
-def one(name, seed):
-    """Return what became of one run."""
+@cache
+def guess(name):
+    """Return what `label` takes for P(duplicate | score) before the first answer."""
+    from textsiam.decision.shape import two_heaps
+
+    return two_heaps(population(name)[0])
+
+
+def one(name, seed, trace=False):
+    """Return what became of one run; with `trace`, the recall that was certified after each answer."""
     from textsiam.labelling.plan import Aim, Plan
 
     precision, labels, most, noise, flipped = SETS[name]
     scores, truth = population(name)
-    plan, rng = Plan(scores, Aim(precision, labels=labels, noise=noise, seed=seed)), np.random.default_rng([seed, 7])
-    while len(plan.answers) < most and not plan.done and (draw := plan.draw()) is not None:
+    plan = Plan(scores, Aim(precision, labels=labels, noise=noise, seed=seed), before=guess(name))
+    rng, certified, reached, promised = np.random.default_rng([seed, 7]), [0.0], truth.cumsum() / truth.sum(), None
+    while (given := len(plan.answers)) < most and not plan.exhausted:
+        if promised is None and plan.done:
+            promised = given
+        if (promised is not None and given >= labels and not trace) or (draw := plan.draw()) is None:
+            break
         answer = bool(truth[draw.rank])
         if flipped and rng.random() < 0.05:
             answer = not answer if flipped == "either" else True
         plan.answer(draw.number, answer)
+        if trace:
+            size = plan.proven()
+            certified.append(float(reached[size - 1]) if size else 0.0)
+    if trace:
+        return certified
     size = plan.proven()
-    row = {"answers": len(plan.answers), "certified": size > 0}
+    row = {"answers": promised or len(plan.answers), "certified": size > 0}
     if not size:
         return row
     _, low, high = plan.recall(size)
-    recall = float(truth[:size].sum() / truth.sum())
-    left = [rank for rank in range(len(scores)) if rank not in {draw.rank for draw in plan.draws}]
-    told = plan.curve.probability(scores[left])
+    recall = float(reached[size - 1])
+    left = np.setdiff1d(np.arange(len(scores)), [draw.rank for draw in plan.draws])
+    knots = np.unique(scores[np.linspace(0, len(scores) - 1, 400).astype(int)])
+    told = np.interp(scores[left], knots, plan.curve.probability(knots))
     return row | {
         "pairs": size,
         "precision": float(truth[:size].mean()),
@@ -142,6 +175,103 @@ def uniform(name, seed):
         if count >= 20 and sets.proven(precision)[0]:
             return count
     return most
+
+
+def way(kind, seed, name="forum"):
+    """Return the recall that is certified after each answer, by another way of choosing pairs than ours.
+
+    `uniform`: from the set that an oracle knows to be best for so many answers; `random`: from all candidates;
+    `uncertain`: from the stratum whose probability, by the answers so far, is nearest to one half: such draws prove
+    nothing but what they show.
+    """
+    from textsiam.decision.confidence import NestedSets
+    from textsiam.labelling.plan import Aim, Plan
+
+    precision, labels, most, _, _ = SETS[name]
+    scores, truth = population(name)
+    reached = truth.cumsum() / truth.sum()
+    plan = Plan(scores, Aim(precision, labels=labels, seed=seed), before=guess(name))
+    ends, count = plan.strata.ends, len(plan.strata.ends)
+    rng, size = np.random.default_rng([seed, 9]), best_size(name) if kind == "uniform" else len(scores)
+    sizes, shares = ([size], [1.0]) if kind == "uniform" else (ends, np.full(count, 1 / count))
+    sets = NestedSets(sizes, shares, np.clip(reached[np.asarray(sizes) - 1] * truth.sum() / sizes, 0.01, 0.998))
+    certified, order = [0.0], rng.permutation(size)
+    for number in range(most):
+        if kind == "uncertain":
+            nearest = np.abs(plan.curve.probability(plan.strata.scores) - 0.5)
+            nearest[plan.curve.asked == plan.strata.sizes] = np.inf
+            stratum = int(nearest.argmin())
+            inside = np.arange(ends[stratum] - plan.strata.sizes[stratum], ends[stratum])
+            rank = int(rng.choice(np.setdiff1d(inside, [draw for draw, _, _ in sets.history])))
+            plan.curve.add(float(scores[rank]), plan.strata.of(rank), bool(truth[rank]))
+        else:
+            rank = int(order[number])
+        sets.add(rank, among=0 if kind == "uncertain" else size, right=bool(truth[rank]))
+        proven = sets.sizes[sets.proven(precision)].max(initial=0)
+        certified.append(max(certified[-1], float(reached[proven - 1])) if proven else certified[-1])
+    return certified
+
+
+@cache
+def best_size(name):
+    """Return the set that finds most duplicates among those that 300 uniform answers prove in three of four runs."""
+    from textsiam.decision.confidence import NestedSets
+
+    precision, _, most, _, _ = SETS[name]
+    truth = population(name)[1]
+    right = truth.cumsum()
+    good = np.flatnonzero(right >= precision * np.arange(1, len(truth) + 1)) + 1
+    for size in np.unique(np.geomspace(max(good[0], 20), good[-1], 60).astype(int))[::-1]:
+        proven = 0
+        for seed in range(40):
+            order = np.random.default_rng([seed, 11]).permutation(size)[:most]
+            sets = NestedSets([size], [1.0], [float(np.clip(right[size - 1] / size, 0.01, 0.998))])
+            for rank in order.tolist():
+                sets.add(rank, among=size, right=bool(truth[rank]))
+            proven += bool(sets.proven(precision)[0])
+        if proven >= 30:
+            return int(size)
+    return int(good[0])
+
+
+WAYS = ("ours", "uniform", "random", "uncertain")
+
+
+def ways(runs, workers):
+    """Measure every way of choosing pairs on the sample forum, and write the medians."""
+    found = {}
+    with ProcessPoolExecutor(workers) as pool:
+        for kind in WAYS:
+            seeds = range(runs)
+            traces = pool.map(one, ["forum"] * runs, seeds, [True] * runs) if kind == "ours" else pool.map(
+                way, [kind] * runs, seeds)  # fmt: skip
+            rows = np.array([trace + [trace[-1]] * (301 - len(trace)) for trace in traces])
+            found[kind] = [[round(float(v), 4) for v in np.quantile(rows, q, axis=0)[::10]] for q in (0.25, 0.5, 0.75)]
+            print(kind, found[kind][1], flush=True)
+    write("ways", {"runs": runs, "every": 10, "certified_recall": found})
+
+
+def picture(path):
+    """Draw the medians as an SVG of its own, for light and dark pages."""
+    from textsiam.evaluation.report.svg import Axis, Plot
+
+    found = json.loads(RESULTS.read_text())["ways"]["certified_recall"]
+    top = max(max(quantiles[1]) for quantiles in found.values())
+    plot = Plot(Axis.fitted("answers", 0, 300), Axis.fitted("recall of the certified set", 0, top), ident="ways",
+                title="What answers certify on the sample forum at P = 0.55",
+                description="Median recall of the certified set after so many answers, by each way.")  # fmt: skip
+    for kind in WAYS:
+        plot.line(10 * np.arange(31), found[kind][1], kind)
+    colours = dict(zip(WAYS, ("#d1495b", "#2e86ab", "#8a8d91", "#edae49"), strict=True))
+    style = "".join(f".{kind}{{stroke:{colour}}}" for kind, colour in colours.items())
+    style += ".line{fill:none;stroke-width:2}text{font:11px sans-serif;fill:#6b7280}"
+    style += ".gridline,.axis{fill:none;stroke:#9ca3af55}"
+    names = {"ours": "textsiam label", "uniform": "oracle: uniform in the best set", "random": "random draws",
+             "uncertain": "uncertainty sampling"}  # fmt: skip
+    legend = "".join(f'<text x="60" y="{44 + 15 * n}" style="fill:{colours[kind]}">{names[kind]}</text>'
+                     for n, kind in enumerate(WAYS))  # fmt: skip
+    svg = plot.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
+    Path(path).write_text(svg.replace("</svg>", f"<style>{style}</style>{legend}</svg>") + "\n")
 
 
 def peeking(seed):
@@ -184,10 +314,15 @@ def run(sets, runs, workers):
     for name in sets:
         row = summary(name, runs, workers)
         print(json.dumps(row), flush=True)
-        stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-        stored["facts"] = facts()
-        stored["rows"] = [old for old in stored["rows"] if old["set"] != name] + [row]
-        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
+        old = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+        write("rows", [other for other in old if other["set"] != name] + [row])
+
+
+def write(key, value):
+    """Write a part of the results, and the facts about this machine."""
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
+    stored |= {key: value, "facts": facts()}
+    RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
 
 
 def table():
@@ -209,9 +344,17 @@ if __name__ == "__main__":
     measure.add_argument("--sets", nargs="+", default=[*SETS, "peeking"])
     measure.add_argument("--runs", type=int, default=200)
     measure.add_argument("--workers", type=int, default=2)
+    others = commands.add_parser("ways")
+    others.add_argument("--runs", type=int, default=40)
+    others.add_argument("--workers", type=int, default=2)
+    commands.add_parser("picture").add_argument("path")
     commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "run":
         run(arguments.sets, arguments.runs, arguments.workers)
+    elif arguments.command == "ways":
+        ways(arguments.runs, arguments.workers)
+    elif arguments.command == "picture":
+        picture(arguments.path)
     else:
         table()

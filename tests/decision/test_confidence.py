@@ -52,7 +52,7 @@ def test_the_capital_is_the_likelihood_ratio_to_the_hypergeometric_distribution(
         sets.add(rank, among=size, right=right)
     guess, seen = 1.0, 0
     for n, right in enumerate(answers):
-        q = (30 * 0.95 + seen) / (30 + n)
+        q = (100 * 0.95 + seen) / (100 + n)
         guess, seen = guess * (q if right else 1 - q), seen + right
     n, r = len(answers), sum(answers)
     claim = hypergeom.pmf(r, size, most, n) / comb(n, r)  # one order of them

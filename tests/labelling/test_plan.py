@@ -52,6 +52,26 @@ def test_a_proof_is_reached_and_is_true():
     assert plan.answers_left() == 0
 
 
+def test_a_promise_out_of_reach_ends_after_three_times_the_planned_answers():
+    plan = Plan(SCORES, replace(AIM, precision=0.999, labels=20))
+    run(plan, 59)
+    assert not plan.exhausted
+    run(plan, 1)
+    assert plan.exhausted
+    small = Plan(SCORES[:10], replace(AIM, precision=0.999))
+    run(small, 10)
+    assert small.exhausted
+
+
+def test_half_of_the_set_is_enough_each_time_the_planned_answers_are_given(monkeypatch):
+    plan = Plan(SCORES, AIM)
+    plan._target = 100
+    monkeypatch.setattr(plan, "proven", lambda precision=None: 30)
+    for given, done in ((39, False), (40, False), (79, False), (80, True)):
+        plan.answers = dict.fromkeys(range(given), True)
+        assert plan.done is done
+
+
 def test_the_order_of_answering_changes_nothing_that_is_proven():
     """Draws may be open while others are made: they count in the order of drawing."""
     plan = Plan(SCORES, AIM)

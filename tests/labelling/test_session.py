@@ -324,3 +324,12 @@ def test_nothing_certified_is_one_clear_error(collection, tmp_path):
     go_on(session, collection, 3)
     with pytest.raises(ModelError, match=r"labels.tsv: nothing is certified yet at a precision of 0.99 \(3 answers\)"):
         session.decision(0.99)
+    go_on(session, collection, 60)
+    certificate = session.certificate(0.995)
+    share, pairs = certificate.within_reach
+    assert pairs == session.certificate(share).pairs > 0 == certificate.pairs
+    assert not any(session.plan.proven(step / 20) for step in range(round(share * 20) + 1, 20))
+    offer = f"at {share:g} the same answers certify {pairs:,} pairs: textsiam flag --precision {share:g}"
+    assert certificate.sentences()[1] == offer
+    with pytest.raises(ModelError, match=r"go on with textsiam label; at 0\.\d+ the same answers certify"):
+        session.decision(0.995)

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
 Truth = Callable[[str, str], bool]
 """Says whether two texts are duplicates."""
 Confidence = Annotated[float, typer.Option(help="With which the precision is proven.")]
-Labels = Annotated[int, typer.Option(help="Answers that you mean to give, about: more find more duplicates.")]
+Labels = Annotated[
+    int, typer.Option(help="Answers you mean to give, about: more find more; it ends after three times as many.")
+]
 Noise = Annotated[float, typer.Option(help="Share of the answers that may be wrong; the proof allows for them.")]
 Seed = Annotated[int, typer.Option(help="Of the draws.")]
 _KEYS = {"y": "y", "n": "n", "s": "skip", "skip": "skip", "u": "undo", "undo": "undo", "q": "quit", "": "?"}
@@ -146,11 +148,17 @@ def audit(
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
     """Find the candidates of a collection, and open the file of answers about them."""
+    from textsiam.decision.shape import two_heaps
     from textsiam.labelling.session import Session
 
     decision = twin.decision
-    before = None if decision is None else decision.probability
-    return Session(_candidates(twin, read), read.ids, read.texts, path, aim, before=before, source=read.source)
+    candidates = _candidates(twin, read)
+    before = two_heaps(candidates.scores)
+    # what was learned from answers about this collection says nothing before them
+    known = None if decision is None else decision.certificate
+    if before is None and decision is not None and (known is None or known.collection != candidates.collection[:16]):
+        before = decision.probability
+    return Session(candidates, read.ids, read.texts, path, aim, before=before, source=read.source)
 
 
 def _candidates(twin: Scorer, read: Texts) -> Candidates:
@@ -179,7 +187,7 @@ def _ask(session: Session, read: Texts, who: str, truth: Truth | None, header: C
 
 
 def _until_promised(session: Session, said: Callable[[Question], bool], who: str) -> None:
-    """Let something answer until the promise is proven and the planned answers are given."""
+    """Let something answer until the promise is proven, or seems out of reach, and the planned answers are given."""
     while not session.finished and (question := session.ask(who)) is not None:
         session.answer(question, "y" if said(question) else "n", who)
 

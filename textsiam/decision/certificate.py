@@ -31,6 +31,8 @@ class Certificate:
         model: Digest of the model.
         collection: Digest of the collection.
         source: Name of the collection.
+        within_reach: Where nothing is certified: the highest precision, in steps of 0.05, at which something is, and
+            how many pairs; None where there is none either.
     """
 
     precision: float
@@ -47,6 +49,7 @@ class Certificate:
     model: str
     collection: str
     source: str = ""
+    within_reach: tuple[float, int] | None = None
 
     def holds_for(self, model: str, collection: str) -> bool:
         """Return whether it is about this model and this collection, given by their digests."""
@@ -56,7 +59,12 @@ class Certificate:
         """Return what it says, in plain words."""
         if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
-            return [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+            found = [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+            if self.within_reach is not None:
+                share, pairs = self.within_reach
+                offer = f"textsiam flag --precision {share:g}"
+                found.append(f"at {share:g} the same answers certify {pairs:,} pairs: {offer}")
+            return found
         found = [
             f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {percent(self.precision)} are right "
             f"(certified on {self.answers} answers, {self._terms}; proven {self.right:,})"

@@ -18,7 +18,7 @@ from textsiam.decision.calibration import check_fraction
 
 NOISE_SHARE = 0.1
 """Share of the error that goes to the chance that more wrong pairs were called right than the noise lets expect."""
-_WEIGHT = 30.0
+_WEIGHT = 100.0
 
 
 class NestedSets:

@@ -21,7 +21,7 @@ CONCENTRATION = 10.0
 _CENTRES, _WIDTHS = 40, 9
 _CEILINGS = {1.0: 0.5, 0.97: 0.14, 0.9: 0.12, 0.8: 0.08, 0.7: 0.06, 0.6: 0.04, 0.5: 0.03, 0.35: 0.02, 0.2: 0.01}
 _FLOORS = {0.0: 0.6, 0.01: 0.2, 0.04: 0.15, 0.1: 0.05}
-_BEFORE = 10.0  # answers that the decision of before is worth
+_BEFORE = 25.0  # answers that the guess of before is worth
 
 Probability = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.labelling.plan import Aim, Draw, Plan
-
-_OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
+from textsiam.labelling.plan import OUTSIDE, Aim, Draw, Plan
 
 
 class AuditPlan(Plan):
@@ -71,6 +69,11 @@ class AuditPlan(Plan):
         """Whether so many answers are given as were wished, or all pairs are judged."""
         return len(self.answers) >= min(self.aim.labels, self.size + self.missed)
 
+    @property
+    def exhausted(self) -> bool:
+        """Whether it is done: an audit has no promise to go on for."""
+        return self.done
+
     def right_flagged(self, count: int, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return draws of the share of right ones among the flagged pairs that nobody judged, `(count,)`."""
         right, wrong = self.said.count(True), self.said.count(False)
@@ -85,6 +88,6 @@ class AuditPlan(Plan):
         right, judged = self.said.count(True), self.said.count(True) + self.said.count(False)
         found = right + rng.binomial(self.size - judged, self.right_flagged(draws, rng))
         share = found / np.maximum(found + self.curve.right_pairs(draws, rng).sum(1), 1)
-        outside = _OUTSIDE * (1 - confidence) / 2
+        outside = OUTSIDE * (1 - confidence) / 2
         low, high = np.quantile(share, [outside, 1 - outside])
         return float(share.mean()), float(low), float(high)

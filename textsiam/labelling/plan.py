@@ -17,16 +17,18 @@ from numpy.typing import NDArray
 from textsiam.decision.confidence import NestedSets
 from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
+OUTSIDE = 0.4
+"""Of the posterior draws that a confidence would leave outside an interval: no curve fits exactly (simulated)."""
 Stage = Literal["look", "prove", "recall"]
-_DRAWS = 300
-_LOOK = 0.25, 0.3  # of the answers, at least and at most
+_DRAWS = 150
+_LOOK = 0.15, 0.25  # of the answers, at least and at most
 _ENOUGH = 0.75
-_LATER = 0.75  # of them are reckoned with, however many were given
+_LATER = 0.75  # of them are reckoned with before the proof, however many were given
 _EVERY = 5  # answers after which a choice is thought over
-_STRATA = 40
-_PATIENCE = 1.5  # times the planned answers, for a larger set than is proven
+_STRATA = 60
+_MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
-_BOLD = 1.75
+_BOLD = 1.2
 _BELOW = 2
 _SHARP, _SWITCH = 4.0, 1.5
 _BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
@@ -102,12 +104,13 @@ class Plan:
         if number == len(self.scores):
             return None
         rng = np.random.default_rng([self.aim.seed, number])
-        if self._start is None and self._seen_enough(rng):
+        value = self._value(rng, _BEST) if self._start is None else None
+        if value is not None and self._seen_enough(value):
             self._begin()
-        size = 0 if self._start is None or self.done else self._aimed_at(rng)
+        size = 0 if self._start is None else self._larger(rng) if self.done else self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
-        weights = self._look_weights(rng) if self._start is None else self._recall_weights(rng)
+        weights = self._recall_weights(rng) if value is None or self._start is not None else self._look_weights(value)
         stratum = int(rng.choice(len(weights), p=weights))
         end, stage = int(self.strata.ends[stratum]), "look" if self._start is None else "recall"
         picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
@@ -118,7 +121,7 @@ class Plan:
         """Take a draw that was made, here or when its line was written."""
         if draw.stage != "look" and self._start is None:
             self._begin()
-        if draw.among:
+        if draw.among and not self.done:
             self._target = draw.among
         self.draws.append(draw)
         self._sets = None
@@ -152,10 +155,14 @@ class Plan:
 
     @property
     def done(self) -> bool:
-        """Whether the set that is aimed at is proven; or, once the planned answers are given, one of half its size."""
-        proven, given = self.proven(), len(self.answers) / self.aim.labels
-        least = self._target if given < 1 else self._target / 2 if given < _PATIENCE else 1
-        return proven > 0 and proven >= least
+        """Whether the set aimed at is proven; half of it is enough each time the planned answers are given again."""
+        proven, given = self.proven(), len(self.answers) // self.aim.labels
+        return proven > 0 and proven >= self._target / 2**given
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether three times the planned answers are given, or every pair is judged."""
+        return len(self.answers) >= min(_MOST * self.aim.labels, len(self.scores))
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
@@ -183,8 +190,13 @@ class Plan:
 
     # --- what a set is worth ------------------------------------------------------------------------------
 
-    def _value(self, rng: np.random.Generator, shares: NDArray[np.float64] | float) -> NDArray[np.float64]:
-        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs they find if proven."""
+    def _value(
+        self, rng: np.random.Generator, shares: NDArray[np.float64] | float, *, least: float = _LATER
+    ) -> NDArray[np.float64]:
+        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs they find if proven.
+
+        At least the share `least` of the planned answers is reckoned with, however many were given.
+        """
         sizes = self.strata.ends
         even = np.full(len(sizes), 1.0 / len(sizes))
         sets = self.sets or NestedSets(sizes, even, even, confidence=self.aim.confidence, noise=self.aim.noise)
@@ -194,10 +206,11 @@ class Plan:
             goal = goal - sets.log_capital(sets.needed(self.aim.precision) - 1)[0]
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
-        return right**_BOLD * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal)
+        answers = max(self.aim.labels - len(self.answers), round(least * self.aim.labels))
+        return right**_BOLD * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal, answers)
 
     def _chance(
-        self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any]
+        self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any], answers: int
     ) -> NDArray[np.float64]:
         """Return the chance that the answers that are left prove a set: its capital as a normal random walk.
 
@@ -206,11 +219,12 @@ class Plan:
             needed: How many of them must be called right.
             size: How many there are.
             goal: What the logarithm of the capital must gain.
+            answers: How many are left.
         """
         from scipy.special import ndtr
 
         aim, size = self.aim, np.maximum(size, 1)
-        n = np.minimum(max(aim.labels - len(self.answers), round(_LATER * aim.labels)), size)
+        n = np.minimum(answers, size)
         n = n / np.maximum(1.0 - 0.5 * n / size, 0.05)  # without replacement an answer is worth more
         p, m = np.clip(right / size, 1e-6, 1 - 1e-6), np.clip(needed / size, 1e-6, 1 - 1e-6)
         p = p + aim.noise * (1.0 - 2.0 * p)
@@ -236,22 +250,20 @@ class Plan:
 
     # --- the stages ---------------------------------------------------------------------------------------
 
-    def _look_weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
+    def _look_weights(self, value: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return the chance of each stratum: those of sets that may be the best one, and a tenth for all."""
-        left = self.strata.sizes - self._drawn
-        value, size = self._value(rng, _BEST), np.sqrt(self.strata.sizes)
+        left, size = self.strata.sizes - self._drawn, np.sqrt(self.strata.sizes)
         best, hopeful = value.argmax(1) + _BELOW, value.max(1) > 0
         inside = np.where(hopeful[:, None], size * (np.arange(len(left)) <= best[:, None]), np.ones(len(left)))
         near = (inside / inside.sum(1, keepdims=True)).mean(0)
         weights = np.where(left > 0, 0.9 * near + 0.1 * size / size.sum(), 0.0)
         return weights / weights.sum()
 
-    def _seen_enough(self, rng: np.random.Generator) -> bool:
+    def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
-        value = self._value(rng, _BEST)
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
 
     def _begin(self) -> None:
@@ -284,6 +296,12 @@ class Plan:
                 self._target = int(self.strata.ends[value.argmax()])
         return self._target
 
+    def _larger(self, rng: np.random.Generator) -> int:
+        """Return how many candidates a set holds that is worth more than what is proven; 0 for none within the plan."""
+        assert self._start is not None
+        best = int(self.strata.ends[self._value(rng, self._bets[0], least=0.0).mean(0).argmax()])
+        return best if best > self.proven() else 0
+
     def _recall_weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the chance of each stratum: where missed pairs are most uncertain (Neyman 1934)."""
         left = self.strata.sizes - self._drawn
@@ -296,5 +314,6 @@ class Plan:
         rng = np.random.default_rng([self.aim.seed, 2**31])
         right = self.curve.right_pairs(draws, rng)
         share = right[:, self.strata.ends <= size].sum(1) / np.maximum(right.sum(1), 1)
-        low, high = np.quantile(share, [(1 - confidence) / 2, (1 + confidence) / 2])
+        outside = OUTSIDE * (1 - confidence) / 2
+        low, high = np.quantile(share, [outside, 1 - outside])
         return float(share.mean()), float(low), float(high)

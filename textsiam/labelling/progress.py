@@ -18,7 +18,7 @@ class Progress:
         pairs: Pairs of the set that is proven; 0 for none.
         precision: The share of right pairs that was wished.
         promised: Whether the set that was aimed at is proven.
-        finished: Whether that is so and all planned answers are given.
+        finished: Whether that is so and all planned answers are given, or it seems out of reach.
     """
 
     answers: int

@@ -100,8 +100,9 @@ def pure_clusters(
         impure[:, own] = (1.0 - p[:, k]) @ count[own].T / (fewest[own] ** (1.0 - between) * most[own] ** between)
     impure[:, np.unique(cluster[known == 0])] = 1.0
     impure = np.minimum(impure, 1.0)
+    expected = float((1.0 - impure).sum(1).mean())  # it may lie beyond a quantile where nearly all draws are one number
     low, high = np.quantile((rng.random(impure.shape) >= impure).sum(1), [0.025, 0.975])
-    return PureClusters(len(clusters), float((1.0 - impure).sum(1).mean()), float(low), float(high))
+    return PureClusters(len(clusters), expected, min(float(low), expected), max(float(high), expected))
 
 
 def _parts(values: NDArray[np.int64], number: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:

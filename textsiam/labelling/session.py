@@ -208,8 +208,8 @@ class Session:
 
     @property
     def finished(self) -> bool:
-        """Whether the promise is proven and the planned answers are given."""
-        return self.plan.done and len(self.plan.answers) >= self.aim.labels
+        """Whether the promise is proven and the planned answers are given, or it seems out of reach."""
+        return self.plan.exhausted or (self.plan.done and len(self.plan.answers) >= self.aim.labels)
 
     @property
     def disagreements(self) -> tuple[int, int]:
@@ -231,6 +231,7 @@ class Session:
             threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
             answers_left=plan.answers_left(),
+            within_reach=None if pairs else self._within_reach(wished),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
             disagreements=self.disagreements,
@@ -238,6 +239,13 @@ class Session:
             collection=self.candidates.collection[:16],
             source=self.source,
         )
+
+    def _within_reach(self, precision: float) -> tuple[float, int] | None:
+        """Return the highest precision below this one, in steps of 0.05, that is proven, and of how many pairs."""
+        for step in range(int(np.ceil(precision * 20 - 1e-9)) - 1, 0, -1):
+            if pairs := self.plan.proven(step / 20):
+                return step / 20, pairs
+        return None
 
     def decision(self, precision: float | None = None) -> Decision:
         """Return a decision for this collection: probabilities by the answers, the threshold that is certified.
@@ -247,7 +255,8 @@ class Session:
         """
         certificate, scores = self.certificate(precision), self.candidates.scores
         if certificate.threshold is None:
-            raise ModelError(f"{self.file.path}: {certificate.sentences()[0]}: go on with textsiam label")
+            first, *rest = certificate.sentences()
+            raise ModelError("; ".join([f"{self.file.path}: {first}: go on with textsiam label", *rest]))
         known = {self.plan.draws[n].rank: right for n, right in self.plan.answers.items() if right is not None}
         # a pair below all candidates stands for the many that nobody asked about
         judged = np.append(scores[list(known)], np.nextafter(scores[-1], np.float32(-np.inf)))
