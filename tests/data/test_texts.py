@@ -54,7 +54,7 @@ def test_column_option(write):
     assert message(path) == (
         f"{path}: cannot tell which column holds the texts: found 'id', 'frage'; expected one of "
         "text, question, query, sentence, document, title, body, image, or the columns of a pair; "
-        "name others with column=…"
+        "name others with --column NAME (column= in Python)"
     )
     assert message(path, column="fragen") == f"{path}: has no column 'fragen' (for 'column'), found 'id', 'frage'"
 
@@ -70,10 +70,10 @@ def test_bad_rows(write):
     path = write("forum.csv", content)
     assert message(path) == f"{path}:3: id '1' is taken already, by line 2"
     texts = read_texts(path, on_bad_row="skip")
-    assert texts.texts == ["a", "d"]
-    assert texts.report.skipped == {"repeated id": 1, "no id": 1, "empty text": 1, "wrong field count": 1}
+    assert (texts.ids, texts.texts) == (["1", "line 4", "6"], ["a", "c", "d"])
+    assert texts.report.skipped == {"repeated id": 1, "empty text": 1, "wrong field count": 1}
     assert texts.report.rows == 6
-    assert texts.report.warnings[1] == f"skipped {path}:4: 'id' is empty, expected an id"
+    assert texts.report.decided == (f"{path}: line numbers stand in for ids: 'id' is empty in 1 rows",)
 
 
 @pytest.mark.parametrize(
