@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,9 +16,12 @@ from textsiam.commands.options import (
     Model,
     PrecisionOption,
     Prior,
+    Quoted,
     named_columns,
+    one_or_all,
     open_twin,
     refuse_foreign,
+    tell_read,
 )
 from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
@@ -27,19 +31,23 @@ def train(
     config: Annotated[
         str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")
     ] = None,
+    column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Train a twin as a config says. Any key can be set after it: --training.learning_rate 2e-5 --resume true."""
-    arguments = ([config] if config and not config.startswith("-") else []) + [
-        *([config] if config and config.startswith("-") else []),
-        *context.args,
-    ]
+    arguments = [*([config] if config else []), *context.args]
+    for key, value in (("columns", named_columns(column)), ("quoted", quoted)):
+        if value is not None:
+            arguments.append(f"--data.{key}={json.dumps(value, ensure_ascii=False)}")
     run_training(arguments, as_json=as_json)
 
 
 def mine(
     model: Model,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id; all their texts are looked through.")],
+    pairs: Annotated[
+        list[str], typer.Argument(help="Labelled pairs: files or Hub id; all their texts are looked through.")
+    ],
     output: Annotated[Path, typer.Option(help="Write anchor, positive, negative here: .tsv, .csv or .jsonl.")],
     category: Annotated[
         Literal["random", "easy", "semi-hard", "hard"], typer.Option(help="Which negatives; see docs/mining.md.")
@@ -60,6 +68,7 @@ def mine(
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
@@ -69,10 +78,9 @@ def mine(
 
     checked_ending(output)
     wanted = Mining(category, negatives, margin, rank_from, rank_to, positive_share, max_similarity, check_above)
-    read, *others = (
-        read_pairs(source, columns=named_columns(column), on_bad_row=on_bad_row) for source in (pairs, *(known or ()))
-    )
-    warn(read.report.warnings)
+    options = {"columns": named_columns(column), "on_bad_row": on_bad_row, "quoted": quoted}
+    read, *others = (read_pairs(source, **options) for source in (one_or_all(pairs), *(known or ())))
+    tell_read(read.report, *(each.report for each in others))
     twin = open_twin(model)
     from textsiam.training.mining import offline as mining
 
@@ -156,21 +164,22 @@ def ensemble(
 
 def calibrate(
     model: Model,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs that training never saw: file or Hub id.")],
+    pairs: Annotated[list[str], typer.Argument(help="Labelled pairs that training never saw: files or Hub id.")],
     output: Annotated[Path, typer.Option(help="Folder of the calibrated model.")],
     rule: Annotated[Literal["f1", "accuracy"], typer.Option(help="What the threshold maximises.")] = "f1",
     precision: PrecisionOption = None,
     prior: Prior = None,
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Learn when a score means "duplicate" from labelled pairs: between picked pairs, and in a collection."""
     from textsiam.sources import read_pairs
 
     refuse_foreign(output)
-    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    read = read_pairs(one_or_all(pairs), columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model)
     twin.calibrate(read, rule=rule, prior=prior)
     decision = twin.require_decision()
@@ -196,9 +205,10 @@ def calibrate(
 
 
 def report(
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id.")],
+    pairs: Annotated[list[str], typer.Argument(help="Labelled pairs: files or Hub id.")],
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -206,7 +216,7 @@ def report(
     from textsiam.data.splits import data_report, split_pairs
     from textsiam.sources import read_pairs
 
-    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
+    read = read_pairs(one_or_all(pairs), columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
     report, split = data_report(read), split_pairs(read, seed=seed).report
     if as_json:
         print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})

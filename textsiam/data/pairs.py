@@ -137,6 +137,7 @@ class Pairs:
             duplicate_rows=sum(each.duplicate_rows for each in reports),
             contradictory=sum(each.contradictory for each in reports),
             warnings=tuple(warning for each in reports for warning in each.warnings),
+            decided=tuple(dict.fromkeys(decision for each in reports for decision in each.decided)),
         )
         return cls(
             texts=list(index),

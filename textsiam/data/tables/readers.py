@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from textsiam.data.tables.arrow import dataset_table, frame_table, parquet_table
 from textsiam.data.tables.columns import (
@@ -30,6 +30,9 @@ from textsiam.data.tables.errors import EXAMPLES, BadRows, DataError
 from textsiam.data.tables.hub import Loader, load_hub
 from textsiam.data.tables.jsonl import json_table, records_table
 from textsiam.data.tables.lines import Lines, open_plain, regular_file
+
+if TYPE_CHECKING:
+    from datasets import Dataset
 
 __all__ = [
     "FORMATS",
@@ -213,9 +216,9 @@ def _memory_table(source: Any, name: str, split: str) -> Table:
     if isinstance(source, Mapping) and all(hasattr(each, "features") for each in source.values()):  # a DatasetDict
         if split not in source:
             raise DataError(f"{name}: has no split {split!r}, found {', '.join(map(repr, source))}")
-        source = source[split]
+        return _memory_table(source[split], name, split)
     if hasattr(source, "features") and hasattr(source, "select_columns") and hasattr(source, "num_rows"):
-        return dataset_table(name, source)
+        return dataset_table(name, cast("Dataset", source))
     if type(source).__module__.partition(".")[0] in ("pandas", "polars", "pyarrow") and hasattr(source, "columns"):
         return frame_table(name, source)
     if isinstance(source, Sequence) or hasattr(source, "features"):  # records, or a dataset that streams
