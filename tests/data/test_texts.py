@@ -73,7 +73,7 @@ def test_bad_rows(write):
     assert (texts.ids, texts.texts) == (["1", "line 4", "6"], ["a", "c", "d"])
     assert texts.report.skipped == {"repeated id": 1, "empty text": 1, "wrong field count": 1}
     assert texts.report.rows == 6
-    assert texts.report.decided == (f"{path}: line numbers stand in for ids: 'id' is empty in 1 rows",)
+    assert texts.report.decided == (f"{path}: line numbers stand in for ids: 'id' is empty in 1 row",)
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,15 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantise: faster, and checked against the original.")] = False,
     pairs: Annotated[str, typer.Option(help="Labelled pairs that the export is judged by.")] = "sample:forum",
     column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
     from textsiam.sources import read_pairs
 
     refuse_foreign(output)
-    read = read_pairs(pairs, columns=named_columns(column))
+    read = read_pairs(pairs, columns=named_columns(column), quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model, device="cpu")
     from textsiam.models.twin import Twin
 
@@ -136,6 +138,7 @@ def ensemble(
     ] = "scores",
     calibrate: Annotated[str | None, typer.Option(help="Labelled pairs to learn the decision from.")] = None,
     column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Make one of several twins: their scores averaged, or their weights (twins of one origin, trained differently)."""
@@ -143,7 +146,7 @@ def ensemble(
 
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already")
-    pairs = None if calibrate is None else read_pairs(calibrate, columns=named_columns(column))
+    pairs = None if calibrate is None else read_pairs(calibrate, columns=named_columns(column), quoted=quoted)
     twins = [open_twin(model) for model in models]
     from textsiam.models.ensemble import Ensemble, average_twins
     from textsiam.models.twin import Twin

@@ -6,6 +6,7 @@ import hashlib
 import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -176,10 +177,10 @@ def _read_with_ids(
             bad(where, "repeated id", f"id {key!r} is taken already, by {found.place(key)}")
         else:
             found.put(key, text, line)
-    if missing:
+    if missing and not table.lines_are_ids:
         why = "no column holds them, --id-column names one"
         if id_name is not None:
-            why = f"{id_name!r} is empty in {missing:,} rows"
+            why = f"{id_name!r} is empty in {missing:,} row{'s' if missing > 1 else ''}"
         bad.note(f"{unit.strip()} numbers stand in for ids: {why}")
 
 
@@ -187,6 +188,9 @@ def _id(value: object) -> str | None:
     """Give an id as a string: "" where there is none, None where this cannot be one."""
     if is_missing(value) and not isinstance(value, str):
         return ""
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            value = value.decode()
     return None if isinstance(value, bytes | dict | list) else str(value).strip()
 
 

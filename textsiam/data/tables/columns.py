@@ -36,7 +36,8 @@ class Table:
     `read` takes names of columns and yields `(line, values)`, values in the order of the names and nothing else looked
     at; `unit` says what a "line" is ("" for a line of a text file, "row " for Parquet and Hub rows); `class_names` has
     the names of integer classes; `image_columns` are known to hold images, and paths in a column of images are relative
-    to `folder`; `notes` say what was decided about its form.
+    to `folder`; `notes` say what was decided about its form; `lines_are_ids` says that it has no columns to look for
+    ids in.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Table:
     image_columns: tuple[str, ...] = ()
     folder: Path | None = None
     notes: tuple[str, ...] = ()
+    lines_are_ids: bool = False
 
     @property
     def rows(self) -> Iterator[Row]:

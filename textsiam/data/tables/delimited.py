@@ -18,6 +18,7 @@ _DELIMITERS = "\t,;|"
 _SAMPLE = 20  # lines that tell the delimiter
 _SEP = re.compile(r'"?sep=(.)"?[\r\n]*', re.DOTALL)  # the first line that Excel reads and writes
 _STS_NAMES = ("genre", "file", "year", "id", "score", "sentence1", "sentence2")  # then, on some lines, sources
+_DECIMAL = re.compile(r"\s*-?\d*\.\d+\s*")
 _BARE = "lines end in a bare carriage return, expected a line feed"
 
 
@@ -67,7 +68,9 @@ def delimited_table(lines: Lines, bad: BadRows, usual: str, quoted: bool | None)
         lines.restart(below)
         places = [columns.index(name) for name in asked]
         for line, row in _rows(lines, bad, delimiter, quoted, len(columns)):
-            yield line, [row[at] for at in places]
+            values = [row[at] for at in places]
+            if not (lines.undecodable and "\ufffd" in "".join(values) and lines.reject_undecodable()):
+                yield line, values
 
     return Table(lines.name, columns, read, notes=(note,))
 
@@ -133,9 +136,7 @@ def _rows(
                 _reject_record(lines, bad, start, str(error))
                 lines.rewind()
                 break
-            if lines.undecodable:
-                lines.reject_undecodable()
-            elif len(lines.taken) > 1 and len(row) != width:
+            if len(lines.taken) > 1 and len(row) != width:
                 bad(start, "unbalanced quoting", _unbalanced(
                     f"the row has {len(row)} fields down to line {lines.number}, the header has {width}"
                 ))  # fmt: skip
@@ -177,15 +178,15 @@ def _holds_whole_rows(taken: Sequence[str], delimiter: str, width: int) -> bool:
 
     A quote that opens in one row and is closed by a stray quote of another leaves a first and a last line
     that would each be a row on their own. A tab inside a text is rare enough to count tabs; a comma is not,
-    but a space follows it there, and no label ends the line.
+    but a space follows it there, and no label or score ends the line.
     """
 
     def whole(line: str) -> bool:
         fields = line.rstrip("\r\n").split(delimiter)
-        last = fields[-1].strip().strip('"')
+        last = fields[-1].strip('"')
         return len(fields) == width and (
             delimiter == "\t"
-            or ((label_of(last) is not None or number_of(last) is not None)
+            or ((label_of(last) is not None or _DECIMAL.fullmatch(last))
                 and not any(field.startswith(" ") for field in fields[1:]))
         )  # fmt: skip
 

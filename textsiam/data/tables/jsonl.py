@@ -33,7 +33,8 @@ def json_table(lines: Lines, bad: BadRows) -> Table:
             # json lets through half a character, which no tokeniser takes
             half = _half_character(values) if "\\ud" in line.lower() else None
             if half is None:
-                yield number, values
+                if not (lines.undecodable and "\ufffd" in str(values) and lines.reject_undecodable()):
+                    yield number, values
             else:
                 bad(number, "wrong encoding", f"holds half of a surrogate pair ({half!a})")
 
@@ -62,16 +63,13 @@ def _half_character(values: Sequence[Any]) -> str | None:
 def _records(lines: Lines, bad: BadRows, *, quietly: bool = False) -> Iterator[tuple[int, str, dict[str, Any]]]:
     for line in lines:
         number = lines.number
-        if lines.undecodable:
-            if not quietly:
-                lines.reject_undecodable()
-        elif number == 1 and line.lstrip().startswith("["):
+        if number == 1 and line.lstrip().startswith("["):
             raise DataError(f"{lines.name}: is a JSON array, expected one object a line (JSONL)")
         elif line.strip():
             record, problem = _parsed(line)
             if not problem:
                 yield number, line, record
-            elif not quietly:
+            elif not quietly and not lines.reject_undecodable():
                 bad(number, *problem)
         lines.begin()
 

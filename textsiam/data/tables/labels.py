@@ -97,7 +97,10 @@ class LabelParser:
     def mapping(self) -> str:
         """What stood for what, where it was not 0 and 1; else ""."""
         spelled = {str(self._named(value)): label for value, label in self._taken.items()}
-        odd = {word: label for word, label in spelled.items() if word.strip() not in ("0", "1", "True", "False")}
+        plain = ("True", "False")
+        odd = {
+            word: label for word, label in spelled.items() if word not in plain and not _NUMBER.fullmatch(word.strip())
+        }
         if not odd:
             return ""
         return f"labels of {self.column!r}: " + ", ".join(f"{word!r} is {label}" for word, label in odd.items())

@@ -131,7 +131,7 @@ def open_table(
             return
         with closing(Lines(file, bad)) as lines:
             if kind == "text":
-                table = Table(bad.name, ("text",), lambda _: _text_rows(lines, bad))
+                table = Table(bad.name, ("text",), lambda _: _text_rows(lines, bad), lines_are_ids=True)
             else:
                 table = json_table(lines, bad) if kind == "json" else delimited_table(lines, bad, kind, quoted)
             bad.note(*table.notes)
@@ -222,7 +222,9 @@ def _memory_table(source: Any, name: str, split: str) -> Table:
     if type(source).__module__.partition(".")[0] in ("pandas", "polars", "pyarrow") and hasattr(source, "columns"):
         return frame_table(name, source)
     if isinstance(source, Sequence) or hasattr(source, "features"):  # records, or a dataset that streams
-        return records_table(name, source)
+        kinds = getattr(source, "features", None) or {}
+        names = {column: kind.names for column, kind in kinds.items() if hasattr(kind, "names")}
+        return replace(records_table(name, source), class_names=names)
     raise TypeError(
         f"cannot read {type(source).__name__}: expected a path, a Hub id, a datasets.Dataset, a pandas or polars "
         "frame, a pyarrow table or a list of dicts"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,9 @@ def int_array(values: array[int]) -> np.ndarray:
 
 
 def _text_cell(name: str, value: object) -> str | Problem:
+    if isinstance(value, bytes):  # a column of bytes, or of what should be UTF-8 and is not everywhere
+        with suppress(UnicodeDecodeError):
+            value = value.decode()
     text = checked_text(value)
     if text is None:
         return text_problem(name, value)
