@@ -19,7 +19,6 @@ _SAMPLE = 20  # lines that tell the delimiter
 _SEP = re.compile(r'"?sep=(.)"?[\r\n]*', re.DOTALL)  # the first line that Excel reads and writes
 _STS_NAMES = ("genre", "file", "year", "id", "score", "sentence1", "sentence2")  # then, on some lines, sources
 _DECIMAL = re.compile(r"\s*-?\d*\.\d+\s*")
-_BARE = "lines end in a bare carriage return, expected a line feed"
 
 
 def delimited_table(lines: Lines, bad: BadRows, usual: str, quoted: bool | None) -> Table:
@@ -35,13 +34,7 @@ def delimited_table(lines: Lines, bad: BadRows, usual: str, quoted: bool | None)
     Raises:
         DataError: the header is blank, broken or not UTF-8.
     """
-    header = next(lines)
-    if lines.undecodable:
-        raise DataError(f"{lines.name}:1: {lines.undecodable[1]}")
-    if not header.strip():
-        raise DataError(f"{lines.name}:1: is blank, expected a header")
-    if "\r" in header.rstrip("\r\n"):
-        raise DataError(f"{lines.name}: {_BARE}")
+    header = _first_line(lines)
     if _is_sts(header):
         note = "has no header: read as the STS Benchmark's layout"
         return Table(lines.name, _STS_NAMES, lambda names: _sts_rows(lines, bad, names), notes=(note,))
@@ -73,6 +66,17 @@ def delimited_table(lines: Lines, bad: BadRows, usual: str, quoted: bool | None)
                 yield line, values
 
     return Table(lines.name, columns, read, notes=(note,))
+
+
+def _first_line(lines: Lines) -> str:
+    header = next(lines)
+    if lines.undecodable:
+        raise DataError(f"{lines.name}:1: {lines.undecodable[1]}")
+    if not header.strip():
+        raise DataError(f"{lines.name}:1: is blank, expected a header")
+    if "\r" in header.rstrip("\r\n"):
+        raise DataError(f"{lines.name}: lines end in a bare carriage return, expected a line feed")
+    return header
 
 
 def _name(delimiter: str) -> str:
@@ -110,7 +114,7 @@ def _fed(lines: Lines, delimiter: str, width: int, quoted: bool | None) -> Itera
         several = len(lines.taken) > 1
         size, suspect = (size + len(line), suspect) if several else (len(line), LONGEST_RECORD)
         if several and size > suspect and quoted is None and width > 1:
-            rows = sum(each.count(delimiter) == width - 1 for each in lines.taken[1:])
+            rows = sum(_like_a_row(each, delimiter, width) for each in lines.taken[1:])
             if 2 * rows > len(lines.taken):
                 raise csv.Error("open quote")
             suspect = 2 * size
@@ -177,20 +181,21 @@ def _holds_whole_rows(taken: Sequence[str], delimiter: str, width: int) -> bool:
     """Tell a quote that swallowed rows from a text of several lines.
 
     A quote that opens in one row and is closed by a stray quote of another leaves a first and a last line
-    that would each be a row on their own. A tab inside a text is rare enough to count tabs; a comma is not,
-    but a space follows it there, and no label or score ends the line.
+    that would each be a row on their own; of commas, one that ends in a label or a score.
     """
 
     def whole(line: str) -> bool:
-        fields = line.rstrip("\r\n").split(delimiter)
-        last = fields[-1].strip('"')
-        return len(fields) == width and (
-            delimiter == "\t"
-            or ((label_of(last) is not None or _DECIMAL.fullmatch(last))
-                and not any(field.startswith(" ") for field in fields[1:]))
-        )  # fmt: skip
+        last = line.rstrip("\r\n").rpartition(delimiter)[2].strip('"')
+        judged = label_of(last) is not None or _DECIMAL.fullmatch(last) is not None
+        return _like_a_row(line, delimiter, width) and (delimiter == "\t" or judged)
 
     return width > 1 and whole(taken[0]) and whole(taken[-1])
+
+
+def _like_a_row(line: str, delimiter: str, width: int) -> bool:
+    """Tell whether a line has the fields of a row. A tab inside a text is rare; a comma is not, but a space follows."""
+    fields = line.rstrip("\r\n").split(delimiter)
+    return len(fields) == width and (delimiter == "\t" or not any(field.startswith(" ") for field in fields[1:]))
 
 
 def _is_sts(header: str) -> bool:

@@ -97,13 +97,12 @@ class LabelParser:
     def mapping(self) -> str:
         """What stood for what, where it was not 0 and 1; else ""."""
         spelled = {str(self._named(value)): label for value, label in self._taken.items()}
-        plain = ("True", "False")
-        odd = {
-            word: label for word, label in spelled.items() if word not in plain and not _NUMBER.fullmatch(word.strip())
-        }
-        if not odd:
-            return ""
-        return f"labels of {self.column!r}: " + ", ".join(f"{word!r} is {label}" for word, label in odd.items())
+        odd = [
+            f"{word!r} is {label}"
+            for word, label in spelled.items()
+            if word not in ("True", "False") and not _NUMBER.fullmatch(word.strip())
+        ]
+        return f"labels of {self.column!r}: {', '.join(odd)}" if odd else ""
 
     def problem(self, value: object) -> tuple[str, str]:
         """Say (reason, problem) of a cell that is no label."""
