@@ -99,6 +99,17 @@ def test_wrong_encoding_in_txt(tmp_path):
     assert (texts.ids, texts.report.skipped) == (["1", "3"], {"wrong encoding": 1})
 
 
+def test_lines_of_old_macintoshes_are_no_single_text(write):
+    problem = "a carriage return inside a line, expected a line feed at its end"
+    assert message(write("a.txt", "one\rtwo\r")).endswith(f"a.txt:1: {problem}")
+
+
+def test_one_column_is_not_split(write):
+    texts = read_texts(write("a.csv", "question\nHow are you, then?\nFine; thanks\n"))
+    assert texts.texts == ["How are you, then?", "Fine; thanks"]
+    assert "has one column, so that commas separate nothing" in texts.report.decided[0]
+
+
 def test_missing(tmp_path):
     path = tmp_path / "forum.txt"
     assert message(path) == f"{path}: no such file"

@@ -102,7 +102,8 @@ def read_judged(
 
     The header decides: is_duplicate holds labels, score and similarity_score hold scores, and so do the columns of the
     roles 'label' and 'score'. A column called label (or labels) may hold either, so its values decide: scores, where
-    more of them are other numbers than are labels. A single bad value changes nothing.
+    more of them are other numbers than are labels. A single bad value changes nothing, and two whole numbers alone,
+    such as 1 and 2, are no scores either: they are refused as labels.
 
     Args:
         source: as for `read_pairs`.
@@ -117,7 +118,8 @@ def read_judged(
         DataError: the source cannot be read, with file, line and value; or some files hold labels and some scores.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    parts = open_parts(source, bad, sample="forum_pairs.tsv", split=split, quoted=quoted, load=load)
+    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
     with ExitStack() as stack:
         tables = [stack.enter_context(part) for part in parts]
         scores = {_holds_scores(table, within, columns or {}) for table, within in tables}

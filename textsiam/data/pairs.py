@@ -17,9 +17,8 @@ from textsiam.data.integers import picked_rows, whole_numbers
 from textsiam.data.repeats import find_repeats
 from textsiam.data.tables.columns import (
     IMAGE_NAMES,
-    LABEL_NAMES,
+    PAIR_COLUMNS,
     PAIR_NAMES,
-    TRIPLET_NAMES,
     checked_text,
     find_pair_columns,
     renamed,
@@ -31,8 +30,6 @@ from textsiam.data.tables.rows import ImageCells, PairRows, cell_reader, int_arr
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_DOCUMENTED = tuple(name for names in (*PAIR_NAMES, IMAGE_NAMES, TRIPLET_NAMES, LABEL_NAMES) for name in names)
 
 __all__ = ["DataError", "Pairs", "ReadReport", "read_pairs", "sample_pairs"]
 
@@ -248,7 +245,8 @@ def read_pairs(
         DataError: the source cannot be read, with file, line and value.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    parts = open_parts(source, bad, sample="forum_pairs.tsv", split=split, quoted=quoted, load=load)
+    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
     return pairs_of(parts, bad, columns=columns, labelled=labelled, image_cells=image_cells)
 
 
@@ -262,7 +260,7 @@ def pairs_of(
 ) -> Pairs:
     """Read the pairs of tables as those of one; the arguments are those of `read_pairs`."""
     rows, images = PairRows(), set()
-    documented = {*_DOCUMENTED, *(columns or {}).values()}
+    documented = {*PAIR_COLUMNS, *(columns or {}).values()}
     for part in parts:
         with part as (table, within):
             found = find_pair_columns(

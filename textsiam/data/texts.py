@@ -88,7 +88,8 @@ def read_texts(
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    parts = list(open_parts(source, bad, sample="forum_questions.tsv", split=split, quoted=quoted, load=load))
+    options = {"split": split, "quoted": quoted, "load": load, "known": (column, id_column)}
+    parts = list(open_parts(source, bad, sample="forum_questions.tsv", **options))
     found, images = _Found(several=len(parts) > 1), set()
     for part in parts:
         with part as (table, within):

@@ -79,6 +79,7 @@ def _add_questions(forum: ForumWriter, bad: BadRows, table: Table, text: str | N
         found = {role: name and row[name] for role, name in known.items()}
         question = _question(found if known["id"] else {**found, "id": line}, make(row))
         where = f"{table.unit}{line}"
+        forum.changed["whose line stands in for an id"] += not known["id"]
         if not question.id:
             bad(where, "no id", f"{known['id']!r} is empty, expected an id")
         elif not question.text:

@@ -120,13 +120,13 @@ def test_class_names_decide_in_parquet_and_in_a_stream_too(tmp_path):
     dataset.to_parquet(tmp_path / "own.parquet")
     rows = [("a", "b", 1), ("c", "d", 0)]
     said = ["labels of 'label': 'equivalent' is 1, 'not_equivalent' is 0"]
-    for source in (dataset, tmp_path / "own.parquet", dataset.to_iterable_dataset(), DatasetDict(train=dataset)):
+    for source in (dataset, tmp_path / "own.parquet", dataset.to_iterable_dataset(), DatasetDict({"train": dataset})):
         assert pairs_of(source) == (rows, {"bad label": 1}, said)
     strange = dataset.cast(Features({**features, "label": ClassLabel(names=["A", "B", "C"])}))
     with pytest.raises(DataError, match=r"the classes of 'label' are 'A' \(0\), 'B' \(1\), 'C' \(2\): cannot tell"):
         read_pairs(strange)
     with pytest.raises(DataError, match=r"DatasetDict: has no split 'test', found 'train'"):
-        read_pairs(DatasetDict(train=dataset), split="test")
+        read_pairs(DatasetDict({"train": dataset}), split="test")
 
 
 def test_keys_that_the_first_record_lacks(tmp_path):
@@ -245,7 +245,10 @@ def test_a_long_text_of_many_lines_is_no_open_quote(tmp_path):
         ("Labels", ["yes", "no", ""], False),
         ("label", ["-1", "0", "1"], False),
         ("label", ["4.5", "1", "2.5"], True),
-        ("label", ["3", "x", None], True),
+        ("label", ["3.5", "x", None], True),
+        ("label", ["3", "1", "5"], True),
+        ("label", ["1", "2", "2"], False),
+        ("label", ["-1", "1", "x"], False),
         ("is_duplicate", ["3", "4", "1"], False),
         ("score", ["1", "0", "n/a"], True),
         ("Similarity Score", ["1", "0", "0.5"], True),
@@ -317,10 +320,18 @@ ROW = b"a\tb\t1\n"
 def test_a_pipe_is_read_like_a_file(tmp_path, monkeypatch, name, content):
     for read in (read_pairs, read_judged):
         with piped(tmp_path / f"{read.__name__}-{name}", content) as path:
-            assert read(path).left_texts == ["a"]
+            assert list(read(path).left_texts) == ["a"]  # pyright: ignore[reportAttributeAccessIssue]
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
     pairs = read_pairs("-")
     assert (pairs.left_texts, pairs.source) == (["a"], "standard input")
+
+
+def test_a_header_of_unknown_names_is_told_by_those_that_are_asked_for(tmp_path):
+    with piped(tmp_path / "unnamed", b"nr,frage\n7,Wie?\n") as path:
+        assert read_texts(path, column="frage", id_column="nr").ids == ["7"]
+    with piped(tmp_path / "other", b"eins;zwei;gleich\na;b;1\n") as path:
+        roles = {"left": "eins", "right": "zwei", "label": "gleich"}
+        assert len(read_judged(path, columns=roles)) == 1
 
 
 def test_texts_through_a_pipe(tmp_path):

@@ -26,6 +26,7 @@ ID_NAMES = (
     *("id", "_id", "qid", "question_id", "doc_id", "post_id", "query_id", "document_id", "topic_id", "text_id"),
     *("sentence_id",),
 )
+PAIR_COLUMNS = (*(name for pair in (*PAIR_NAMES, IMAGE_NAMES) for name in pair), *LABEL_NAMES, *TRIPLET_NAMES)
 SCORE_NAMES = ("score", "similarity_score")
 
 

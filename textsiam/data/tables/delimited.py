@@ -48,6 +48,7 @@ def delimited_table(lines: Lines, bad: BadRows, usual: str, quoted: bool | None)
         lines.rewind(0)
         delimiter = _delimiter(sample, usual, quoted)
         note = "" if delimiter == usual else f"fields are separated by {_name(delimiter)}"
+        note = note if delimiter in header or not note else f"has one column, so that {_name(usual)} separate nothing"
     lines.begin()
     start = lines.number + 1
     try:

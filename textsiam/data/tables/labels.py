@@ -144,14 +144,17 @@ def number_of(value: object) -> float | None:
 
 
 def mostly_labels(values: Iterable[object]) -> bool:
-    """Tell labels from scores: of the cells that hold something, more hold a label than another number."""
-    labels = numbers = 0
+    """Tell labels from scores: more cells hold a label than another number, or there are at most two whole numbers."""
+    labels, numbers = 0, 0
+    distinct: set[float] = set()
     for value in values:
-        if label_of(value) is not None:
-            labels += 1
-        elif (number := number_of(value)) is not None and number != -1:
-            numbers += 1
-    return labels >= numbers
+        number, label = number_of(value), label_of(value)
+        labels += label is not None
+        if number is not None and number != -1:
+            numbers += label is None
+            distinct.add(number)
+    classes = len(distinct) <= 2 and all(number.is_integer() for number in distinct)
+    return classes or labels >= numbers
 
 
 def shown(value: object) -> str:

@@ -7,24 +7,14 @@ stops with one `file:line: …` message or counts the row by reason and lets the
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from textsiam.data.tables.arrow import dataset_table, frame_table, parquet_table
-from textsiam.data.tables.columns import (
-    ID_NAMES,
-    IMAGE_NAMES,
-    LABEL_NAMES,
-    PAIR_NAMES,
-    TEXT_NAMES,
-    TRIPLET_NAMES,
-    Row,
-    Table,
-    known_column,
-)
+from textsiam.data.tables.columns import ID_NAMES, PAIR_COLUMNS, TEXT_NAMES, Row, Table, known_column
 from textsiam.data.tables.delimited import LONGEST_RECORD, delimited_table
 from textsiam.data.tables.errors import EXAMPLES, BadRows, DataError
 from textsiam.data.tables.hub import Loader, load_hub
@@ -56,8 +46,7 @@ FORMATS = {
     ".txt": "text",
 }
 SAMPLES = Path(__file__).parents[1] / "samples"
-_KNOWN = (*(name for pair in (*PAIR_NAMES, IMAGE_NAMES) for name in pair), *LABEL_NAMES, *TRIPLET_NAMES, *TEXT_NAMES,
-          *ID_NAMES)  # fmt: skip
+_KNOWN = (*PAIR_COLUMNS, *TEXT_NAMES, *ID_NAMES)
 
 
 def source_name(source: Any) -> str:
@@ -100,6 +89,7 @@ def open_table(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
+    known: Collection[str | None] = (),
 ) -> Iterator[Table]:
     """Open a local file by its extension, a pipe by its content, a Hub dataset by its id, or what is in memory.
 
@@ -112,6 +102,7 @@ def open_table(
         quoted: whether `"` quotes a field of TSV and CSV files; None means yes, except under an
             angle-bracket header (`<question1>`), whose layout has no quoting, and where a quote swallows rows.
         load: replaces `datasets.load_dataset`.
+        known: further columns that tell the header of a pipe from a text.
 
     Raises:
         DataError: no such file, a directory, an unknown extension, an empty, truncated or non-UTF-8 file.
@@ -125,7 +116,7 @@ def open_table(
         return
     with regular_file(path) as file:
         piped = file != path or path.parts[:2] == ("/", "dev")
-        kind = _pipe_format(path, file, bad) if piped else file_format(path)
+        kind = _pipe_format(path, file, bad, known) if piped else file_format(path)
         if kind == "parquet":
             yield parquet_table(file, bad, path.parent)
             return
@@ -178,7 +169,7 @@ def _ending(path: Path) -> str:
     return suffix.lower()
 
 
-def _pipe_format(path: Path, copy: Path, bad: BadRows) -> str:
+def _pipe_format(path: Path, copy: Path, bad: BadRows, known: Collection[str | None]) -> str:
     """Tell by its content what came through a pipe whose name does not: Parquet, JSONL, a known header, or texts."""
     if _ending(path) in FORMATS:
         return FORMATS[_ending(path)]
@@ -191,7 +182,7 @@ def _pipe_format(path: Path, copy: Path, bad: BadRows) -> str:
     header = first.decode("utf-8", "replace").strip()
     for delimiter in "\t,;|":
         names = [each.strip().strip('"<>') for each in header.split(delimiter)]
-        if any(known_column(names, (known,)) for known in _KNOWN) or header.startswith("sep="):
+        if known_column(names, _KNOWN) or {*names} & {*known} or header.startswith("sep="):
             return delimiter if len(names) > 1 else ","
     if "\t" in header:
         return "\t"
@@ -203,7 +194,9 @@ def _text_rows(lines: Lines, bad: BadRows) -> Iterator[Row]:
     lines.restart()
     for line in lines:
         if not lines.reject_undecodable():
-            if text := line.strip():
+            if "\r" in (text := line.strip()):
+                bad(lines.number, "carriage return", "a carriage return inside a line, expected a line feed at its end")
+            elif text:
                 yield lines.number, (text,)
             else:
                 bad.skipped["blank line"] += 1
