@@ -16,7 +16,6 @@ from textsiam.commands.options import (
     PrecisionOption,
     Prior,
     Quoted,
-    TextColumn,
     Threshold,
     chosen_decision,
     one_or_all,
@@ -24,6 +23,7 @@ from textsiam.commands.options import (
     tell_read,
     tell_shift,
 )
+from textsiam.commands.options import TextColumn as Column
 from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def add(
     questions: Annotated[
         list[str], typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum, -.")
     ],
-    column: TextColumn = None,
+    column: Column = None,
     id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
@@ -210,7 +210,7 @@ def check(
     index: Index,
     questions: Annotated[list[str] | None, typer.Argument(help="New questions.")] = None,
     file: Annotated[str | None, typer.Option("--file", help="Check the questions of a file.")] = None,
-    column: TextColumn = None,
+    column: Column = None,
     id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
