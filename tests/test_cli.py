@@ -183,8 +183,20 @@ def test_evaluate_graded_pairs(textsiam, model, twin_saved, tmp_path):
     assert "pearman" in textsiam("evaluate", model, file).out
 
 
-def test_evaluate_needs_a_decision(textsiam, undecided, pair_file):
-    assert_one_line(textsiam("evaluate", undecided, pair_file), "no decision yet", "calibrate")
+def test_evaluate_without_a_decision_measures_the_ranking(textsiam, undecided, pair_file, tmp_path):
+    said = textsiam("evaluate", undecided, pair_file, "--json")
+    assert said.status == 0, said.err
+    assert "no decision, so its ranking alone is measured" in said.err
+    report = said.json["report"]
+    assert report["average_precision"]["value"] > 0
+    assert report["accuracy"]["value"] is report["recall"] is said.json["threshold"] is None
+    page = tmp_path / "page.html"
+    said = textsiam("evaluate", undecided, pair_file, "--threshold", "0.5", "--report", page, "--json")
+    assert said.json["report"]["accuracy"]["value"] > 0
+    assert said.json["report"]["calibration_error"] is None
+    assert "Reliability" in page.read_text()
+    said = textsiam("evaluate", undecided, pair_file, "--report", page)
+    assert (said.status, "needs a --threshold" in " ".join(said.err.replace("│", " ").split())) == (2, True)
 
 
 # flag

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -52,6 +53,8 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 def main(command: Callable[[], Any] = app) -> None:
     """Run a command; errors that a user can mend are one line on stderr and exit status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8: also valid JSON
     try:
         command()
     except KeyboardInterrupt:

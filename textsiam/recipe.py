@@ -122,9 +122,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     mined = config.data.labels == "positives" and settings.mine is None
     if config.reranker is not None:
         check_trainable(splits.test if mined else splits.train, config.reranker)
-    for warning in dict.fromkeys(w for part in parts for w in part.report.warnings):
-        say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
-    say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
+    _tell_read(splits, say)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
     if mined:
@@ -167,6 +165,16 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     _save(outcome, config)
     say.print(results_table(evaluations))
     return outcome
+
+
+def _tell_read(splits: Splits, say: Console) -> None:
+    """Say how the sources were understood, what was left out, and what the splits hold."""
+    reports = [part.report for part in (splits.train, splits.validation, splits.calibration, splits.test)]
+    for decision in dict.fromkeys(d for report in reports for d in report.decided):
+        say.print(f"note: {decision}", highlight=False, markup=False, soft_wrap=True)
+    for warning in dict.fromkeys(w for report in reports for w in report.warnings):
+        say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+    say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
 
 
 def results_table(evaluations: list[PairEvaluation]) -> Table:

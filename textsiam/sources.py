@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from textsiam.data.graded import GradedPairs
+from textsiam.data.graded import read_judged as read_judged_table
 from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
-from textsiam.data.tables.errors import OnBadRow
+from textsiam.data.tables.errors import DataError, OnBadRow
 from textsiam.data.tables.readers import Loader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
@@ -22,7 +25,7 @@ from textsiam.images.readers import image_cells, read_image_names, read_images
 
 
 def read_pairs(
-    source: str | Path,
+    source: Any,
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
@@ -43,8 +46,10 @@ def read_pairs(
     one class as of two.
 
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; a forum
-            folder, whose duplicate links are pairs labelled 1; or what `read_images` reads.
+        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz, or "-" for standard input;
+            `owner/name[:config]`; a `datasets.Dataset`, a pandas or polars frame or a list of dicts; a pattern such as
+            `part-*.parquet`, or a list of these, read as one; a forum folder, whose duplicate links are pairs labelled
+            1; or what `read_images` reads.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -62,25 +67,50 @@ def read_pairs(
         >>> pairs = read_pairs("pairs.tsv")  # doctest: +SKIP
         >>> print(pairs.report)  # doctest: +SKIP
     """
-    if not is_forum(source) and holds_images(source):
-        pairs = draw_up_to(read_images(source, on_bad_row=on_bad_row))
-        return pairs if labelled else replace(pairs, labels=np.full(len(pairs), -1))
-    return read_table_of_pairs(
-        duplicate_pairs(source) if is_forum(source) else source,
-        columns=columns,
-        on_bad_row=on_bad_row,
-        labelled=labelled,
-        split=split,
-        quoted=quoted,
-        load=load,
-        image_cells=image_cells,
+    found = _read(
+        read_table_of_pairs, source, columns=columns, on_bad_row=on_bad_row, labelled=labelled, split=split,
+        quoted=quoted, load=load,
+    )  # fmt: skip
+    return found if labelled or (found.labels < 0).all() else replace(found, labels=np.full(len(found), -1))
+
+
+def read_judged(
+    source: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    split: str = "train",
+    quoted: bool | None = None,
+    load: Loader | None = None,
+) -> Pairs | GradedPairs:
+    """Read pairs with labels, or with scores: `textsiam.data.graded.read_judged` says which; and images too.
+
+    The arguments are those of `read_pairs`; `columns` may name a 'score' in place of a 'label'.
+
+    Raises:
+        DataError: the source cannot be read, with file, line and value.
+    """
+    return _read(
+        read_judged_table, source, columns=columns, on_bad_row=on_bad_row, split=split, quoted=quoted, load=load
     )
 
 
+def _read(read: Callable[..., Any], source: Any, **options: Any) -> Any:
+    """Read pairs of a folder of images, of a forum, or of tables."""
+    if not isinstance(source, str | Path):
+        return read(source, image_cells=image_cells, **options)
+    if is_forum(source):
+        return read(duplicate_pairs(source), image_cells=image_cells, **options)
+    if holds_images(source):
+        return draw_up_to(read_images(source, on_bad_row=options["on_bad_row"]))
+    return read(source, image_cells=image_cells, **options)
+
+
 def read_texts(
-    source: str | Path,
+    source: Any,
     *,
     column: str | None = None,
+    id_column: str | None = None,
     on_bad_row: OnBadRow = "error",
     split: str = "train",
     quoted: bool | None = None,
@@ -89,13 +119,15 @@ def read_texts(
     """Read texts, or the names of images, with their ids.
 
     A .txt file holds one text a line; its blank lines are counted and left out. In a table, ids are taken
-    from a column id, _id, qid, question_id or doc_id; without one, and in a .txt file, a text's id is its
-    line (its row, for Parquet and the Hub). A file of pairs gives its distinct texts, numbered from 1.
+    from a column id, _id, qid, question_id, doc_id, post_id and the like, in any spelling (`Id`, `QuestionId`);
+    without one, and in a .txt file, a text's id is its line (its row, for Parquet and the Hub), and where one is empty
+    it is "line 7"; the report says so. A file of pairs gives its distinct texts, numbered from 1.
 
     Args:
-        source: `sample:forum`; a .txt, .tsv, .csv, .jsonl or .parquet file, plain or .gz; a Hub id; a forum folder
-            (url, tags and date are then in `metadata`); or a folder, .zip or idx file of images.
+        source: as for `read_pairs`, also a .txt file; a forum folder (url, tags and date are then in `metadata`); or a
+            folder, .zip or idx file of images.
         column: the column of the texts, where it is not recognised.
+        id_column: the column of the ids, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
@@ -104,10 +136,13 @@ def read_texts(
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
     """
-    if is_forum(source):
-        return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
-    if holds_images(source):
+    if isinstance(source, str | Path) and (is_forum(source) or holds_images(source)):
+        if id_column:
+            raise DataError(
+                f"{source}: --id-column {id_column} is for tables, and this is a folder with ids of its own"
+            )
+        if is_forum(source):
+            return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
         return read_image_names(source, on_bad_row=on_bad_row)
-    return read_table_of_texts(
-        source, column=column, on_bad_row=on_bad_row, split=split, quoted=quoted, load=load, image_cells=image_cells
-    )
+    options = {"split": split, "quoted": quoted, "load": load, "image_cells": image_cells}
+    return read_table_of_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, **options)

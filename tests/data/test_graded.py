@@ -47,7 +47,7 @@ def test_sts_benchmark_problems(write):
     assert message(path) == f"{path}:3: has 2 fields, expected 7 or more"
     graded = read_graded(path, on_bad_row="skip")
     assert (len(graded), graded.report.skipped) == (3, {"wrong field count": 1, "bad score": 1})
-    assert graded.report.warnings[1] == f"skipped {path}:4: 'column 5' is 'five', expected a number"
+    assert graded.report.warnings[1] == f"skipped {path}:4: 'score' is 'five', expected a number"
 
 
 def test_header(write):
@@ -60,7 +60,7 @@ def test_header(write):
     assert message(path) == (
         f"{path}: cannot tell which column holds the sentences of a pair: found 'x', 'y', 's'; "
         "expected sentence1, sentence2, score; or the header-less STS Benchmark layout; "
-        "name others with columns={'left': …, 'right': …, 'score': …}"
+        "name others with --column left=NAME, right=NAME, score=NAME (columns={'left': …} in Python)"
     )
 
 

@@ -54,7 +54,7 @@ def test_column_option(write):
     assert message(path) == (
         f"{path}: cannot tell which column holds the texts: found 'id', 'frage'; expected one of "
         "text, question, query, sentence, document, title, body, image, or the columns of a pair; "
-        "name others with column=…"
+        "name others with --column NAME (column= in Python)"
     )
     assert message(path, column="fragen") == f"{path}: has no column 'fragen' (for 'column'), found 'id', 'frage'"
 
@@ -70,10 +70,10 @@ def test_bad_rows(write):
     path = write("forum.csv", content)
     assert message(path) == f"{path}:3: id '1' is taken already, by line 2"
     texts = read_texts(path, on_bad_row="skip")
-    assert texts.texts == ["a", "d"]
-    assert texts.report.skipped == {"repeated id": 1, "no id": 1, "empty text": 1, "wrong field count": 1}
+    assert (texts.ids, texts.texts) == (["1", "line 4", "6"], ["a", "c", "d"])
+    assert texts.report.skipped == {"repeated id": 1, "empty text": 1, "wrong field count": 1}
     assert texts.report.rows == 6
-    assert texts.report.warnings[1] == f"skipped {path}:4: 'id' is empty, expected an id"
+    assert texts.report.decided == (f"{path}: line numbers stand in for ids: 'id' is empty in 1 row",)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,17 @@ def test_wrong_encoding_in_txt(tmp_path):
     assert message(path).startswith(f"{path}:2: byte 8 (0xe9) is not UTF-8")
     texts = read_texts(path, on_bad_row="skip")
     assert (texts.ids, texts.report.skipped) == (["1", "3"], {"wrong encoding": 1})
+
+
+def test_lines_of_old_macintoshes_are_no_single_text(write):
+    problem = "a carriage return inside a line, expected a line feed at its end"
+    assert message(write("a.txt", "one\rtwo\r")).endswith(f"a.txt:1: {problem}")
+
+
+def test_one_column_is_not_split(write):
+    texts = read_texts(write("a.csv", "question\nHow are you, then?\nFine; thanks\n"))
+    assert texts.texts == ["How are you, then?", "Fine; thanks"]
+    assert "has one column, so that commas separate nothing" in texts.report.decided[0]
 
 
 def test_missing(tmp_path):

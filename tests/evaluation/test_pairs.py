@@ -172,8 +172,6 @@ def test_the_comparison_table(decision: Decision, evaluation: PairEvaluation) ->
 
 
 def test_what_is_missing_is_named(decision: Decision) -> None:
-    with pytest.raises(ValueError, match=r"the twin has no decision.*calibrate it"):
-        evaluate_pairs(FakeTwin(None), fake_pairs())
     empty = fake_pairs()
     empty.left = empty.right = empty.labels = np.array([], dtype=np.int32)
     with pytest.raises(ValueError, match=r"^forum\.tsv: no pairs to evaluate"):
@@ -183,6 +181,19 @@ def test_what_is_missing_is_named(decision: Decision) -> None:
         evaluate_pairs(FakeTwin(decision), fake_pairs(labels=labels))
     with pytest.raises(ValueError, match=r"^forum\.tsv: .*both classes, got 0 duplicates and 400"):
         evaluate_pairs(FakeTwin(decision), fake_pairs(labels=np.zeros(400, dtype=np.int8)))
+
+
+def test_a_twin_without_a_decision_is_measured_as_far_as_that_goes(decision: Decision) -> None:
+    known = evaluate_pairs(FakeTwin(decision), fake_pairs(), bootstrap=0).report
+    ranked = evaluate_pairs(FakeTwin(None), fake_pairs(), bootstrap=0)
+    assert ranked.report.average_precision.value == known.average_precision.value
+    assert ranked.report.accuracy.to_dict() == {"value": None, "low": None, "high": None, "note": "no threshold"}
+    assert ranked.to_dict()["threshold"] is ranked.report.to_dict()["recall"] is ranked.report.calibration_error is None
+    assert str(ranked.report.f1) == "\N{EN DASH} (no threshold)"
+    assert ranked.worst_false_positives() == list(ranked.slices) == []
+    cut = evaluate_pairs(FakeTwin(None), fake_pairs(), threshold=decision.threshold, bootstrap=0).report
+    assert (cut.accuracy.value, cut.f1.value) == (known.accuracy.value, known.f1.value)
+    assert cut.calibration_error is None
 
 
 def test_a_similarity_that_is_not_a_number_is_refused(decision: Decision) -> None:

@@ -13,13 +13,18 @@ import typer
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     BadRow,
+    IdColumn,
     Json,
     Model,
     PrecisionOption,
     Prior,
+    Quoted,
+    TextColumn,
     Threshold,
     chosen_decision,
+    one_or_all,
     open_twin,
+    tell_read,
     tell_shift,
 )
 from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
@@ -32,7 +37,6 @@ from textsiam.terminal import (
     progress_bars,
     rounded,
     say,
-    warn,
 )
 
 if TYPE_CHECKING:
@@ -53,7 +57,8 @@ _PAIR: dict[str, type] = {
 def flag(
     model: Model,
     questions: Annotated[
-        str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum; or a folder of images.")
+        list[str],
+        typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum, -; or a folder of images."),
     ],
     threshold: Threshold = None,
     precision: PrecisionOption = None,
@@ -61,8 +66,10 @@ def flag(
     labels: Annotated[
         Path | None, typer.Option(help="Answers of `label` about these questions: flag what they certify.")
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    column: TextColumn = None,
+    id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     output: Annotated[
         Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv, .jsonl or .parquet.")
     ] = None,
@@ -89,8 +96,9 @@ def flag(
         from textsiam.data.tables.writers import checked_ending
 
         checked_ending(output)
-    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
+    read = read_texts(one_or_all(questions), column=column, **options)
+    tell_read(read.report)
     twin = open_twin(model)
     if labels is not None:
         session, told = answered(twin, read, labels), Told()
@@ -156,7 +164,7 @@ def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
 
 def _facts(found: Duplicates, read: Texts) -> dict[str, Any]:
     recall = {} if found.recall is None else {"recall": asdict(found.recall)}
-    facts = {"questions": len(read), "threshold": found.threshold, **recall}
+    facts = {"questions": len(read), "threshold": found.threshold, "read": read.report.to_dict(), **recall}
     clusters = [[read.ids[m] for m in members] for members in found.clusters]
     return {**facts, "pairs": list(_flagged_rows(found, read)), "clusters": clusters}
 
@@ -221,9 +229,11 @@ def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
 
 def encode(
     model: Model,
-    texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
+    texts: Annotated[list[str], typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum, or -.")],
     output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
-    column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
+    column: TextColumn = None,
+    on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
     precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
@@ -232,8 +242,8 @@ def encode(
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
     from textsiam.sources import read_texts
 
-    read = read_texts(texts, column=column)
-    warn(read.report.warnings)
+    read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model)
     from textsiam.data.tables.arrays import save_vectors
 
@@ -249,23 +259,27 @@ def encode(
 
         rows = save_vectors(output, counted(), dim=twin.dim)
     if as_json:
-        print_json({"vectors": rows, "dim": twin.dim, "output": str(output)})
+        print_json({"vectors": rows, "dim": twin.dim, "output": str(output), "read": read.report.to_dict()})
     else:
         say(f"{rows:,} vectors of {twin.dim} dimensions written to {output}")
 
 
 def match(
     model: Model,
-    queries: Annotated[str, typer.Option(help="File of queries.")],
-    documents: Annotated[str, typer.Option(help="File of documents.")],
+    queries: Annotated[list[str], typer.Option(help="File of queries, or several.")],
+    documents: Annotated[list[str], typer.Option(help="File of documents, or several.")],
     top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
+    on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the most similar documents of each query."""
     from textsiam.sources import read_texts
 
-    asked, library = read_texts(queries), read_texts(documents)
+    options = {"on_bad_row": on_bad_row, "quoted": quoted}
+    asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
+    tell_read(asked.report, library.report)
     twin = open_twin(model)
     from textsiam.search.nearest import best_matches
 

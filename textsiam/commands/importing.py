@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from textsiam.commands.options import BadRow, Json
+from textsiam.commands.options import BadRow, Json, Quoted
 from textsiam.terminal import print_json, progress_bars, say, warn
 
 import_app = typer.Typer(
@@ -71,13 +71,14 @@ def table(
         Path | None, typer.Option(help="Table of links: id1, id2, and kind (duplicate or related) if they differ.")
     ] = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Import any table, a question a row."""
     from textsiam.forums.table import import_table
 
     with progress_bars(("importing", "rows")) as (rows,):
-        found = import_table(file, output, text=text, links=links, on_bad_row=on_bad_row, progress=rows)
+        found = import_table(file, output, text=text, links=links, on_bad_row=on_bad_row, quoted=quoted, progress=rows)
     _report(found, output, as_json)
 
 

@@ -10,16 +10,21 @@ import typer
 
 from textsiam.commands.options import (
     BadRow,
+    IdColumn,
     Json,
     Model,
     PrecisionOption,
     Prior,
+    Quoted,
     Threshold,
     chosen_decision,
+    one_or_all,
     open_twin,
+    tell_read,
     tell_shift,
 )
-from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say, warn
+from textsiam.commands.options import TextColumn as Column
+from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
@@ -36,7 +41,6 @@ Index = Annotated[str, typer.Argument(help="A folder, or postgresql://user@host/
 Where = Annotated[
     list[str] | None, typer.Option("--where", help="KEY=VALUE: only questions with this; repeat it for several keys.")
 ]
-Column = Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")]
 
 
 @index_app.command()
@@ -59,9 +63,13 @@ def create(model: Model, index: Index, as_json: Json = False) -> None:
 def add(
     model: Model,
     index: Index,
-    questions: Annotated[str, typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum.")],
+    questions: Annotated[
+        list[str], typer.Argument(help="Questions: .txt, .tsv, .csv, .jsonl, .parquet, sample:forum, -.")
+    ],
     column: Column = None,
+    id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     metadata: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE, kept with every question; repeat it for several.")
     ] = None,
@@ -73,8 +81,9 @@ def add(
     from textsiam.search.index.base import Question
     from textsiam.sources import read_texts
 
-    read = read_texts(questions, column=column, on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
+    read = read_texts(one_or_all(questions), column=column, **options)
+    tell_read(read.report)
     facts = _facts(metadata, "--metadata")
     rows = [
         Question(prefix + name, text, {**read.facts(place), **facts})
@@ -91,7 +100,7 @@ def add(
     total = opened.count()
     opened.close()
     if as_json:
-        print_json({**asdict(added), "questions": total})
+        print_json({**asdict(added), "questions": total, "read": read.report.to_dict()})
     else:
         say(f"{added.new:,} new, {added.replaced:,} replaced, {added.unchanged:,} unchanged; {total:,} questions")
 
@@ -202,6 +211,9 @@ def check(
     questions: Annotated[list[str] | None, typer.Argument(help="New questions.")] = None,
     file: Annotated[str | None, typer.Option("--file", help="Check the questions of a file.")] = None,
     column: Column = None,
+    id_column: IdColumn = None,
+    on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,
@@ -217,8 +229,9 @@ def check(
     if file is not None:
         from textsiam.sources import read_texts
 
-        read = read_texts(file, column=column)
-        warn(read.report.warnings)
+        options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
+        read = read_texts(file, column=column, **options)
+        tell_read(read.report)
         texts, ids = read.texts, read.ids
     twin = open_twin(model)
     texts_now = opened.count() + 1  # any question of the index, not a picked one

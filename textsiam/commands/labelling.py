@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsiam.commands.options import BadRow, Json, Model, open_twin
-from textsiam.terminal import fail, print_json, progress_bars, say, warn
+from textsiam.commands.options import BadRow, IdColumn, Json, Model, Quoted, TextColumn, open_twin, tell_read
+from textsiam.terminal import fail, print_json, progress_bars, say
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
@@ -56,8 +56,10 @@ def label(
         str | None,
         typer.Option(help="Labelled pairs that answer in a person's place: duplicates are what they connect."),
     ] = None,
-    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    column: TextColumn = None,
+    id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Ask about the pairs that prove most, until the flagged ones are certified; Ctrl-C and go on."""
@@ -67,8 +69,8 @@ def label(
     if flagged is None and questions is None:
         raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS, with a model or without")
     source = questions or model
-    read = read_texts(source, column=column, on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    read = read_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
     who, truth = labeller or getpass.getuser(), None if answers is None else _answers(answers)
     known: dict[str, float] = {}
     if flagged is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +18,12 @@ from textsiam.commands.options import (
     Model,
     PrecisionOption,
     Prior,
+    Quoted,
     named_columns,
+    one_or_all,
     open_twin,
     refuse_foreign,
+    tell_read,
 )
 from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
@@ -29,19 +33,23 @@ def train(
     config: Annotated[
         str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")
     ] = None,
+    column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Train a twin as a config says. Any key can be set after it: --training.learning_rate 2e-5 --resume true."""
-    arguments = ([config] if config and not config.startswith("-") else []) + [
-        *([config] if config and config.startswith("-") else []),
-        *context.args,
-    ]
+    arguments = [*([config] if config else []), *context.args]
+    for key, value in (("columns", named_columns(column)), ("quoted", quoted)):
+        if value is not None:
+            arguments.append(f"--data.{key}={json.dumps(value, ensure_ascii=False)}")
     run_training(arguments, as_json=as_json)
 
 
 def mine(
     model: Model,
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id; all their texts are looked through.")],
+    pairs: Annotated[
+        list[str], typer.Argument(help="Labelled pairs: files or Hub id; all their texts are looked through.")
+    ],
     output: Annotated[Path, typer.Option(help="Write anchor, positive, negative here: .tsv, .csv or .jsonl.")],
     category: Annotated[
         Literal["random", "easy", "semi-hard", "hard"], typer.Option(help="Which negatives; see docs/mining.md.")
@@ -62,6 +70,7 @@ def mine(
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
@@ -71,10 +80,9 @@ def mine(
 
     checked_ending(output)
     wanted = Mining(category, negatives, margin, rank_from, rank_to, positive_share, max_similarity, check_above)
-    read, *others = (
-        read_pairs(source, columns=named_columns(column), on_bad_row=on_bad_row) for source in (pairs, *(known or ()))
-    )
-    warn(read.report.warnings)
+    options = {"columns": named_columns(column), "on_bad_row": on_bad_row, "quoted": quoted}
+    read, *others = (read_pairs(source, **options) for source in (one_or_all(pairs), *(known or ())))
+    tell_read(read.report, *(each.report for each in others))
     twin = open_twin(model)
     from textsiam.training.mining import offline as mining
 
@@ -99,13 +107,15 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="Quantise: faster, and checked against the original.")] = False,
     pairs: Annotated[str, typer.Option(help="Labelled pairs that the export is judged by.")] = "sample:forum",
     column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Export a twin to a CPU runtime; refused when it loses more than 0.3 points of average precision."""
     from textsiam.sources import read_pairs
 
     refuse_foreign(output)
-    read = read_pairs(pairs, columns=named_columns(column))
+    read = read_pairs(pairs, columns=named_columns(column), quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model, device="cpu")
     from textsiam.models.twin import Twin
 
@@ -130,6 +140,7 @@ def ensemble(
     ] = "scores",
     calibrate: Annotated[str | None, typer.Option(help="Labelled pairs to learn the decision from.")] = None,
     column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Make one of several twins: their scores averaged, or their weights (twins of one origin, trained differently)."""
@@ -137,7 +148,7 @@ def ensemble(
 
     if output.exists():
         raise typer.BadParameter(f"--output {output} is there already")
-    pairs = None if calibrate is None else read_pairs(calibrate, columns=named_columns(column))
+    pairs = None if calibrate is None else read_pairs(calibrate, columns=named_columns(column), quoted=quoted)
     twins = [open_twin(model) for model in models]
     from textsiam.models.ensemble import Ensemble, average_twins
     from textsiam.models.twin import Twin
@@ -159,8 +170,8 @@ def ensemble(
 def calibrate(
     model: Model,
     pairs: Annotated[
-        str,
-        typer.Argument(help="Labelled pairs that training never saw: file or Hub id; with --labels, the questions."),
+        list[str],
+        typer.Argument(help="Labelled pairs that training never saw: files or Hub id; with --labels, the questions."),
     ],
     output: Annotated[Path, typer.Option(help="Folder of the calibrated model.")],
     labels: Annotated[
@@ -171,6 +182,7 @@ def calibrate(
     prior: Prior = None,
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Learn when a score means "duplicate", from labelled pairs, or from answers about a collection."""
@@ -180,10 +192,10 @@ def calibrate(
     if labels is not None:
         if prior is not None or column:
             raise typer.BadParameter("--labels excludes --prior and --column")
-        _keep_answers(model, pairs, labels, output, precision, on_bad_row, as_json=as_json)
+        _keep_answers(model, pairs, labels, output, precision, on_bad_row, quoted, as_json=as_json)
         return
-    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    read = read_pairs(one_or_all(pairs), columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model)
     twin.calibrate(read, rule=rule, prior=prior)
     decision = twin.require_decision()
@@ -210,19 +222,20 @@ def calibrate(
 
 def _keep_answers(
     model: str,
-    questions: str,
+    questions: list[str],
     labels: Path,
     output: Path,
     precision: float | None,
     on_bad_row: Literal["error", "skip"],
+    quoted: bool | None,
     *,
     as_json: bool,
 ) -> None:
     """Save a model with what answers about a collection say, and certify there."""
     from textsiam.sources import read_texts
 
-    read = read_texts(questions, on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    read = read_texts(one_or_all(questions), on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
     twin = open_twin(model)
     decision = answered(twin, read, labels).decision(precision)
     from textsiam.decision.collection import CollectionDecision
@@ -240,9 +253,10 @@ def _keep_answers(
 
 
 def report(
-    pairs: Annotated[str, typer.Argument(help="Labelled pairs: file or Hub id.")],
+    pairs: Annotated[list[str], typer.Argument(help="Labelled pairs: files or Hub id.")],
     column: Column = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     seed: Annotated[int, typer.Option(help="Seed of the split.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -250,7 +264,7 @@ def report(
     from textsiam.data.splits import data_report, split_pairs
     from textsiam.sources import read_pairs
 
-    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
+    read = read_pairs(one_or_all(pairs), columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
     report, split = data_report(read), split_pairs(read, seed=seed).report
     if as_json:
         print_json({"read": read.report.to_dict(), "data": report.to_dict(), "split": split.to_dict()})

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.terminal import loading, quieten_libraries, warn
+from textsiam.terminal import loading, quieten_libraries, say, warn
 
 if TYPE_CHECKING:
+    from textsiam.data.tables.errors import ReadReport
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
     from textsiam.models.ensemble import Ensemble
@@ -21,6 +23,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print machine-readable outpu
 BadRow = Annotated[Literal["error", "skip"], typer.Option(help="Stop at a bad row, or count it and go on.")]
 Column = Annotated[
     list[str] | None, typer.Option("--column", help="left=NAME, right=NAME, label=NAME: columns not recognised.")
+]
+TextColumn = Annotated[str | None, typer.Option("--column", help="Name of the column that holds the texts.")]
+IdColumn = Annotated[
+    str | None, typer.Option("--id-column", help="Name of the column that holds the ids; line numbers without one.")
+]
+Quoted = Annotated[
+    bool | None,
+    typer.Option(
+        "--quoted/--no-quoted", help='Whether " quotes fields of .tsv and .csv, also over several lines, or is a sign.'
+    ),
 ]
 Prior = Annotated[
     float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
@@ -91,14 +103,38 @@ def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:
     return shift.to_dict()
 
 
-def named_columns(options: list[str] | None) -> dict[str, str] | None:
+def one_or_all(sources: list[str]) -> str | list[str]:
+    """Return the source that was named, or all of several, which are read as one."""
+    return sources[0] if len(sources) == 1 else sources
+
+
+def tell_read(*reports: ReadReport) -> None:
+    """Say on stderr how sources were understood, and which rows of them were left out."""
+    for report in reports:
+        for decision in report.decided:
+            say(f"note: {decision}")
+        warn(report.warnings)
+
+
+def refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:
+    """Refuse options that were given and do not apply."""
+    for name in names:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise typer.BadParameter(f"--{name.replace('_', '-')} {why}")
+
+
+def named_columns(
+    options: list[str] | None, roles: Sequence[str] = ("left", "right", "label")
+) -> dict[str, str] | None:
     """Return the column names given as `left=NAME`, by role."""
     if not options:
         return None
     columns = {}
     for option in options:
         role, equals, name = option.partition("=")
-        if not equals or role not in ("left", "right", "label"):
-            raise typer.BadParameter(f"--column {option!r}: expected left=NAME, right=NAME or label=NAME")
+        if not equals or role not in roles:
+            expected = ", ".join(f"{each}=NAME" for each in roles[:-1]) + f" or {roles[-1]}=NAME"
+            raise typer.BadParameter(f"--column {option!r}: expected {expected}")
         columns[role] = name
     return columns

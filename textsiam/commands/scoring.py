@@ -15,10 +15,14 @@ from textsiam.commands.options import (
     Model,
     PrecisionOption,
     Prior,
+    Quoted,
     Threshold,
     chosen_decision,
     named_columns,
+    one_or_all,
     open_twin,
+    refuse_given,
+    tell_read,
     tell_shift,
 )
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
@@ -27,27 +31,34 @@ if TYPE_CHECKING:
     from textsiam.decision.decision import Decision
 
 
+_OF_LABELS = ("report", "threshold", "precision", "prior", "verification")  # options that need labels
+
+
 def score(
     model: Model,
     texts: Annotated[list[str] | None, typer.Argument(help="Two texts.")] = None,
-    pairs: Annotated[str | None, typer.Option(help="Score every pair of this file instead.")] = None,
+    pairs: Annotated[list[str] | None, typer.Option(help="Score every pair of this file, or of several.")] = None,
     output: Annotated[Path | None, typer.Option(help="Write the scored pairs here: .tsv, .csv or .jsonl.")] = None,
     column: Column = None,
+    on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,
     as_json: Json = False,
 ) -> None:
     """Score two texts, or a file of pairs: similarity, probability, verdict."""
-    if (pairs is None) == (not texts):
+    if bool(pairs) == bool(texts):
         raise typer.BadParameter("give two texts, or --pairs FILE")
     if texts and len(texts) != 2:
         raise typer.BadParameter(f"expected two texts, got {len(texts)}")
     from textsiam.data.pairs import Pairs
     from textsiam.sources import read_pairs
 
-    if pairs is not None:
-        read = read_pairs(pairs, columns=named_columns(column), labelled=False)
+    if pairs:
+        options = {"on_bad_row": on_bad_row, "quoted": quoted}
+        read = read_pairs(one_or_all(pairs), columns=named_columns(column), labelled=False, **options)
+        tell_read(read.report)
     else:
         first, second = texts or ("", "")
         read = Pairs.from_texts([first], [second], [-1], source="command line")
@@ -72,21 +83,26 @@ def score(
         say(f"{len(rows):,} scored pairs written to {output}")
     elif as_json:
         told = [row | {"domain_shift": None if shift is None else shift["message"]} for row in rows]
-        print_json(told if pairs is not None else told[0])
+        print_json(told if pairs else told[0])
     else:
         for row in rows:
-            print_verdict(row, with_texts=pairs is not None)
+            print_verdict(row, with_texts=bool(pairs))
 
 
 def evaluate(
+    context: typer.Context,
     model: Model,
     pairs: Annotated[
-        str,
-        typer.Argument(help="Labelled pairs, or graded ones (a column `score`): file or Hub id; or labelled images."),
+        list[str],
+        typer.Argument(help="Labelled pairs, or graded ones (a column `score`): files or Hub id; or labelled images."),
     ],
     report: Annotated[Path | None, typer.Option(help="Write an HTML report here.")] = None,
-    column: Column = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", help="left=NAME, right=NAME, label=NAME or score=NAME: columns not recognised."),
+    ] = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     threshold: Threshold = None,
     precision: PrecisionOption = None,
     prior: Prior = None,
@@ -102,36 +118,49 @@ def evaluate(
 ) -> None:
     """Measure a twin on pairs it never saw: AP, accuracy, F1, calibration, slices; Spearman for graded pairs.
 
+    A model without a decision is measured at the --threshold, or by its ranking alone.
+
     With --way, measure it on labelled images instead: can it tell so many classes from one image of each?
     """
     if way is not None:
-        _few_shot(model, pairs, way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
+        refuse_given(context, (*_OF_LABELS, "column", "quoted"), "does not apply to --way")
+        if len(pairs) > 1:
+            raise typer.BadParameter(f"--way plays with the images of one source, got {len(pairs)}")
+        _few_shot(model, pairs[0], way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
         return
-    from textsiam.sources import read_pairs
+    refuse_given(context, ("shot", "episodes"), "applies to --way only")
+    from textsiam.data.graded import GradedPairs
+    from textsiam.sources import read_judged
 
-    graded = _graded(pairs) if column is None else None
-    read = None if graded else read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
-    twin = open_twin(model)
-    if graded is not None:
+    columns = named_columns(column, ("left", "right", "label", "score"))
+    read = read_judged(one_or_all(pairs), columns=columns, on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
+    if isinstance(read, GradedPairs):
+        why = f"applies to labels, and {read.source} holds scores; --column label=NAME reads a column as labels"
+        refuse_given(context, _OF_LABELS, why)
         from textsiam.evaluation.retrieval import evaluate_sts
 
-        result = evaluate_sts(twin, graded, name=model)
-        print_json(result.to_dict()) if as_json else say(str(result), stream=sys.stdout)
+        result = evaluate_sts(open_twin(model), read, name=model)
+        facts = {**result.to_dict(), "read": read.report.to_dict()}
+        print_json(facts) if as_json else say(str(result), stream=sys.stdout)
         return
-    assert read is not None
+    twin = open_twin(model)
     from textsiam.evaluation.pairs import evaluate_pairs
-
-    warn(read.report.warnings)
     from textsiam.models.domain import pairs_shift
 
-    decision = chosen_decision(twin, threshold, precision, prior)
-    evaluation = evaluate_pairs(twin, read, decision=decision, name=model)
+    decision = chosen_decision(twin, threshold, precision, prior, needed=False)
+    if decision is None and threshold is None:
+        refuse_given(context, ("report", "verification"), f"needs a --threshold: {model} has no decision")
+        say("note: this model has no decision, so its ranking alone is measured; --threshold measures verdicts too")
+    evaluation = evaluate_pairs(twin, read, decision=decision, threshold=threshold, name=model)
     shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
     if report is not None:
         from textsiam.evaluation.report import write_report
         from textsiam.images.pairs import thumbnail_of
 
-        facts = {"model": model, "data": pairs} | ({} if decision is None else {"decision": decision.learned_from})
+        facts = {"model": model, "data": read.source} | (
+            {} if decision is None else {"decision": decision.learned_from}
+        )
         write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
     verified = None
     if verification:
@@ -143,7 +172,9 @@ def evaluate(
     if as_json:
         extra = {} if verified is None else {"verification": verified.to_dict()}
         learned = None if decision is None else decision.learned_from
-        print_json({**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift})
+        print_json(
+            {**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift, "read": read.report.to_dict()}
+        )
     else:
         from textsiam.recipe import results_table
 
@@ -185,16 +216,3 @@ def _verdicts(decision: Decision | None, similarity: Any, threshold: float | Non
         ]
     flagged = [None if threshold is None else s >= threshold for s in similarity.tolist()]
     return [{"probability": None, "duplicate": one, "threshold": threshold} for one in flagged]
-
-
-def _graded(source: str) -> Any:
-    """Return graded pairs when that is what a file holds, else None."""
-    from textsiam.data.graded import read_graded
-    from textsiam.data.tables.errors import DataError
-
-    if not Path(source).is_file():
-        return None
-    try:
-        return read_graded(source)
-    except DataError:
-        return None

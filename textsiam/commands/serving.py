@@ -15,9 +15,11 @@ from textsiam.commands.options import (
     Json,
     Model,
     Prior,
+    Quoted,
     chosen_decision,
     named_columns,
     open_twin,
+    tell_read,
     tell_shift,
 )
 from textsiam.terminal import print_json, say, warn
@@ -191,12 +193,14 @@ def recalibrate(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would change, and change nothing.")] = False,
     column: Column = None,
+    quoted: Quoted = None,
     as_json: Json = False,
 ) -> None:
     """Correct probabilities and threshold by what moderators decided, and show both before and after."""
     from textsiam.sources import read_pairs
 
-    pairs = read_pairs(feedback, columns=named_columns(column))
+    pairs = read_pairs(feedback, columns=named_columns(column), quoted=quoted)
+    tell_read(pairs.report)
     if output is None and not dry_run and not Path(model).is_dir():
         raise typer.BadParameter(f"{model} is no folder that can be corrected: name an --output")
     twin = open_twin(model)

@@ -22,7 +22,7 @@ class DataConfig:
     """Where pairs come from. A split without a source of its own is cut from `train`, question-disjoint.
 
     Attributes:
-        train: A file, a Hub id, or "sample:forum".
+        train: A file, a Hub id, or "sample:forum"; a pattern of files, or a list of them, is read as one.
         validation: Pairs that choose the best weights.
         calibration: Pairs that the probability and the threshold are learned from.
         test: Pairs that the report is about.
@@ -31,6 +31,7 @@ class DataConfig:
         test_share: The same for test.
         columns: Names of the columns, where they are not recognised: left, right, label.
         on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
+        quoted: Whether `"` quotes fields of .tsv and .csv (also over several lines), or is an ordinary character.
         pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
             an idx file); None draws 20,000, or as many as there are.
         more: Further labelled images, whose classes join those of `train`; no pair is of two sources.
@@ -43,15 +44,16 @@ class DataConfig:
         seed: Seed of the cut.
     """
 
-    train: str = "sample:forum"
-    validation: str | None = None
-    calibration: str | None = None
-    test: str | None = None
+    train: str | list[str] = "sample:forum"
+    validation: str | list[str] | None = None
+    calibration: str | list[str] | None = None
+    test: str | list[str] | None = None
     validation_share: float = 0.05
     calibration_share: float = 0.05
     test_share: float = 0.1
     columns: dict[str, str] | None = None
     on_bad_row: Literal["error", "skip"] = "error"
+    quoted: bool | None = None
     pairs: int | None = None
     more: list[str] | None = None
     unseen: list[str] | None = None
@@ -71,7 +73,7 @@ def build_pairs(config: DataConfig) -> Splits:
     names = ("validation", "calibration", "test")
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
-    if holds_images(config.train):
+    if _of_images(config.train):
         if (config.labels, config.split) != ("all", "random"):
             raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
         cut = _cut_images(config, shares)
@@ -92,8 +94,12 @@ def build_pairs(config: DataConfig) -> Splits:
     return with_judged_negatives(splits)
 
 
-def _read(config: DataConfig, source: str) -> Pairs:
-    return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row)
+def _of_images(source: str | list[str] | None) -> bool:
+    return isinstance(source, str) and holds_images(source)
+
+
+def _read(config: DataConfig, source: str | list[str]) -> Pairs:
+    return read_pairs(source, columns=config.columns, on_bad_row=config.on_bad_row, quoted=config.quoted)
 
 
 def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
@@ -109,7 +115,7 @@ def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
         )
     if config.split == "random":
         return split_pairs(pairs, **shares, seed=config.seed)
-    if not is_forum(config.train):
+    if not (isinstance(config.train, str) and is_forum(config.train)):
         raise ConfigError(f"data.split: time needs a forum folder, whose questions have dates; {config.train} is none")
     dates = dates_of_texts(config.train)
     return split_pairs_by_time(pairs, [dates[text] for text in pairs.texts], **shares)
@@ -117,18 +123,18 @@ def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
 
 def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     """Cut the splits of labelled images."""
-    sources = [config.train, *(config.more or ())]
+    sources = [str(config.train), *(config.more or ())]
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
-    if config.test is not None and holds_images(config.test):  # it may be the only one that has them
+    if _of_images(config.test):  # it may be the only one that has them
         unseen = [name for name in unseen or () if any(each.has(name) for each in (images, *more))]
     drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
     return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
 
 
-def _read_split(config: DataConfig, name: str, source: str) -> Pairs:
+def _read_split(config: DataConfig, name: str, source: str | list[str]) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
-    if not config.unseen or not holds_images(source):
+    if not config.unseen or not isinstance(source, str) or not holds_images(source):
         return _read(config, source)
     images = read_images(source, on_bad_row=config.on_bad_row)
     if name == "test":

@@ -2,29 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from textsiam.data.pairs import Pairs, pairs_of
 from textsiam.data.tables.columns import (
+    LABEL_NAMES,
     PAIR_NAMES,
     checked_roles,
-    checked_text,
+    known_column,
     known_pair,
-    text_problem,
     unknown_columns,
 )
-from textsiam.data.tables.errors import BadRows, OnBadRow, ReadReport
-from textsiam.data.tables.lines import Lines
-from textsiam.data.tables.readers import Loader, Table, file_format, open_table
+from textsiam.data.tables.columns import SCORE_NAMES as _SCORE_NAMES
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.labels import mostly_labels, number_of
+from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
+from textsiam.data.tables.rows import ImageCells, cell_reader
 
-SCORE_NAMES = ("score", "similarity_score", "label")
-_STS_WIDTH = 7  # genre, file, year, id, score, sentence 1, sentence 2; then, on some lines, sources
-_STS_NAMES = ("column 6", "column 7", "column 5")
+SCORE_NAMES = (*_SCORE_NAMES, "label")
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +43,7 @@ class GradedPairs:
 
 
 def read_graded(
-    source: str | Path,
+    source: Any,
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
@@ -57,7 +57,7 @@ def read_graded(
     in, and no quoting: the fifth column is the score, the sixth and seventh are the sentences.
 
     Args:
-        source: a .tsv, .csv, .jsonl or .parquet file, plain or .gz; or a Hub id.
+        source: as for `read_pairs`.
         columns: the columns of the roles 'left', 'right' and 'score', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         split: the split of a Hub dataset.
@@ -70,15 +70,17 @@ def read_graded(
     References:
         Cer et al., SemEval-2017 Task 1: Semantic Textual Similarity, 2017.
     """
-    bad = BadRows(str(source), on_bad_row=on_bad_row)
-    path = Path(source)
-    if path.exists() and file_format(path) in ("\t", ",") and _is_sts(path):
-        with closing(Lines(path, bad)) as lines:
-            sts = Table(bad.name, tuple(f"column {n}" for n in range(1, _STS_WIDTH + 1)), _sts_rows(lines, bad))
-            rows = list(_rows(sts, bad, _STS_NAMES))
-    else:
-        with open_table(source, bad, split=split, quoted=quoted, load=load) as table:
-            rows = list(_rows(table, bad, _columns(table, columns)))
+    bad = BadRows(source_name(source), on_bad_row=on_bad_row)
+    return _graded_of(open_parts(source, bad, split=split, quoted=quoted, load=load), bad, columns)
+
+
+def _graded_of(
+    parts: Iterable[AbstractContextManager[tuple[Table, BadRows]]], bad: BadRows, columns: Mapping[str, str] | None
+) -> GradedPairs:
+    rows: list[tuple[str, str, float]] = []
+    for part in parts:
+        with part as (table, within):
+            rows += _rows(table, within, _columns(table, columns))
     if not rows:
         raise bad.nothing_usable("has no rows")
     left, right, scores = zip(*rows, strict=True)
@@ -86,28 +88,67 @@ def read_graded(
     return GradedPairs(list(left), list(right), np.array(scores, dtype=np.float64), bad.name, report)
 
 
-def _is_sts(path: Path) -> bool:
-    with closing(Lines(path, BadRows(str(path)))) as lines:
-        fields = next(lines).rstrip("\r\n").split("\t")
-    return len(fields) >= _STS_WIDTH and _score(fields[4]) is not None
+def read_judged(
+    source: Any,
+    *,
+    columns: Mapping[str, str] | None = None,
+    on_bad_row: OnBadRow = "error",
+    split: str = "train",
+    quoted: bool | None = None,
+    load: Loader | None = None,
+    image_cells: ImageCells | None = None,
+) -> Pairs | GradedPairs:
+    """Read pairs that somebody judged: with labels, or with scores.
+
+    The header decides: is_duplicate holds labels, score and similarity_score hold scores, and so do the columns of the
+    roles 'label' and 'score'. A column called label (or labels) may hold either, so its values decide: scores, where
+    more of them are other numbers than are labels. A single bad value changes nothing, and two whole numbers alone,
+    such as 1 and 2, are no scores either: they are refused as labels.
+
+    Args:
+        source: as for `read_pairs`.
+        columns: the columns of the roles 'left', 'right' and 'label' or 'score', where they are not recognised.
+        on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
+        split: the split of a Hub dataset.
+        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
+        load: replaces `datasets.load_dataset`.
+        image_cells: what names the images of a table; without it, such a table is refused.
+
+    Raises:
+        DataError: the source cannot be read, with file, line and value; or some files hold labels and some scores.
+    """
+    bad = BadRows(source_name(source), on_bad_row=on_bad_row)
+    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
+    with ExitStack() as stack:
+        tables = [stack.enter_context(part) for part in parts]
+        scores = {_holds_scores(table, within, columns or {}) for table, within in tables}
+        bad.forget()
+        if len(scores) > 1:
+            raise DataError(f"{bad.name}: some hold labels, and some scores")
+        again = map(nullcontext, tables)
+        if scores.pop():
+            return _graded_of(again, bad, columns)
+        return pairs_of(again, bad, columns=columns, image_cells=image_cells)
 
 
-def _sts_rows(lines: Lines, bad: BadRows) -> Iterator[tuple[int, list[str]]]:
-    for line in lines:
-        fields = line.rstrip("\r\n").split("\t")
-        if lines.reject_undecodable():
-            pass
-        elif len(fields) >= _STS_WIDTH:
-            yield lines.number, fields
-        elif line.strip():
-            bad(lines.number, "wrong field count", f"has {len(fields)} fields, expected {_STS_WIDTH} or more")
-        lines.begin()
+def _holds_scores(table: Table, bad: BadRows, columns: Mapping[str, str]) -> bool:
+    if {"label", "score"} & set(columns):
+        return "score" in columns
+    if not known_pair(table.columns, columns, PAIR_NAMES):
+        return False
+    label, score = (known_column(table.columns, names) for names in (LABEL_NAMES, _SCORE_NAMES))
+    if label is None or known_column((label,), LABEL_NAMES[:1]) or table.class_names.get(label):
+        return label is None and score is not None
+    graded = not mostly_labels(value for _, (value,) in table.values((label,)))
+    bad.note(f"{label!r} holds {'scores' if graded else 'labels'}, by its values")
+    return graded
 
 
 def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]:
     roles = checked_roles(table.name, table.columns, columns, ("left", "right", "score"))
     texts = known_pair(table.columns, roles, PAIR_NAMES)
-    score = roles.get("score") or next((each for each in SCORE_NAMES if each in table.columns), None)
+    score = roles.get("score") or known_column(table.columns, SCORE_NAMES)
     if texts and score:
         return (*texts, score)
     raise unknown_columns(
@@ -115,27 +156,19 @@ def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]
         table.columns,
         "the score" if texts else "the sentences of a pair",
         "sentence1, sentence2, score; or the header-less STS Benchmark layout",
-        "columns={'left': …, 'right': …, 'score': …}",
+        "--column left=NAME, right=NAME, score=NAME (columns={'left': …} in Python)",
     )
 
 
 def _rows(table: Table, bad: BadRows, names: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
-    places = [table.columns.index(name) for name in names]
-    for line, values in table.rows:
-        where, cells = f"{table.unit}{line}", [values[at] for at in places]
-        left, right, score = checked_text(cells[0]), checked_text(cells[1]), _score(cells[2])
-        if left is None or right is None:
-            empty = 0 if left is None else 1
-            bad(where, *text_problem(names[empty], cells[empty]))
+    cell = cell_reader(table, images=False, image_cells=None)
+    for line, cells in table.values(names):
+        where = f"{table.unit}{line}"
+        left, right = (cell(name, value) for name, value in zip(names, cells[:2], strict=False))
+        score = number_of(cells[2])
+        if isinstance(left, tuple) or isinstance(right, tuple):
+            bad(where, *(left if isinstance(left, tuple) else right))
         elif score is None:
             bad(where, "bad score", f"{names[2]!r} is {cells[2]!r}, expected a number")
         else:
             yield left, right, score
-
-
-def _score(value: object) -> float | None:
-    try:
-        number = float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +15,17 @@ import numpy as np
 from textsiam.data.components import by_first_appearance, joined_groups
 from textsiam.data.integers import picked_rows, whole_numbers
 from textsiam.data.repeats import find_repeats
-from textsiam.data.tables.columns import IMAGE_NAMES, PAIR_NAMES, checked_text, find_pair_columns, text_problem
+from textsiam.data.tables.columns import (
+    IMAGE_NAMES,
+    PAIR_COLUMNS,
+    PAIR_NAMES,
+    checked_text,
+    find_pair_columns,
+    renamed,
+    text_problem,
+)
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.tables.readers import SAMPLES, Loader, Table, open_table
+from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
 from textsiam.data.tables.rows import ImageCells, PairRows, cell_reader, int_array
 
 if TYPE_CHECKING:
@@ -127,6 +134,7 @@ class Pairs:
             duplicate_rows=sum(each.duplicate_rows for each in reports),
             contradictory=sum(each.contradictory for each in reports),
             warnings=tuple(warning for each in reports for warning in each.warnings),
+            decided=tuple(dict.fromkeys(decision for each in reports for decision in each.decided)),
         )
         return cls(
             texts=list(index),
@@ -211,7 +219,7 @@ class Pairs:
 
 
 def read_pairs(
-    source: str | Path | Table,
+    source: Any,
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
@@ -224,8 +232,7 @@ def read_pairs(
     """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads images too.
 
     Args:
-        source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz; `owner/name[:config]`; or an open
-            table.
+        source: `sample:forum`, or what `open_table` opens; a pattern of files or a list of sources is read as one.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -237,21 +244,35 @@ def read_pairs(
     Raises:
         DataError: the source cannot be read, with file, line and value.
     """
-    bad = BadRows(source.name if isinstance(source, Table) else str(source), on_bad_row=on_bad_row)
-    if bad.name == "sample:forum":
-        source = SAMPLES / "forum_pairs.tsv"
-    rows = PairRows()
-    opened = (
-        nullcontext(source)
-        if isinstance(source, Table)
-        else open_table(source, bad, split=split, quoted=quoted, load=load)
-    )
-    with opened as table:
-        found = find_pair_columns(
-            table.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
-        )
-        rows.read(table, bad, found, cell_reader(table, found.images, image_cells), default=1 if labelled else -1)
-    return _assemble(table, bad, rows, clean=labelled, images=found.images)
+    bad = BadRows(source_name(source), on_bad_row=on_bad_row)
+    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
+    return pairs_of(parts, bad, columns=columns, labelled=labelled, image_cells=image_cells)
+
+
+def pairs_of(
+    parts: Iterable[AbstractContextManager[tuple[Table, BadRows]]],
+    bad: BadRows,
+    *,
+    columns: Mapping[str, str] | None,
+    labelled: bool = True,
+    image_cells: ImageCells | None = None,
+) -> Pairs:
+    """Read the pairs of tables as those of one; the arguments are those of `read_pairs`."""
+    rows, images = PairRows(), set()
+    documented = {*PAIR_COLUMNS, *(columns or {}).values()}
+    for part in parts:
+        with part as (table, within):
+            found = find_pair_columns(
+                within.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
+            )
+            within.note(renamed(("left", "right", "label"), (*found.texts[:2], found.label), documented))
+            cell = cell_reader(table, found.images, image_cells)
+            rows.read(table, within, found, cell, default=1 if labelled else -1)
+            images.add(found.images)
+    if len(images) > 1:
+        raise DataError(f"{bad.name}: some hold images, and some texts")
+    return _assemble(bad, rows, clean=labelled, images=images.pop())
 
 
 def sample_pairs() -> Pairs:
@@ -259,19 +280,18 @@ def sample_pairs() -> Pairs:
     return read_pairs("sample:forum")
 
 
-def _assemble(table: Table, bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:
+def _assemble(bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:
     if not rows.left:
         raise bad.nothing_usable("has a header but no rows")
     left, right, labels = int_array(rows.left), int_array(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
-    pairs = Pairs(list(rows.index), left, right, labels, table.name, ReadReport(table.name, 0, 0), images=images)
+    pairs = Pairs(list(rows.index), left, right, labels, bad.name, ReadReport(bad.name, 0, 0), images=images)
     found: dict[str, Any] = {}
     if clean:
-        lines = np.frombuffer(rows.lines, dtype=np.int64)
         repeats = find_repeats(left, right, labels)
         pairs = pairs if repeats.keep.all() else pairs.select(repeats.keep)
         if not len(pairs):
-            raise DataError(f"{table.name}: no usable row: every pair has contradictory labels")
-        warnings = repeats.warnings(lambda row: f"{table.name}:{table.unit}{lines[row]}")
+            raise DataError(f"{bad.name}: no usable row: every pair has contradictory labels")
+        warnings = repeats.warnings(rows.place)
         found = {
             "duplicate_rows": int(repeats.duplicate.sum()),
             "contradictory": int(repeats.contradictory.sum()),

@@ -30,11 +30,11 @@ class Repeats:
 
     def warnings(self, place: Callable[[int], str]) -> tuple[str, ...]:
         """Describe the first rows of each kind, `place(row)` naming file and line."""
-        said = [f"{place(row)}: repeats {_line(place(self.first[row]))}" for row in _some(self.duplicate)]
+        said = [f"{place(row)}: repeats {_line(place(self.first[row]), place(row))}" for row in _some(self.duplicate)]
         for row in _some(self.contradictory):
             cause = "two equal texts labelled 0"
             if self.other[row] != row:
-                cause = f"the same pair has the other label at {_line(place(self.other[row]))}"
+                cause = f"the same pair has the other label at {_line(place(self.other[row]), place(row))}"
             said.append(f"{place(row)}: {cause}; left out")
         return tuple(said)
 
@@ -43,8 +43,11 @@ def _some(mask: np.ndarray) -> list[int]:
     return np.flatnonzero(mask)[:EXAMPLES].tolist()
 
 
-def _line(place: str) -> str:
-    where = place.rpartition(":")[2]
+def _line(place: str, beside: str) -> str:
+    """Return a place without the name of its file where that is the file of another place."""
+    file, _, where = place.rpartition(":")
+    if file != beside.rpartition(":")[0]:
+        return place
     return where if where.startswith("row") else f"line {where}"
 
 

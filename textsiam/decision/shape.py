@@ -34,8 +34,9 @@ def two_heaps(scores: ArrayLike) -> Probability | None:
     if len(values) < _FEW or np.ptp(values) == 0:
         return None
     fitted = GaussianMixture(2, n_init=3, random_state=0).fit(values[:, None])
-    low, high = np.argsort(fitted.means_[:, 0])
-    means, variances = fitted.means_[[low, high], 0], fitted.covariances_[[low, high], 0, 0]
+    centres, spreads = np.asarray(fitted.means_)[:, 0], np.asarray(fitted.covariances_)[:, 0, 0]
+    low, high = np.argsort(centres)
+    means, variances = centres[[low, high]], spreads[[low, high]]
     if means[1] - means[0] < _APART * np.sqrt(variances.mean()):
         return None
 

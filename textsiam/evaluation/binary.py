@@ -48,7 +48,8 @@ def _plain(value: Any) -> Any:
 class BinaryReport(Report):
     """The figures of one scorer on n labelled pairs.
 
-    The threshold is given, never fitted here. `precision` is nan where nothing is flagged;
+    The threshold is given, never fitted here; without one it is nan, and so is whatever needs one. `precision` is nan
+    where nothing is flagged;
     `calibration_error`, `log_loss` (nats) and `brier` are None without probabilities. `score_spread` holds
     the 1 %, 50 % and 99 % quantiles of the scores, `random_median` the median score of unrelated pairs.
     """
@@ -175,7 +176,7 @@ def binary_report(
     scores: ArrayLike,
     labels: ArrayLike,
     *,
-    threshold: float,
+    threshold: float | None,
     probabilities: ArrayLike | None = None,
     random_scores: ArrayLike | None = None,
     units: Units | None = None,
@@ -193,7 +194,7 @@ def binary_report(
     Args:
         scores: (n,) similarities, larger is closer.
         labels: (n,) 1 duplicate, 0 not.
-        threshold: fitted on other pairs.
+        threshold: fitted on other pairs; None measures the ranking alone.
         probabilities: (n,) of being a duplicate, for the calibration error, log loss and Brier score.
         random_scores: scores of unrelated pairs; a median cosine above 0.9 raises the saturation alarm.
         units: what is drawn, `Units.of_pairs(pairs)`; None takes every pair as one, independent of all others.
@@ -218,14 +219,16 @@ def binary_report(
         raise ValueError(
             f"a report needs both classes, got {positives} duplicates and {s.size - positives} non-duplicates"
         )
-    if not math.isfinite(threshold):
+    if threshold is not None and not math.isfinite(threshold):
         raise ValueError(f"threshold must be a finite number, got {threshold}")
     if bootstrap < 0:
         raise ValueError(f"bootstrap must be >= 0, got {bootstrap}")
     p = None if probabilities is None else _checked_probabilities(probabilities, count=s.size)
-    data = _sort(s, y, p, threshold)
+    data = _sort(s, y, p, math.inf if threshold is None else threshold)
     ranking, auc, accuracy, f1, error = _estimates(data, units, bootstrap=bootstrap, seed=seed)
-    flagged = s >= threshold
+    if threshold is None:
+        accuracy = f1 = Estimate(math.nan, math.nan, math.nan, "no threshold")
+    flagged = s >= (math.inf if threshold is None else threshold)
     hits = int(y[flagged].sum())
     extra = None if random_scores is None else finite_scores(random_scores, name="random score")
     spread, random_median, saturated = _saturation(s, extra)
@@ -237,8 +240,8 @@ def binary_report(
         accuracy=accuracy,
         f1=f1,
         precision=hits / int(flagged.sum()) if flagged.any() else math.nan,
-        recall=hits / positives,
-        threshold=float(threshold),
+        recall=math.nan if threshold is None else hits / positives,
+        threshold=math.nan if threshold is None else float(threshold),
         precision_at_recall=_precision_at_recall(data),
         calibration_error=None if p is None else error,
         log_loss=None if p is None else _log_loss(p, y),

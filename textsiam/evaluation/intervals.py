@@ -33,13 +33,15 @@ class Estimate:
     def __str__(self) -> str:
         """Return for example "0.893 [0.885, 0.901]"."""
         if math.isnan(self.low):
-            return f"{self.value:.3f}" + (f" ({self.note})" if self.note else "")
+            value = "\N{EN DASH}" if math.isnan(self.value) else f"{self.value:.3f}"
+            return value + (f" ({self.note})" if self.note else "")
         return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
 
     def percent(self) -> str:
         """Return for example "89.3 (88.5–90.1)"; "89.3 (no interval: …)" where there is none."""
         if math.isnan(self.low):
-            return f"{100 * self.value:.1f}" + (f" ({self.note})" if self.note else "")
+            value = "\N{EN DASH}" if math.isnan(self.value) else f"{100 * self.value:.1f}"
+            return value + (f" ({self.note})" if self.note else "")
         return f"{100 * self.value:.1f} ({100 * self.low:.1f}\N{EN DASH}{100 * self.high:.1f})"
 
     def to_dict(self) -> dict[str, float | str | None]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from textsiam.decision.calibration import finite_scores
 from textsiam.decision.decision import Decision
 from textsiam.evaluation.binary import BinaryReport, binary_report
-from textsiam.evaluation.intervals import Estimate, Units
+from textsiam.evaluation.intervals import Estimate, Units, plain
 from textsiam.evaluation.slices import SliceReport, slice_reports
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class PairEvaluation:
     """The scores of one twin on n labelled pairs, and what they amount to.
 
     `labels`, `similarities` and `probabilities` are (n,), in the order of the pairs; `units` are what intervals draw.
+    Without a decision, probabilities are nan, and so is the threshold unless one was given.
     """
 
     name: str
@@ -82,7 +83,7 @@ class PairEvaluation:
         """Return the figures, without the pairs, as what fits in JSON."""
         return {
             "name": self.name,
-            "threshold": self.threshold,
+            "threshold": plain(self.threshold),
             "report": self.report.to_dict(),
             "slices": [part.to_dict() for part in self.slices],
         }
@@ -100,14 +101,8 @@ def _random_rows(pairs: Pairs, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return left[keep].astype(np.int32), right[keep].astype(np.int32)
 
 
-def _check(twin: PairScorer, pairs: Pairs, decision: Decision | None) -> Decision:
-    """Return the decision to use, or say what is missing."""
-    chosen = twin.decision if decision is None else decision
-    if chosen is None:
-        raise ValueError(
-            "the twin has no decision, so a score has no threshold and no probability: calibrate it on pairs "
-            "it was not trained on (textsiam.decision.decision.fit_decision), or give decision="
-        )
+def _check(pairs: Pairs) -> None:
+    """Say what pairs lack to be measured on."""
     if len(pairs) == 0:
         raise ValueError(f"{pairs.source}: no pairs to evaluate")
     unlabelled = int(np.sum(pairs.labels < 0))
@@ -119,7 +114,6 @@ def _check(twin: PairScorer, pairs: Pairs, decision: Decision | None) -> Decisio
             f"{pairs.source}: an evaluation needs both classes, "
             f"got {positives} duplicates and {len(pairs) - positives} non-duplicates"
         )
-    return chosen
 
 
 def evaluate_pairs(
@@ -127,6 +121,7 @@ def evaluate_pairs(
     pairs: Pairs,
     *,
     decision: Decision | None = None,
+    threshold: float | None = None,
     name: str = "twin",
     seen: AbstractSet[str] | None = None,
     bootstrap: int = 1000,
@@ -141,16 +136,20 @@ def evaluate_pairs(
         twin: anything with `pair_similarity(texts, left, right)` and `decision`.
         pairs: labelled pairs that took no part in training or calibration.
         decision: used in place of the twin's own.
+        threshold: of a twin without a decision, which then gives verdicts but no probabilities; without both, the
+            ranking alone is measured.
         name: what the tables call it.
         seen: training questions, for the seen and unseen slices.
         bootstrap: number of resamples for the intervals, 0 for none.
         seed: of the bootstrap and of the random pairs.
 
     Raises:
-        ValueError: if there is no decision, no pair, a pair without label, one class only, or a similarity
+        ValueError: if there is no pair, a pair without label, one class only, or a similarity
             that is not finite.
     """
-    chosen = _check(twin, pairs, decision)
+    _check(pairs)
+    chosen = twin.decision if decision is None else decision
+    threshold = threshold if chosen is None else chosen.threshold
     n = len(pairs)
     more_left, more_right = _random_rows(pairs, seed)
     scored = twin.pair_similarity(
@@ -160,12 +159,12 @@ def evaluate_pairs(
     similarities, random_scores = scored[:n], scored[n:]
     left = [pairs.texts[i] for i in pairs.left.tolist()]
     right = [pairs.texts[i] for i in pairs.right.tolist()]
-    probabilities = chosen.probability(similarities)
+    probabilities = None if chosen is None else chosen.probability(similarities)
     units = Units.of_pairs(pairs)
     report = binary_report(
         similarities,
         pairs.labels,
-        threshold=chosen.threshold,
+        threshold=threshold,
         probabilities=probabilities,
         random_scores=random_scores,
         units=units,
@@ -173,16 +172,16 @@ def evaluate_pairs(
         seed=seed,
     )
     slices: tuple[SliceReport, ...] = ()
-    if not pairs.images:  # slices are by words
-        slices = slice_reports(left, right, similarities, pairs.labels, threshold=chosen.threshold, seen=seen)
+    if not pairs.images and threshold is not None:  # slices are by words
+        slices = slice_reports(left, right, similarities, pairs.labels, threshold=threshold, seen=seen)
     return PairEvaluation(
         name=name,
         left=left,
         right=right,
         labels=pairs.labels,
         similarities=similarities,
-        probabilities=probabilities,
-        threshold=chosen.threshold,
+        probabilities=np.full(n, np.nan) if probabilities is None else probabilities,
+        threshold=report.threshold,
         report=report,
         slices=slices,
         units=units,

@@ -155,6 +155,8 @@ def evaluate_verification(
     Raises:
         ValueError: as for `textsiam.evaluation.pairs.evaluate_pairs` and `verification_report`.
     """
+    if decision is None and twin.decision is None:
+        raise ValueError("the twin has no decision, so a score has no threshold: calibrate it, or give decision=")
     scored = evaluate_pairs(twin, pairs, decision=decision, bootstrap=0)
     return verification_report(
         scored.similarities,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from textsiam.data.tables.columns import checked_text, text_problem
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
+from textsiam.data.tables.jsonl import records_table
 from textsiam.data.tables.readers import Table, open_table
 from textsiam.data.texts import Texts, texts_found
 from textsiam.forums.questions import KINDS, shown
@@ -137,8 +138,8 @@ def duplicate_pairs(folder: str | Path) -> Table:
         raise DataError(f"{path}: links question {missing[0]!r}, which {QUESTIONS} does not hold")
     if not links:
         raise DataError(f"{path}: links no question as a duplicate; expected pairs")
-    rows = ((row, (texts[link.id1], texts[link.id2], 1)) for row, link in enumerate(links, start=1))
-    return Table(str(path), ("question1", "question2", "is_duplicate"), rows, unit="link ")
+    records = ({"question1": texts[link.id1], "question2": texts[link.id2], "is_duplicate": 1} for link in links)
+    return replace(records_table(str(path), records), unit="link ")
 
 
 def dates_of_texts(folder: str | Path) -> dict[str, str]:

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from textsiam.data.tables.columns import unknown_columns
+from textsiam.data.tables.columns import ID_NAMES, TEXT_NAMES, known_column, unknown_columns
 from textsiam.data.tables.errors import BadRows, OnBadRow
 from textsiam.data.tables.readers import Table, open_table
-from textsiam.data.texts import ID_NAMES, TEXT_NAMES
 from textsiam.forums.questions import KINDS, Question, shown, text_template, utc
 from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 
@@ -69,17 +68,18 @@ def import_table(
 def _add_questions(forum: ForumWriter, bad: BadRows, table: Table, text: str | None, progress: Progress | None) -> str:
     """Write the questions of a table; returns the template of their text."""
     if text is None:
-        known = next((name for name in TEXT_NAMES if name in table.columns), None)
+        known = known_column(table.columns, TEXT_NAMES)
         if known is None:
             raise unknown_columns(table.name, table.columns, "the texts", ", ".join(TEXT_NAMES), "--text '{column}'")
         text = f"{{{known}}}"
     make = text_template(text, table.columns)
-    known = {role: next((name for name in names if name in table.columns), None) for role, names in _NAMES.items()}
+    known = {role: known_column(table.columns, names) for role, names in _NAMES.items()}
     for line, values in table.rows:
         row = dict(zip(table.columns, values, strict=True))
         found = {role: name and row[name] for role, name in known.items()}
         question = _question(found if known["id"] else {**found, "id": line}, make(row))
         where = f"{table.unit}{line}"
+        forum.changed["whose line stands in for an id"] += not known["id"]
         if not question.id:
             bad(where, "no id", f"{known['id']!r} is empty, expected an id")
         elif not question.text:

@@ -142,15 +142,14 @@ def _dataset_rows(table: Table, bad: BadRows) -> Iterator[tuple[str, str]]:
                         f"{', '.join(_CLASS_COLUMNS)}; its columns are {_listed(table.columns)}")  # fmt: skip
     if classes[0] not in _CLASS_COLUMNS and len(table.class_names) > 1:
         raise DataError(f"{table.name}: has several columns of classes ({_listed(classes)}); rename one to 'label'")
-    image_at, class_at = table.columns.index(table.image_columns[0]), table.columns.index(classes[0])
     names = table.class_names.get(classes[0])
-    for line, values in table.rows:
+    for line, (image, number) in table.values((table.image_columns[0], classes[0])):
         where = f"{table.unit}{line}"
-        name, label = picture_cell(table.image_columns[0], values[image_at], None), _class(values[class_at], names)
+        name, label = picture_cell(table.image_columns[0], image, None), _class(number, names)
         if isinstance(name, tuple):
             bad(where, *name)
         elif label is None:
-            bad(where, "no class", f"{classes[0]!r} is {values[class_at]!r}, expected a class")
+            bad(where, "no class", f"{classes[0]!r} is {number!r}, expected a class")
         else:
             yield name, label
 

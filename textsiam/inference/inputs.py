@@ -37,11 +37,15 @@ class _Texts:
 
         Raises:
             TypeError: One is of another kind; the message names its position, counted from `first`.
+            DataError: One is no Unicode text, such as an argument of a command that is not UTF-8.
         """
         names = list(inputs)
         for position, text in enumerate(names, first):
             if not isinstance(text, str):
                 raise TypeError(f"input {position} is {type(text).__name__}, expected str")
+            if not text.isascii() and (broken := unencodable(text)) is not None:
+                raise DataError(f"input {position} ({text[:40]!a}) is not UTF-8: character {broken} is half of a "
+                                "surrogate pair and stands for nothing")  # fmt: skip
         return names
 
     def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens:

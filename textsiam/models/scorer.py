@@ -278,7 +278,10 @@ class Scorer(ABC):
             ModelError: There is none; the message says how to get one.
         """
         if (decision := self.decision_for(texts)) is None:
-            raise ModelError("this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw")
+            raise ModelError(
+                "this twin has no decision yet: run twin.calibrate(pairs) on labelled pairs it never saw, or textsiam "
+                "calibrate MODEL PAIRS --output OUT; or name a --threshold"
+            )
         return decision
 
     def calibrate(self: Self, pairs: Any, *, rule: Rule = "f1", prior: float | None = None) -> Self:

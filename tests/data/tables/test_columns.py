@@ -46,7 +46,8 @@ def test_labels_may_be_absent_where_none_are_needed():
 EXPECTED = (
     "question1, question2, is_duplicate (or label); sentence1, sentence2, label; text1, text2, label; "
     "image1, image2, label; "
-    "or anchor, positive[, negative]; name others with columns={'left': …, 'right': …, 'label': …}"
+    "or anchor, positive[, negative]; name others with "
+    "--column left=NAME, right=NAME, label=NAME (columns={'left': …} in Python)"
 )
 
 
@@ -90,8 +91,10 @@ def test_wrong_mapping():
         ("0", 0), ("1", 1), (" 1 ", 1), (0, 0), (1, 1), (True, 1),
         (False, 0), (1.0, 1), ("TRUE", 1), ("False", 0),
         ("duplicate", 1), ("not_duplicate", 0), ("Not_Duplicate", 0),
-        ("2", None), ("-1", None), (-1, None), ("", None), (None, None), ("yes", None),
-        ("1.0", None), (0.5, None),
+        ("2", None), ("-1", None), (-1, None), ("", None), (None, None), ("yes", 1), ("No", 0), ("y", 1),
+        ("1.0", 1), ("0.00", 0), ("+1", 1), ("10", None), ("0.5", None), ("1e0", None), (0.5, None), (2**70, None),
+        ("Non-Duplicate", 0), ("not a duplicate", None), ("equivalent", 1), ("not_equivalent", 0), ("note", None),
+        ("not", None), ("nope", None), (b"1", None),
         ([1], None), (float("nan"), None),
     ],
 )  # fmt: skip

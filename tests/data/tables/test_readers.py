@@ -134,7 +134,8 @@ def test_wrong_encoding_is_remembered_when_lines_are_read_again(write):
     assert f"skipped {path}:3: byte" in pairs.report.warnings[1]
 
 
-QUOTED = "; if '\"' is an ordinary character here, pass quoted=False"
+QUOTED = "; if '\"' is an ordinary character here, pass --no-quoted (quoted=False)"
+SEVERAL = "; if it closes a field of several lines, --quoted"
 UNBALANCED = {
     "to the end": (
         'a\tb\t1\n"open\tc\t1\nd\te\t0\nf\tg\t1\n',
@@ -160,7 +161,7 @@ UNBALANCED = {
 def test_unbalanced_quoting_names_the_line_where_the_record_starts(write, case, delimiter):
     content, problem = UNBALANCED[case]
     path = write("pairs.tsv", (HEADER + content).replace("\t", delimiter))
-    assert message(path) == f"{path}:3: {problem}{QUOTED}"
+    assert message(path) == f"{path}:3: {problem}{QUOTED}{SEVERAL if 'stray one' in problem else ''}"
 
 
 @pytest.mark.parametrize("case", UNBALANCED)
@@ -208,8 +209,7 @@ def test_angle_bracket_header_is_unquoted(write):
             HEADER.replace("\n", "\r") + "a\tb\t1\r",
             ": lines end in a bare carriage return, expected a line feed",
         ),
-        ("question1\tquestion1\tlabel\na\tb\t1\n", ":1: column 'question1' appears 2 times"),
-        (HEADER + "a" * 200_000 + "\tb\t1\n", ":2: a field is longer than 131,072 characters"),
+        ("question1\tquestion1\tlabel\na\tb\t1\n", ": column 'question1' appears 2 times"),
     ],
 )
 def test_broken_tsv(write, content, problem):
@@ -291,7 +291,7 @@ def test_unknown_extension(write):
     path = write("pairs.xlsx", "x")
     assert message(path) == f"{path}: unknown extension '.xlsx', expected {known}, each also with .gz"
     path = write("pairs.txt", "a\n")
-    assert message(path) == f"{path}: a .txt file has no columns, expected .tsv, .csv, .jsonl or .parquet"
+    assert message(path).startswith(f"{path}: cannot tell which column holds the texts of a pair: found 'text'; ")
 
 
 def test_unreadable_file(write):
@@ -378,7 +378,9 @@ class TestHub:
         reversed_ = self.loader(dataset(["duplicate", "not_duplicate"], [1, 0]), [])
         assert read_pairs("owner/other", load=reversed_).labels.tolist() == [0, 1]
         nli = self.loader(dataset(["duplicate", "neutral", "not_duplicate"], [0, 1]), [])
-        assert message("owner/nli", load=nli) == "owner/nli:row 2: 'label' is 1, expected 0 or 1"
+        assert message("owner/nli", load=nli) == (
+            "owner/nli:row 2: 'label' is 1 ('neutral'), expected 'duplicate' or 'not_duplicate'"
+        )
 
     def test_glue_test_split(self):
         from datasets import Dataset

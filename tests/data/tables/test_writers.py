@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from textsiam.data.tables import writers as tables
-from textsiam.data.tables.errors import DataError
+from textsiam.data.tables.errors import BadRows, DataError
+from textsiam.data.tables.readers import open_table
 from textsiam.data.tables.writers import write_table
 
 COLUMNS = ["text", "score"]
@@ -134,3 +135,11 @@ def test_interrupted_in_the_middle_leaves_no_file(tmp_path: Path, ending: str) -
     with pytest.raises(KeyboardInterrupt):
         write_table(tmp_path / f"out{ending}", {"text": str, "score": float}, interrupted())
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("text", ["a\rb", "a\r\nb", "\r", "a\n\rb", "plain\r", '"\r"'])
+@pytest.mark.parametrize("ending", [".tsv", ".csv", ".jsonl", ".parquet"])
+def test_a_carriage_return_comes_back(tmp_path: Path, ending: str, text: str) -> None:
+    path = write_table(tmp_path / f"out{ending}", ["id", "text"], [{"id": "1", "text": text}, {"id": "2", "text": "b"}])
+    with open_table(path, BadRows(str(path))) as table:
+        assert [list(values) for _, values in table.rows] == [["1", text], ["2", "b"]]

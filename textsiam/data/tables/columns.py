@@ -3,20 +3,69 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from textsiam.data.tables.errors import DataError
+from textsiam.data.tables.labels import label_parser as label_parser
+from textsiam.data.tables.labels import label_problem as label_problem
+from textsiam.data.tables.labels import shown
+
+Row = tuple[int, Sequence[Any]]
 
 PAIR_NAMES = (("question1", "question2"), ("sentence1", "sentence2"), ("text1", "text2"))
 IMAGE_NAMES = ("image1", "image2")
 IMAGE_NAME = "image"
 LABEL_NAMES = ("is_duplicate", "label", "labels")
 TRIPLET_NAMES = ("anchor", "positive", "negative")
-_LABELS: dict[Any, int] = {
-    0: 0, 1: 1, "0": 0, "1": 1, "false": 0, "true": 1, "not_duplicate": 0, "duplicate": 1,
-}  # fmt: skip
+TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
+ID_NAMES = (
+    *("id", "_id", "qid", "question_id", "doc_id", "post_id", "query_id", "document_id", "topic_id", "text_id"),
+    *("sentence_id",),
+)
+PAIR_COLUMNS = (*(name for pair in (*PAIR_NAMES, IMAGE_NAMES) for name in pair), *LABEL_NAMES, *TRIPLET_NAMES)
+SCORE_NAMES = ("score", "similarity_score")
+
+
+@dataclass(frozen=True)
+class Table:
+    """Named columns and the rows under them.
+
+    `read` takes names of columns and yields `(line, values)`, values in the order of the names and nothing else looked
+    at; `unit` says what a "line" is ("" for a line of a text file, "row " for Parquet and Hub rows); `class_names` has
+    the names of integer classes; `image_columns` are known to hold images, and paths in a column of images are relative
+    to `folder`; `notes` say what was decided about its form; `lines_are_ids` says that it has no columns to look for
+    ids in.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    read: Callable[[Sequence[str]], Iterator[Row]]
+    unit: str = ""
+    class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    image_columns: tuple[str, ...] = ()
+    folder: Path | None = None
+    notes: tuple[str, ...] = ()
+    lines_are_ids: bool = False
+
+    @property
+    def rows(self) -> Iterator[Row]:
+        """All columns of every row, read once and in order."""
+        return self.values(self.columns)
+
+    def values(self, names: Sequence[str]) -> Iterator[Row]:
+        """Yield `(line, values)` of these columns.
+
+        Raises:
+            DataError: a column is there several times, so that nothing tells which is meant.
+        """
+        for name in names:
+            if self.columns.count(name) > 1:
+                raise _repeated(self.name, self.columns, name)
+        return self.read(names)
 
 
 @dataclass(frozen=True)
@@ -54,14 +103,14 @@ def find_pair_columns(
     """
     roles = checked_roles(name, found, columns, ("left", "right", "label"))
     texts = known_pair(found, roles, (*PAIR_NAMES, IMAGE_NAMES))
-    label = roles.get("label") or next((each for each in LABEL_NAMES if each in found), None)
+    label = roles.get("label") or known_column(found, LABEL_NAMES)
     if texts and (label or not labelled):
         return PairColumns(texts, label if labelled else None, hold_images(name, texts, images))
-    triplet = tuple(each for each in TRIPLET_NAMES if each in found)
-    if not roles and triplet[:2] == TRIPLET_NAMES[:2]:
+    triplet = tuple(filter(None, (known_column(found, (each,)) for each in TRIPLET_NAMES)))
+    if not roles and len(triplet) > 1 and [*map(_plain, triplet[:2])] == [*TRIPLET_NAMES[:2]]:
         return PairColumns(triplet, None, hold_images(name, triplet, images))
     missing = "the label" if texts else "the texts of a pair"
-    graded = "; a graded 'score' is read by read_graded" if texts and "score" in found else ""
+    graded = "; a graded 'score' is read by read_graded" if texts and known_column(found, SCORE_NAMES) else ""
     raise unknown_columns(
         name,
         found,
@@ -69,7 +118,7 @@ def find_pair_columns(
         "question1, question2, is_duplicate (or label); sentence1, sentence2, label; text1, text2, label; "
         "image1, image2, label; "
         "or anchor, positive[, negative]",
-        "columns={'left': …, 'right': …, 'label': …}" + graded,
+        "--column left=NAME, right=NAME, label=NAME (columns={'left': …} in Python)" + graded,
     )
 
 
@@ -85,12 +134,43 @@ def hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
     return all(known)
 
 
+def known_column(found: Sequence[str], names: Sequence[str]) -> str | None:
+    """Give the first of some names that a table has, in its spelling: `Question ID` and `QuestionId` are question_id.
+
+    Where two columns differ from a name by their spelling only, neither is taken.
+    """
+    for name in names:
+        if name in found:
+            return name
+        alike = [each for each in found if _plain(each) == _plain(name)]
+        if len(alike) == 1:
+            return alike[0]
+    return None
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
+
+
 def known_pair(
     found: Sequence[str], roles: Mapping[str, str], known: Sequence[tuple[str, str]]
 ) -> tuple[str, str] | None:
     """Give the first known pair of columns that is there, those of the roles 'left' and 'right' in place of its own."""
-    named = ((roles.get("left", left), roles.get("right", right)) for left, right in known)
-    return next((each for each in named if set(each) <= set(found)), None)
+    for names in known:
+        left, right = (
+            roles.get(role) or known_column(found, (name,)) for role, name in zip(("left", "right"), names, strict=True)
+        )
+        if left and right:
+            return left, right
+    return None
+
+
+def renamed(roles: Iterable[str], columns: Iterable[str | None], known: Collection[str]) -> str:
+    """Say which columns were taken for what, where a name is not one of the documented ones; else ""."""
+    taken = [(role, column) for role, column in zip(roles, columns, strict=True) if column]
+    if all(column in known for _, column in taken):
+        return ""
+    return ", ".join(f"{role} of {column!r}" for role, column in taken)
 
 
 def checked_roles(
@@ -115,10 +195,16 @@ def checked_roles(
 
 def unknown_columns(name: str, found: Sequence[str], missing: str, expected: str, option: str) -> DataError:
     """Make the one error for unknown columns: what was found, what is expected, what option maps them."""
+    if repeated := [each for each in found if each and found.count(each) > 1]:
+        return _repeated(name, found, repeated[0])
     return DataError(
         f"{name}: cannot tell which column holds {missing}: found {_listed(found)}; expected {expected}; "
         f"name others with {option}"
     )
+
+
+def _repeated(name: str, found: Sequence[str], column: str) -> DataError:
+    return DataError(f"{name}: column {column!r} appears {found.count(column)} times")
 
 
 def _listed(names: Iterable[str]) -> str:
@@ -133,48 +219,8 @@ def checked_text(value: object) -> str | None:
 
 def text_problem(name: str, value: object) -> tuple[str, str]:
     """Say (reason, problem) of a cell that `checked_text` refused."""
+    if isinstance(value, bytes):
+        return "wrong encoding", f"{name!r} is {shown(value)}, which is not UTF-8"
     if value is None or isinstance(value, str):
         return "empty text", f"{name!r} is {'missing' if value is None else 'empty'}, expected a text"
-    return "not a text", f"{name!r} is {_shown(value)} ({type(value).__name__}), expected a text"
-
-
-def label_parser(class_names: Sequence[str] = ()) -> Callable[[object], int | None]:
-    """Make the function that reads a label, 0 or 1, from a cell, and gives None for anything else.
-
-    Args:
-        class_names: the names behind integer classes, which then decide: in ("duplicate", "not_duplicate")
-            class 0 means duplicate.
-    """
-    known: dict[Any, int] = dict(_LABELS)
-    named = [_LABELS.get(each.strip().lower()) for each in class_names]
-    if named:
-        known = {number: label for number, label in enumerate(named) if label is not None}
-
-    def parse(value: object) -> int | None:
-        try:
-            label = known.get(value)
-        except TypeError:
-            return None
-        if label is None and isinstance(value, str):
-            return known.get(value.strip().lower())
-        return label
-
-    return parse
-
-
-def label_problem(name: str, value: object) -> tuple[str, str]:
-    """Say (reason, problem) of a cell that is no label."""
-    text = str(value).strip() if value is not None else ""
-    if text == "-1":
-        return (
-            "no label",
-            f"{name!r} is -1: a row without a label, as in GLUE's test split; read it with labelled=False",
-        )
-    if not text:
-        return "no label", f"{name!r} is {'missing' if value is None else 'empty'}, expected 0 or 1"
-    return "bad label", f"{name!r} is {_shown(value)}, expected 0 or 1"
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else text[:59] + "…"
+    return "not a text", f"{name!r} is {shown(value)} ({type(value).__name__}), expected a text"

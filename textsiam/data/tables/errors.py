@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
@@ -33,10 +34,32 @@ class BadRows:
         self.on_bad_row = on_bad_row
         self.skipped: Counter[str] = Counter()
         self.examples: list[str] = []
+        self.decided: list[str] = []
+
+    def within(self, name: str) -> BadRows:
+        """Return the same for one of several files, with one count for all."""
+        part = copy.copy(self)
+        part.name = name
+        return part
+
+    def forget(self) -> None:
+        """Forget the rows that were rejected so far: they are read again."""
+        self.skipped.clear()
+        self.examples.clear()
+
+    def note(self, *decisions: str) -> None:
+        """Remember how the source was understood where its header alone did not tell; empty ones say nothing."""
+        told = (f"{self.name}: {decision}" for decision in decisions if decision)
+        self.decided += [each for each in told if each not in self.decided]
 
     def report(self, good: int, kept: int, **more: Any) -> ReadReport:
         """Report that `good` rows were found beside the bad ones, and `kept` made of them; `more` are other fields."""
-        facts = {"skipped": dict(self.skipped), "warnings": tuple(self.examples), **more}
+        facts = {
+            "skipped": dict(self.skipped),
+            "warnings": tuple(self.examples),
+            "decided": tuple(self.decided),
+            **more,
+        }
         return ReadReport(self.name, good + sum(facts["skipped"].values()), kept, **facts)
 
     def nothing_usable(self, otherwise: str) -> DataError:
@@ -60,7 +83,7 @@ class ReadReport:
     `rows` were found and `kept` pairs (or texts) made of them; `skipped` counts bad rows by reason,
     `duplicate_rows` repeats of an unordered pair with the same label, `contradictory` rows whose unordered
     pair occurs with both labels (or two equal texts labelled "not duplicate"). `warnings` gives the first
-    examples of each with file and line.
+    examples of each with file and line. `decided` says how the source was understood where more than its header told.
     """
 
     source: str
@@ -70,14 +93,15 @@ class ReadReport:
     duplicate_rows: int = 0
     contradictory: int = 0
     warnings: tuple[str, ...] = ()
+    decided: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
-        return {**asdict(self), "warnings": list(self.warnings)}
+        return {**asdict(self), "warnings": list(self.warnings), "decided": list(self.decided)}
 
     def __str__(self) -> str:
-        """Give the counts in one line and an example a line."""
+        """Give the counts in one line, and each decision and example in another."""
         counts = {**self.skipped, "repeated": self.duplicate_rows, "contradictory": self.contradictory}
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count)
         head = f"{self.source}: {self.rows:,} rows, {self.kept:,} kept" + (f" ({left_out})" if left_out else "")
-        return "\n".join([head, *(f"  {warning}" for warning in self.warnings)])
+        return "\n".join([head, *(f"  {told}" for told in (*self.decided, *self.warnings))])

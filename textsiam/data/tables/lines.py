@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import gzip
+import shutil
+import sys
+import tempfile
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
@@ -19,6 +24,26 @@ def open_plain(path: Path) -> IO[bytes]:
     with path.open("rb") as stream:
         packed = stream.read(2) == _GZIP
     return cast("IO[bytes]", gzip.open(path, "rb")) if packed else path.open("rb")
+
+
+@contextmanager
+def regular_file(path: Path) -> Iterator[Path]:
+    """Give a file that can be opened again and again: itself, or a copy of a pipe or of standard input ("-")."""
+    typed = str(path) == "-"
+    if not typed and (path.is_file() or path.is_dir()):
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="textsiam-") as copy:
+        try:
+            if typed:
+                shutil.copyfileobj(sys.stdin.buffer, copy)
+            else:
+                with path.open("rb") as stream:
+                    shutil.copyfileobj(stream, copy)
+            copy.flush()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error})") from None
+        yield Path(copy.name)
 
 
 class Lines:
@@ -38,7 +63,7 @@ class Lines:
         self._undecodable: dict[int, str] = {}  # by line, so that a line given back is still known for it
         self._bad = bad
         self._back: list[str] = []
-        self._offset = 0
+        self._offset = self._begins = 0
         try:
             self._stream = open_plain(path)
         except OSError as error:
@@ -58,8 +83,18 @@ class Lines:
             raise DataError(f"{self.name}: is empty")
         if start.startswith(_UTF16) or 0 in start[:2]:
             raise DataError(f"{self.name}: is UTF-16, expected UTF-8; convert it: iconv -f utf-16 -t utf-8")
-        self._offset = len(_BOM) if start.startswith(_BOM) else 0
+        self._begins = len(_BOM) if start.startswith(_BOM) else 0
+        self.restart()
+
+    def restart(self, after: int = 0) -> None:
+        """Begin again, after so many lines."""
+        self.number, self._offset = 0, self._begins
+        self._back.clear()
+        self._undecodable.clear()
         self._stream.seek(self._offset)
+        for _ in zip(range(after), self, strict=False):
+            pass
+        self.begin()
 
     def _broken(self, error: Exception) -> DataError:
         if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
@@ -109,10 +144,10 @@ class Lines:
             kept = {line: problem for line, problem in self._undecodable.items() if line > self.number}
             self._undecodable = kept
 
-    def rewind(self) -> None:
-        """Give back every line of the record but its first."""
-        self._back.extend(reversed(self.taken[1:]))
-        self.number -= len(self.taken) - 1
+    def rewind(self, keep: int = 1) -> None:
+        """Give back every line of the record but its first, or as many as are kept."""
+        self._back.extend(reversed(self.taken[keep:]))
+        self.number -= len(self.taken) - keep
 
     def reject_undecodable(self) -> bool:
         """Reject the record if one of its bytes was not UTF-8, and say whether it was."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 
-from textsiam.data.tables.columns import PairColumns, checked_text, label_parser, label_problem, text_problem
+from textsiam.data.tables.columns import PairColumns, Table, checked_text, text_problem
 from textsiam.data.tables.errors import BadRows, DataError
-from textsiam.data.tables.readers import Table
+from textsiam.data.tables.labels import LabelParser
 
 Problem = tuple[str, str]
 Cell = Callable[[str, object], str | Problem]
@@ -26,6 +27,7 @@ class PairRows:
         self.index: dict[str, int] = {}
         self.left, self.right, self.labels = array("i"), array("i"), array("b")
         self.lines = array("q")
+        self.starts: list[tuple[int, str]] = []
 
     def add(self, line: int, left: str, right: str, label: int) -> None:
         """Add the pair of a line."""
@@ -37,26 +39,33 @@ class PairRows:
 
     def read(self, table: Table, bad: BadRows, columns: PairColumns, cell: Cell, *, default: int) -> None:
         """Read the rows of a table, a text by `cell`; `default` is the label where no column holds one."""
-        places = [(name, table.columns.index(name)) for name in columns.texts]
-        label_at = -1 if columns.label is None else table.columns.index(columns.label)
-        parse = label_parser(table.class_names.get(columns.label or "", ()))
-        for line, values in table.rows:
+        names = [*columns.texts, *([columns.label] if columns.label else [])]
+        classes = table.class_names.get(columns.label or "", ())
+        parse = LabelParser(classes, name=bad.name, column=columns.label or "")
+        self.starts.append((len(self.lines), f"{bad.name}:{table.unit}"))
+        for line, values in table.values(names):
             texts = []
-            for name, at in places:
-                text = cell(name, values[at])
+            for name, value in zip(columns.texts, values, strict=False):
+                text = cell(name, value)
                 if isinstance(text, tuple):
                     bad(f"{table.unit}{line}", *text)
                     break
                 texts.append(text)
             else:
-                label = default if columns.label is None else parse(values[label_at])
+                label = default if columns.label is None else parse(values[-1])
                 if label is None:
-                    bad(f"{table.unit}{line}", *label_problem(columns.label or "", values[label_at]))
+                    bad(f"{table.unit}{line}", *parse.problem(values[-1]))
                     continue
                 self.accepted += 1
                 self.add(line, texts[0], texts[1], label)
                 if len(texts) == 3:
                     self.add(line, texts[0], texts[2], 0 if default == 1 else -1)
+        bad.note(parse.mapping)
+
+    def place(self, row: int) -> str:
+        """Say where a pair stands: file and line."""
+        name = next(name for start, name in reversed(self.starts) if start <= row)
+        return f"{name}{self.lines[row]}"
 
 
 def cell_reader(table: Table, images: bool, image_cells: ImageCells | None) -> Cell:
@@ -83,5 +92,10 @@ def int_array(values: array[int]) -> np.ndarray:
 
 
 def _text_cell(name: str, value: object) -> str | Problem:
+    if isinstance(value, bytes):  # a column of bytes, or of what should be UTF-8 and is not everywhere
+        with suppress(UnicodeDecodeError):
+            value = value.decode()
     text = checked_text(value)
-    return text_problem(name, value) if text is None else text
+    if text is None:
+        return text_problem(name, value)
+    return ("NUL character", f"{name!r} holds a NUL character") if "\0" in text else text

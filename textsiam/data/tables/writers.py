@@ -38,7 +38,8 @@ def write_table(
             if path.suffix == ".parquet":
                 _write_parquet(aside, columns, rows)
             else:
-                with aside.open("w", encoding="utf-8", newline="") as file:
+                # A file name that is not UTF-8 holds halves of characters: written as \\udce9, which JSON reads back.
+                with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                     _write(file, path.suffix, list(columns), rows)
             aside.chmod(0o644)
     except OSError as error:
@@ -64,9 +65,21 @@ def _write(file: TextIO, suffix: str, columns: Sequence[str], rows: Iterable[Map
     if suffix == ".jsonl":
         file.writelines(json.dumps({c: row[c] for c in columns}, ensure_ascii=False) + "\n" for row in rows)
         return
-    writer = csv.DictWriter(file, columns, delimiter=_DELIMITERS[suffix], lineterminator="\n", extrasaction="ignore")
+    # Before Python 3.13 a carriage return is quoted only where it ends lines, and unquoted it cannot be read again.
+    plain = _LineFeeds(file)
+    writer = csv.DictWriter(plain, columns, delimiter=_DELIMITERS[suffix], lineterminator="\r\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
+
+
+class _LineFeeds:
+    """Ends the rows of a csv.writer, which writes each at once, in a line feed alone."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, row: str) -> int:
+        return self._file.write(row.removesuffix("\r\n") + "\n")
 
 
 def _write_parquet(path: Path, columns: Sequence[str] | Mapping[str, type], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -81,4 +94,9 @@ def _write_parquet(path: Path, columns: Sequence[str] | Mapping[str, type], rows
     rest = iter(rows)
     with pq.ParquetWriter(path, schema) as writer:
         while group := list(islice(rest, _GROUP)):
-            writer.write_table(pa.table({name: [row[name] for row in group] for name in columns}, schema=schema))
+            held = {name: [_encodable(row[name]) for row in group] for name in columns}
+            writer.write_table(pa.table(held, schema=schema))
+
+
+def _encodable(value: Any) -> Any:
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value

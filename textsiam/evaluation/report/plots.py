@@ -101,6 +101,8 @@ def reliability_figure(evaluations: Sequence[PairEvaluation]) -> str:
     legend = []
     for i, (evaluation, fact) in enumerate(zip(evaluations, facts, strict=True)):
         style = series_style(i, len(evaluations))
+        if evaluation.report.calibration_error is None:  # a threshold alone gives no probabilities
+            continue
         predicted, observed, sizes = reliability_bins(evaluation.probabilities, evaluation.labels)
         notes = [
             f"{evaluation.name}: predicted {number(p)}, observed {number(o)}, {size:,} pairs"
