@@ -139,10 +139,13 @@ def _explain_problems(app: FastAPI) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         # Of the alternatives of a field, the one that got furthest says what is wrong: "inputs[3]" and not "inputs".
         deepest = max(error.errors(), key=lambda one: len(one["loc"]))
+        if deepest["type"] == "json_invalid":
+            why = f"the body is no JSON: {deepest['ctx']['error']} at character {deepest['loc'][-1]}"
+            return answer(request, 400, why, "Validation")
         parts = [part for part in deepest["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(part)]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         where = f"{place.lstrip('.')}: " if place else ""
-        return answer(request, 422, f"{where}{deepest['msg']}", "Validation")
+        return answer(request, 422, f"{where}{deepest['msg'].removeprefix('Value error, ')}", "Validation")
 
     @app.exception_handler(QuestionIndexError)
     @app.exception_handler(ReviewsError)

@@ -4,18 +4,42 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+_MOST_KEYS = 100
+
+
+def _few_keys(value: Any) -> Any:
+    """Refuse an object with so many keys that checking each would take long.
+
+    Raises:
+        ValueError: It has more than 100.
+    """
+    if isinstance(value, dict) and len(value) > _MOST_KEYS:
+        raise ValueError(f"{len(value):,} keys, at most {_MOST_KEYS} are taken")
+    return value
+
+
+# The first thing that is wrong is told, and no other is looked for.
 Text = Annotated[str, StringConstraints(strict=True)]
+Texts = Annotated[list[Text], Field(fail_fast=True)]
 Id = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=512)]
+Facts = Annotated[dict[str, str | int | float | bool], BeforeValidator(_few_keys)]
 
 
-class _Body(BaseModel):
+class _Few(BaseModel):
+    @model_validator(mode="before")
+    @classmethod
+    def _few(cls, value: Any) -> Any:
+        return _few_keys(value)
+
+
+class _Body(_Few):
     # Clients of these shapes send keys that only other models need.
     model_config = ConfigDict(extra="ignore")
 
 
-class Own(BaseModel):
+class Own(_Few):
     """A body of our own routes: unknown keys are refused, so that a typing error is."""
 
     model_config = ConfigDict(extra="forbid")
@@ -24,9 +48,7 @@ class Own(BaseModel):
 class EmbedRequest(_Body):
     """Body of `/embed`."""
 
-    inputs: Text | list[Text] = Field(
-        description="A text, or a list of them; images in base64 where the twin takes images."
-    )
+    inputs: Text | Texts = Field(description="A text, or a list of them; images in base64 where the twin takes images.")
     normalize: bool = Field(True, description="Vectors have length 1; there are no others.")
     truncate: bool | None = Field(None, description="Cut what is longer than the model reads, instead of refusing it.")
     dimensions: int | None = Field(None, ge=1, description="Keep the first so many numbers, scaled to length 1 again.")
@@ -36,7 +58,7 @@ class SimilarityInputs(_Body):
     """A sentence, and those that it is compared with."""
 
     source_sentence: Text
-    sentences: list[Text]
+    sentences: Texts
 
 
 class Parameters(_Body):
@@ -56,7 +78,7 @@ class RerankRequest(_Body):
     """Body of `/rerank`."""
 
     query: Text
-    texts: list[Text]
+    texts: Texts
     raw_scores: bool = Field(False, description="The twin's similarity, instead of the probability.")
     return_text: bool = False
     truncate: bool | None = None
@@ -73,7 +95,7 @@ class Rank(BaseModel):
 class OpenAIRequest(_Body):
     """Body of `/v1/embeddings`."""
 
-    input: Text | list[Text]
+    input: Text | Texts
     model: str = ""
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, ge=1)
@@ -147,12 +169,12 @@ class DuplicatesRequest(Own):
     """Body of `/duplicates`."""
 
     question: Text | None = Field(None, description="A question; or give several as `questions`.")
-    questions: list[Text] | None = None
+    questions: Texts | None = None
     limit: int = Field(10, ge=1, le=1000, description="Duplicates of a question at most.")
     threshold: float | None = Field(
         None, allow_inf_nan=False, description="Least similarity, instead of the learned one."
     )
-    where: dict[str, str | int | float | bool] | None = Field(None, description="Only questions with these metadata.")
+    where: Facts | None = Field(None, description="Only questions with these metadata.")
 
 
 class Duplicate(BaseModel):
@@ -182,7 +204,7 @@ class QuestionBody(Own):
     """A question to keep."""
 
     text: Text
-    metadata: dict[str, str | int | float | bool] = {}
+    metadata: Facts = {}
 
 
 class NewQuestion(QuestionBody):
@@ -194,8 +216,8 @@ class NewQuestion(QuestionBody):
 class QuestionsBatch(Own):
     """Body of `/questions:batch`: what is deleted first, then what is kept."""
 
-    delete: list[Id] = []
-    upsert: list[NewQuestion] = []
+    delete: Annotated[list[Id], Field(fail_fast=True)] = []
+    upsert: Annotated[list[NewQuestion], Field(fail_fast=True)] = []
 
 
 class Written(BaseModel):

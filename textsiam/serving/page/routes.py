@@ -6,6 +6,7 @@ import csv
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from typing import Annotated, Any, Literal
 
@@ -24,8 +25,9 @@ from textsiam.serving.wire import Own, Problem
 
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " \
-          "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " \
+          "base-uri 'none'; form-action 'none'; frame-ancestors {}; " \
           "require-trusted-types-for 'script'; trusted-types 'none'"  # fmt: skip
+_FETCHED = ["GET", "HEAD"]
 _POINTS = 200
 _COLUMNS: tuple[str, ...] = ("question1", "question2", "is_duplicate", "id1", "id2", "similarity", "probability")
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
@@ -96,8 +98,10 @@ def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
         reviews: The suspects.
     """
     routes, answers = APIRouter(), _Answers(engine, reviews)
-    routes.add_api_route("/ui", lambda: _file("index.html"), include_in_schema=False)
-    routes.add_api_route("/ui/files/{name}", _file, include_in_schema=False)
+    around = " ".join(engine.settings.origins) or "'none'"  # whose pages may hold the moderator's in a frame
+    file = partial(_file, policy=_POLICY.format(around))
+    routes.add_api_route("/ui", lambda: file("index.html"), methods=_FETCHED, include_in_schema=False)
+    routes.add_api_route("/ui/files/{name}", lambda name: file(name), methods=_FETCHED, include_in_schema=False)
     api = APIRouter(prefix="/ui/api", responses=PROBLEMS)
     api.add_api_route("/queue", answers.queue)
     api.add_api_route("/decisions", answers.decide, methods=["POST"], responses=_UNKNOWN)
@@ -213,13 +217,13 @@ def _body(pair: Pair) -> PairBody:
     return PairBody(number=pair.number, state=pair.state, **vars(pair.suspect))
 
 
-def _file(name: str) -> Response:
+def _file(name: str, *, policy: str) -> Response:
     source = files("textsiam.serving") / "page_files" / name
     kind = _KINDS.get(name.rpartition(".")[2])
     if kind is None or "/" in name or not source.is_file():
         raise Refused(404, f"there is no file {name!r}", "NotFound")
     headers: dict[str, Any] = {
-        "content-security-policy": _POLICY,
+        "content-security-policy": policy,
         "cache-control": "no-cache",
         "referrer-policy": "no-referrer",
     }

@@ -12,7 +12,7 @@ from textsiam.search.index.validation import check_questions, check_where
 from textsiam.search.lookup import Checked, Found
 from textsiam.serving.engine import Engine, Gone
 from textsiam.serving.page.reviews import Reviews, Suspect
-from textsiam.serving.problem_details import Refused, unfit
+from textsiam.serving.problem_details import Refused, too_large, unfit
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
 from textsiam.serving.verdicts import Looker
 from textsiam.serving.wire import (
@@ -134,6 +134,10 @@ class _Answers:
     async def _write(self, new: list[NewQuestion], delete: list[str], gone: Gone) -> Written:
         """Forget questions, keep others, all of them or none, and queue those that look like ones that are there."""
         look, engine = self._look(), self._engine
+        for field, several in (("upsert", new), ("delete", delete)):
+            if len(several) > engine.settings.max_batch:
+                most = f"at most {engine.settings.max_batch:,} are taken"
+                raise too_large(f"{field}: {len(several):,} questions, {most}")
         questions = [Question(one.id, one.text, one.metadata) for one in new]
         vectors = np.zeros((0, engine.twin.dim), np.float32)
         if questions:
