@@ -13,10 +13,15 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
+from textsiam.images.pixels import PATCH
 from textsiam.inference.encoders import inputs_of
+from textsiam.inference.fast.processor import one_core
+from textsiam.inference.inputs import TEXTS
 from textsiam.models.scorer import Scorer
+from textsiam.models.twin import Twin
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
+from textsiam.serving.admission.pictures import Pictures
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.problem_details import Refused, too_large, unfit
@@ -28,6 +33,7 @@ Gone = Callable[[], Awaitable[bool]]
 """Says whether the client has left."""
 
 _SHORT, _FEW = 2000, 16  # characters, and inputs, that are looked at without handing them to another thread
+_SHARED = 512  # tokens of a step up to which the twin has all cores share one batch
 _LOOK = 0.1  # seconds between two looks whether the client is still there
 
 
@@ -42,9 +48,10 @@ class Engine:
     def __init__(self, twin: Scorer, settings: ServerSettings) -> None:
         self.twin, self.settings = twin, settings
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
+        self._pictures = Pictures(settings.max_tokens * PATCH)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
-        self._encoders = {side: partial(twin.encode, side=side) for side in sides}
+        self._encoders = {side: partial(self._encoded, side) for side in sides}
         self._counters = {side: inputs_of(twin.tower(side)).counter(twin.tower(side)) for side in sides}
 
     @cached_property
@@ -108,9 +115,15 @@ class Engine:
             Refused: Too many or too large, not readable, or the queue is full.
         """
         side = side if self.twin.right is not None else "left"  # both sides of one tower share their batches
-        check = partial(self._checked, inputs, field, truncate, side)
-        # Counting the tokens of a question takes less than handing that to another thread.
-        names, tokens = check() if _is_short(inputs) else await asyncio.to_thread(check)
+        values, where = self._several(inputs, field)
+        if self.longest is None:
+            alone = self.twin.tower(side) if isinstance(self.twin, Twin) else None
+            names, pixels = await self._pictures.opened(values, alone, where, gone)
+            tokens = np.maximum(self._counters[side](names), pixels)
+        else:
+            check = partial(self._checked, values, where, truncate, side)
+            # Counting the tokens of a question takes less than handing that to another thread.
+            names, tokens = check() if _is_short(values) else await asyncio.to_thread(check)
         future = self._queued(partial(self.batcher.encode, self._encoders[side], names, tokens))
         return await self.wait(future, gone), int(tokens.sum())
 
@@ -180,6 +193,7 @@ class Engine:
 
     def close(self) -> bool:
         """Finish what was taken, within the grace of the settings; returns whether all of it was."""
+        self._pictures.close()
         return self.batcher.close(self.settings.grace)
 
     def _queued(self, add: Callable[[], Future[T]]) -> Future[T]:
@@ -190,33 +204,45 @@ class Engine:
         except Closed as error:
             raise Refused(503, str(error), "Unhealthy", retry_after=5) from None
 
-    def _checked(
-        self, inputs: str | Sequence[str], field: str, truncate: bool | None, side: str
-    ) -> tuple[list[str], np.ndarray]:
-        """Return the names and sizes of inputs that may wait for the model."""
-        settings = self.settings
-        values, alone = ([inputs], True) if isinstance(inputs, str) else (inputs, False)
+    def _encoded(self, side: str, names: list[str]) -> np.ndarray:
+        """Encode the inputs of a step, with one thread a worker.
 
-        def where(position: int) -> str:
-            return field if alone else f"{field}[{position}]"
+        Cores that share a small batch wait for each other after every operation, and where one of them has other work
+        the clients get a seventh of what one core alone would give them. Larger batches have a worker for each core.
+        """
+        few = len(names) <= _SHARED and int(self._counters[side](names).sum()) <= _SHARED
+        with one_core(few and self.twin.device.type == "cpu"):
+            return self.twin.encode(names, side=side)
 
-        if len(values) == 0:
+    def _several(self, inputs: str | Sequence[str], field: str) -> tuple[Sequence[str], Callable[[int], str]]:
+        """Return inputs as a list, and what names one by its position.
+
+        Raises:
+            Refused: There are none, or too many.
+        """
+        if isinstance(inputs, str):
+            return [inputs], lambda _: field
+        if len(inputs) == 0:
             raise unfit(f"{field}: expected at least one input")
-        if len(values) > settings.max_batch:
-            raise too_large(f"{field}: {len(values):,} inputs, at most {settings.max_batch:,} are taken")
-        tower = self.twin.tower(side)
-        kind, limit, names = inputs_of(tower), tower.max_seq_length, []
+        if len(inputs) > self.settings.max_batch:
+            raise too_large(f"{field}: {len(inputs):,} inputs, at most {self.settings.max_batch:,} are taken")
+        return inputs, lambda position: f"{field}[{position}]"
+
+    def _checked(
+        self, values: Sequence[str], where: Callable[[int], str], truncate: bool | None, side: str
+    ) -> tuple[list[str], np.ndarray]:
+        """Return the texts that may wait for the model, and their sizes in tokens."""
+        settings, tower = self.settings, self.twin.tower(side)
+        limit, names = tower.max_seq_length or 0, []
         for position, value in enumerate(values):
-            if limit is not None and len(value) > settings.max_characters:
+            if len(value) > settings.max_characters:
                 most = f"at most {settings.max_characters:,} are taken"
                 raise too_large(f"{where(position)}: {len(value):,} characters, {most}")
             try:
-                names.append(kind.received(value))
+                names.append(TEXTS.received(value))
             except DataError as error:
                 raise unfit(f"{where(position)}: {error}") from error
         tokens = self._counters[side](names)
-        if limit is None:
-            return names, tokens
         if not (settings.truncate if truncate is None else truncate) and (tokens > limit).any():
             at = int(np.argmax(tokens > limit))
             hint = 'send "truncate": true to cut it'
@@ -224,8 +250,6 @@ class Engine:
         return names, np.minimum(tokens, limit)
 
 
-def _is_short(inputs: str | Sequence[str]) -> bool:
+def _is_short(inputs: Sequence[str]) -> bool:
     """Say whether inputs of a request are so little that looking at them delays nobody."""
-    if isinstance(inputs, str):
-        return len(inputs) <= _SHORT
     return len(inputs) <= _FEW and sum(map(len, inputs)) <= _SHORT

@@ -101,8 +101,8 @@ class Guard:
         """Let a request pass.
 
         Raises:
-            Refused: Another host is meant, another site's page writes, the client asks too often, the token is wrong, or
-            the body too large.
+            Refused: Another host is meant, another site's page writes, the client asks too often, the token is wrong,
+                or the body too large.
         """
         path, settings = scope["path"], self.settings
         check_host(scope, settings.host_names)

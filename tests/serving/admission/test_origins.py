@@ -64,8 +64,8 @@ def test_the_own_page_and_programs_write(decided_pair, headers):
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/info", "/ui", "/ui/api/export", "/questions/0"])
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io", "0",
-                                  "", "[::2]", "[", "10.0.0.1", "localhost:x"])  # fmt: skip
+@pytest.mark.parametrize("host", ["evil.example", "evil.example:8080", "localhost.evil.example", "127.0.0.1.nip.io",
+                                  "0", "", "[::2]", "[", "10.0.0.1", "localhost:x"])  # fmt: skip
 def test_a_name_that_was_bound_to_the_address_reads_nothing(client, path, host):
     answer = client.get(path, headers={"host": host}, follow_redirects=False)
     assert answer.status_code == 421
@@ -118,11 +118,11 @@ def test_without_allowed_sites_nothing_is_shared(client):
 @pytest.mark.parametrize("origin", ["*", "forum.example", "https://*.example", "https://a.example/", "ftp://a.example",
                                     "null", "https://a@b.example", "https://a.example/x"])  # fmt: skip
 def test_an_origin_that_is_none_is_refused(origin):
-    with pytest.raises(ValueError, match="expected one such as 'https://forum.example'"):
+    with pytest.raises(ValueError, match=r"expected one such as 'https://forum.example'"):
         ServerSettings(origins=(origin,))
 
 
 @pytest.mark.parametrize("name", ["*", "a.example:80", "https://a.example", "a.example/x", ""])
 def test_a_host_name_that_is_none_is_refused(name):
-    with pytest.raises(ValueError, match="expected one such as 'forum.example'"):
+    with pytest.raises(ValueError, match=r"expected one such as 'forum.example'"):
         ServerSettings(host_names=(name,))

@@ -40,9 +40,10 @@ def checked_host_name(name: str) -> str:
         ValueError: It is none.
     """
     parts = _split(f"//{name}")
-    if parts is None or parts.hostname != name.lower().strip("[]") or "*" in name:
+    host = "" if parts is None else parts.hostname or ""
+    if not host or host != name.lower().strip("[]") or "*" in name:
         raise ValueError(f"the host name is {name!r}, expected one such as 'forum.example', without a port")
-    return parts.hostname
+    return host
 
 
 def checked_origin(origin: str) -> str:
