@@ -15,6 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.images.augmentation import Augmentation, augmented
 from textsiam.images.names import open_picture
+from textsiam.images.ready import Ready
 
 # Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there
 # is room. One that cuts the middle out makes an image larger than the tower takes it, though not by more than this.
@@ -136,18 +137,6 @@ class Pixels:
     def augmented(self, augment: Sequence[Augmentation]) -> Pixels:
         """Return the images as training shall see them."""
         return replace(self, augment=tuple(augment))
-
-
-class Ready(str):
-    """A string that stands for an input which was made ready for a tower already, whatever name it had."""
-
-    features: Any
-
-    def __new__(cls, key: str, features: Any) -> Ready:
-        """Return a string that equals no input's own: no text and no name has half of a surrogate pair."""
-        made = super().__new__(cls, f"\ud800{key}")
-        made.features = features
-        return made
 
 
 def ready_picture(name: str, tower: SentenceTransformer) -> Ready:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,10 +25,11 @@ from textsiam.serving.guard import Guard
 from textsiam.serving.heap import give_back_memory
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.page.reviews import Reviews, ReviewsError
-from textsiam.serving.page.routes import page_routes
+from textsiam.serving.page.routes import no_page_routes, page_routes
 from textsiam.serving.problem_details import Refused, problem_body
 from textsiam.serving.routes.embeddings import PROBLEMS, embedding_routes
 from textsiam.serving.routes.questions import question_routes
+from textsiam.serving.routes.tokens import token_routes
 from textsiam.serving.telemetry import Meters
 from textsiam.serving.wire import Info
 
@@ -77,8 +79,8 @@ def create_app(
     app = FastAPI(title="textsiam", version=version("textsiam"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(embedding_routes(engine, name))
     app.include_router(question_routes(engine, index, reviews))
-    if reviews is not None:
-        app.include_router(page_routes(engine, reviews))
+    app.include_router(token_routes(engine))
+    app.include_router(no_page_routes() if reviews is None else page_routes(engine, reviews))
     _status_routes(app, engine, index, meters, name)
     _explain_problems(app)
     return Guard(app, settings=settings, meters=meters)  # pyright: ignore[reportArgumentType]
@@ -87,10 +89,14 @@ def create_app(
 def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, meters: Meters, name: str) -> None:
     settings = engine.settings
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("ui")
 
+    @app.head("/ping", include_in_schema=False)
+    @app.get("/ping", include_in_schema=False)
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: PROBLEMS[503]})
     async def health() -> dict[str, str]:
         """Say whether requests are taken."""
@@ -110,9 +116,12 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
             model_type={"embedding": {"pooling": pooling_of(tower)}},
             dim=twin.dim,
             max_input_length=engine.longest,
+            served_model_name=name,
+            max_concurrent_requests=settings.max_queue,
             max_batch_tokens=settings.max_tokens,
             max_client_batch_size=settings.max_batch,
             auto_truncate=settings.truncate,
+            tokenization_workers=os.cpu_count() or 1,
             threshold=None if decision is None else decision.threshold,
             questions=None if index is None else await asyncio.to_thread(index.count),
             version=version("textsiam"),

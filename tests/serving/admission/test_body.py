@@ -113,7 +113,7 @@ def test_lists_are_bounded_by_the_batch_whatever_they_hold(serve, index):
 @pytest.mark.parametrize(
     ("path", "body", "message"),
     [
-        ("/embed", {"inputs": [1] * 1000}, "inputs[0]: Input should be a valid string"),
+        ("/embed", {"inputs": [True] * 1000}, "inputs[0]: Input should be a valid string"),
         ("/questions:batch", {"delete": [1] * 1000}, "delete[0]: Input should be a valid string"),
         ("/questions:batch", {"upsert": [{}] * 1000}, "upsert[0].text: Field required"),
         ("/questions:batch", {f"k{n}": 1 for n in range(1000)}, "1,000 keys, at most 100 are taken"),

@@ -113,6 +113,18 @@ def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
     return routes
 
 
+def no_page_routes() -> APIRouter:
+    """Return what stands where the page would, and says what it lacks."""
+    routes = APIRouter()
+
+    @routes.get("/ui{rest:path}", include_in_schema=False)
+    def missing(rest: str) -> Response:
+        why = "this server keeps no decisions, so it has no moderator's page: start it with --reviews or --index"
+        raise Refused(409, why, "Conflict")
+
+    return routes
+
+
 class _Answers:
     """What the routes do; none waits for the model, so all run in threads."""
 
