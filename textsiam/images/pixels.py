@@ -88,7 +88,9 @@ class Pixels:
             if pixels > _OPEN_PIXELS:
                 close()
         close()
-        return parts[0] if len(parts) == 1 else {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0] | {key: torch.cat([part[key] for part in parts]) for key in _tensors(parts[0])}
 
     def _kept(self, row: int) -> Image.Image:
         """Open an image that is to be changed, not much larger than the tower takes it, or remember it."""
@@ -162,6 +164,10 @@ def dummy_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
     pixels = features["pixel_values"]
     count = max(1, tokens * PATCH // (pixels.shape[-2] * pixels.shape[-1]))
     return {**features, "pixel_values": pixels.expand(count, -1, -1, -1).contiguous(memory_format=torch.channels_last)}
+
+
+def _tensors(features: dict[str, Any]) -> list[str]:
+    return [key for key, value in features.items() if isinstance(value, torch.Tensor)]
 
 
 def _features(tower: SentenceTransformer, images: Sequence[Image.Image]) -> dict[str, Any]:

@@ -22,13 +22,13 @@ FINE = {200, 201, 204, 307, 400, 403, 404, 405, 408, 409, 413, 415, 421, 422, 42
 PATHS = ["/embed", "/embed_all", "/embed_sparse", "/tokenize", "/decode", "/predict", "/similarity", "/rerank",
          "/v1/embeddings", "/v1/models", "/duplicates", "/questions:batch", "/questions/1", "/questions/a%2Fb",
          "/feedback", "/ui", "/ui/api/queue", "/ui/api/decisions", "/ui/api/undo", "/ui/api/clusters/1",
-         "/ui/api/export", "/health", "/info", "/metrics", "/", "/nothing", "/questions/%00", "/questions/%ff"]  # fmt: skip
-METHODS = ["POST"] * 5 + ["GET", "PUT", "PUT", "DELETE", "HEAD", "OPTIONS"]
+         "/ui/api/export", "/health", "/info", "/metrics", "/", "/nothing", "/questions/%00",
+         "/questions/%ff"]  # fmt: skip
+METHODS = ["POST", "GET", "PUT", "DELETE", "HEAD", "OPTIONS", "PATCH"]
 KEYS = ["inputs", "input", "question", "questions", "text", "texts", "query", "ids", "id", "upsert", "delete", "where",
         "metadata", "truncate", "dimensions", "normalize", "threshold", "limit", "prompt_name", "truncation_direction",
         "question1", "question2", "duplicate", "number", "parameters", "source_sentence", "sentences"]  # fmt: skip
-TEXTS = ["why?", "", " ", "\0", "\ud800", "🦊" * 50, "\u202ewhy", "a/b", "[CLS]", "x" * 3000, "NaN", "left",
-         "e\u0301"]  # fmt: skip
+TEXTS = ["why?", "", " ", "\0", "\ud800", "🦊" * 50, "\u202ewhy", "a/b", "[CLS]", "x" * 3000, "NaN", "left"]
 NUMBERS = [0, -1, 1, 2**31, 2**63, -(2**63), 10**40, 0.5, 1e308, -0.0, float("nan"), float("inf"), True, None]
 
 
@@ -86,8 +86,8 @@ def test_no_request_of_the_schema_is_an_error_of_the_server(address, tries, resu
         @settings(max_examples=tries(200), deadline=None, database=None, phases=(Phase.generate,),
                   suppress_health_check=list(HealthCheck))  # fmt: skip
         @given(case=operation.as_strategy())
-        def check(case, label=operation.label):
-            asked[label] += 1
+        def check(case):
+            asked[case.operation.label] += 1
             case.validate_response(case.call(), checks=wanted)
 
         check()
