@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from textsiam.search.index.base import Question, QuestionIndex, QuestionIndexError
 from textsiam.search.index.validation import check_where
@@ -36,6 +37,23 @@ _MISSING: Problems = {
 _CREATED: Problems = {201: {"model": Written, "description": "It was not there before."}}
 
 
+class _Any(Convertor[str]):
+    """The rest of a path, whatever it holds: an id may have slashes and even lines."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the rest as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return an id as it stands in a path."""
+        return value
+
+
+register_url_convertor("any", _Any())
+
+
 def question_routes(engine: Engine, index: QuestionIndex | None, reviews: Reviews | None) -> APIRouter:
     """Return `/duplicates`, `/questions…` and `/feedback`.
 
@@ -47,9 +65,9 @@ def question_routes(engine: Engine, index: QuestionIndex | None, reviews: Review
     routes = APIRouter(responses=PROBLEMS | _MISSING)
     answers = _Answers(engine, None if index is None else Looker(engine, index), reviews)
     routes.add_api_route("/duplicates", answers.duplicates, methods=["POST"])
-    routes.add_api_route("/questions/{id:path}", answers.put, methods=["PUT"], responses=_CREATED)
-    routes.add_api_route("/questions/{id:path}", answers.get, methods=["GET"], responses=_UNKNOWN)
-    routes.add_api_route("/questions/{id:path}", answers.delete, methods=["DELETE"], responses=_UNKNOWN)
+    routes.add_api_route("/questions/{id:any}", answers.put, methods=["PUT"], responses=_CREATED)
+    routes.add_api_route("/questions/{id:any}", answers.get, methods=["GET"], responses=_UNKNOWN)
+    routes.add_api_route("/questions/{id:any}", answers.delete, methods=["DELETE"], responses=_UNKNOWN)
     routes.add_api_route("/questions:batch", answers.batch, methods=["POST"])
     routes.add_api_route("/feedback", answers.feedback, methods=["POST"])
     return routes
