@@ -25,3 +25,15 @@ def whole_file(target: str | Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # a missing file, or a place that is no folder
             aside.unlink()
+
+
+def file_identity(path: str | Path) -> tuple[int, int] | None:
+    """Return what tells a file from another one that takes its name later; None where there is none.
+
+    It holds as long as somebody has the file open.
+    """
+    try:
+        found = Path(path).stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

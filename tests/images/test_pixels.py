@@ -10,8 +10,9 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.augmentation import Augment
+from textsiam.images.names import picture_name
 from textsiam.images.pairs import pair_images
-from textsiam.images.pixels import Pixels, dummy_pixels
+from textsiam.images.pixels import Pixels, dummy_pixels, ready_picture
 from textsiam.inference.encoders import inputs_of
 from textsiam.inference.inputs import IMAGES, TEXTS
 from textsiam.inference.scratch import scratch_image_encoder
@@ -132,3 +133,14 @@ def test_a_damaged_image_is_named_while_encoding(images, tmp_path, names):
     (tmp_path / "cut.png").write_bytes(Path(names[0]).read_bytes()[:60])
     with pytest.raises(DataError, match=r"cut\.png"):
         Twin(images).encode([*names, str(tmp_path / "cut.png")])
+
+
+def test_images_that_are_large_are_made_ready_in_groups_and_are_the_same(monkeypatch):
+    rng = np.random.default_rng(0)
+    tower = scratch_image_encoder(size=28, channels=3, widths=(8, 16), depths=(1, 1), dim=16, device="cpu")
+    names = [picture_name(rng.integers(0, 255, (40, 30, 3), dtype=np.uint8)) for _ in range(5)]
+    together = Pixels(names, tower).collate(range(5))
+    monkeypatch.setattr("textsiam.images.pixels._OPEN_PIXELS", 2000)
+    apart = Pixels([ready_picture(names[0], tower), *names[1:]], tower).collate(range(5))
+    assert set(apart) == set(together)
+    assert torch.equal(apart["pixel_values"], together["pixel_values"])

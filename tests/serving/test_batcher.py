@@ -6,9 +6,11 @@ import threading
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from textsiam.models.twin import Twin
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 
 WAIT = 20
@@ -181,3 +183,24 @@ def test_requests_that_make_no_sense_are_refused():
         Batcher(max_tokens=0)
     with Batcher() as batcher, pytest.raises(ValueError, match="at least one"):
         batcher.encode(lambda inputs: np.zeros((0, 1)), [], [])
+
+
+def test_a_small_step_takes_one_thread_and_a_large_one_a_worker_for_each_core(serve, tower, monkeypatch):
+    seen = {}
+    plain = Twin.encode
+
+    def encode(self, inputs, **options):
+        seen[len(inputs)] = torch.get_num_threads()
+        return plain(self, inputs, **options)
+
+    cores = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        client = serve(twin=Twin(tower), index=None)
+        monkeypatch.setattr(Twin, "encode", encode)
+        for count in (1, 30, 300):
+            texts = [f"why is number {k} odd?" for k in range(count)]
+            assert client.post("/embed", json={"inputs": texts}).status_code == 200
+    finally:
+        torch.set_num_threads(cores)
+    assert seen == {1: 1, 30: 1, 300: 2}

@@ -77,7 +77,7 @@ def test_a_client_that_asks_too_often_is_told_when_to_come_back(serve):
     answers = [client.get("/info") for _ in range(5)]
     assert [answer.status_code for answer in answers] == [200, 200, 200, 429, 429]
     assert 55 <= int(answers[-1].headers["retry-after"]) <= 60  # when the first of the three is a minute old
-    assert answers[-1].json()["error"] == "at most 3 requests a minute are taken from a client"
+    assert answers[-1].json()["error"] == "at most 3 requests a minute are taken from one address, testclient"
     assert client.get("/health").status_code == 200
 
 
@@ -91,6 +91,36 @@ def test_no_minute_holds_more_requests_than_are_taken(monkeypatch):
     assert rate.wait("b") == 0
     now += 11  # two of the three are past, and the refused ones never counted
     assert [rate.wait("a") for _ in range(3)] == [0, 0, 49]
+
+
+def test_a_client_that_obeys_is_admitted(serve, monkeypatch):
+    now = 1000.25
+    monkeypatch.setattr("time.time", lambda: now)
+    client = serve(requests_per_minute=2)
+    for _ in range(5):
+        while (answer := client.get("/info")).status_code == 200:
+            now += 0.4
+        assert answer.status_code == 429
+        now += int(answer.headers["retry-after"])
+        assert client.get("/info").status_code == 200
+
+
+def test_guesses_at_the_token_count(serve):
+    client = serve(token=TOKEN, requests_per_minute=3)
+    head = {"authorization": "Bearer wrong"}
+    assert [client.get("/info", headers=head).status_code for _ in range(5)] == [401, 401, 401, 429, 429]
+    assert client.get("/info", headers={"authorization": f"Bearer {TOKEN}"}).status_code == 429
+    assert client.get("/ui").status_code == 200
+
+
+def test_an_ipv6_client_has_one_network_and_not_one_address():
+    def counted(address):
+        return guard._counted({"client": (address, 1)})
+
+    assert counted("2001:db8::1") == counted("2001:db8::ffff:2") == "2001:db8::/64"
+    assert counted("2001:db8:0:1::1") != counted("2001:db8::1")
+    assert counted("10.0.0.1") == counted("::ffff:10.0.0.1") == "10.0.0.1"
+    assert guard._counted({"client": None}) == "unknown"
 
 
 def test_many_clients_are_not_remembered_for_ever(monkeypatch):

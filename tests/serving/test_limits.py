@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from textsiam.images.names import MAX_PIXELS
+from textsiam.serving import engine, runner
+from textsiam.serving import limits as limits_module
+from textsiam.serving.admission import connections
+from textsiam.serving.admission.pictures import MAX_PIXELS as WAITING
 from textsiam.serving.limits import ServerSettings, token_for
 
 
@@ -35,3 +42,22 @@ def test_any_other_address_needs_a_token(host, monkeypatch):
         token_for(host)
     monkeypatch.setenv("TEXTSIAM_TOKEN", "long-enough-secret")
     assert token_for(host) == "long-enough-secret"
+
+
+def test_the_docs_tell_the_limits_as_they_are():
+    text = " ".join((Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8").split())
+    limits = ServerSettings()
+    sizes = f"({limits.max_body >> 20} MiB, {limits.max_batch:,}, {limits.max_characters:,} characters, "
+    for said in (
+        f"{sizes}{MAX_PIXELS // 10**6} million pixels)",
+        f"{limits.max_values:,} in all lists and objects",
+        f"a step takes at most {limits.max_tokens:,} tokens",
+        f"for {limits.grace:g} seconds at most",
+        f"the body did not come within {limits.patience:g} seconds",
+        f"at least {limits_module._SHORTEST_TOKEN} characters",
+        f"at most {WAITING / 1e9} billion pixels wait",
+        f"A step of at most {engine._SHARED} tokens takes one core",
+        f"A head must come within {connections._HEAD_SECONDS:g} seconds and {connections._HEAD_BYTES >> 10} KiB",
+        f"idle connections are kept for {runner._KEEP_ALIVE}",
+    ):
+        assert said in text, said

@@ -73,6 +73,13 @@ def serve(
     max_batch: Annotated[int, typer.Option(min=1, help="Inputs of a request at most.")] = 10_000,
     rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute of one client at most.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut long inputs instead of refusing them.")] = False,
+    host_name: Annotated[
+        list[str] | None, typer.Option(help="What clients may call the server, beside its address and the loopback.")
+    ] = None,
+    origin: Annotated[
+        list[str] | None,
+        typer.Option(help="A site, as https://forum.example, whose pages may embed the page and call the server."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Serve a twin over HTTP: vectors, scores, verdicts about new questions, and the moderators' pages at /ui."""
@@ -90,8 +97,9 @@ def serve(
     from textsiam.serving.page.reviews import Reviews, ReviewsError
 
     settings = ServerSettings(
-        max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host)
-    )
+        max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host),
+        host_names=tuple(host_name or ()), origins=tuple(origin or ()),
+    )  # fmt: skip
     place = reviews or _beside(index)
     if suspects is not None and place is None:
         raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
@@ -128,7 +136,7 @@ def serve(
         print_json(facts) if as_json else say("\n".join(lines))
 
     try:
-        run_server(app, host=host, port=port, ready=ready, grace=settings.grace)
+        run_server(app, host=host, port=port, ready=ready, grace=settings.grace, patience=settings.patience)
     finally:
         for one in (opened, store):
             if one is not None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _ORIENTATION = 0x0112
 _WORDS = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_STRIP = 1 << 20  # pixels
 _KNOWN = "PNG, JPEG, WebP, GIF, BMP, TIFF or PPM"
 
 
@@ -57,13 +58,19 @@ def decode_raster(data: bytes, where: str, max_pixels: int) -> Image:
     Raises:
         DataError: The bytes are none, no image, damaged, too large, or several frames.
     """
+    image, kind = _sized(data, where, max_pixels)
+    return plain_raster(image, where, kind)
+
+
+def _sized(data: bytes, where: str, max_pixels: int) -> tuple[Image, str]:
+    """Read the header of an image that is not too large; returns it with the name of its format."""
     found = _by_magic(data, where)
     if found.name == "GIF":
         check_size(_gif_extent(data, where), where, max_pixels)
     image = _opened(data, found, where)
     check_size(image.size, where, max_pixels)
     check_size(getattr(image, "_tile_size", image.size), where, max_pixels)  # what Pillow sets aside for a TIFF
-    return plain_raster(image, where, found.name)
+    return image, found.name
 
 
 def plain_raster(image: Image, where: str, kind: str = "image") -> Image:
@@ -77,7 +84,7 @@ def plain_raster(image: Image, where: str, kind: str = "image") -> Image:
         frames = getattr(image, "n_frames", 1)
         if frames == 1:
             image.load()
-            plain = _plain(_upright(image))
+            plain = _plain_by_strips(_upright(image))
     except Exception as error:  # damaged content makes Pillow raise errors of every type
         raise DataError(f"{where}: is a truncated or damaged {kind} ({_cause(error)})") from None
     if frames != 1:
@@ -117,6 +124,15 @@ def _opened(data: bytes, found: RasterFormat, where: str) -> Image:
 
 def _cause(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def raster_size(data: bytes, where: str, max_pixels: int) -> tuple[int, int]:
+    """Tell width and height of an image file by its header; no pixel is decoded.
+
+    Raises:
+        DataError: As for `decode_raster`, as far as a header shows it.
+    """
+    return _sized(data, where, max_pixels)[0].size
 
 
 def check_size(size: tuple[int, int], where: str, max_pixels: int) -> None:
@@ -167,6 +183,30 @@ def _upright(image: Image) -> Image:
         8: Transpose.ROTATE_90,
     }
     return image.transpose(turns[orientation]) if orientation in turns else image
+
+
+def _plain_by_strips(image: Image) -> Image | None:
+    """Convert to L or RGB strip by strip: what is made on the way takes several times the room of an image."""
+    if image.mode in ("L", "RGB") and "transparency" not in image.info:
+        return image
+    high = max(1, _STRIP // image.width)
+    if image.height <= high:
+        return _plain(image)
+    whole: Image | None = None
+    for top in range(0, image.height, high):
+        box = (0, top, image.width, min(top + high, image.height))
+        strip = _plain(image.crop(box))
+        if strip is None:
+            return None
+        whole = whole or _empty(strip.mode, image.size)
+        whole.paste(strip, box)
+    return whole
+
+
+def _empty(mode: str, size: tuple[int, int]) -> Image:
+    from PIL import Image as Images
+
+    return Images.new(mode, size)
 
 
 def _plain(image: Image) -> Image | None:

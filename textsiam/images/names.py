@@ -23,7 +23,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.archives import archive_kind, idx_array, zip_member
-from textsiam.images.decoding import check_size, decode_raster, plain_raster, raster_format
+from textsiam.images.decoding import check_size, decode_raster, plain_raster, raster_format, raster_size
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -90,19 +90,34 @@ def picture_name(value: Any, position: int | None = None) -> str:
     return _png_name(pixels)
 
 
-def received_picture(value: str, *, max_pixels: int = MAX_PIXELS) -> str:
+def received_picture(value: str, *, max_pixels: int = MAX_PIXELS, decode: bool = True) -> str:
     """Name an image that came from outside: base64, or a data URI; never a path, so that no file is opened for it.
 
     Args:
         value: The bytes of an image file in base64, or a data URI of them.
         max_pixels: As for `open_picture`.
+        decode: Try whether the image can be opened; without, only a name is made.
 
     Raises:
         DataError: The value is neither, or the image cannot be opened.
     """
-    name = value if value[:5].lower() == "data:" else f"data:image/*;base64,{value}"
-    open_picture(name, max_pixels=max_pixels)
+    name = value if _is_data(value) else f"data:image/*;base64,{value}"
+    if decode:
+        open_picture(name, max_pixels=max_pixels)
     return name
+
+
+def received_pixels(value: str, *, max_pixels: int = MAX_PIXELS) -> int:
+    """Tell by the header how many pixels an image from outside has; see `received_picture`."""
+    name = received_picture(value, decode=False)
+    where = shown_name(name)
+    width, height = raster_size(_embedded(name, where, _largest(max_pixels)), where, max_pixels)
+    return width * height
+
+
+def _largest(max_pixels: int) -> int:
+    """Return the bytes that an image of so many pixels may have."""
+    return max_pixels * _BYTES_PER_PIXEL + (1 << 16)
 
 
 def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
@@ -123,7 +138,7 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     """
     if max_pixels < 1:
         raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-    where, largest = shown_name(name), max_pixels * _BYTES_PER_PIXEL + (1 << 16)
+    where, largest = shown_name(name), _largest(max_pixels)
     if _is_data(name):
         return decode_raster(_embedded(name, where, largest), where, max_pixels)
     path, inner = _located(name, where)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -14,14 +15,18 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.images.augmentation import Augmentation, augmented
 from textsiam.images.names import open_picture
+from textsiam.images.ready import Ready
 
 # Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there
 # is room. One that cuts the middle out makes an image larger than the tower takes it, though not by more than this.
 _CUT = 1.25
 _KEPT_BYTES = 256 << 20
 
+_OPEN_PIXELS = 1 << 22  # of a batch's images that are open at once, if they are more than one
+
 # A square of so many pixels counts as a token, as in a vision transformer: what budgets of tokens mean for images.
-_PATCH = 16 * 16
+PATCH = 16 * 16
+"""Pixels that count as a token."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Pixels:
     @cached_property
     def _length(self) -> int:
         height, width = self._size
-        return max(1, height * width // _PATCH)
+        return max(1, height * width // PATCH)
 
     @cached_property
     def _side(self) -> float:
@@ -60,7 +65,32 @@ class Pixels:
         return max(self._size) * (1 if exact else _CUT)
 
     def _opened(self, row: int) -> Image.Image:
-        return open_picture(self.names[row]).convert(image_mode(self.tower))
+        image, mode = open_picture(self.names[row]), image_mode(self.tower)
+        return image if image.mode == mode else image.convert(mode)
+
+    def _made_ready(self, rows: Sequence[int]) -> dict[str, Any]:
+        """Return the features of images, of which few that are large are open at once."""
+        parts, group, pixels = [], [], 0
+
+        def close() -> None:
+            nonlocal group, pixels
+            if group:
+                parts.append(_features(self.tower, group))
+            group, pixels = [], 0
+
+        for row in rows:
+            if isinstance(name := self.names[row], Ready):
+                close()
+                parts.append(name.features)
+                continue
+            group.append(self._opened(row))
+            pixels += group[-1].width * group[-1].height
+            if pixels > _OPEN_PIXELS:
+                close()
+        close()
+        if len(parts) == 1:
+            return parts[0]
+        return parts[0] | {key: torch.cat([part[key] for part in parts]) for key in _tensors(parts[0])}
 
     def _kept(self, row: int) -> Image.Image:
         """Open an image that is to be changed, not much larger than the tower takes it, or remember it."""
@@ -98,7 +128,7 @@ class Pixels:
             DataError: An image cannot be opened; the message names it.
         """
         if seed is None or not self.augment:
-            return _features(self.tower, [self._opened(int(row)) for row in rows])
+            return self._made_ready([int(row) for row in rows])
         of = [None] * len(rows) if clusters is None else clusters.tolist()
         images = [
             augmented(self._kept(row), self.augment, seed, row=row, cluster=cluster)
@@ -109,6 +139,16 @@ class Pixels:
     def augmented(self, augment: Sequence[Augmentation]) -> Pixels:
         """Return the images as training shall see them."""
         return replace(self, augment=tuple(augment))
+
+
+def ready_picture(name: str, tower: SentenceTransformer) -> Ready:
+    """Open an image and make it ready for a tower, so that what waits is as small as what the tower takes.
+
+    Raises:
+        DataError: The image cannot be opened.
+    """
+    key = hashlib.sha256(name.encode()).hexdigest()
+    return Ready(key, Pixels([name], tower).collate([0]))
 
 
 def image_mode(tower: SentenceTransformer) -> str:
@@ -122,8 +162,12 @@ def dummy_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
     blank = Image.new(image_mode(tower), (64, 64))
     features = _features(tower, [blank])
     pixels = features["pixel_values"]
-    count = max(1, tokens * _PATCH // (pixels.shape[-2] * pixels.shape[-1]))
+    count = max(1, tokens * PATCH // (pixels.shape[-2] * pixels.shape[-1]))
     return {**features, "pixel_values": pixels.expand(count, -1, -1, -1).contiguous(memory_format=torch.channels_last)}
+
+
+def _tensors(features: dict[str, Any]) -> list[str]:
+    return [key for key, value in features.items() if isinstance(value, torch.Tensor)]
 
 
 def _features(tower: SentenceTransformer, images: Sequence[Image.Image]) -> dict[str, Any]:

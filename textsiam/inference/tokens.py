@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from textsiam.images.ready import Ready
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -133,15 +135,16 @@ def token_blocks(
     """Yield the tokens of a block of texts after the other, and how many each text has: int32 and int64."""
     prompt = default_prompt(tower)
     for start in range(0, len(texts), block):
-        batch = [prompt + text for text in texts[start : start + block]] if prompt else texts[start : start + block]
+        batch = texts[start : start + block]
         ids = tower.tokenizer(
-            list(batch),
+            ["" if isinstance(text, Ready) else prompt + text for text in batch],
             truncation=True,
             max_length=tower.max_seq_length,
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
         )["input_ids"]
+        ids = [text.features if isinstance(text, Ready) else own for text, own in zip(batch, ids, strict=True)]
         yield np.concatenate([np.asarray(i, dtype=np.int32) for i in ids]), np.fromiter(map(len, ids), np.int64)
 
 
@@ -156,8 +159,8 @@ def token_counter(tower: SentenceTransformer) -> Counter:
     tokenizer that is in use is an error.
     """
     prompt = default_prompt(tower)
-    backend = _fast_tokenizer(tower)
-    if backend is None:
+    rules = unlimited_rules(tower)
+    if rules is None:
         own, lock = copy.deepcopy(tower.tokenizer), threading.Lock()
 
         def slowly(texts: Sequence[str]) -> np.ndarray:
@@ -166,12 +169,24 @@ def token_counter(tower: SentenceTransformer) -> Counter:
             return np.fromiter(map(len, ids), np.int64, len(texts))
 
         return slowly
+
+    def quickly(texts: Sequence[str]) -> np.ndarray:
+        found = rules.encode_batch_fast(["" if isinstance(text, Ready) else prompt + text for text in texts])
+        ids = (t.features if isinstance(t, Ready) else own for t, own in zip(texts, found, strict=True))
+        return np.fromiter(map(len, ids), np.int64, len(texts))
+
+    return quickly
+
+
+def unlimited_rules(tower: SentenceTransformer) -> Any:
+    """Return a copy of a fast tokenizer (`tokenizers.Tokenizer`), which cuts and fills nothing; None for a slow one."""
+    backend = _fast_tokenizer(tower)
+    if backend is None:
+        return None
     rules = type(backend).from_str(backend.to_str())
     rules.no_truncation()
     rules.no_padding()
-    return lambda texts: np.fromiter(
-        (len(found) for found in rules.encode_batch_fast([prompt + text for text in texts])), np.int64, len(texts)
-    )
+    return rules
 
 
 def unencodable(text: str) -> int | None:

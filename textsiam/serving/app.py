@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,13 +25,14 @@ from textsiam.serving.engine import Engine
 from textsiam.serving.guard import Guard
 from textsiam.serving.heap import give_back_memory
 from textsiam.serving.limits import ServerSettings
-from textsiam.serving.page.files import file_routes
+from textsiam.serving.page.files import file_routes, no_page_routes
 from textsiam.serving.page.labelling import Labelling, label_routes
 from textsiam.serving.page.reviews import Reviews, ReviewsError
 from textsiam.serving.page.routes import page_routes
 from textsiam.serving.problem_details import Refused, problem_body
 from textsiam.serving.routes.embeddings import PROBLEMS, embedding_routes
 from textsiam.serving.routes.questions import question_routes
+from textsiam.serving.routes.tokens import token_routes
 from textsiam.serving.telemetry import Meters
 from textsiam.serving.wire import Info
 
@@ -84,12 +86,13 @@ def create_app(
     app = FastAPI(title="textsiam", version=version("textsiam"), lifespan=lifespan, docs_url=None, redoc_url=None)
     app.include_router(embedding_routes(engine, name))
     app.include_router(question_routes(engine, index, reviews))
+    app.include_router(token_routes(engine))
     if reviews is not None:
         app.include_router(page_routes(engine, reviews))
     if labelling is not None:
         app.include_router(label_routes(labelling))
-    if reviews is not None or labelling is not None:
-        app.include_router(file_routes(reviews=reviews is not None))
+    pages = {"reviews": reviews is not None, "labels": labelling is not None}
+    app.include_router(file_routes(settings.origins, **pages) if any(pages.values()) else no_page_routes())
     _status_routes(app, engine, index, meters, name)
     _explain_problems(app)
     return Guard(app, settings=settings, meters=meters)  # pyright: ignore[reportArgumentType]
@@ -98,10 +101,14 @@ def create_app(
 def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, meters: Meters, name: str) -> None:
     settings = engine.settings
 
+    @app.head("/", include_in_schema=False)
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("ui")
 
+    @app.head("/ping", include_in_schema=False)
+    @app.get("/ping", include_in_schema=False)
+    @app.head("/health", include_in_schema=False)
     @app.get("/health", responses={503: PROBLEMS[503]})
     async def health() -> dict[str, str]:
         """Say whether requests are taken."""
@@ -121,9 +128,12 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
             model_type={"embedding": {"pooling": pooling_of(tower)}},
             dim=twin.dim,
             max_input_length=engine.longest,
+            served_model_name=name,
+            max_concurrent_requests=settings.max_queue,
             max_batch_tokens=settings.max_tokens,
             max_client_batch_size=settings.max_batch,
             auto_truncate=settings.truncate,
+            tokenization_workers=os.cpu_count() or 1,
             threshold=None if decision is None else decision.threshold,
             questions=None if index is None else await asyncio.to_thread(index.count),
             domain_shift=None if engine.watch.shift is None else str(engine.watch.shift),
@@ -151,10 +161,13 @@ def _explain_problems(app: FastAPI) -> None:
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
         # Of the alternatives of a field, the one that got furthest says what is wrong: "inputs[3]" and not "inputs".
         deepest = max(error.errors(), key=lambda one: len(one["loc"]))
+        if deepest["type"] == "json_invalid":
+            why = f"the body is no JSON: {deepest['ctx']['error']} at character {deepest['loc'][-1]}"
+            return answer(request, 400, why, "Validation")
         parts = [part for part in deepest["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(part)]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         where = f"{place.lstrip('.')}: " if place else ""
-        return answer(request, 422, f"{where}{deepest['msg']}", "Validation")
+        return answer(request, 422, f"{where}{deepest['msg'].removeprefix('Value error, ')}", "Validation")
 
     @app.exception_handler(QuestionIndexError)
     @app.exception_handler(ReviewsError)

@@ -7,18 +7,25 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from functools import cached_property, partial
-from typing import TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import DomainShift
-from textsiam.inference.encoders import inputs_of
+from textsiam.images.pixels import PATCH
+from textsiam.inference.fast.fast_tower import is_plain
+from textsiam.inference.fast.processor import one_core
+from textsiam.inference.inputs import IMAGES
+from textsiam.inference.stages import raw_vectors, token_vectors
 from textsiam.models.domain import DomainWatch
 from textsiam.models.scorer import Scorer
+from textsiam.models.twin import Twin
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
+from textsiam.serving.admission.pictures import Pictures
+from textsiam.serving.admission.texts import Reading, Texts, Where, cannot
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.problem_details import Refused, too_large, unfit
@@ -26,10 +33,12 @@ from textsiam.serving.problem_details import Refused, too_large, unfit
 log = logging.getLogger("textsiam.serving")
 
 T = TypeVar("T")
+Stage = Literal["vectors", "raw", "tokens"]
 Gone = Callable[[], Awaitable[bool]]
 """Says whether the client has left."""
 
 _SHORT, _FEW = 2000, 16  # characters, and inputs, that are looked at without handing them to another thread
+_SHARED = 512  # tokens of a step up to which the twin has all cores share one batch
 _LOOK = 0.1  # seconds between two looks whether the client is still there
 
 
@@ -45,10 +54,15 @@ class Engine:
     def __init__(self, twin: Scorer, settings: ServerSettings, shift: DomainShift | None = None) -> None:
         self.twin, self.settings, self.watch = twin, settings, DomainWatch(twin, shift)
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
+        self._pictures = Pictures(settings.max_tokens * PATCH)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
-        self._encoders = {side: partial(twin.encode, side=side) for side in sides}
-        self._counters = {side: inputs_of(twin.tower(side)).counter(twin.tower(side)) for side in sides}
+        self.texts = None if self.longest is None else {side: Texts(twin.tower(side), settings) for side in sides}
+        self._encoders: dict[tuple[str, str], Callable[[list[str]], np.ndarray]] = {}
+        for side in sides:
+            self._encoders["vectors", side] = partial(self._encoded, side)
+            self._encoders["raw", side] = partial(raw_vectors, twin.tower(side))
+            self._encoders["tokens", side] = partial(token_vectors, twin.tower(side))
 
     @cached_property
     def model(self) -> IndexModel:
@@ -65,7 +79,7 @@ class Engine:
         if self.longest is not None:
             for count in (1, 400):  # alone in a batch, and one batch a core
                 words = [f"warm {k}" for k in range(count)]
-                self.batcher.encode(self._encoders["left"], words, [4] * count).result()
+                self.batcher.encode(self._encoders["vectors", "left"], words, [4] * count).result()
 
     def decision(self, texts: int | None = None) -> Decision:
         """Return what turns a similarity into a probability, as `decision_for` does.
@@ -88,34 +102,56 @@ class Engine:
 
     async def encode(
         self,
-        inputs: str | Sequence[str],
+        inputs: str | Sequence[int] | Sequence[str | Sequence[int]],
         gone: Gone,
         *,
         field: str,
         truncate: bool | None = None,
         side: str = "left",
+        reading: Reading | None = None,
+        stage: Stage = "vectors",
     ) -> tuple[np.ndarray, int]:
         """Encode inputs of a request.
 
         Args:
-            inputs: n texts, or images in base64; a single one counts as a list of it.
+            inputs: n texts, lists of token ids, or images in base64; a single string counts as a list of it.
             gone: Says whether the client has left.
             field: Name of the inputs in the request, for messages.
             truncate: Cut what is longer than the model reads; None as the settings say.
             side: Which tower.
+            reading: How texts are read, `truncate` included.
+            stage: What of the model is wanted: "vectors" of length 1, "raw" ones, or those of "tokens".
 
         Returns:
-            Vectors `(n, dim)` float32 of length 1, and the tokens of all inputs.
+            Vectors `(n, dim)` float32, or an array of n arrays `(tokens, width)`; and the tokens of all inputs.
 
         Raises:
-            Refused: Too many or too large, not readable, or the queue is full.
+            Refused: Too many or too large, not readable, not for this model, or the queue is full.
         """
         side = side if self.twin.right is not None else "left"  # both sides of one tower share their batches
-        check = partial(self._checked, inputs, field, truncate, side)
-        # Counting the tokens of a question takes less than handing that to another thread.
-        names, tokens = check() if _is_short(inputs) else await asyncio.to_thread(check)
-        future = self._queued(partial(self.batcher.encode, self._encoders[side], names, tokens))
-        return await self.wait(future, gone), int(tokens.sum())
+        values, where = self._several(inputs, field)
+        single = isinstance(self.twin, Twin)
+        if stage != "vectors" and not (single and is_plain(self.twin.tower(side))):
+            raise cannot("this model has no vectors but those of length 1")
+        reading = reading or Reading(truncate)
+        if self.texts is None:
+            if stage == "tokens" or reading.prompt is not None or not all(isinstance(v, str) for v in values):
+                raise cannot("this model takes images: they have no tokens and no prompts")
+            alone = self.twin.tower(side) if single else None
+            names, pixels = await self._pictures.opened(values, alone, where, gone)
+            tokens = np.maximum(self._count(side, names), pixels)
+        else:
+            texts = self.texts[side]
+            if not single and not all(isinstance(v, str) for v in values):
+                raise cannot("the members of an ensemble read token ids in ways of their own")
+            check = partial(texts.checked, values, where, reading)
+            # Counting the tokens of a question takes less than handing that to another thread.
+            names, tokens = check() if _is_short(values) else await asyncio.to_thread(check)
+        total = int(tokens.sum())
+        if stage == "tokens" and total > self.settings.max_tokens:
+            raise too_large(f"{field}: {total:,} tokens, vectors of at most {self.settings.max_tokens:,} are given")
+        future = self._queued(partial(self.batcher.encode, self._encoders[stage, side], names, tokens))
+        return await self.wait(future, gone), total
 
     async def notice(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Look at questions, encoded as `(n, dim)`: every 256 of them are compared with what the decision knows."""
@@ -124,16 +160,24 @@ class Engine:
             log.warning("unlike what was learned", extra={"facts": {"reason": str(self.watch.shift)}})
 
     async def scores(
-        self, one: str, others: Sequence[str], gone: Gone, *, fields: tuple[str, str], truncate: bool | None = None
+        self,
+        one: str | Sequence[str],
+        others: Sequence[str],
+        gone: Gone,
+        *,
+        fields: tuple[str, str],
+        truncate: bool | None = None,
+        reading: Reading | None = None,
     ) -> np.ndarray:
         """Score an input against others, as the twin does: with its head, and its reranker where in doubt.
 
         Args:
-            one: The left input.
+            one: The left input; or n of them, each against the other that stands where it does.
             others: n right inputs.
             gone: Says whether the client has left.
             fields: Names of both in the request, for messages.
             truncate: As for `encode`.
+            reading: As for `encode`.
 
         Returns:
             Similarities `(n,)` float32.
@@ -141,8 +185,9 @@ class Engine:
         Raises:
             Refused: As for `encode`.
         """
-        v, _ = await self.encode(others, gone, field=fields[1], truncate=truncate, side="right")
-        u, _ = await self.encode(one, gone, field=fields[0], truncate=truncate)
+        reading = reading or Reading(truncate)
+        v, _ = await self.encode(others, gone, field=fields[1], reading=reading, side="right")
+        u, _ = await self.encode(one, gone, field=fields[0], reading=reading)
         return await self.work(partial(self._score, one, others, u, v), 16 * len(v), gone)
 
     async def work(self, run: Callable[[], T], tokens: int, gone: Gone) -> T:
@@ -160,11 +205,13 @@ class Engine:
             return await asyncio.to_thread(run)
         return await self.wait(self._queued(partial(self.batcher.call, run, tokens)), gone)
 
-    def _score(self, one: str, others: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
-        """Score an input, `u` of `(1, dim)`, against others, `v` of `(n, dim)`."""
-        similarity = self.twin.vector_similarity(np.repeat(u, len(v), axis=0), v)
-        right = np.arange(1, len(others) + 1)
-        return self.twin.rescore([one, *others], np.zeros_like(right), right, similarity)
+    def _score(self, one: str | Sequence[str], others: Sequence[str], u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Score inputs of vectors `u`, `(1, dim)` or `(n, dim)`, against others of `v`, `(n, dim)`."""
+        lefts = [one] if isinstance(one, str) else list(one)
+        left = np.arange(len(others)) % len(lefts)
+        right = len(lefts) + np.arange(len(others))
+        similarity = self.twin.vector_similarity(u[left], v)
+        return self.twin.rescore([*lefts, *others], left, right, similarity)
 
     async def wait(self, future: Future[T], gone: Gone) -> T:
         """Wait for work of the batcher; give it up when the client has left.
@@ -189,6 +236,7 @@ class Engine:
 
     def close(self) -> bool:
         """Finish what was taken, within the grace of the settings; returns whether all of it was."""
+        self._pictures.close()
         return self.batcher.close(self.settings.grace)
 
     def _queued(self, add: Callable[[], Future[T]]) -> Future[T]:
@@ -199,42 +247,40 @@ class Engine:
         except Closed as error:
             raise Refused(503, str(error), "Unhealthy", retry_after=5) from None
 
-    def _checked(
-        self, inputs: str | Sequence[str], field: str, truncate: bool | None, side: str
-    ) -> tuple[list[str], np.ndarray]:
-        """Return the names and sizes of inputs that may wait for the model."""
-        settings = self.settings
-        values, alone = ([inputs], True) if isinstance(inputs, str) else (inputs, False)
+    def _encoded(self, side: str, names: list[str]) -> np.ndarray:
+        """Encode the inputs of a step, with one thread a worker.
 
-        def where(position: int) -> str:
-            return field if alone else f"{field}[{position}]"
+        Cores that share a small batch wait for each other after every operation, and where one of them has other work
+        the clients get a seventh of what one core alone would give them. Larger batches have a worker for each core.
+        """
+        few = len(names) <= _SHARED and int(self._count(side, names).sum()) <= _SHARED
+        with one_core(few and self.twin.device.type == "cpu"):
+            return self.twin.encode(names, side=side)
 
-        if len(values) == 0:
+    def _count(self, side: str, names: Sequence[str]) -> np.ndarray:
+        if self.texts is not None:
+            return self.texts[side].count(names)
+        return IMAGES.counter(self.twin.tower(side))(names)
+
+    def check_count(self, field: str, inputs: Sequence[Any]) -> None:
+        """Refuse none, or too many, inputs of a request.
+
+        Raises:
+            Refused: There are none, or more than the settings allow.
+        """
+        if len(inputs) == 0:
             raise unfit(f"{field}: expected at least one input")
-        if len(values) > settings.max_batch:
-            raise too_large(f"{field}: {len(values):,} inputs, at most {settings.max_batch:,} are taken")
-        tower = self.twin.tower(side)
-        kind, limit, names = inputs_of(tower), tower.max_seq_length, []
-        for position, value in enumerate(values):
-            if limit is not None and len(value) > settings.max_characters:
-                most = f"at most {settings.max_characters:,} are taken"
-                raise too_large(f"{where(position)}: {len(value):,} characters, {most}")
-            try:
-                names.append(kind.received(value))
-            except DataError as error:
-                raise unfit(f"{where(position)}: {error}") from error
-        tokens = self._counters[side](names)
-        if limit is None:
-            return names, tokens
-        if not (settings.truncate if truncate is None else truncate) and (tokens > limit).any():
-            at = int(np.argmax(tokens > limit))
-            hint = 'send "truncate": true to cut it'
-            raise too_large(f"{where(at)}: {tokens[at]:,} tokens, the model reads {limit:,}; {hint}")
-        return names, np.minimum(tokens, limit)
+        if len(inputs) > self.settings.max_batch:
+            raise too_large(f"{field}: {len(inputs):,} inputs, at most {self.settings.max_batch:,} are taken")
+
+    def _several(self, inputs: Any, field: str) -> tuple[Sequence[Any], Where]:
+        """Return inputs as a list, and what names one by its position; a text or its token ids may stand alone."""
+        if isinstance(inputs, str) or (inputs and isinstance(inputs[0], int)):
+            return [inputs], lambda _: field
+        self.check_count(field, inputs)
+        return inputs, lambda position: f"{field}[{position}]"
 
 
-def _is_short(inputs: str | Sequence[str]) -> bool:
+def _is_short(inputs: Sequence[Any]) -> bool:
     """Say whether inputs of a request are so little that looking at them delays nobody."""
-    if isinstance(inputs, str):
-        return len(inputs) <= _SHORT
     return len(inputs) <= _FEW and sum(map(len, inputs)) <= _SHORT

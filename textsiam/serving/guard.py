@@ -1,4 +1,4 @@
-"""What stands before every route: request ids, the token, sizes, rates, time, and a log line."""
+"""What stands before every route: request ids, hosts and origins, the token, sizes, rates, time, and a log line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,21 @@ import time
 import uuid
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import MovingWindowRateLimiter
 
+from textsiam.serving.admission.body import IncomingBody
+from textsiam.serving.admission.origins import (
+    allowed_origin,
+    check_host,
+    check_page,
+    cross_origin_headers,
+    is_preflight,
+)
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.problem_details import Refused, problem_body
 from textsiam.serving.telemetry import Meters
@@ -28,7 +37,7 @@ Send = Callable[[dict[str, Any]], Awaitable[None]]
 App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 
 # Asked by machines that watch the server, and by a browser before it has a token.
-_OPEN = frozenset({"/health", "/ui", "/ui/", "/ui/label"})
+_OPEN = frozenset({"/", "/health", "/ping", "/ui", "/ui/", "/ui/label"})
 _OPEN_FILES = "/ui/files/"
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 _READING_POSTS = frozenset({"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates"})
@@ -58,29 +67,25 @@ class Guard:
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         given = headers.get("x-request-id", "")
         request_id = given if _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
-        started, answered, seen = time.perf_counter(), 0, 0
-
-        async def bounded() -> dict[str, Any]:
-            """Read a body up to the limit, whatever its head says."""
-            nonlocal seen
-            message = await receive()
-            seen += len(message.get("body", b""))
-            if seen > self.settings.max_body:
-                raise Refused(413, f"the body has more than {self.settings.max_body:,} bytes", "Validation")
-            return message
+        started, answered = time.perf_counter(), 0
+        body = IncomingBody(receive, self.settings)
+        shared = self._shared_headers(scope)
 
         async def answer(message: dict[str, Any]) -> None:
             nonlocal answered
             if message["type"] == "http.response.start":
                 answered = message["status"]
                 message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode()),
-                                      (b"x-content-type-options", b"nosniff")]  # fmt: skip
+                                      (b"x-content-type-options", b"nosniff"), *shared]  # fmt: skip
             await send(message)
 
         try:
             try:
                 self._admit(scope, headers)
-                await self.app(scope, bounded, answer)
+                if is_preflight(scope, self.settings.origins):
+                    await _answer(answer, 204, {}, b"")
+                else:
+                    await self.app(scope, body, answer)
             except Refused as error:
                 if not answered:
                     await _refuse(answer, scope["path"], error)
@@ -96,26 +101,36 @@ class Guard:
         """Let a request pass.
 
         Raises:
-            Refused: The token is wrong, the body too large, or the client asks too often.
+            Refused: Another host is meant, another site's page writes, the client asks too often, the token is wrong,
+                or the body too large.
         """
-        path = scope["path"]
-        everyone = path in _OPEN or path.startswith(_OPEN_FILES)  # a page is a dozen files: they count against no rate
+        path, settings = scope["path"], self.settings
+        check_host(scope, settings.host_names)
+        check_page(scope, settings.host_names, settings.origins)
+        # A page is a dozen files: they count against no rate. A browser sends no token when it asks whether it may.
+        everyone = path in _OPEN or path.startswith(_OPEN_FILES) or is_preflight(scope, settings.origins)
+        if self._rate is not None and not everyone and (wait := self._rate.wait(_counted(scope))):
+            most = settings.requests_per_minute
+            raise Refused(429, f"at most {most} requests a minute are taken from one address, {_counted(scope)}",
+                          "Overloaded", retry_after=wait)  # fmt: skip
         if self._token is not None and not everyone:
             scheme, _, token = headers.get("authorization", "").partition(" ")
             digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
             if not (hmac.compare_digest(digest, self._token) and scheme.lower() == "bearer"):
                 raise Refused(401, "the bearer token is missing or wrong", "Unauthorized")
         length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > self.settings.max_body:
-            raise Refused(413, f"the body has {int(length):,} bytes, at most {self.settings.max_body:,} are taken",
-                          "Validation")  # fmt: skip
-        if self._rate is not None and not everyone and (wait := self._rate.wait(_client(scope))):
-            most = self.settings.requests_per_minute
-            raise Refused(429, f"at most {most} requests a minute are taken from a client", "Overloaded",
-                          retry_after=wait)  # fmt: skip
+        if length.isdigit() and int(length) > settings.max_body:
+            raise Refused(413, f"the body has {int(length):,} bytes, at most {settings.max_body:,} are taken",
+                          "Validation", close=True)  # fmt: skip
+
+    def _shared_headers(self, scope: dict[str, Any]) -> list[tuple[bytes, bytes]]:
+        origin = allowed_origin(scope, self.settings.origins)
+        if origin is None:
+            return []
+        return cross_origin_headers(origin, preflight=is_preflight(scope, self.settings.origins))
 
     def _note(self, scope: dict[str, Any], status: int, seconds: float, request_id: str) -> None:
-        route = getattr(scope.get("route"), "path", None) or "none"
+        route = getattr(scope.get("route"), "path_format", None) or "none"
         self.meters.requests.labels(route, scope["method"], str(status)).inc()
         self.meters.seconds.labels(route).observe(seconds)
         facts = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status}
@@ -129,8 +144,20 @@ def _client(scope: dict[str, Any]) -> str:
     return (scope.get("client") or ("unknown", 0))[0]
 
 
+def _counted(scope: dict[str, Any]) -> str:
+    """Return what the rate counts by: the address, or the network of 64 bits, all of which one IPv6 client has."""
+    client = _client(scope)
+    try:
+        address = ip_address(client)
+    except ValueError:
+        return client
+    if isinstance(address, IPv4Address):
+        return client
+    return str(address.ipv4_mapped or ip_network((int(address) >> 64 << 64, 64)))
+
+
 class _Rate:
-    """At most so many requests of a client in any minute; requests that are refused do not count."""
+    """At most so many requests of a client in any minute; requests that are refused for it do not count."""
 
     def __init__(self, per_minute: int) -> None:
         self._item, self._storage = RateLimitItemPerMinute(per_minute), MemoryStorage()
@@ -155,8 +182,10 @@ async def _refuse(send: Send, path: str, error: Refused) -> None:
     head = {"content-type": "application/json", "content-length": str(len(body)), **(error.headers or {})}
     if error.status_code == 401:
         head["www-authenticate"] = "Bearer"
-    if error.status_code == 413:
-        head["connection"] = "close"  # the rest of the body is not read
+    await _answer(send, error.status_code, head, body)
+
+
+async def _answer(send: Send, status: int, head: dict[str, str], body: bytes) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in head.items()]
-    await send({"type": "http.response.start", "status": error.status_code, "headers": headers})
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+
+from textsiam.serving.admission.origins import checked_host_name, checked_origin, is_loopback
 
 TOKEN_VARIABLE = "TEXTSIAM_TOKEN"
 _SHORTEST_TOKEN = 16
@@ -20,10 +21,13 @@ class ServerSettings:
         max_characters: Characters of an input; images are bounded by `max_body` and their pixels.
         max_tokens: Tokens encoded in a step; see `Batcher`.
         max_queue: Tokens that may wait; what comes on top gets 429.
-        requests_per_minute: Of a client, by its token or address; None for any number.
+        requests_per_minute: Of an address (of IPv6, of its network of 64 bits); None for any number.
         truncate: Cut inputs at the model's limit unless a request says otherwise; without it they get 413.
+        patience: Seconds in which a request must have come in whole.
         grace: Seconds that a shutdown waits for requests that were taken.
         token: Bearer token that every request must bring, except for health; None asks for none.
+        host_names: What clients may call the server, beside its address and the names of the loopback.
+        origins: Sites, as "https://forum.example", whose pages may embed the moderator's, and call the server.
     """
 
     max_body: int = 16 * 2**20
@@ -33,8 +37,11 @@ class ServerSettings:
     max_queue: int = 262_144
     requests_per_minute: int | None = None
     truncate: bool = False
+    patience: float = 60.0
     grace: float = 30.0
     token: str | None = field(default=None, repr=False)
+    host_names: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the values."""
@@ -43,6 +50,13 @@ class ServerSettings:
                 raise ValueError(f"{name} must be >= 1, got {value}")
         if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
             raise ValueError(f"the token must have at least {_SHORTEST_TOKEN} characters, it has {len(self.token)}")
+        object.__setattr__(self, "host_names", tuple(map(checked_host_name, self.host_names)))
+        object.__setattr__(self, "origins", tuple(map(checked_origin, self.origins)))
+
+    @property
+    def max_values(self) -> int:
+        """Values of a JSON body, in all of its lists and objects together: counted before any is parsed."""
+        return max(300_000, 30 * self.max_batch)
 
 
 def token_for(host: str) -> str | None:
@@ -55,18 +69,9 @@ def token_for(host: str) -> str | None:
         ValueError: The address can be reached from other machines, and there is no token.
     """
     token = os.environ.get(TOKEN_VARIABLE) or None
-    if token is None and not _is_loopback(host):
+    if token is None and not is_loopback(host):
         raise ValueError(
             f"{host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret of at least "
             f"{_SHORTEST_TOKEN} characters, or bind 127.0.0.1"
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -16,10 +16,15 @@ class Refused(HTTPException):
         kind: `error_type` of text-embeddings-inference ("Validation", "Tokenizer", "Backend", "Overloaded",
             "Unhealthy"), or one of ours: "Unauthorized", "NotFound", "Conflict".
         retry_after: Seconds after which the same request may be taken.
+        close: Close the connection afterwards.
     """
 
-    def __init__(self, status: int, message: str, kind: str, *, retry_after: float | None = None) -> None:
-        headers = {} if retry_after is None else {"Retry-After": str(max(1, round(retry_after)))}
+    def __init__(
+        self, status: int, message: str, kind: str, *, retry_after: float | None = None, close: bool = False
+    ) -> None:
+        headers = {"Connection": "close"} if close else {}
+        if retry_after is not None:  # whole seconds, and never too few
+            headers["Retry-After"] = str(int(retry_after) + 1)
         super().__init__(status, message, headers)
         self.kind = kind
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import uvicorn
 
+from textsiam.serving.admission.connections import patient
 from textsiam.serving.telemetry import log_as_json
 
 # Seconds after which a thread that computes in Python lets another one go on. Cores that encode need the interpreter
@@ -25,7 +26,9 @@ class ServingError(ValueError):
     """The server cannot listen where it should."""
 
 
-def run_server(app: Any, *, host: str, port: int, ready: Callable[[str], None], grace: float = 30.0) -> None:
+def run_server(
+    app: Any, *, host: str, port: int, ready: Callable[[str], None], grace: float = 30.0, patience: float = 60.0
+) -> None:
     """Serve an application until the process is told to end, then finish what was taken.
 
     Args:
@@ -34,6 +37,7 @@ def run_server(app: Any, *, host: str, port: int, ready: Callable[[str], None], 
         port: Port; 0 takes a free one.
         ready: Called with the address, once requests are answered.
         grace: Seconds that open requests may take at the end.
+        patience: Seconds in which a head must come in, and a part of an answer must be taken.
 
     Raises:
         ServingError: The address cannot be bound.
@@ -46,6 +50,7 @@ def run_server(app: Any, *, host: str, port: int, ready: Callable[[str], None], 
     config = uvicorn.Config(
         app, log_config=None, access_log=False, server_header=False, proxy_headers=False, ws="none",
         timeout_graceful_shutdown=max(1, round(grace)), timeout_keep_alive=_KEEP_ALIVE,
+        http=patient(patience),
     )  # fmt: skip
     before = signal.signal(signal.SIGTERM, _end)  # uvicorn raises the signal again when it is done
     try:

@@ -69,7 +69,6 @@ def test_rerank_orders_by_the_twin_and_gives_probabilities(client, decided, sent
         ("/embed", {"inputs": ["a"] * 51}, 413, "inputs: 51 inputs, at most 50 are taken"),
         ("/embed", {"inputs": ["a", "x" * 501]}, 413, "inputs[1]: 501 characters, at most 500 are taken"),
         ("/embed", {"inputs": ["a", "why so? " * 40]}, 413, "inputs[1]: "),
-        ("/embed", {"inputs": "a", "normalize": False}, 422, "normalize: the vectors of this model have length 1"),
         ("/similarity", {"inputs": {"source_sentence": "a", "sentences": []}}, 422, "inputs.sentences: expected"),
         ("/similarity", {"inputs": {"source_sentence": 1, "sentences": ["a"]}}, 422, "inputs.source_sentence: Input"),
         ("/rerank", {"query": "a", "texts": ["b", 1]}, 422, "texts[1]: Input should be a valid string"),

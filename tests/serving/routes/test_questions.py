@@ -118,7 +118,9 @@ def test_a_server_without_an_index_or_a_store_says_how_to_get_one(serve):
         assert "--index" in answer.json()["error"]
     body = {"question1": "a", "question2": "b", "duplicate": True}
     assert "--reviews" in client.post("/feedback", json=body).json()["error"]
-    assert client.get("/ui").status_code == 404
+    page = client.get("/")
+    assert (page.status_code, page.url.path) == (409, "/ui")
+    assert "--reviews" in page.json()["error"]
 
 
 def test_a_twin_without_a_decision_gives_verdicts_at_a_threshold_only(serve, tower):

@@ -49,6 +49,12 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
     return torch.bfloat16 if native else torch.float32
 
 
+def is_plain(tower: SentenceTransformer) -> bool:
+    """Say whether a tower is a transformer with plain pooling, whose inputs are made ready apart from it."""
+    pooling = next((m for m in tower if isinstance(m, Pooling)), None)
+    return isinstance(tower[0], Transformer) and pooling is not None and pooling.include_prompt
+
+
 class DeviceRunner(ABC):
     """How much of what there is to do a device takes at once.
 
@@ -133,8 +139,7 @@ class FastTower(DeviceRunner):
     @property
     def supported(self) -> bool:
         """Whether the tower is a transformer with plain pooling; any other one encodes by its own means."""
-        pooling = next((m for m in self.tower if isinstance(m, Pooling)), None)
-        return isinstance(self.tower[0], Transformer) and pooling is not None and pooling.include_prompt
+        return is_plain(self.tower)
 
     @property
     def number_format(self) -> str:

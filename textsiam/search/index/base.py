@@ -102,13 +102,19 @@ class QuestionIndex(Protocol):
         """Whose vectors it serves now."""
         ...
 
-    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
-        """Add questions, or replace those with the same id; all of them or none.
+    def upsert(
+        self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel, delete: Iterable[str] = ()
+    ) -> int:
+        """Forget questions, then add others or replace those with the same id; all of it or nothing.
 
         Args:
             questions: n questions with distinct ids.
             vectors: `(n, dim)` float32, of length 1.
             model: What made the vectors.
+            delete: Ids of what is forgotten first; those that are not there are passed over.
+
+        Returns:
+            How many of `delete` were there.
 
         Raises:
             QuestionIndexError: Another model's vectors, malformed questions, or a store that cannot be written.

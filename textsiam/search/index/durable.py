@@ -106,13 +106,18 @@ class DurableIndex(ABC):
         with self._tables.reading() as table:
             return self._state(table).model
 
-    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
-        """Add or replace questions; see `QuestionIndex.upsert`."""
+    def upsert(
+        self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel, delete: Iterable[str] = ()
+    ) -> int:
+        """Forget, add or replace questions; see `QuestionIndex.upsert`."""
+        unique = set(check_ids(delete))
         with self._tables.writing() as table:
             state = self._state(table, lock=True)
             check_model(self.location, state.model, model)
+            deleted = self._sql.delete_rows(table, state, unique) if unique else 0
             if len(questions) > 0:
                 self._sql.write_rows(table, state, questions, check_questions(questions, vectors, model.dim))
+        return deleted
 
     def delete(self, ids: Iterable[str]) -> int:
         """Forget questions; returns how many were there."""

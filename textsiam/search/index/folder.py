@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -79,13 +79,16 @@ class FolderIndex(DurableIndex):
     def _state(self, table: sqlite3.Connection, *, lock: bool = False) -> State:
         return read_state(table)  # a writer is alone from the beginning
 
-    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
-        """Add or replace questions; see `QuestionIndex.upsert`."""
-        super().upsert(questions, vectors, model=model)
+    def upsert(
+        self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel, delete: Iterable[str] = ()
+    ) -> int:
+        """Forget, add or replace questions; see `QuestionIndex.upsert`."""
+        deleted = super().upsert(questions, vectors, model=model, delete=delete)
         self._written += len(questions)
         if self.merge_after is not None and self._written > self.merge_after:
             with suppress(QuestionIndexError):  # the write is acknowledged; whoever merges now does it for us
                 self.compact()
+        return deleted
 
     def _look(self, table: sqlite3.Connection) -> tuple[State, View]:
         return self._cache.look(table)  # both as they are at the same moment

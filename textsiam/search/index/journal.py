@@ -20,6 +20,7 @@ import numpy as np
 
 from textsiam.search.index import durable
 from textsiam.search.index.base import IndexModel, Question, QuestionIndexError, Scalar, packed
+from textsiam.whole_file import file_identity
 
 _FORMAT = 1
 MARK = "?"
@@ -72,6 +73,7 @@ class Journal:
         self._lock = threading.Lock()
         if not path.is_file():
             raise QuestionIndexError(f"{path.parent}: holds no index: make one with textsiam index create")
+        self._file = file_identity(path)
         with self.reading() as table:
             try:
                 found = table.execute("SELECT format FROM state").fetchone()[0]
@@ -108,17 +110,28 @@ class Journal:
 
     @contextmanager
     def _transaction(self, begin: str, done: str) -> Iterator[sqlite3.Connection]:
+        self._check_file()
         with _reported(self.path, done):
             table = self._connect()
             try:
                 table.execute(begin)
                 yield table
                 table.execute("COMMIT")
+                self._check_file()
             except BaseException:
                 table.close()  # takes back what was not committed
                 raise
             with self._lock:
                 self._idle.append(table)
+
+    def _check_file(self) -> None:
+        """Refuse to work on a file that is no longer there: its connections would, and what is written would be lost.
+
+        Raises:
+            QuestionIndexError: It was deleted or replaced since it was opened.
+        """
+        if file_identity(self.path) != self._file:
+            raise QuestionIndexError(f"{self.path}: was deleted or replaced while it was open: open the index again")
 
     def _connect(self) -> sqlite3.Connection:
         with self._lock:

@@ -58,12 +58,16 @@ class MemoryIndex:
         """Whose vectors it serves now."""
         return self._model
 
-    def upsert(self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel) -> None:
-        """Add or replace questions; see `QuestionIndex.upsert`."""
+    def upsert(
+        self, questions: Sequence[Question], vectors: np.ndarray, *, model: IndexModel, delete: Iterable[str] = ()
+    ) -> int:
+        """Forget, add or replace questions; see `QuestionIndex.upsert`."""
         with self._lock:
             check_model(self.location, self._model, model)
             checked = check_questions(questions, vectors, self._model.dim)
+            deleted = self.delete(delete)
             self._rows |= {q.id: (q, vector.copy()) for q, vector in zip(questions, checked, strict=True)}
+            return deleted
 
     def delete(self, ids: Iterable[str]) -> int:
         """Forget questions; returns how many were there."""

@@ -16,7 +16,6 @@ from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import Texts
 from textsiam.labelling.progress import Progress
 from textsiam.labelling.session import Question, Session
-from textsiam.serving.page.files import page_file
 from textsiam.serving.problem_details import Refused
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
 from textsiam.serving.wire import Own, Problem
@@ -156,9 +155,8 @@ class Labelling:
 
 
 def label_routes(labelling: Labelling) -> APIRouter:
-    """Return `/ui/label` and the routes under `/ui/api/labels`."""
+    """Return the routes under `/ui/api/labels`."""
     routes = APIRouter()
-    routes.add_api_route("/ui/label", lambda: page_file("label.html"), include_in_schema=False)
     api = APIRouter(prefix="/ui/api/labels", responses=PROBLEMS)
     api.add_api_route("/next", labelling.next, methods=["POST"])
     api.add_api_route("/answers", labelling.answer, methods=["POST"], responses=_UNKNOWN)

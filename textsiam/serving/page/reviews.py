@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +19,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.event import listen
 from sqlalchemy.exc import SQLAlchemyError
 
+from textsiam.whole_file import file_identity
+
 State = Literal["waiting", "accepted", "rejected"]
 STATES: tuple[State, ...] = ("waiting", "accepted", "rejected")
+_GONE = "gone"  # of a pair that waited until one of its questions was edited or deleted: nobody is shown it
 _BUSY = 10  # seconds that a writer waits for another one
 _LARGEST_CLUSTER = 200
+_AT_ONCE = 10_000  # ids in a statement
 
 _TABLES = sql.MetaData()
 _NUMBER = sql.BigInteger().with_variant(sql.Integer, "sqlite")  # only an INTEGER key counts up by itself there
@@ -42,6 +46,8 @@ _PAIRS = sql.Table(
     sql.Column("facts1", sql.JSON),
     sql.Column("facts2", sql.JSON),
     sql.Index("textsiam_pairs_queue", "state", "probability"),
+    sql.Index("textsiam_pairs_id1", "id1", postgresql_using="hash"),
+    sql.Index("textsiam_pairs_id2", "id2", postgresql_using="hash"),
     sql.Index("textsiam_pairs_text1", "text1", postgresql_using="hash"),
     sql.Index("textsiam_pairs_text2", "text2", postgresql_using="hash"),
 )
@@ -126,10 +132,13 @@ class Reviews:
             listen(self._engine, "connect", _make_durable)
             listen(self._engine, "begin", _begin)
         self._writing = self._engine.execution_options(writes=True)
+        self._path = self._engine.url.database if self._engine.dialect.name == "sqlite" else None
+        self._file: tuple[int, int] | None = None
         try:
             with self._begun(writes=True) as connection:
                 _TABLES.create_all(connection)
                 _add_columns(connection)
+            self._file = None if self._path is None else file_identity(self._path)
         except ReviewsError:
             self.close()
             raise
@@ -140,9 +149,7 @@ class Reviews:
         Raises:
             ReviewsError: The store cannot be written; nothing was added.
         """
-        rows = {suspect.key: suspect for suspect in suspects if suspect.text1 != suspect.text2}
-        with self._begun(writes=True) as connection:
-            return sum(self._put(connection, key, suspect)[1] for key, suspect in rows.items())
+        return self.follow([], {}, suspects)
 
     def _put(self, connection: sql.Connection, key: str, suspect: Suspect) -> tuple[int, bool]:
         """Return the number of a pair, and whether it is new."""
@@ -150,9 +157,40 @@ class Reviews:
         insert = (sqlite if self._engine.dialect.name == "sqlite" else postgresql).insert(_PAIRS)
         put = insert.values(row).on_conflict_do_nothing(index_elements=["key"]).returning(_PAIRS.c.number)
         number = connection.execute(put).scalar_one_or_none()
+        again = _PAIRS.update().where(_PAIRS.c.key == key, _PAIRS.c.state == _GONE).values(row)
+        if number is None:
+            number = connection.execute(again.returning(_PAIRS.c.number)).scalar_one_or_none()
         if number is not None:
             return number, True
         return connection.execute(sql.select(_PAIRS.c.number).where(_PAIRS.c.key == key)).scalar_one(), False
+
+    def follow(
+        self, changed: Sequence[str], facts: Mapping[str, Mapping[str, Any]], suspects: Iterable[Suspect]
+    ) -> int:
+        """Have the queue follow questions that were written; decided pairs stay as they are.
+
+        Args:
+            changed: Ids of questions that were deleted, or have another text now: their waiting pairs leave the queue.
+            facts: What is known of other questions now, by id; their waiting pairs show it.
+            suspects: Pairs that are queued.
+
+        Returns:
+            How many of these are new to the queue.
+
+        Raises:
+            ReviewsError: The store cannot be written; nothing has changed.
+        """
+        waiting = _PAIRS.update().where(_PAIRS.c.state == "waiting")
+        with self._begun(writes=True) as connection:
+            for start in range(0, len(changed), _AT_ONCE):
+                some = changed[start : start + _AT_ONCE]
+                theirs = sql.or_(_PAIRS.c.id1.in_(some), _PAIRS.c.id2.in_(some))
+                connection.execute(waiting.where(theirs).values(state=_GONE))
+            for name, known in facts.items():
+                connection.execute(waiting.where(_PAIRS.c.id1 == name).values(facts1=dict(known)))
+                connection.execute(waiting.where(_PAIRS.c.id2 == name).values(facts2=dict(known)))
+            rows = {suspect.key: suspect for suspect in suspects if suspect.text1 != suspect.text2}
+            return sum(self._put(connection, key, suspect)[1] for key, suspect in rows.items())
 
     def queue(
         self,
@@ -236,7 +274,8 @@ class Reviews:
             seen = set(fresh)
             while fresh and len(found) < _LARGEST_CLUSTER:
                 near = sql.or_(_PAIRS.c.text1.in_(fresh), _PAIRS.c.text2.in_(fresh))
-                chosen = sql.select(_PAIRS).where(near, _PAIRS.c.state != "rejected").limit(_LARGEST_CLUSTER)
+                kept = _PAIRS.c.state.in_(("waiting", "accepted"))
+                chosen = sql.select(_PAIRS).where(near, kept).limit(_LARGEST_CLUSTER)
                 rows = connection.execute(chosen).all()
                 found |= {row.number: row for row in rows}
                 fresh = {text for row in rows for text in (row.text1, row.text2)} - seen
@@ -248,7 +287,7 @@ class Reviews:
         """Yield the pairs that were accepted or rejected, in the order in which they were added."""
         last = -1
         while True:
-            chosen = sql.select(_PAIRS).where(_PAIRS.c.state != "waiting", _PAIRS.c.number > last)
+            chosen = sql.select(_PAIRS).where(_PAIRS.c.state.in_(("accepted", "rejected")), _PAIRS.c.number > last)
             with self._begun() as connection:
                 rows = connection.execute(chosen.order_by(_PAIRS.c.number).limit(1000)).all()
             yield from map(_pair, rows)
@@ -273,12 +312,19 @@ class Reviews:
     def _begun(self, *, writes: bool = False) -> Iterator[sql.Connection]:
         """Give a transaction whose errors name the store."""
         engine = self._writing if writes else self._engine
+        self._check_file()
         try:
             with engine.begin() as connection:
                 yield connection
+            self._check_file()
         except (SQLAlchemyError, OSError) as error:
             why = str(getattr(error, "orig", None) or error).strip().splitlines()
             raise ReviewsError(f"{self.location}: {why[0] if why else type(error).__name__}") from error
+
+    def _check_file(self) -> None:
+        """Refuse to write to a file that nobody will find: its connections would go on."""
+        if self._file is not None and self._path is not None and file_identity(self._path) != self._file:
+            raise ReviewsError(f"{self.location}: was deleted or replaced while it was open: start the server again")
 
 
 def _row(connection: sql.Connection, number: int, *, lock: bool = False) -> Any:
@@ -289,7 +335,7 @@ def _row(connection: sql.Connection, number: int, *, lock: bool = False) -> Any:
     """
     chosen = sql.select(_PAIRS).where(_PAIRS.c.number == number)
     row = connection.execute(chosen.with_for_update() if lock else chosen).one_or_none()
-    if row is None:
+    if row is None or row.state == _GONE:
         raise KeyError(f"there is no pair {number}")
     return row
 
@@ -300,11 +346,13 @@ def _pair(row: Any) -> Pair:
 
 
 def _add_columns(connection: sql.Connection) -> None:
-    """Add the columns that reviews of an earlier version do not have."""
+    """Add the columns and indexes that reviews of an earlier version do not have."""
     there = {column["name"] for column in sql.inspect(connection).get_columns(_PAIRS.name)}
     for name in ("facts1", "facts2"):
         if name not in there:
             connection.execute(sql.text(f"ALTER TABLE {_PAIRS.name} ADD COLUMN {name} JSON"))
+    for index in _PAIRS.indexes:
+        index.create(connection, checkfirst=True)
 
 
 def _address(location: str | Path) -> sql.URL:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 
-import numpy as np
 from fastapi import APIRouter, Request, Response
+from starlette.convertors import Convertor, register_url_convertor
 
 from textsiam.search.index.base import Question, QuestionIndex, QuestionIndexError
-from textsiam.search.index.validation import check_questions, check_where
+from textsiam.search.index.validation import check_where
 from textsiam.search.lookup import Checked, Found
-from textsiam.serving.engine import Engine, Gone
+from textsiam.serving.engine import Engine
 from textsiam.serving.page.reviews import Reviews, Suspect
 from textsiam.serving.problem_details import Refused, unfit
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
+from textsiam.serving.routes.writing import Writer
 from textsiam.serving.verdicts import Looker
 from textsiam.serving.wire import (
     Duplicate,
@@ -22,7 +23,6 @@ from textsiam.serving.wire import (
     FeedbackAnswer,
     FeedbackRequest,
     Id,
-    NewQuestion,
     Problem,
     QuestionBody,
     QuestionsBatch,
@@ -37,6 +37,23 @@ _MISSING: Problems = {
 _CREATED: Problems = {201: {"model": Written, "description": "It was not there before."}}
 
 
+class _Any(Convertor[str]):
+    """The rest of a path, whatever it holds: an id may have slashes and even lines."""
+
+    regex = "(?s:.*)"
+
+    def convert(self, value: str) -> str:
+        """Return the rest as it is."""
+        return value
+
+    def to_string(self, value: str) -> str:
+        """Return an id as it stands in a path."""
+        return value
+
+
+register_url_convertor("any", _Any())
+
+
 def question_routes(engine: Engine, index: QuestionIndex | None, reviews: Reviews | None) -> APIRouter:
     """Return `/duplicates`, `/questions…` and `/feedback`.
 
@@ -48,9 +65,9 @@ def question_routes(engine: Engine, index: QuestionIndex | None, reviews: Review
     routes = APIRouter(responses=PROBLEMS | _MISSING)
     answers = _Answers(engine, None if index is None else Looker(engine, index), reviews)
     routes.add_api_route("/duplicates", answers.duplicates, methods=["POST"])
-    routes.add_api_route("/questions/{id}", answers.put, methods=["PUT"], responses=_CREATED)
-    routes.add_api_route("/questions/{id}", answers.get, methods=["GET"], responses=_UNKNOWN)
-    routes.add_api_route("/questions/{id}", answers.delete, methods=["DELETE"], responses=_UNKNOWN)
+    routes.add_api_route("/questions/{id:any}", answers.put, methods=["PUT"], responses=_CREATED)
+    routes.add_api_route("/questions/{id:any}", answers.get, methods=["GET"], responses=_UNKNOWN)
+    routes.add_api_route("/questions/{id:any}", answers.delete, methods=["DELETE"], responses=_UNKNOWN)
     routes.add_api_route("/questions:batch", answers.batch, methods=["POST"])
     routes.add_api_route("/feedback", answers.feedback, methods=["POST"])
     return routes
@@ -61,6 +78,7 @@ class _Answers:
 
     def __init__(self, engine: Engine, looker: Looker | None, reviews: Reviews | None) -> None:
         self._engine, self._looker, self._reviews = engine, looker, reviews
+        self._writer = None if looker is None else Writer(engine, looker, reviews)
 
     async def duplicates(
         self, body: DuplicatesRequest, request: Request
@@ -85,8 +103,8 @@ class _Answers:
     async def put(self, id: Id, body: QuestionBody, request: Request, response: Response) -> Written:
         """Keep a question, in place of the one with the same id."""
         there = (await asyncio.to_thread(self._look().index.get, [id]))[0] is not None
-        new = NewQuestion(id=id, text=body.text, metadata=body.metadata)
-        written = await self._write([new], [], request.is_disconnected)
+        new = Question(id, body.text, body.metadata)
+        written = await self._write().write([new], [], request.is_disconnected)
         response.status_code = 200 if there else 201
         return written
 
@@ -97,17 +115,19 @@ class _Answers:
             raise Refused(404, f"there is no question {id!r}", "NotFound")
         return StoredQuestion(id=found.id, text=found.text, metadata=dict(found.metadata))
 
-    async def delete(self, id: Id) -> Written:
+    async def delete(self, id: Id, request: Request) -> Written:
         """Forget a question."""
-        if not await asyncio.to_thread(self._look().index.delete, [id]):
+        written = await self._write().write([], [id], request.is_disconnected)
+        if not written.deleted:
             raise Refused(404, f"there is no question {id!r}", "NotFound")
-        return Written(upserted=0, deleted=1, suspects=0)
+        return written
 
     async def batch(self, body: QuestionsBatch, request: Request) -> Written:
         """Forget and keep many questions; everything that is kept is kept, or nothing."""
         if len(body.upsert) + len(body.delete) == 0:
             raise Refused(422, "expected something to upsert or to delete", "Validation")
-        return await self._write(body.upsert, body.delete, request.is_disconnected)
+        questions = [Question(one.id, one.text, one.metadata) for one in body.upsert]
+        return await self._write().write(questions, body.delete, request.is_disconnected)
 
     async def feedback(self, body: FeedbackRequest, request: Request) -> FeedbackAnswer:
         """Keep what a person decided about two questions; it becomes a training pair, and moves the threshold."""
@@ -127,33 +147,15 @@ class _Answers:
         pair = await asyncio.to_thread(self._reviews.record, suspect, duplicate=body.duplicate)
         return FeedbackAnswer(number=pair.number, state=pair.state)
 
+    def _write(self) -> Writer:
+        self._look()
+        assert self._writer is not None
+        return self._writer
+
     def _look(self) -> Looker:
         if self._looker is None:
             raise Refused(409, "this server has no index: start it with --index", "Conflict")
         return self._looker
-
-    async def _write(self, new: list[NewQuestion], delete: list[str], gone: Gone) -> Written:
-        """Forget questions, keep others, all of them or none, and queue those that look like ones that are there."""
-        look, engine = self._look(), self._engine
-        questions = [Question(one.id, one.text, one.metadata) for one in new]
-        vectors = np.zeros((0, engine.twin.dim), np.float32)
-        if questions:
-            texts = [one.text for one in questions]
-            vectors, _ = await engine.encode(texts, gone, field="text", truncate=True)
-            await engine.notice(texts, vectors)
-            try:
-                check_questions(questions, vectors, engine.twin.dim)
-            except QuestionIndexError as error:
-                raise unfit(str(error)) from error
-        deleted = await asyncio.to_thread(look.index.delete, delete) if delete else 0
-        if not questions:
-            return Written(upserted=0, deleted=deleted, suspects=0)
-        await asyncio.to_thread(look.index.upsert, questions, vectors, model=self._engine.model)
-        queued = 0
-        if self._reviews is not None:
-            suspects = await look.suspects(questions, vectors, gone)
-            queued = await asyncio.to_thread(self._reviews.add, suspects) if suspects else 0
-        return Written(upserted=len(questions), deleted=deleted, suspects=queued)
 
 
 def _verdict(one: Checked, limit: int) -> DuplicatesVerdict:

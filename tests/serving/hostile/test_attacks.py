@@ -1,0 +1,150 @@
+"""The server as a process under attack: what it keeps in memory, how long others wait, and what kill -9 leaves."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+import httpx2
+import numpy as np
+import pytest
+from PIL import Image
+
+from textsiam.inference.scratch import scratch_image_encoder
+from textsiam.models.twin import Twin
+from textsiam.search.index.folder import FolderIndex
+from textsiam.search.ingest import index_model
+
+pytestmark = pytest.mark.slow
+
+
+@contextmanager
+def served(*arguments):
+    """Start a server; yields its address and its process."""
+    command = [sys.executable, "-m", "textsiam.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        try:
+            said = ""
+            for line in process.stdout:
+                said += line
+                if line == "}\n":
+                    break
+            yield json.loads(said)["address"], process
+        finally:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+def memory(process, name):
+    with open(f"/proc/{process.pid}/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith(name))
+
+
+@contextmanager
+def others(address, body):
+    """Ask for something small all the time; yields the seconds that each answer takes."""
+    waits, stop = [], threading.Event()
+
+    def ask():
+        with httpx2.Client(base_url=address, timeout=120) as client:
+            while not stop.is_set():
+                begun = time.perf_counter()
+                assert client.post("/embed", json=body).status_code == 200
+                waits.append(time.perf_counter() - begun)
+                stop.wait(0.02)
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    try:
+        yield waits
+    finally:
+        stop.set()
+        asking.join()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_path, tries, result):
+    encoder = scratch_image_encoder(size=224, channels=3, widths=(8, 16), depths=(1, 1), dim=16, device="cpu")
+    Twin(encoder).eval().save_pretrained(tmp_path / "twin")
+
+    def coded(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        return base64.b64encode(buffer.getvalue()).decode()
+
+    rng = np.random.default_rng(0)
+    small = {"inputs": [coded(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)))]}
+    large = coded(Image.new("1", (7071, 7071)))
+    with served(tmp_path / "twin") as (address, process):
+        httpx2.post(f"{address}/embed", json=small, timeout=60)
+        idle = memory(process, "VmRSS")
+        with others(address, small) as waits:
+            body = {"inputs": [large] * tries(30)}
+            assert httpx2.post(f"{address}/embed", json=body, timeout=600).status_code == 200
+        peak = memory(process, "VmHWM") - idle
+    p99 = float(np.quantile(waits, 0.99))
+    assert peak < 1024
+    assert p99 < 0.5
+    result(images=len(body["inputs"]), peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_them(tower, tmp_path, tries, result):
+    Twin(tower).save_pretrained(tmp_path / "twin")
+    body = b'{"inputs":[' + b"1," * 7_500_000 + b"1]}"
+    head, count = {"content-type": "application/json"}, tries(50)
+    with served(tmp_path / "twin") as (address, process):
+        idle = memory(process, "VmRSS")
+        with others(address, {"inputs": "why so?"}) as waits, httpx2.Client(base_url=address, timeout=60) as client:
+            for _ in range(count):
+                assert client.post("/embed", content=body, headers=head).status_code == 413
+        peak = memory(process, "VmHWM") - idle
+    p99 = float(np.quantile(waits, 0.99))
+    assert peak < 1024
+    assert p99 < 0.5
+    result(requests=count, peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
+
+
+def test_batches_are_whole_after_kill_9(tower, tmp_path, tries, result):
+    """Each batch replaces three questions: it is there as a whole or not at all, and once it is answered it is."""
+    twin = Twin(tower)
+    twin.save_pretrained(tmp_path / "twin")
+    FolderIndex.create(tmp_path / "index", index_model(twin)).close()
+    wanted, rng, acknowledged, kills, number = tries(1000), random.Random(22), 0, 0, 0
+    while acknowledged < wanted:
+        last = None
+        with served(tmp_path / "twin", "--index", tmp_path / "index") as (address, process):
+            killer = threading.Timer(rng.uniform(0.5, 3), process.send_signal, [signal.SIGKILL])
+            killer.start()
+            with httpx2.Client(base_url=address, timeout=60) as client:
+                try:
+                    while True:
+                        number += 1
+                        body = {"delete": [f"{number - 1}-{k}" for k in range(3)],
+                                "upsert": [{"id": f"{number}-{k}", "text": f"why is {k} odd in {number}?"}
+                                           for k in range(3)]}  # fmt: skip
+                        assert client.post("/questions:batch", json=body).status_code == 200
+                        last, acknowledged = number, acknowledged + 1
+                        assert acknowledged < wanted + 200 or not killer.is_alive()
+                except httpx2.TransportError:
+                    kills += 1
+            killer.join()
+        index = FolderIndex(tmp_path / "index")
+        there = {n: [q is not None for q in index.get([f"{n}-{k}" for k in range(3)])] for n in (number - 1, number)}
+        assert all(len(set(kept)) == 1 for kept in there.values()), there
+        whole = [n for n, kept in there.items() if all(kept)]
+        assert len(whole) == 1
+        assert index.count() == 3
+        assert last is None or whole[0] >= last
+        number = whole[0]
+        index.close()
+    result(acknowledged=acknowledged, kills=kills)

@@ -1,0 +1,1 @@
+"""What a request must pass before anything is parsed or computed for it."""

@@ -1,0 +1,103 @@
+"""Images of requests: what they decode to is bounded, by their headers, before any of their pixels is decoded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from textsiam.data.tables.errors import DataError
+from textsiam.images.names import received_picture, received_pixels
+from textsiam.images.pixels import PATCH, ready_picture
+from textsiam.serving.problem_details import Refused, too_large, unfit
+
+T = TypeVar("T")
+
+MAX_PIXELS = 1_600_000_000
+"""Pixels of all images that wait, and so of a request's."""
+
+
+class Pictures:
+    """Opens the images of all requests in turn; a large one alone, and what the tower takes of it is all that is kept.
+
+    Args:
+        large: Pixels from which an image is large.
+    """
+
+    def __init__(self, large: int) -> None:
+        self._large, self._waiting = large, 0
+        self._small = ThreadPoolExecutor(2, thread_name_prefix="images")
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix="large-images")
+
+    async def opened(
+        self,
+        values: Sequence[str],
+        tower: SentenceTransformer | None,
+        where: Callable[[int], str],
+        gone: Callable[[], Awaitable[bool]],
+    ) -> tuple[list[str], np.ndarray]:
+        """Check the images of a request.
+
+        Args:
+            values: n images as they came.
+            tower: What large ones are made ready for; None leaves them to the step that encodes them.
+            where: Names an image by its position, for messages.
+            gone: Says whether the client has left.
+
+        Returns:
+            The strings that stand for them, and the tokens that decoding them counts as later, `(n,)` int64.
+
+        Raises:
+            Refused: One cannot be read, they are too large together, or too many wait.
+        """
+        sizes = await self._run(
+            self._small, lambda: [_told(received_pixels, v, where(k)) for k, v in enumerate(values)]
+        )
+        total = sum(sizes)
+        if total > MAX_PIXELS:
+            raise too_large(
+                f"{where(0).partition('[')[0]}: {total:,} pixels, at most {MAX_PIXELS:,} are taken together"
+            )
+        if self._waiting + total > MAX_PIXELS:
+            raise Refused(429, "too many images wait: try again later", "Overloaded", retry_after=5)
+        self._waiting += total
+        names, tokens = [], []
+        try:
+            for k, (value, pixels) in enumerate(zip(values, sizes, strict=True)):
+                if await gone():
+                    raise Refused(499, "the client has left", "Validation")
+                is_large = pixels > self._large
+
+                def open_one(value: str = value, k: int = k, ready: bool = is_large and tower is not None) -> str:
+                    name = _told(received_picture, value, where(k), decode=not ready)
+                    return _told(ready_picture, name, where(k), tower) if ready else name
+
+                names.append(await self._run(self._alone if is_large else self._small, open_one))
+                tokens.append(1 if is_large and tower is not None else pixels // PATCH)
+        finally:
+            self._waiting -= total
+        return names, np.array(tokens, np.int64)
+
+    def close(self) -> None:
+        """Open no more."""
+        for pool in (self._small, self._alone):
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    async def _run(self, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+def _told(work: Callable[..., T], value: str, place: str, *more: object, **options: object) -> T:
+    """Return what is made of an image.
+
+    Raises:
+        Refused: It cannot be read; the message says where it stands.
+    """
+    try:
+        return work(value, *more, **options)
+    except DataError as error:
+        raise unfit(f"{place}: {error}") from error
