@@ -16,6 +16,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
 from textsiam.images.pixels import Pixels, dummy_pixels
+from textsiam.images.ready import Ready
 from textsiam.inference.tokens import Counter, Tokens, dummy_tokens, token_counter, tokenise, unencodable
 
 Prepared = Tokens | Pixels
@@ -43,7 +44,9 @@ class _Texts:
         for position, text in enumerate(names, first):
             if not isinstance(text, str):
                 raise TypeError(f"input {position} is {type(text).__name__}, expected str")
-            if not text.isascii() and (broken := unencodable(text)) is not None:
+            if isinstance(text, Ready) or text.isascii():
+                continue
+            if (broken := unencodable(text)) is not None:
                 raise DataError(f"input {position} ({text[:40]!a}) is not UTF-8: character {broken} is half of a "
                                 "surrogate pair and stands for nothing")  # fmt: skip
         return names

@@ -181,7 +181,7 @@ def test_a_file_that_cannot_be_written_is_said_and_loses_nothing(serve, session,
         answer = client.post("/ui/api/labels/answers", json={"labeller": "anna", **said(question, "y")})
     assert answer.status_code == 503
     assert answer.json()["error"] == "the file of answers cannot be used at the moment"
-    assert answer.headers["retry-after"] == "5"
+    assert int(answer.headers["retry-after"]) >= 5
     asked(client, route="answers", **said(question, "y"))
     path.unlink()
     assert client.post("/ui/api/labels/next", json={"labeller": "anna"}).status_code == 503
