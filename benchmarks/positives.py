@@ -2,7 +2,7 @@
 
 Both get the same duplicates of Quora's train file, labels hidden, the same backbone, batch size and grid of learning
 rates and epochs. The cell of the grid is chosen on duplicates that training never saw, set against texts of alike
-wording; Quora dev is looked at once, by the chosen twin of each method. textsiam draws its negatives from the texts of all
+wording; Quora dev is looked at once, by the chosen twin of each method. textsiam takes negatives from the texts of all
 questions of train, which MultipleNegativesRankingLoss has no use for.
 
     python benchmarks/positives.py run minilm --pairs 6000

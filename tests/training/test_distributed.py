@@ -73,6 +73,13 @@ def test_two_processes_have_the_gradient_of_one(launch, tmp_path, losses):
         torch.testing.assert_close(outcome(tmp_path / "2")["twin"][name], value, rtol=0, atol=2e-4)
 
 
+def test_left_texts_that_are_encoded_twice_are_gathered(launch, tmp_path):
+    given = {"settings": {"max_steps": 3}, "validate": False, "dropout": 1e-9}  # there, and without effect
+    launch(*(job(tmp_path / str(n), ["simcse", "contrastive"], world=n, **given) for n in (1, 2)))
+    for rank in range(2):
+        assert_same_gradients(outcome(tmp_path / "2", rank), outcome(tmp_path / "1"), steps=3)
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 @pytest.mark.parametrize("gradient_accumulation_steps", [1, 2])
 def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(

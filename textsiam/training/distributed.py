@@ -108,6 +108,7 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
         right_clusters=everywhere(batch.right_clusters),
         shared=batch.right is None,
         negative_clusters=None if batch.negative_clusters is None else everywhere(batch.negative_clusters),
+        again=None if batch.again_rows is None else everywhere(left[batch.again_rows]),
     )
 
 

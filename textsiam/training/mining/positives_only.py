@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -115,9 +116,9 @@ def _near(pairs: Pairs, known: Sequence[Pairs], count: int) -> tuple[np.ndarray,
     check_apart(pairs, clusters)
     pattern = rf"{_ALPHABET}|(?:(?!{_ALPHABET})\w)+"
     terms = HashingVectorizer(token_pattern=pattern, ngram_range=(1, 2), norm=None, alternate_sign=False)
-    counts = terms.transform(pairs.texts)
+    counts: Any = terms.transform(pairs.texts)
     counts = counts[:, counts.getnnz(axis=0) <= max(_MANY, _EVERYWHERE * len(pairs.texts))]
-    vectors = TfidfTransformer(sublinear_tf=True).fit_transform(counts).astype(np.float32)
+    vectors: Any = TfidfTransformer(sublinear_tf=True).fit_transform(counts).astype(np.float32)
     everything, rng = vectors.T.tocsr(), np.random.default_rng(_SEED)
     count, parts = min(count, len(pairs.texts) - 1), []
     for first in range(0, len(pairs), _BLOCK):
