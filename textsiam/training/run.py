@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -68,6 +69,7 @@ class Run:
             **run_identity(pairs, validation, objective),
             "parameters": sum(p.numel() for p in twin.parameters()),
             "processes": world,
+            "lora": None if twin.lora is None else asdict(twin.lora),
             **settings.identity(),
         }
         self.twin, self.served = twin, ServedTwin(twin)

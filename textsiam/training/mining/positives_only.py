@@ -115,7 +115,8 @@ def _near(pairs: Pairs, known: Sequence[Pairs], count: int) -> tuple[np.ndarray,
     clusters = cluster_ids(Pairs.concat([pairs, *known]))[: len(pairs.texts)]
     check_apart(pairs, clusters)
     pattern = rf"{_ALPHABET}|(?:(?!{_ALPHABET})\w)+"
-    terms = HashingVectorizer(token_pattern=pattern, ngram_range=(1, 2), norm=None, alternate_sign=False)
+    knobs: Any = {"token_pattern": pattern, "norm": None, "alternate_sign": False}
+    terms = HashingVectorizer(ngram_range=(1, 2), **knobs)
     counts: Any = terms.transform(pairs.texts)
     counts = counts[:, counts.getnnz(axis=0) <= max(_MANY, _EVERYWHERE * len(pairs.texts))]
     vectors: Any = TfidfTransformer(sublinear_tf=True).fit_transform(counts).astype(np.float32)
