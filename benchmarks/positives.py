@@ -27,8 +27,8 @@ from quality import DATA, finished, keep, stored
 RESULTS = Path(__file__).parent / "results" / "positives.json"
 METHODS = ("textsiam", "MultipleNegativesRankingLoss")
 GRIDS = {
-    "minilm": {"learning_rate": (2e-5, 1e-4), "epochs": (1, 2)},
-    "scratch": {"learning_rate": (5e-4, 2e-3), "epochs": (2, 6)},
+    "minilm": {"epochs": (1, 2), "learning_rate": (2e-5, 1e-4)},
+    "scratch": {"epochs": (2, 6), "learning_rate": (5e-4, 2e-3)},
 }
 BATCH_SIZE = 64
 HELD_OUT = 1000
@@ -107,18 +107,18 @@ def precision(twin, pairs):
     return float(average_precision_score(pairs.labels, scores)), scores
 
 
-def run(backbone, count, work):
+def run(backbone, count, work, grid):
     """Train the grid of both methods, and judge the chosen twin of each on Quora dev; keeps the rows."""
     from textsiam.data.pairs import read_pairs
     from textsiam.models.twin import Twin
     from textsiam.training.mining.positives_only import with_trained_negatives
 
     train, held_out, others = material(count)
-    dev, grid, start = read_pairs(DATA / "dev.tsv.gz"), GRIDS[backbone], untrained(backbone, train.texts)
+    dev, start = read_pairs(DATA / "dev.tsv.gz"), untrained(backbone, train.texts)
     held_out = with_trained_negatives(start, held_out)
     chosen = {"untrained": (start, {})}
-    facts = {"backbone": backbone, "pairs": len(train)}
-    for rate, epochs in itertools.product(*grid.values()):
+    facts = {"backbone": backbone, "pairs": len(train), "grid": grid}
+    for epochs, rate in itertools.product(*grid.values()):
         for method in METHODS:
             folder, seconds = work / f"{backbone}-{len(train)}" / f"{method}-{rate}-{epochs}", None
             if not folder.exists():
@@ -188,12 +188,14 @@ def main():
     runner = commands.add_parser("run")
     runner.add_argument("backbone", choices=tuple(GRIDS))
     runner.add_argument("--pairs", type=int, default=6000)
+    runner.add_argument("--epochs", type=int, nargs="+", help="of the grid; the default has two")
     runner.add_argument("--work", type=Path, default=Path("runs/positives"))
     arguments = parser.parse_args()
     if arguments.command == "table":
         table()
     else:
-        run(arguments.backbone, arguments.pairs, arguments.work)
+        grid = GRIDS[arguments.backbone] | ({"epochs": arguments.epochs} if arguments.epochs else {})
+        run(arguments.backbone, arguments.pairs, arguments.work, grid)
 
 
 if __name__ == "__main__":
