@@ -68,7 +68,10 @@ def add_adapters(tower: SentenceTransformer, lora: LoraConfig, *, seed: int = 0)
     """
     import torch
 
-    names = lora_targets(tower, lora)
+    there = tuple(f"{name}." for name, _ in _adapted(_backbone(tower)))  # layers that it shares with the other side
+    names = [name for name in lora_targets(tower, lora) if not name.startswith(there)]
+    if not names:
+        return
     from peft import LoraConfig as Adapters
     from peft import inject_adapter_in_model
 
@@ -76,6 +79,8 @@ def add_adapters(tower: SentenceTransformer, lora: LoraConfig, *, seed: int = 0)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         inject_adapter_in_model(Adapters(**knobs), _backbone(tower))
+    for name, parameter in _backbone(tower).named_parameters():  # peft does not, where some layers have adapters
+        parameter.requires_grad_("lora_" in name)
 
 
 def merged(model: nn.Module, weights: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,8 +107,9 @@ def remove_adapters(model: nn.Module) -> None:
     for name, layer in adapted:
         owner, _, child = name.rpartition(".")
         setattr(model.get_submodule(owner), child, layer.get_base_layer())
-    if adapted:
-        model.requires_grad_(True)
+    for module in model.modules() if adapted else ():
+        vars(module).pop("peft_config", None)
+        module.requires_grad_(True)
 
 
 def _backbone(tower: SentenceTransformer) -> Any:
@@ -115,4 +121,5 @@ def _adapted(model: nn.Module) -> Iterator[tuple[str, Any]]:
     if find_spec("peft") is not None:
         from peft.tuners.lora import LoraLayer
 
-        yield from ((name, module) for name, module in model.named_modules() if isinstance(module, LoraLayer))
+        modules = model.named_modules(remove_duplicate=False)  # the sides of a twin may share some
+        yield from ((name, module) for name, module in modules if isinstance(module, LoraLayer))

@@ -16,6 +16,7 @@ from textsiam.config.run import ModelConfig, build_twin, read_config
 from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.lora import LoraConfig, add_adapters, lora_targets, merged, remove_adapters
+from textsiam.models.asymmetric import shared_layers, sides
 from textsiam.models.twin import Twin
 from textsiam.training.loop import train
 from textsiam.training.losses import ContrastiveLoss
@@ -43,6 +44,7 @@ def test_adapters_alone_learn_and_are_merged_into_what_is_saved(twin: Twin, pair
     assert torch.linalg.matrix_rank(update, atol=1e-6) == 2
     assert all(parameter.requires_grad for parameter in twin.parameters())
     assert not any("lora" in type(module).__module__ for module in twin.modules())
+    learn(twin, pairs, tmp_path / "again", precision="fp32", max_steps=2)  # nothing of the first time is in the way
     twin.save_pretrained(tmp_path / "twin")
     vectors = twin.encode(pairs.texts, precision="fp32")
     opened = SentenceTransformer(str(tmp_path / "twin"), device="cpu")
@@ -70,6 +72,22 @@ def test_what_is_merged_scores_as_what_was_trained(twin: Twin, pairs: Pairs) -> 
     assert twin.state_dict().keys() == weights.keys()
     twin.load_state_dict(whole)
     np.testing.assert_allclose(twin.left.encode(pairs.texts), trained, atol=1e-5)
+
+
+@needs_peft
+@pytest.mark.parametrize("shared", [0, 1, "all"])
+def test_sides_that_share_layers_share_their_adapters(
+    fresh_tower: SentenceTransformer, pairs: Pairs, tmp_path: Path, shared: Any
+) -> None:
+    twin = Twin(*sides(fresh_tower, right_prompt="bread ", shared_layers=shared), lora=LoraConfig(rank=2))
+    before = {name: weight.clone() for name, weight in twin.state_dict().items()}
+    learn(twin, pairs, tmp_path / "run", precision="fp32", max_steps=2)
+    changed = {name for name, weight in twin.state_dict().items() if not torch.equal(weight, before[name])}
+    layers = {name.partition("layer.")[2] for name in changed}
+    assert {f"{side}.{layer}" for side in ("left", "right") for layer in layers} == {
+        f"{name.partition('.')[0]}.{name.partition('layer.')[2]}" for name in changed
+    }
+    assert shared_layers(*twin.towers) == (shared or 0)
 
 
 @needs_peft

@@ -24,7 +24,7 @@ _COPY = 0.9  # similarity of wording above which a text is the same again
 _ALPHABET = r"[\u0e00-\u0eff\u3040-\u9fff]"  # Thai, Lao, Japanese and Chinese have no spaces: their letters are terms
 _EVERYWHERE = 0.05  # terms that a greater share of the texts has say nothing, and take the time;
 _MANY = 50  # but of so many texts at least
-_BLOCK = 512
+_BLOCK = 256
 _SEED = 0
 
 
