@@ -81,15 +81,13 @@ def train_peer(twin, train, learning_rate, epochs):
     model.eval()
 
 
-def train_ours(twin, train, others, learning_rate, epochs):
+def train_ours(twin, pairs, learning_rate, epochs):
     """Train in place as `data.labels: positives` does."""
     from textsiam.training.loop import train as fit
     from textsiam.training.losses import OnlineContrastiveLoss
     from textsiam.training.losses.objective import Objective
-    from textsiam.training.mining.positives_only import with_trained_negatives
     from textsiam.training.settings import Settings
 
-    pairs = with_trained_negatives(twin, train, others=others)
     settings = Settings(
         epochs=epochs, batch_size=2 * BATCH_SIZE, learning_rate=learning_rate, tracker="none", keep_checkpoints=1,
         checkpoint_every=10**6,
@@ -115,7 +113,7 @@ def run(backbone, count, work, grid):
 
     train, held_out, others = material(count)
     dev, start = read_pairs(DATA / "dev.tsv.gz"), untrained(backbone, train.texts)
-    held_out = with_trained_negatives(start, held_out)
+    held_out, ours = with_trained_negatives(start, held_out), None
     chosen = {"untrained": (start, {})}
     facts = {"backbone": backbone, "pairs": len(train), "grid": grid}
     for epochs, rate in itertools.product(*grid.values()):
@@ -124,7 +122,8 @@ def run(backbone, count, work, grid):
             if not folder.exists():
                 twin, started = untrained(backbone, train.texts), time.perf_counter()
                 if method == "textsiam":
-                    train_ours(twin, train, others, rate, epochs)
+                    ours = ours or with_trained_negatives(start, train, others=others)
+                    train_ours(twin, ours, rate, epochs)
                 else:
                     train_peer(twin, train, rate, epochs)
                 seconds = time.perf_counter() - started

@@ -92,10 +92,13 @@ def with_trained_negatives(
     there = set(pairs.texts)
     pairs = replace(pairs, texts=[*pairs.texts, *(text for text in dict.fromkeys(others) if text not in there)])
     near, _, strangers = _near(pairs, known, _TRAINED_RANKS)
-    anchors = np.repeat(pairs.left, near.shape[1])
-    own = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)[:, None]
-    similarity = twin.pair_similarity(pairs.texts, anchors, near.ravel()).reshape(near.shape)
-    fits = strangers & (similarity <= own - (1 - SHARE) * np.abs(own))
+    own, fits = twin.pair_similarity(pairs.texts, pairs.left, pairs.right), np.zeros_like(strangers)
+    limit = own - (1 - SHARE) * np.abs(own)
+    for rank, stranger in enumerate(strangers.T):
+        rows = np.flatnonzero(stranger & ~fits.any(axis=1))  # for most the nearest fits: the others need no vector
+        if len(rows):
+            similarity = twin.pair_similarity(pairs.texts, pairs.left[rows], near[rows, rank])
+            fits[rows, rank] = similarity <= limit[rows]
     if 2 * fits.any(1).sum() < len(pairs):
         fits = strangers
     return _against(pairs, near, fits / np.arange(1, near.shape[1] + 1))
