@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -54,8 +53,8 @@ def learned(monkeypatch) -> list:
 def test_links_are_learned_from_and_the_newest_judge(twin, tmp_path, learned):
     found = adapt(twin, make_forum(tmp_path / "a", len(TOPICS)), learning_rate=5e-3)
     assert (found.learned_from, found.judged_by) == ("duplicate links", "duplicate")
-    assert (found.pairs, found.links, found.clusters) == (73, 21, 21)
-    newest = {normalised(text) for topic in TOPICS[-32:] for text in (f"why {topic}", f"{topic} how")}
+    assert (found.pairs, found.links, found.clusters) == (53, 21, 21)
+    newest = {normalised(text) for topic in TOPICS[-52:] for text in (f"why {topic}", f"{topic} how")}
     (pairs,) = learned
     assert pairs.both_labels
     assert not newest & {normalised(text) for text in pairs.texts[: int(max(pairs.left.max(), pairs.right.max())) + 1]}
@@ -63,19 +62,53 @@ def test_links_are_learned_from_and_the_newest_judge(twin, tmp_path, learned):
     assert found.after > found.before
     assert found.difference is not None
     assert found.difference.value == pytest.approx(found.after - found.before)
+    assert found.chosen_by is not None
+    assert found.chosen_by.low > 0
+    assert found.chosen_by.value != found.difference.value
     assert found.twin.decision is not None
     assert found.twin.collection is not None
     assert found.twin.provenance["adapted"]["links"] == 21
 
 
 def test_few_links_judge_and_titles_and_bodies_are_learned_from(twin, tmp_path, learned):
-    found = adapt(twin, make_forum(tmp_path / "a", 12, kind="related"), learning_rate=5e-3)
+    found = adapt(twin, make_forum(tmp_path / "a", 24, kind="related"), learning_rate=5e-3)
     assert (found.learned_from, found.judged_by) == ("titles and bodies", "duplicate and related")
-    assert (found.pairs, found.links) == (2 * (len(TOPICS) - 12), 12)
-    held_out = {text for topic in TOPICS[-12:] for text in (f"why {topic}", f"{topic} how")}
+    assert (found.pairs, found.links) == (2 * (len(TOPICS) - 24), 12)
+    held_out = {text for topic in TOPICS[-24:] for text in (f"why {topic}", f"{topic} how")}
     assert not held_out & set(learned[0].texts)
-    fewer = adapt(twin, make_forum(tmp_path / "b", 4), pairs=40)
-    assert (fewer.pairs, fewer.clusters, fewer.difference) == (40, 4, None)
+    assert found.twin.decision is None
+    fewer = adapt(twin, make_forum(tmp_path / "b", 19), pairs=40)
+    assert (fewer.adapted, fewer.pairs, fewer.clusters, fewer.difference) == (False, 0, 9, None)
+    assert len(learned) == 1  # what cannot be judged is not learned
+
+
+@pytest.mark.parametrize(
+    ("chosen", "test", "adapted"),
+    [(0.3, 0.3, True), (0.3, 0.01, True), (0.3, -0.1, False), (0.02, 0.3, False), (-0.1, 0.3, False)],
+)
+def test_a_gain_counts_where_it_is_no_chance_on_links_that_choose_and_none_is_lost_on_others(
+    chosen, test, adapted, twin, tmp_path, monkeypatch
+):
+    """Gains are as wide as ±0.2: one of 0.02 may be chance."""
+    gains = iter([0, 0, chosen, test])
+
+    def ranks(model, documents, links):
+        return 0.5 + next(gains) + 0.2 * np.where(np.arange(2 * len(links)) % 4 < 2, 1, -1) * (model is not twin)
+
+    monkeypatch.setattr(adaptation, "reciprocal_ranks", ranks)
+    found = adapt(twin, make_forum(tmp_path / "a", 24), pairs=40)
+    assert (found.adapted, found.twin is twin) == (adapted, not adapted)
+    assert found.chosen_by.value == pytest.approx(chosen, abs=0.05)
+    assert found.after - found.before == pytest.approx(test, abs=0.05)
+
+
+def test_simcse_is_learned_beside(twin, tmp_path, monkeypatch):
+    seen, real = [], adaptation.train
+    monkeypatch.setattr(adaptation, "train", lambda t, p, o, **k: seen.append(o.terms) or real(t, p, o, **k))
+    for weight in (0.0, 0.3):
+        adapt(twin, make_forum(tmp_path / str(weight), 24), pairs=40, simcse=weight)
+    assert [list(terms) for terms in seen] == [["info_nce"], ["info_nce", "simcse"]]
+    assert seen[1]["simcse"].weight == 0.3
 
 
 def test_links_without_dates_are_split_at_random(twin, tmp_path):
@@ -94,7 +127,7 @@ def test_a_twin_that_became_worse_is_not_kept(twin, tmp_path, monkeypatch):
 
     real = adaptation.train
     monkeypatch.setattr(adaptation, "train", collapse)
-    found = adapt(twin, make_forum(tmp_path / "a", 12), pairs=40)
+    found = adapt(twin, make_forum(tmp_path / "a", 24), pairs=40)
     assert not found.adapted
     assert found.after < found.before
     assert found.twin is twin
@@ -105,28 +138,32 @@ def test_a_twin_that_became_worse_is_not_kept(twin, tmp_path, monkeypatch):
 def test_without_a_link_nothing_is_judged_and_nothing_learned(twin, tmp_path, learned):
     found = adapt(twin, make_forum(tmp_path / "a", 0))
     assert (found.adapted, found.learned_from, found.before, found.twin) == (False, None, None, twin)
+    assert found.to_dict()["decided"] is False
     assert not learned
 
 
 def test_what_cannot_be_adapted_is_said(twin, tmp_path, fresh_tower):
     with pytest.raises(DataError, match="too little to learn from: fewer than 100 duplicate links, and 0 questions"):
-        adapt(twin, make_forum(tmp_path / "a", 12, bodies=False))
+        adapt(twin, make_forum(tmp_path / "a", 24, bodies=False))
     with pytest.raises(ModelError, match="a twin of one tower"):
         adapt(Twin(fresh_tower, twin.left), tmp_path / "a" / "forum")
 
 
 def test_the_command_says_which_twin_it_keeps(twin, textsiam, tmp_path):
     twin.save_pretrained(tmp_path / "twin")
-    forum = make_forum(tmp_path / "a", 12)
+    forum = make_forum(tmp_path / "a", 40)
     arguments = ("adapt", tmp_path / "twin", forum, "--output", tmp_path / "out", "--learning-rate", "5e-3")
     status, out, err = textsiam(*arguments)
     assert (status, out) == (0, "")
-    assert "12 links (duplicate and related) that training never saw: mean reciprocal rank" in err
+    assert "20 links (duplicate and related) that neither trained nor chose: mean reciprocal rank" in err
     assert err.splitlines()[-1] == f"twin written to {tmp_path / 'out'}"
-    status, out, _ = textsiam(*arguments, "--json")
-    assert json.loads(out)["output"] == str(tmp_path / "out")
-    assert (f"{tmp_path / 'twin'} is kept as it is" in err) == (not json.loads(out)["adapted"])
+    said = textsiam(*arguments, "--json")
+    assert said.json["output"] == str(tmp_path / "out")
+    assert (f"{tmp_path / 'twin'} is kept as it is" in err) == (not said.json["adapted"])
+    assert ("it has no decision: textsiam label" in err) == said.json["adapted"]
     assert Twin.from_pretrained(tmp_path / "out").encode(["why"]).shape == (1, 32)
+    few = textsiam("adapt", tmp_path / "twin", make_forum(tmp_path / "b", 12), "--output", tmp_path / "out")
+    assert "two times ten groups of linked questions are needed" in few.err
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A twin for a forum that nobody has labelled: learned from links, or titles and bodies, and judged by links."""
+"""A twin for a forum that nobody has labelled: learned from links, or titles and bodies, and kept if links say so."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,14 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits, split_pairs
 from textsiam.data.tables.errors import DataError
 from textsiam.data.time_split import split_pairs_by_time
-from textsiam.evaluation.intervals import Estimate
+from textsiam.evaluation.intervals import FEWEST, Estimate
 from textsiam.evaluation.link_ranks import difference, reciprocal_ranks
 from textsiam.forums.reading import read_links, read_questions
 from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.loop import train
-from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss
+from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, SimCSELoss
 from textsiam.training.losses.objective import Objective
 from textsiam.training.mining.positives_only import by_wording, with_trained_negatives
 from textsiam.training.settings import Settings
@@ -51,11 +51,13 @@ class Adaptation:
         learned_from: "duplicate links", or "titles and bodies"; None where nothing could be judged, and so learned.
         pairs: How many of them.
         judged_by: Which links: "duplicate", or "duplicate and related" where there are few of the former.
-        links: How many, of questions that training never saw.
-        clusters: Groups of questions that these links connect.
-        before: Mean reciprocal rank of a linked question among the forum's, by the twin that was there before.
+        chosen_by: What the adapted twin gains on the links that chose, which are others than those below: its mean
+            reciprocal rank less that of the twin before, with a 95 % interval over groups of linked questions.
+        links: Links of the test, of questions that neither trained nor chose.
+        clusters: Groups of questions that these connect.
+        before: Mean reciprocal rank of a linked question of the test among the forum's, by the twin before.
         after: The same by the adapted twin.
-        difference: `after - before` with its 95 % interval over clusters; None where there are fewer than ten.
+        difference: `after - before` with its 95 % interval.
         seconds: How long it took.
     """
 
@@ -66,15 +68,16 @@ class Adaptation:
     judged_by: str
     links: int
     clusters: int
-    before: float | None
-    after: float | None
-    difference: Estimate | None
-    seconds: float
+    seconds: float = 0.0
+    chosen_by: Estimate | None = None
+    before: float | None = None
+    after: float | None = None
+    difference: Estimate | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the facts as plain values."""
-        spread = None if self.difference is None else self.difference.to_dict()
-        return {k: v for k, v in vars(self).items() if k != "twin"} | {"difference": spread}
+        facts = {k: v.to_dict() if isinstance(v, Estimate) else v for k, v in vars(self).items() if k != "twin"}
+        return facts | {"decided": self.twin.decision is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,22 +96,26 @@ def adapt(
     *,
     pairs: int = 2000,
     learning_rate: float = 2e-5,
+    simcse: float = 0.0,
     seed: int = 0,
     tell: Tell | None = None,
     quiet: bool = True,
 ) -> Adaptation:
     """Learn from what a forum has, and return the better of two twins by links that training never saw.
 
-    With `ENOUGH_LINKS` duplicate links, their older part is learned from and their newest fifth judges (a drawn fifth,
-    where questions have no dates). With fewer, the title of a question and its body are a pair to learn from, and all
-    links judge: no question that is linked is learned from. Where the adapted twin does not rank the linked questions
-    better, the one that was there before is returned.
+    With `ENOUGH_LINKS` duplicate links, their older part is learned from and their newest fifth is the test (a drawn
+    fifth, where questions have no dates). With fewer, the title of a question and its body are a pair to learn from,
+    and no question that is linked is learned from: one half of the links chooses, the other is the test.
+
+    The adapted twin is returned only where the 95 % interval of what it gains on the links that choose lies above 0,
+    and it is not worse on those of the test; else the one that was there before is.
 
     Args:
         twin: Where to start; it is not changed.
         forum: A forum folder.
         pairs: Pairs to learn from at most, the newest.
         learning_rate: Peak learning rate of AdamW.
+        simcse: Weight of a `SimCSELoss` of what is learned from; 0 does without.
         seed: Of whatever is drawn.
         tell: Called with what is done now.
         quiet: Show no progress bar.
@@ -122,36 +129,39 @@ def adapt(
         raise ModelError("adapt takes a twin of one tower, without a head and without a reranker")
     found = _read(forum)
     splits = _split(found, seed)
-    judged = splits.test if splits else _together(found)
+    chooses, test = (splits.validation, splits.test) if splits else _halves(found, seed)
+    parts = [part for part in (chooses, test) if part is not None]
+    groups = [len(np.unique(_groups(part))) for part in parts]
     judged_by = "duplicate" if splits else "duplicate and related"
-    if judged is None:
-        return Adaptation(twin, False, None, 0, judged_by, 0, 0, None, None, None, time.perf_counter() - started)
+    kept = Adaptation(twin, False, None, 0, judged_by, len(parts[-1]) if parts else 0, groups[-1] if groups else 0)
+    if min(groups, default=0) < FEWEST:
+        return kept
+    held_out = Pairs.concat(parts)
     learned_from, material = "duplicate links", splits and _newest(splits.train, found, pairs)
     if material is None:
-        learned_from, material = "titles and bodies", _titles_and_bodies(found, judged, pairs, str(forum))
-    documents = list(dict.fromkeys([*judged.texts, *found.created]))
-    say(f"ranking the questions of {len(judged):,} links ({judged_by}) among {len(documents):,}")
-    before = reciprocal_ranks(twin, documents, judged)
+        learned_from, material = "titles and bodies", _titles_and_bodies(found, held_out, pairs, str(forum))
+    documents = list(dict.fromkeys([*held_out.texts, *found.created]))
+    say(f"ranking the questions of {len(held_out):,} links ({judged_by}) among {len(documents):,}")
+    before = [reciprocal_ranks(twin, documents, part) for part in parts]
     learner = Twin(copy.deepcopy(twin.left), distance=twin.distance.name)
     say(f"learning from {len(material):,} {learned_from}")
-    _learn(learner, material, splits, found, learning_rate, seed, quiet)
-    after = reciprocal_ranks(learner, documents, judged)
-    adapted = after.mean() > before.mean()
+    _learn(learner, material, splits, found, learning_rate, simcse, seed, quiet)
+    after = [reciprocal_ranks(learner, documents, part) for part in parts]
+    chosen_by, gain = (difference(before[k], after[k], _groups(parts[k]), seed=seed) for k in range(2))
+    adapted = chosen_by is not None and chosen_by.low > 0 and after[1].mean() >= before[1].mean()
     if adapted and splits:
         _decide(learner, splits)
-    clusters = cluster_ids(judged)[np.unique(np.r_[judged.left, judged.right])]
-    result = Adaptation(
-        learner if adapted else twin,
-        bool(adapted),
-        learned_from,
-        len(material),
-        judged_by,
-        len(judged),
-        len(np.unique(clusters)),
-        float(before.mean()),
-        float(after.mean()),
-        difference(before, after, clusters, seed=seed),
-        time.perf_counter() - started,
+    result = replace(
+        kept,
+        twin=learner if adapted else twin,
+        adapted=bool(adapted),
+        learned_from=learned_from,
+        pairs=len(material),
+        seconds=time.perf_counter() - started,
+        chosen_by=chosen_by,
+        before=float(before[1].mean()),
+        after=float(after[1].mean()),
+        difference=gain,
     )
     if adapted:
         learner.provenance = {**twin.provenance, "adapted": {"forum": Path(forum).name, **result.to_dict()}}
@@ -190,17 +200,29 @@ def _split(found: _Forum, seed: int) -> Splits | None:
     pairs = found.duplicates
     if pairs is None or len(pairs) < ENOUGH_LINKS:
         return None
-    shares, dates = {"validation": 0.0, "calibration": 0.1, "test": 0.2}, [found.created[text] for text in pairs.texts]
+    shares, dates = {"validation": 0.2, "calibration": 0.1, "test": 0.2}, [found.created[text] for text in pairs.texts]
     try:
         splits = split_pairs_by_time(pairs, dates, **shares)
     except ValueError:  # no dates, or all of one moment
         splits = split_pairs(pairs, **shares, seed=seed)
-    return splits if len(splits.train) >= _LEAST and len(splits.test) else None
+    return splits if len(splits.train) >= _LEAST else None
 
 
-def _together(found: _Forum) -> Pairs | None:
+def _halves(found: _Forum, seed: int) -> tuple[Pairs | None, Pairs | None]:
+    """Cut all links into two halves, by groups of linked questions: what chooses, and the test."""
     given = [pairs for pairs in (found.duplicates, found.related) if pairs is not None]
-    return Pairs.concat(given) if given else None
+    if not given:
+        return None, None
+    pairs = Pairs.concat(given)
+    groups = cluster_ids(pairs)[pairs.left]
+    drawn = np.random.default_rng(seed).permutation(np.unique(groups))
+    chosen = np.isin(groups, drawn[::2])
+    return pairs.select(chosen), pairs.select(~chosen)
+
+
+def _groups(pairs: Pairs) -> np.ndarray:
+    """Return the cluster of each text that links connect, in the order of `reciprocal_ranks`."""
+    return cluster_ids(pairs)[np.unique(np.r_[pairs.left, pairs.right])]
 
 
 def _newest(pairs: Pairs, found: _Forum, most: int) -> Pairs:
@@ -224,16 +246,25 @@ def _titles_and_bodies(found: _Forum, judged: Pairs, most: int, source: str) -> 
 
 
 def _learn(
-    learner: Twin, material: Pairs, splits: Splits | None, found: _Forum, learning_rate: float, seed: int, quiet: bool
+    learner: Twin,
+    material: Pairs,
+    splits: Splits | None,
+    found: _Forum,
+    learning_rate: float,
+    simcse: float,
+    seed: int,
+    quiet: bool,
 ) -> None:
     """Train in place: on links against mined negatives, on titles against all other bodies of a batch."""
     terms: dict[str, Any] = {"info_nce": InfoNCELoss()}
     if splits is not None:
-        known = [part for part in (splits.calibration, splits.test) if len(part)]
+        known = [part for part in (splits.validation, splits.calibration, splits.test) if len(part)]
         held_out = {normalised(text) for part in known for text in part.texts}
         others = [text for text in found.created if normalised(text) not in held_out]
         material = with_trained_negatives(learner, material, known, others=others)
         terms = {"online_contrastive": OnlineContrastiveLoss(), "info_nce": InfoNCELoss(weight=0.1)}
+    if simcse:
+        terms["simcse"] = SimCSELoss(weight=simcse)
     settings = Settings(
         epochs=min(5, -(-1000 // len(material))),  # a few links are seen more than once
         batch_size=_BATCH, learning_rate=learning_rate, tracker="none", keep_checkpoints=1, seed=seed,

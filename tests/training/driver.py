@@ -23,6 +23,7 @@ import torch
 from torch import nn
 
 from textsiam.data.pairs import Pairs
+from textsiam.inference.lora import LoraConfig
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.asymmetric import sides
 from textsiam.models.learned import PairHead
@@ -179,6 +180,8 @@ def run_job(job: dict[str, Any]) -> None:
     scored = count_validations()
     left_over = wrappers_at_the_end()
     twin = small_twin(dropout=job.get("dropout", 0.1), half=job.get("half", False), share=job.get("share"))
+    if "lora" in job:
+        twin.lora = LoraConfig(**job["lora"])
     if "pair_head" in job["losses"]:
         twin.head = pair_head(dropout=job.get("dropout", 0.1))
     objective = build_objective(job["losses"], twin.head)

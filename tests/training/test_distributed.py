@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,22 @@ def test_two_processes_have_the_gradient_of_one(launch, tmp_path, losses):
     assert_same_weights(outcome(tmp_path / "2", 0), outcome(tmp_path / "2", 1))
     for name, value in alone["twin"].items():
         torch.testing.assert_close(outcome(tmp_path / "2")["twin"][name], value, rtol=0, atol=2e-4)
+
+
+@pytest.mark.skipif(find_spec("peft") is None, reason="the extra 'lora' is not installed (package peft)")
+def test_adapters_are_trained_by_two_processes_as_by_one(launch, tmp_path):
+    given = {"settings": {"max_steps": 3}, "lora": {"rank": 2}}
+    launch(*(job(tmp_path / str(n), ["contrastive"], world=n, **given) for n in (1, 2)))
+    for rank in range(2):
+        assert_same_gradients(outcome(tmp_path / "2", rank), outcome(tmp_path / "1"), steps=3)
+    assert_same_weights(outcome(tmp_path / "2", 0), outcome(tmp_path / "2", 1))
+
+
+def test_left_texts_that_are_encoded_twice_are_gathered(launch, tmp_path):
+    given = {"settings": {"max_steps": 3}, "validate": False, "dropout": 1e-9}  # there, and without effect
+    launch(*(job(tmp_path / str(n), ["simcse", "contrastive"], world=n, **given) for n in (1, 2)))
+    for rank in range(2):
+        assert_same_gradients(outcome(tmp_path / "2", rank), outcome(tmp_path / "1"), steps=3)
 
 
 @pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])

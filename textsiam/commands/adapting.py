@@ -13,6 +13,7 @@ from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
     from textsiam.adaptation import Adaptation
+    from textsiam.evaluation.intervals import Estimate
 
 
 def adapt(
@@ -21,6 +22,7 @@ def adapt(
     output: Annotated[Path, typer.Option(help="Folder of the twin.")],
     pairs: Annotated[int, typer.Option(help="Pairs to learn from at most, the newest.", min=1)] = 2000,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
+    simcse: Annotated[float, typer.Option(help="Weight of a SimCSE loss beside; 0 does without.", min=0)] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -39,7 +41,8 @@ def adapt(
     if not isinstance(twin, Twin):
         raise typer.BadParameter(f"{model} is an ensemble: adapt a twin")
     quiet = not sys.stderr.isatty()
-    found = adapted(twin, forum, pairs=pairs, learning_rate=learning_rate, seed=seed, tell=say, quiet=quiet)
+    knobs = {"pairs": pairs, "learning_rate": learning_rate, "simcse": simcse, "seed": seed}
+    found = adapted(twin, forum, **knobs, tell=say, quiet=quiet)
     found.twin.save_pretrained(output)
     if as_json:
         print_json({"output": str(output), **found.to_dict()})
@@ -51,19 +54,23 @@ def adapt(
 
 def _sentences(found: Adaptation, model: str) -> list[str]:
     """Say what was learned, what it is worth, and which twin is kept."""
-    if found.before is None or found.after is None:
-        return [f"the forum has no link, so that nothing could judge an adapted twin: {model} is kept as it is"]
-    spread = found.difference
-    chance = (
-        f"{found.clusters} groups of questions are too few for an interval"
-        if spread is None
-        else f"difference {100 * spread.value:+.1f}, 95 % interval {100 * spread.low:+.1f} to {100 * spread.high:+.1f}"
-    )
+    gain, spread = found.chosen_by, found.difference
+    if gain is None or spread is None or found.before is None or found.after is None:
+        few = "two times ten groups of linked questions are needed to judge an adapted twin by, and the forum has fewer"
+        return [f"{few}: {model} is kept as it is"]
     judged = (
-        f"{found.links:,} links ({found.judged_by}) that training never saw: "
-        f"mean reciprocal rank {100 * found.before:.1f} before, {100 * found.after:.1f} after ({chance})"
+        f"{found.links:,} links ({found.judged_by}) that neither trained nor chose: mean reciprocal rank "
+        f"{100 * found.before:.1f} before, {100 * found.after:.1f} after ({_percent(spread)})"
     )
+    chosen = f"{found.pairs:,} {found.learned_from} gained {_percent(gain)} on the links that choose"
     if not found.adapted:
-        return [judged, f"learning from {found.pairs:,} {found.learned_from} did not help: {model} is kept as it is"]
-    decision = "" if found.twin.decision else "; it has no decision yet: textsiam label, or a threshold of your own"
-    return [judged, f"adapted by {found.pairs:,} {found.learned_from}{decision}"]
+        why = "which may be chance" if gain.low <= 0 else "but lost on the others"
+        return [judged, f"learning from {chosen}, {why}: {model} is kept as it is"]
+    if found.twin.decision is None:
+        undecided = "it has no decision: textsiam label asks for answers that flag --labels makes one of"
+        return [judged, f"adapted: learning from {chosen}", f"{undecided}; textsiam calibrate takes labelled pairs"]
+    return [judged, f"adapted: learning from {chosen}"]
+
+
+def _percent(gain: Estimate) -> str:
+    return f"{100 * gain.value:+.1f}, 95 % interval {100 * gain.low:+.1f} to {100 * gain.high:+.1f}"

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from textsiam.dotted import made
+from textsiam.inference.lora import LoraConfig
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
@@ -82,6 +83,7 @@ class ModelConfig:
         image_size: Resize images to a square of this side, in pixels; None keeps what the model comes with.
         distance: What scores come from.
         head: A learned metric that scores the pairs instead; candidates are still found by the distance.
+        lora: Train the backbone by adapters of low rank alone, which are merged into it at the end.
         trust_remote_code: Run code that comes with a model.
     """
 
@@ -99,6 +101,7 @@ class ModelConfig:
     image_size: int | None = None
     distance: DistanceName = "cosine"
     head: HeadConfig | None = None
+    lora: LoraConfig | None = None
     trust_remote_code: bool = False
 
 
@@ -112,6 +115,7 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     import torch
 
     from textsiam.inference.encoders import encoder
+    from textsiam.inference.lora import lora_targets
     from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.asymmetric import sides
     from textsiam.models.twin import Twin
@@ -149,7 +153,10 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     right = None if config.right is None else tower(config.right)
     differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
     towers = sides(left, right, shared_layers=config.shared_layers, **differences)
-    twin = Twin(*towers, distance=config.distance)
+    twin = Twin(*towers, distance=config.distance, lora=config.lora)
+    if config.lora is not None:
+        for each in twin.towers:
+            lora_targets(each, config.lora)
     if config.head is not None:
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     return twin

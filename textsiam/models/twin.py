@@ -18,6 +18,7 @@ from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
 from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fast_tower import FastTower, Precision, fast_dtype
 from textsiam.inference.fast.runtimes import Backend
+from textsiam.inference.lora import LoraConfig
 from textsiam.models.distances import Distance, distance_named
 from textsiam.models.folder import Parts, read_twin, write_twin
 from textsiam.models.learned import Head
@@ -39,6 +40,8 @@ class Twin(nn.Module, Scorer):
         decision: What turns a similarity into a verdict; learned by `calibrate`.
         collection: The same for all pairs of a collection; learned by `textsiam.search.duplicates`.
         provenance: Facts saved beside the weights: data fingerprint, measurements, config.
+        lora: Train its towers by adapters alone, which are merged into them at the end; None trains all weights. It is
+            no part of what is saved.
 
     Raises:
         ValueError: The towers differ in width, or the distance is unknown.
@@ -59,6 +62,7 @@ class Twin(nn.Module, Scorer):
         decision: Decision | None = None,
         collection: CollectionDecision | None = None,
         provenance: Mapping[str, Any] | None = None,
+        lora: LoraConfig | None = None,
     ) -> None:
         super().__init__()
         if right is not None and (a := left.get_embedding_dimension()) != (b := right.get_embedding_dimension()):
@@ -70,6 +74,7 @@ class Twin(nn.Module, Scorer):
         self.decision = decision
         self.collection = collection
         self.provenance: dict[str, Any] = dict(provenance or {})
+        self.lora = lora
         self.backend: Backend | None = None
         self.reranker: BaseReranker | None = None
         self._fast: dict[str, FastTower] = {}

@@ -74,6 +74,8 @@ def check_shardable(accelerator: Accelerator, settings: Settings, twin: Twin) ->
         raise ValueError("average keeps a mean of whole weights: it cannot be used with FSDP")
     if settings.gradient_cache:  # every call of a shard is a meeting of all processes
         raise ValueError("gradient_cache encodes as many chunks as a process has: it cannot be used with FSDP")
+    if twin.lora is not None:
+        raise ValueError("adapters are not merged from shards: lora cannot be used with FSDP: use DDP")
     if twin.head is not None:
         raise ValueError("a head is not gathered from shards: it cannot be trained with FSDP")
     if shared_layers(twin.left, twin.right) is not None:  # a shard has one owner
@@ -108,6 +110,7 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
         right_clusters=everywhere(batch.right_clusters),
         shared=batch.right is None,
         negative_clusters=None if batch.negative_clusters is None else everywhere(batch.negative_clusters),
+        again=None if batch.again_rows is None else everywhere(left[batch.again_rows]),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -46,6 +47,8 @@ class Run:
         world = self.accelerator.num_processes
         set_seed(settings.seed, device_specific=True)
         self._sharded = check_shardable(self.accelerator, settings, twin)
+        if objective.encodes_twice and not any(isinstance(m, nn.Dropout) and m.p for m in twin.left.modules()):
+            raise ValueError("simcse: the tower has no dropout, so that a text is encoded alike both times")
         sampler = make_sampler(pairs, settings, objective, world=world)
         self.data = TrainingPairs(
             pairs,
@@ -55,6 +58,7 @@ class Run:
             token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device),
             seed=settings.seed,
             negatives=objective.needs_negatives,
+            twice=objective.encodes_twice,
             rank=self.accelerator.process_index,
             world=world,
             prepare=self._prepared,
@@ -65,6 +69,7 @@ class Run:
             **run_identity(pairs, validation, objective),
             "parameters": sum(p.numel() for p in twin.parameters()),
             "processes": world,
+            "lora": None if twin.lora is None else asdict(twin.lora),
             **settings.identity(),
         }
         self.twin, self.served = twin, ServedTwin(twin)

@@ -79,3 +79,50 @@ def test_train_is_set_against_near_texts_of_the_twin_or_of_the_forum(twin, pairs
     assert not any(same_cluster(mined, ours))
     clusters = dict(zip(alone.texts, cluster_ids(alone).tolist(), strict=True))
     assert all(clusters.get(a) != clusters.get(b, -1) for a, b in zip(mined.left_texts, mined.right_texts, strict=True))
+
+
+class Judging:
+    """Stands for a twin: the similarity of pairs, by their texts."""
+
+    def __init__(self, similarity: dict[tuple[str, str], float]) -> None:
+        self.similarity = similarity
+
+    def pair_similarity(self, texts, left, right):
+        return np.array([self.similarity.get((texts[a], texts[b]), 0.2) for a, b in zip(left, right, strict=True)])
+
+
+def test_train_is_set_against_the_nearest_wording_that_the_twin_does_not_hold_for_a_duplicate():
+    asked, again, unlinked = "how do I cook red rice", "cooking rice that is red", "how do I cook red rice well"
+    near, far = "how do I cook red beets", "why is the sky blue"
+    pairs = Pairs.from_texts([asked, far], [again, "blue sky why"], [1, 1])
+    others = [far, near, unlinked, "bread"]
+    similarity = {(asked, again): 0.8, (asked, unlinked): 0.77, (asked, near): 0.75}
+
+    def negative(changed):
+        found = with_trained_negatives(Judging(similarity | changed), pairs, others=others)
+        assert found.left_texts[2] == asked
+        return found.right_texts[2]
+
+    assert negative({}) == near  # the other one is too similar: above 0.95 of 0.8
+    assert negative({(asked, unlinked): 0.75}) == unlinked
+    assert negative({(asked, near): 0.77}) not in (near, unlinked)
+    assert negative({(asked, again): -1.0, (far, "blue sky why"): -1.0}) == unlinked  # it holds everything for near
+
+
+def test_a_language_without_spaces_is_compared_by_its_letters():
+    texts = [
+        "自転車のタイヤを交換する方法",
+        "タイヤの交換はどうやる",
+        "自転車のブレーキを交換する方法",
+        "赤ワインの染みを落とす",
+        "ワインの染み抜き",
+        "猫が鳴くのはなぜ",
+    ]
+    pairs = Pairs.from_texts([texts[0], texts[3]], [texts[1], texts[4]], [1, 1])
+    found = with_trained_negatives(Judging({(texts[0], texts[1]): 0.9, (texts[3], texts[4]): 0.9}), pairs, others=texts)
+    assert found.right_texts[2] == texts[2]
+
+
+def test_texts_of_no_words_have_negatives_too():
+    pairs = Pairs.from_texts(["???", "!!!", ":-)"], ["??", "!!", ":-("], [1, 1, 1])
+    assert by_wording(pairs).both_labels

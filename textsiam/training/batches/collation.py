@@ -39,6 +39,8 @@ class Batch:
         left_clusters: Cluster of each left text, `(n,)`.
         right_clusters: Cluster of each right text, `(n,)`.
         negative_clusters: Cluster of each negative, `(n,)`, or None.
+        again_rows: Where the left texts stand a second time in what `left` encodes to, `(n,)`; None unless a loss asks
+            for it.
     """
 
     left: list[Features]
@@ -50,6 +52,7 @@ class Batch:
     left_clusters: Tensor
     right_clusters: Tensor
     negative_clusters: Tensor | None = None
+    again_rows: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -69,6 +72,7 @@ class TrainingPairs:
         token_budget: Largest padded size of a chunk, in tokens.
         seed: Fixes the order of the pairs and the drawn negatives.
         negatives: Draw a text of another cluster for each pair (for triplet losses).
+        twice: Encode each left text a second time.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
         prepare: How inputs are made ready for a tower.
@@ -86,6 +90,7 @@ class TrainingPairs:
         token_budget: int = 1536,
         seed: int = 0,
         negatives: bool = False,
+        twice: bool = False,
         rank: int = 0,
         world: int = 1,
         prepare: Prepare = prepare,
@@ -94,7 +99,7 @@ class TrainingPairs:
         self.clusters = cluster_ids(pairs)
         self.left_inputs = prepare(twin.left, pairs.texts)
         self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
-        self.token_budget, self.seed, self.negatives = token_budget, seed, negatives
+        self.token_budget, self.seed, self.negatives, self.twice = token_budget, seed, negatives, twice
         self.rank, self.world = rank, world
         self.mined: np.ndarray | None = None
         self._shared = twin.right is None
@@ -126,30 +131,36 @@ class TrainingPairs:
             right, labels = np.where(swapped, negative[rows], right), np.where(swapped, 0, labels)
         against = negative[rows] if negative is not None and self.negatives else None
         others = [right] if against is None else [right, against]
-        n = len(rows)
+        own = [left, left + len(self.pairs.texts)] if self.twice else [left]  # each text a second time, as another one
+        n, m = len(rows), len(own) * len(rows)
         if self._shared:
-            left_chunks, places = self._chunks(self.left_inputs, [left, *others], seed)
-            right_chunks, at_left, at_right = None, places[:n], places[n:]
+            left_chunks, places = self._chunks(self.left_inputs, [*own, *others], seed)
+            right_chunks, at_left, at_right = None, places[:m], places[m:]
         else:
-            left_chunks, at_left = self._chunks(self.left_inputs, [left], seed)
+            left_chunks, at_left = self._chunks(self.left_inputs, own, seed)
             right_chunks, at_right = self._chunks(self.right_inputs, others, seed)
         return Batch(
             left=left_chunks,
             right=right_chunks,
-            left_rows=at_left,
+            left_rows=at_left[:n],
             right_rows=at_right[:n],
             negative_rows=None if against is None else at_right[n:],
             labels=torch.from_numpy(labels),
             left_clusters=torch.from_numpy(self.clusters[left].astype(np.int64)),
             right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
             negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
+            again_rows=at_left[n:] if self.twice else None,
         )
 
     def _chunks(
         self, inputs: Prepared, sides: list[np.ndarray], seed: Sequence[int] | None
     ) -> tuple[list[Features], Tensor]:
-        """Return padded chunks of the distinct inputs, and where each of `sides` stands in their concatenation."""
+        """Return padded chunks of the distinct inputs, and where each of `sides` stands in their concatenation.
+
+        The number of an input plus that of all inputs is the same input once more.
+        """
         distinct, inverse = np.unique(np.concatenate(sides), return_inverse=True)
+        distinct = distinct % len(self.pairs.texts)
         chunks = chunk_by_tokens(inputs.lengths_of(distinct), self.token_budget)
         place = np.empty(len(distinct), np.int64)
         place[np.concatenate(chunks)] = np.arange(len(distinct))

@@ -33,6 +33,7 @@ from textsiam.training.losses.ranking import (
     symmetric_info_nce,
     triplet,
 )
+from textsiam.training.losses.simcse import SimCSELoss
 from textsiam.training.losses.terms import Term
 
 LOSSES: dict[str, type[Term]] = {
@@ -46,6 +47,7 @@ LOSSES: dict[str, type[Term]] = {
     "angular": AngularLoss,
     "batch_triplet": BatchTripletLoss,
     "head": HeadLoss,
+    "simcse": SimCSELoss,
 }
 """What the section `loss` of a config may name, besides the dotted path of a `Term` of the user's own."""
 

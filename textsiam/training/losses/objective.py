@@ -26,6 +26,7 @@ class Objective(nn.Module):
 
     Attributes:
         needs_negatives: Whether a loss reads `Embedded.negative`.
+        encodes_twice: Whether a loss reads `Embedded.again`.
         positives_only: Whether every loss ignores pairs that are no duplicates.
 
     Raises:
@@ -57,6 +58,7 @@ class Objective(nn.Module):
         self.memory = memory
         self.widths = widths
         self.needs_negatives = any(term.needs_negatives for term in terms.values())
+        self.encodes_twice = any(term.encodes_twice for term in terms.values())
         self.positives_only = all(term.positives_only for term in terms.values())
 
     def identity(self) -> dict[str, Any]:

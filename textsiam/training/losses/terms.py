@@ -43,6 +43,7 @@ class Embedded:
         negative_clusters: Cluster of each negative, `(n,)`, or None.
         left_memory: Left texts of earlier batches, without gradients, or None.
         right_memory: The same for the right side.
+        again: Embeddings of the left texts encoded a second time, with other dropout, `(n, dim)`, or None.
     """
 
     u: Tensor
@@ -55,6 +56,7 @@ class Embedded:
     negative_clusters: Tensor | None = None
     left_memory: Texts | None = None
     right_memory: Texts | None = None
+    again: Tensor | None = None
 
     @property
     def left(self) -> Texts:
@@ -109,6 +111,7 @@ class Term(ABC):
         needs_negatives: Whether it reads `Embedded.negative`.
         positives_only: Whether it ignores pairs that are no duplicates.
         trains_head: Whether it is called with the twin's head too, and trains it.
+        encodes_twice: Whether it reads `Embedded.again`.
 
     Raises:
         ValueError: A weight that is not positive, or a value that is none of those that a `Literal` names.
@@ -126,6 +129,7 @@ class Term(ABC):
     needs_negatives: ClassVar[bool] = False
     positives_only: ClassVar[bool] = False
     trains_head: ClassVar[bool] = False
+    encodes_twice: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

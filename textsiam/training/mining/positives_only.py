@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,18 +12,19 @@ from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import NAMES, Splits
 from textsiam.data.tables.errors import DataError
-from textsiam.models.distances import COSINE
 from textsiam.models.scorer import Scorer
-from textsiam.training.mining.offline import mine, mine_vectors
-from textsiam.training.settings import Mining
+from textsiam.training.mining.triplets import check_apart, with_negatives
 
-TRAINED = Mining("random", rank_from=5, rank_to=50, positive_share=0.95)
-"""Training is set against near texts, but for the nearest: many of those are duplicates that nobody has linked."""
+SHARE = 0.95
+"""A text whose similarity is above this share of the duplicate's is no negative for training (Moreira et al. 2024)."""
 
-JUDGED = Mining("random", rank_from=1, rank_to=20, max_similarity=0.9)
-"""Held-out duplicates are set against texts of alike wording, but for all but copies."""
-
-_WIDTH = 100  # of the vectors that say how alike two wordings are
+_TRAINED_RANKS = 8  # nearest texts that are looked at for one to train against
+_JUDGED_RANKS = 20  # of which held-out duplicates are set against one
+_COPY = 0.9  # similarity of wording above which a text is the same again
+_ALPHABET = r"[\u0e00-\u0eff\u3040-\u9fff]"  # Thai, Lao, Japanese and Chinese have no spaces: their letters are terms
+_EVERYWHERE = 0.05  # terms that a greater share of the texts has say nothing, and take the time;
+_MANY = 50  # but of so many texts at least
+_BLOCK = 256
 _SEED = 0
 
 
@@ -55,7 +57,7 @@ def with_judged_negatives(splits: Splits) -> Splits:
 def by_wording(pairs: Pairs, known: Sequence[Pairs] = ()) -> Pairs:
     """Return duplicates, and after them pairs labelled 0 of their left texts with others that are alike in wording.
 
-    Alike is the cosine of character n-grams weighed by their rarity: tf-idf, reduced by a singular value decomposition.
+    One of the `_JUDGED_RANKS` nearest is drawn, copies apart.
 
     Args:
         pairs: Duplicates.
@@ -64,34 +66,80 @@ def by_wording(pairs: Pairs, known: Sequence[Pairs] = ()) -> Pairs:
     Raises:
         ValueError: All texts are of one cluster, so that no negative exists.
     """
-    from sklearn.decomposition import TruncatedSVD
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    grams = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 4), sublinear_tf=True, max_features=50_000)
-    counts = grams.fit_transform(pairs.texts)
-    width = min(_WIDTH, min(counts.shape) - 1)
-    vectors = TruncatedSVD(width, random_state=_SEED).fit_transform(counts) if width > 1 else counts.toarray()
-    vectors = np.ascontiguousarray(vectors, np.float32)
-    vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    clusters = cluster_ids(Pairs.concat([pairs, *known]))[: len(pairs.texts)]
-    return mine_vectors(COSINE, pairs, vectors, vectors, JUDGED, clusters=clusters, seed=_SEED).to_pairs()
+    near, similarity, strangers = _near(pairs, known, _JUDGED_RANKS)
+    fits = strangers & (similarity <= _COPY)
+    return _against(pairs, near, np.where(fits, np.random.default_rng(_SEED).random(near.shape), 0.0))
 
 
 def with_trained_negatives(
     twin: Scorer, pairs: Pairs, known: Sequence[Pairs] = (), *, others: Sequence[str] = ()
 ) -> Pairs:
-    """Return duplicates, and after them pairs labelled 0 of their left texts with others that a twin holds for near.
+    """Return duplicates, and after them pairs labelled 0 of their left texts with the nearest others in wording.
 
-    An untrained transformer holds everything for near, and so leaves hardly a text that is not too near: where less
-    than half of the duplicates get one, the negatives are those of `by_wording`.
+    Wording brings what a twin has to learn to tell apart; the twin keeps away what is a duplicate that nobody has
+    linked: a text whose similarity is above `SHARE` of the duplicate's is passed over. An untrained transformer holds
+    everything for near: where that leaves less than half of the duplicates a negative, it is not asked.
 
     Args:
         twin: As it is before the training.
         pairs: Duplicates.
         known: More pairs whose duplicates are no negatives either.
         others: More texts that may be negatives.
+
+    Raises:
+        ValueError: All texts are of one cluster, so that no negative exists.
     """
     there = set(pairs.texts)
     pairs = replace(pairs, texts=[*pairs.texts, *(text for text in dict.fromkeys(others) if text not in there)])
-    found = mine(twin, pairs, TRAINED, known=known, seed=_SEED)
-    return found.to_pairs() if 2 * found.found >= len(pairs) else by_wording(pairs, known)
+    near, _, strangers = _near(pairs, known, _TRAINED_RANKS)
+    own, fits = twin.pair_similarity(pairs.texts, pairs.left, pairs.right), np.zeros_like(strangers)
+    limit = own - (1 - SHARE) * np.abs(own)
+    for rank, stranger in enumerate(strangers.T):
+        rows = np.flatnonzero(stranger & ~fits.any(axis=1))  # for most the nearest fits: the others need no vector
+        if len(rows):
+            similarity = twin.pair_similarity(pairs.texts, pairs.left[rows], near[rows, rank])
+            fits[rows, rank] = similarity <= limit[rows]
+    if 2 * fits.any(1).sum() < len(pairs):
+        fits = strangers
+    return _against(pairs, near, fits / np.arange(1, near.shape[1] + 1))
+
+
+def _near(pairs: Pairs, known: Sequence[Pairs], count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the texts nearest in wording to each left one, their similarity, and which are of other clusters.
+
+    The similarity is the cosine of tf-idf vectors of words and pairs of words. Every left text is compared with every
+    text, a block at a time.
+
+    Returns:
+        Three arrays `(n, count)`; nearest first.
+    """
+    from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
+
+    clusters = cluster_ids(Pairs.concat([pairs, *known]))[: len(pairs.texts)]
+    check_apart(pairs, clusters)
+    pattern = rf"{_ALPHABET}|(?:(?!{_ALPHABET})\w)+"
+    knobs: Any = {"token_pattern": pattern, "norm": None, "alternate_sign": False}
+    terms = HashingVectorizer(ngram_range=(1, 2), **knobs)
+    counts: Any = terms.transform(pairs.texts)
+    counts = counts[:, counts.getnnz(axis=0) <= max(_MANY, _EVERYWHERE * len(pairs.texts))]
+    vectors: Any = TfidfTransformer(sublinear_tf=True).fit_transform(counts).astype(np.float32)
+    everything, rng = vectors.T.tocsr(), np.random.default_rng(_SEED)
+    count, parts = min(count, len(pairs.texts) - 1), []
+    for first in range(0, len(pairs), _BLOCK):
+        left = pairs.left[first : first + _BLOCK]
+        cosine = (vectors[left] @ everything).toarray()
+        for end in (left, pairs.right[first : first + _BLOCK]):
+            cosine[np.arange(len(left)), end] = -1.0
+        near = np.argpartition(-cosine, count - 1, axis=1)[:, :count]
+        near = np.take_along_axis(near, np.argsort(-np.take_along_axis(cosine, near, axis=1), axis=1), axis=1)
+        cosine = np.take_along_axis(cosine, near, axis=1)
+        near = np.where(cosine > 0, near, rng.integers(len(pairs.texts), size=near.shape))  # no term in common
+        parts.append((near, cosine, clusters[near] != clusters[left][:, None]))
+    near, cosine, strangers = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return near, cosine, strangers
+
+
+def _against(pairs: Pairs, near: np.ndarray, preferred: np.ndarray) -> Pairs:
+    """Return the pairs, and after them each left text with the one of `near` that is preferred most, but for zeros."""
+    rows = np.flatnonzero(preferred.max(axis=1) > 0)
+    return with_negatives(pairs, rows, near[rows, preferred[rows].argmax(axis=1)])

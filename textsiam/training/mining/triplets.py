@@ -72,14 +72,7 @@ class Triplets:
 
     def to_pairs(self) -> Pairs:
         """Return the pairs, and after them each mined (anchor, negative) that they do not hold yet, labelled 0."""
-        left = np.concatenate([self.pairs.left, self.anchor]).astype(np.int64)
-        right = np.concatenate([self.pairs.right, self.negative])
-        key = np.minimum(left, right) * len(self.pairs.texts) + np.maximum(left, right)
-        _, first = np.unique(key, return_index=True)
-        added = np.sort(first[first >= len(self.pairs)])
-        rows = np.concatenate([np.arange(len(self.pairs)), added])
-        labels = np.concatenate([self.pairs.labels, np.zeros(len(added), np.int8)])
-        return replace(self.pairs, left=left[rows], right=right[rows], labels=labels)
+        return with_negatives(self.pairs, self.row, self.negative)
 
     def write(self, path: str | Path) -> Path:
         """Write columns anchor, positive, negative to a .tsv, .csv or .jsonl file; `read_pairs` reads it.
@@ -91,6 +84,24 @@ class Triplets:
         texts = self.pairs.texts
         ends = zip(self.anchor.tolist(), self.positive.tolist(), self.negative.tolist(), strict=True)
         return write_table(path, columns, [dict(zip(columns, (texts[i] for i in row), strict=True)) for row in ends])
+
+
+def with_negatives(pairs: Pairs, row: np.ndarray, negative: np.ndarray) -> Pairs:
+    """Return pairs, and after them left texts with negatives, labelled 0, but for what the pairs hold already.
+
+    Args:
+        pairs: Labelled pairs.
+        row: Whose left texts, `(t,)` int64.
+        negative: Index of the negative of each in `pairs.texts`, `(t,)` int64.
+    """
+    left = np.concatenate([pairs.left, pairs.left[row]]).astype(np.int64)
+    right = np.concatenate([pairs.right, negative])
+    key = np.minimum(left, right) * len(pairs.texts) + np.maximum(left, right)
+    _, first = np.unique(key, return_index=True)
+    added = np.sort(first[first >= len(pairs)])
+    rows = np.concatenate([np.arange(len(pairs)), added])
+    labels = np.concatenate([pairs.labels, np.zeros(len(added), np.int8)])
+    return replace(pairs, left=left[rows], right=right[rows], labels=labels)
 
 
 def draw_negatives(

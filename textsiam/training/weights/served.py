@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from accelerate import Accelerator
 from torch import nn
 
+from textsiam.inference.lora import add_adapters, merged, remove_adapters
 from textsiam.models.twin import Twin
 from textsiam.training.weights.averaging import WeightAverage
 
@@ -16,7 +17,8 @@ class ServedTwin:
     """A copy of a twin that gets the trained weights when they are asked for.
 
     Args:
-        twin: The twin that is trained; its head is taken off until `hand_back`, as the objective trains it.
+        twin: The twin that is trained; its head is taken off until `hand_back`, as the objective trains it, and its
+            towers have adapters until then, where it asks for them.
 
     Attributes:
         twin: The copy; it has no reranker, which was combined with the weights before.
@@ -27,6 +29,10 @@ class ServedTwin:
         self.twin = copy.deepcopy(twin)
         self.twin.reranker = None
         self.head, twin.head = twin.head, None
+        if twin.lora is not None:
+            for tower in twin.towers:
+                add_adapters(tower, twin.lora)
+        self._trained = twin
 
     def update(self, accelerator: Accelerator, model: nn.Module, average: WeightAverage | None) -> None:
         """Take the present weights of the prepared model, or their running mean, and those of the head."""
@@ -34,6 +40,7 @@ class ServedTwin:
             weights = accelerator.get_state_dict(model)  # the live tensors: copy them before they change back
             if accelerator.is_main_process or weights:
                 whole = {k.removeprefix("_orig_mod."): v for k, v in weights.items()}
+                whole = whole if self._trained.lora is None else merged(self._trained, whole)
                 if self.head is not None:
                     whole |= {f"head.{k}": v for k, v in self.head.state_dict().items()}
                 self.twin.load_state_dict(whole)
@@ -41,6 +48,7 @@ class ServedTwin:
     def hand_back(self, trained: Twin, *, sharded: bool) -> None:
         """Give the trained twin its head, and the weights that are served."""
         trained.head = self.head
+        remove_adapters(trained)
         if sharded:  # whole weights do not fit into shards: the twin becomes what is served
             vars(trained).clear()
             trained.__class__ = type(self.twin)
