@@ -201,7 +201,7 @@ def test_every_knob_is_counted() -> None:
         return [t for t in (hint, *get_args(hint)) if isinstance(t, type) and is_dataclass(t)]
 
     assert sum(len(fields(section)) for section in loss_sections().values()) == 39
-    assert count(Config) <= 140
+    assert count(Config) <= 140 + 2 + 4  # those of SimCSE and of adapters came later
 
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
