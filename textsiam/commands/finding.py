@@ -230,7 +230,9 @@ def encode(
     texts: Annotated[str, typer.Argument(help="Texts: .txt, .tsv, .csv, .jsonl, .parquet, or sample:forum.")],
     output: Annotated[Path, typer.Option(help="Write the vectors here: .npy, one float32 row a text, in order.")],
     column: Annotated[str | None, typer.Option(help="Name of the column that holds the texts.")] = None,
-    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
+    side: Annotated[
+        Literal["left", "right"] | None, typer.Option(help="Which side of an asymmetric twin: queries are left.")
+    ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
     as_json: Json = False,
@@ -240,7 +242,7 @@ def encode(
 
     read = read_texts(texts, column=column)
     warn(read.report.warnings)
-    twin = open_twin(model)
+    twin = open_twin(model, sides=side is not None)
     from textsiam.data.tables.arrays import save_vectors
 
     with progress_bar("encoding") as progress:
@@ -248,7 +250,7 @@ def encode(
 
         def counted() -> Iterator[Any]:
             nonlocal done
-            for block in twin.encode_stream(read.texts, side=side, precision=precision, compiled=compiled):
+            for block in twin.encode_stream(read.texts, side=side or "left", precision=precision, compiled=compiled):
                 yield block
                 done += len(block)
                 progress(done, len(read))
@@ -272,7 +274,7 @@ def match(
     from textsiam.sources import read_texts
 
     asked, library = read_texts(queries), read_texts(documents)
-    twin = open_twin(model)
+    twin = open_twin(model, sides=True)
     from textsiam.search.nearest import best_matches
 
     with progress_bar("encoding documents") as progress:

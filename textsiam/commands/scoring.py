@@ -51,7 +51,7 @@ def score(
     else:
         first, second = texts or ("", "")
         read = Pairs.from_texts([first], [second], [-1], source="command line")
-    twin = open_twin(model)
+    twin = open_twin(model, sides=True)
     decision = chosen_decision(twin, threshold, precision, prior, needed=False)
     with progress_bar("encoding") as progress:
         similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
@@ -111,7 +111,7 @@ def evaluate(
 
     graded = _graded(pairs) if column is None else None
     read = None if graded else read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row)
-    twin = open_twin(model)
+    twin = open_twin(model, sides=graded is None)
     if graded is not None:
         from textsiam.evaluation.retrieval import evaluate_sts
 

@@ -197,6 +197,8 @@ def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> str:
     text = re.sub(r"\s+", " ", str(error)).strip()
     # Inside an optional section, jsonargparse names the section first and the key below it later.
     key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
+    if options := re.search(r"Errors: - Expected an? (.+?) - Expected a <class 'NoneType'>.* Given value: (.*)$", text):
+        text = f"Expected a {options[1]}. Got value: {options[2]}"  # of what may be None, in other words
     problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
     if key and problem is not None:
         expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])

@@ -14,6 +14,8 @@ import numpy as np
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import inputs_of
+from textsiam.inference.inputs import TEXTS
+from textsiam.inference.tokens import token_limit
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
@@ -54,8 +56,8 @@ class Engine:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of an input that the model reads; None for images."""
-        return self.twin.tower().max_seq_length
+        """Tokens of an input that the model reads; None for images, and where nothing is cut."""
+        return token_limit(self.twin.tower())
 
     def warm_up(self) -> None:
         """Encode once, so that the first client does not wait for what is made on first use."""
@@ -205,9 +207,9 @@ class Engine:
         if len(values) > settings.max_batch:
             raise too_large(f"{field}: {len(values):,} inputs, at most {settings.max_batch:,} are taken")
         tower = self.twin.tower(side)
-        kind, limit, names = inputs_of(tower), tower.max_seq_length, []
+        kind, limit, names = inputs_of(tower), token_limit(tower), []
         for position, value in enumerate(values):
-            if limit is not None and len(value) > settings.max_characters:
+            if kind is TEXTS and len(value) > settings.max_characters:
                 most = f"at most {settings.max_characters:,} are taken"
                 raise too_large(f"{where(position)}: {len(value):,} characters, {most}")
             try:
