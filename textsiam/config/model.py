@@ -103,6 +103,34 @@ class ModelConfig:
     trust_remote_code: bool = False
 
 
+def check_model(config: ModelConfig, *, images: bool | None = None) -> None:
+    """Check what can be said of a model before it is opened.
+
+    Args:
+        config: The section `model`.
+        images: Whether the data are images; None says nothing of that.
+
+    Raises:
+        ConfigError: Two ways to build the left tower are given, or one for texts where the data are images.
+        ModelError: A folder is not there.
+    """
+    from textsiam.inference.encoders import MINILM_NAMES, resolve
+
+    ways = ("scratch", "scratch_image", "builder")
+    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    for name in (None if given else config.left, config.right):
+        if name is not None:
+            resolve(name)
+    texts = config.scratch is not None or (not given and config.left in MINILM_NAMES)
+    if images and texts:
+        raise ConfigError(
+            "model: reads texts, but data.train holds images: give model.scratch_image, or a CNN as model.left"
+        )
+    if images is False and config.scratch_image is not None:
+        raise ConfigError("model.scratch_image: reads images, but data.train holds none")
+
+
 def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:
     """Build the twin of a run.
 
@@ -131,9 +159,7 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         )
 
     right = None
-    ways = ("scratch", "scratch_image", "builder")
-    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
-        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    check_model(config)
     if config.builder is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
