@@ -20,7 +20,6 @@ from transformers import PrinterCallback
 from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
-from textsiam.inference.opening import positions_of
 from textsiam.rerank.base import BaseReranker
 from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 from textsiam.rerank.lexical_reranker import LexicalReranker
@@ -28,7 +27,6 @@ from textsiam.rerank.trees import require_trees
 from textsiam.training.batches.sampling import labelled
 from textsiam.training.settings import LEXICAL, RerankerSettings
 
-_MOST_TOKENS = 128  # of a pair, unless the settings say otherwise
 _POOL = 50  # batches that are sorted by length together
 
 
@@ -116,8 +114,10 @@ def check_readable(settings: RerankerSettings, tower: SentenceTransformer | None
         tower: What it is made of where they name none; None leaves that for later.
 
     Raises:
-        ModelError: It cannot, or it has fewer positions than `max_tokens`.
+        ModelError: It cannot, or it has fewer positions than `max_tokens`; or LightGBM is to be used and not there.
     """
+    if settings.lexical_features:
+        require_trees()
     if settings.model != LEXICAL and (settings.model is None) == (tower is not None):
         _opened(settings, tower, device="cpu")
 
@@ -125,12 +125,9 @@ def check_readable(settings: RerankerSettings, tower: SentenceTransformer | None
 def _opened(
     settings: RerankerSettings, tower: SentenceTransformer | None, *, seed: int = 0, device: str | None = None
 ) -> CrossEncoder:
-    """Return the cross-encoder that training begins with; without a limit of its own it cuts pairs after 128 tokens."""
+    """Return the cross-encoder that training begins with."""
     start = (MINILM if tower is None else tower) if settings.model is None else settings.model
-    model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
-    if settings.max_tokens is None:
-        model.max_seq_length = min(_MOST_TOKENS, positions_of(model[0]) or _MOST_TOKENS)
-    return model
+    return cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
 
 
 class ByLength(DefaultBatchSampler):
