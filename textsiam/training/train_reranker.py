@@ -20,6 +20,7 @@ from transformers import PrinterCallback
 from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
+from textsiam.inference.opening import positions_of
 from textsiam.rerank.base import BaseReranker
 from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 from textsiam.rerank.lexical_reranker import LexicalReranker
@@ -125,9 +126,14 @@ def check_readable(settings: RerankerSettings, tower: SentenceTransformer | None
 def _opened(
     settings: RerankerSettings, tower: SentenceTransformer | None, *, seed: int = 0, device: str | None = None
 ) -> CrossEncoder:
-    """Return the cross-encoder that training begins with."""
+    """Return the cross-encoder that training begins with; the default limit gives way to fewer positions."""
     start = (MINILM if tower is None else tower) if settings.model is None else settings.model
-    return cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
+    default = RerankerSettings.max_tokens
+    asked = None if settings.max_tokens == default else settings.max_tokens
+    model = cross_encoder(start, max_tokens=asked, seed=seed, device=device)
+    if settings.max_tokens is not None and asked is None:
+        model.max_seq_length = min(settings.max_tokens, positions_of(model[0]) or settings.max_tokens)
+    return model
 
 
 class ByLength(DefaultBatchSampler):
