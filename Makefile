@@ -27,7 +27,7 @@ test: $(READY)
 
 # Everything of which `make test` tries a seeded tenth; the result stays in benchmarks/results/hostile.json.
 test-hostile: $(READY)
-	TEXTSIAM_HOSTILE=all $(BIN)/python -m pytest tests/serving/hostile
+	TEXTSIAM_HOSTILE=all $(BIN)/python -m pytest tests/serving/hostile tests/models/test_backbones.py
 
 fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

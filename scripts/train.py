@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 from textsiam.cli import main
 from textsiam.commands.making import run_training
-
-QUICKSTART = Path(__file__).resolve().parents[1] / "configs" / "quickstart.yaml"
 
 
 def use_all_cores() -> None:
@@ -24,5 +21,4 @@ def use_all_cores() -> None:
 
 if __name__ == "__main__":
     use_all_cores()
-    given = sys.argv[1:]
-    main(lambda: run_training(given if given and not given[0].startswith("-") else [str(QUICKSTART), *given]))
+    main(lambda: run_training(sys.argv[1:]))

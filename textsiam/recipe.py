@@ -18,7 +18,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from textsiam.config.run import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin
+from textsiam.config.run import (
+    Config,
+    build_augment,
+    build_objective,
+    build_pairs,
+    build_twin,
+)
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables.writers import write_table
@@ -28,24 +34,24 @@ from textsiam.evaluation.report.pictures import EmbeddingMap
 from textsiam.images.pairs import thumbnail_of
 from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
+from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_folder, scratch_names
 from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
-from textsiam.training.distributed import process_state, tracker_of
+from textsiam.training.distributed import launch_notes, process_state
 from textsiam.training.loop import train
+from textsiam.training.losses.objective import Objective
 from textsiam.training.mining.positives_only import with_trained_negatives
 from textsiam.training.reporting.collapse import CollapseWarning
 from textsiam.training.reporting.result import LeftOut, TrainResult
-from textsiam.training.settings import LEXICAL
-from textsiam.training.train_reranker import check_trainable, train_reranker
-from textsiam.yamlfile import read_yaml
+from textsiam.training.settings import LEXICAL, Settings
+from textsiam.training.train_reranker import check_readable, check_trainable, train_reranker
+from textsiam.yamlfile import together
 
 if TYPE_CHECKING:
     from textsiam.config.run import DecisionConfig
     from textsiam.rerank.base import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
-_RESULTS = ("model", "report.html", "summary.json")
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,22 @@ class Outcome:
             "stopped_early": self.result.stopped_early,
             "training_seconds": self.result.seconds,
             "reranker_seconds": self.reranker_seconds,
+            "warning": self.warning,
         }
+
+    @property
+    def warning(self) -> str | None:
+        """What speaks against the trained twin: training has made it worse, or left it with one score for all pairs."""
+        before, after, *_ = self.evaluations
+        aps = [100 * e.report.average_precision.value for e in (before, after)]
+        cure = "the learning rate is too high: lower training.learning_rate"
+        if not after.tells_pairs_apart:
+            return f"training has diverged: the twin gives every pair the same probability; {cure}"
+        if aps[1] < aps[0]:
+            return (
+                f"training has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %; perhaps {cure}"
+            )
+        return None
 
 
 class Interrupted(Exception):
@@ -105,24 +126,20 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         Interrupted: A signal asked the run to stop.
     """
     state = process_state()
-    if config.reranker is not None and state.num_processes > 1:
-        raise ConfigError(
-            f"reranker is trained by one process, not by {state.num_processes}: leave it out, or run alone"
-        )
+    if found := faults(config):
+        raise together(found)
     quiet = console is None or not state.is_main_process
     say = Console(quiet=True) if console is None or quiet else console
     output = Path(config.output)
     if state.is_main_process:
-        _prepare_folder(output, config)
+        prepare_folder(output, config)
     state.wait_for_everyone()
 
     settings = replace(config.training, augment=build_augment(config.training.augment))
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     mined = config.data.labels == "positives" and settings.mine is None
-    if config.reranker is not None:
-        check_trainable(splits.test if mined else splits.train, config.reranker)
-    _tell_read(splits, say)
+    _announce(say, splits, config)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
     if mined:
@@ -130,6 +147,9 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
             known = [part for part in parts[1:] if len(part)]
             splits = splits.replacing(train=with_trained_negatives(twin, splits.train, known))
     objective = build_objective(config.loss, twin.head)
+    if config.reranker is not None:
+        check_trainable(splits.train, config.reranker)
+        check_readable(config.reranker, twin.left)
 
     evaluations = []
     if state.is_main_process:
@@ -138,18 +158,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
             evaluations.append(_evaluate(twin, splits, "zero-shot"))
         _write_inputs(output, config, splits)
     twin.decision = None
-    with warnings.catch_warnings(record=quiet):
-        warnings.simplefilter("always", CollapseWarning)
-        result = train(
-            twin,
-            splits.train,
-            objective,
-            output=output,
-            settings=settings,
-            validation=splits.validation if len(splits.validation) else None,
-            resume=config.resume,
-            quiet=quiet,
-        )
+    result = _train(twin, splits, objective, config, settings, quiet=quiet)
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
     reranker, reranker_seconds = _reranker(twin, splits, config, say)
@@ -164,17 +173,46 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     outcome = Outcome(output, twin, evaluations, result, splits, reranker_seconds)
     _save(outcome, config)
     say.print(results_table(evaluations))
+    if outcome.warning is not None:
+        say.print(f"[yellow]warning[/] {escape(outcome.warning)}", highlight=False, soft_wrap=True)
     return outcome
 
 
-def _tell_read(splits: Splits, say: Console) -> None:
-    """Say how the sources were understood, what was left out, and what the splits hold."""
-    reports = [part.report for part in (splits.train, splits.validation, splits.calibration, splits.test)]
-    for decision in dict.fromkeys(d for report in reports for d in report.decided):
-        say.print(f"note: {decision}", highlight=False, markup=False, soft_wrap=True)
-    for warning in dict.fromkeys(w for report in reports for w in report.warnings):
+def _announce(say: Console, splits: Splits, config: Config) -> None:
+    """Say what is learned from, how, and what of that is not as one may think."""
+    parts, settings = (splits.train, splits.validation, splits.calibration, splits.test), config.training
+    for decided in dict.fromkeys(d for part in parts for d in part.report.decided):
+        say.print(f"note: {decided}", highlight=False, markup=False, soft_wrap=True)
+    for warning in dict.fromkeys([*launch_notes(), *(w for part in parts for w in part.report.warnings)]):
         say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
+    knobs = f"{settings.epochs} epochs, batches of {settings.batch_size}, learning rate {settings.learning_rate:g}"
+    say.print(f"losses: {', '.join(config.loss)}; {knobs}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _train(
+    twin: Twin, splits: Splits, objective: Objective, config: Config, settings: Settings, *, quiet: bool
+) -> TrainResult:
+    """Train the twin; a run that is refused before its first step leaves nothing behind."""
+    output = Path(config.output)
+    validation = splits.validation if len(splits.validation) else None
+    try:
+        with warnings.catch_warnings(record=quiet):
+            warnings.simplefilter("always", CollapseWarning)
+            return train(
+                twin,
+                splits.train,
+                objective,
+                output=output,
+                settings=settings,
+                validation=validation,
+                resume=config.resume,
+                quiet=quiet,
+            )
+    except Exception:
+        if process_state().is_main_process and not begun(output, config):
+            Manifest(output).clear()
+        raise
 
 
 def results_table(evaluations: list[PairEvaluation]) -> Table:
@@ -196,61 +234,10 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     return table
 
 
-def _prepare_folder(output: Path, config: Config) -> None:
-    """Make the output folder ready, or refuse it: what no run made stays, and what one made unless it is asked for."""
-    manifest = Manifest(output)
-    if foreign := manifest.foreign([*_inputs(config), *_scratch(config), *_RESULTS]):
-        raise ConfigError(
-            f"output {output}: {', '.join(foreign)} in the way, made by no run that left a manifest.json: move it, or "
-            "choose another --output"
-        )
-    if config.overwrite and not config.resume:
-        manifest.clear()
-    elif (output / "summary.json").exists():
-        raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
-    elif manifest.found and not config.resume:
-        done = _checkpoints(output, config)
-        hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
-        raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
-    elif config.resume and _checkpoints(output, config):
-        _check_same(output / "config.yaml", config)
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
-
-
-def _inputs(config: Config) -> tuple[str, ...]:
-    """Return what is written before the training, and by it, to stay."""
-    logs = () if config.training.seeds > 1 or tracker_of(config.training) == "none" else ("logs",)
-    return "config.yaml", "splits.json", "test.tsv", "history.jsonl", *logs
-
-
-def _scratch(config: Config) -> tuple[str, ...]:
-    """Return what the training writes for itself: the model holds the weights in the end."""
-    runs = config.training.seeds
-    return ("best", "checkpoints", "tokens") if runs == 1 else tuple(f"run-{k}" for k in range(runs))
-
-
-def _checkpoints(output: Path, config: Config) -> list[Path]:
-    """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
-    places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
-    finished = [place / "finished" for place in places if (place / "finished").is_dir()]
-    return [*finished, *(checkpoint for place in places for checkpoint in list_checkpoints(place / "checkpoints"))]
-
-
-def _check_same(file: Path, config: Config) -> None:
-    """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
-    saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
-    saved, now = ({name: tree[name] for name in ("model", "loss")} for tree in (saved, now))
-    if different := differences(saved, now):
-        raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
-
-
 def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
     """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
     settled = replace(config, resume=False, overwrite=False)
-    Manifest(output).add(*_inputs(config), *_scratch(config))
+    Manifest(output).add(*input_names(config), *scratch_names(config))
     try:
         text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
         (output / "config.yaml").write_text(text, encoding="utf-8")
@@ -351,7 +338,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         "config": config.to_dict(),
     }  # fmt: skip
     manifest = Manifest(output)
-    manifest.add(*_RESULTS)
+    manifest.add(*RESULTS)
     twin.save_pretrained(output / "model")
     write_report(
         output / "report.html",
@@ -362,7 +349,7 @@ def _save(outcome: Outcome, config: Config) -> None:
         embedding=_map(twin, splits.test),
     )
     _write_json(output / "summary.json", outcome.to_dict())
-    manifest.remove(_scratch(config))
+    manifest.remove(scratch_names(config))
 
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:

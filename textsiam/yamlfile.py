@@ -15,6 +15,13 @@ class ConfigError(ValueError):
     """A config that cannot be used; the message names file, line, key and value."""
 
 
+def together(faults: Sequence[ValueError]) -> ValueError:
+    """Return several faults as one error, a line each; a single one as it is."""
+    if len(faults) == 1:
+        return faults[0]
+    return ConfigError("\n  ".join([f"{len(faults)} faults:", *map(str, faults)]))
+
+
 def read_yaml(file: Path) -> dict[str, Any]:
     """Read a YAML file of nested keys.
 

@@ -13,9 +13,9 @@ from textsiam.inference.tokens import Tokens, chunk_by_tokens, tokenise
 LENGTHS = st.lists(st.integers(0, 60), max_size=80).map(lambda x: np.array(x, np.int64))
 
 
-def by_hand(*texts: list[int], pad_left: bool = False) -> Tokens:
+def by_hand(*texts: list[int]) -> Tokens:
     flat = np.array([i for text in texts for i in text], np.int32)
-    return Tokens(flat, np.cumsum([0, *map(len, texts)]), pad_id=9, pad_left=pad_left)
+    return Tokens(flat, np.cumsum([0, *map(len, texts)]), pad_id=9)
 
 
 def test_lengths_and_padding_by_hand() -> None:
@@ -27,12 +27,6 @@ def test_lengths_and_padding_by_hand() -> None:
     assert features["input_ids"].tolist() == [[4, 9, 9], [1, 2, 3]]
     assert features["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert tokens.collate([2])["input_ids"].tolist() == [[5, 6]]
-
-
-def test_decoders_are_padded_on_the_left() -> None:
-    features = by_hand([1, 2, 3], [4], pad_left=True).collate([1, 0])
-    assert features["input_ids"].tolist() == [[9, 9, 4], [1, 2, 3]]
-    assert features["attention_mask"].tolist() == [[0, 0, 1], [1, 1, 1]]
 
 
 def test_a_text_without_any_token_is_padding_only() -> None:

@@ -53,10 +53,11 @@ def test_an_empty_prompt_takes_the_prompt_away(fresh_tower, sentences):
     np.testing.assert_array_equal(fresh_tower.encode(sentences), expected)
 
 
-def test_a_tower_that_pools_without_its_prompt_is_refused(fresh_tower):
+def test_a_tower_may_pool_without_its_prompt(fresh_tower, sentences):
     fresh_tower[1].include_prompt = False
-    with pytest.raises(ModelError, match="pools without the tokens of a prompt"):
-        set_prompt(fresh_tower, "sky: ")
+    set_prompt(fresh_tower, "sky: ")
+    expected = fresh_tower.encode(sentences, batch_size=1)
+    assert np.allclose(Twin(fresh_tower).encode(sentences), expected, atol=1e-5)
 
 
 def test_a_right_prompt_alone_makes_an_asymmetric_twin_that_shares_all_weights(fresh_tower, tmp_path, sentences):

@@ -234,7 +234,9 @@ def encode(
     column: TextColumn = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
-    side: Annotated[Literal["left", "right"], typer.Option(help="Which tower of an asymmetric twin.")] = "left",
+    side: Annotated[
+        Literal["left", "right"] | None, typer.Option(help="Which side of an asymmetric twin: queries are left.")
+    ] = None,
     precision: Annotated[Literal["auto", "fp32", "bf16"], typer.Option(help="Number format.")] = "auto",
     compiled: Annotated[bool, typer.Option("--compile", help="Use torch.compile: for large jobs on a GPU.")] = False,
     as_json: Json = False,
@@ -244,7 +246,7 @@ def encode(
 
     read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
-    twin = open_twin(model)
+    twin = open_twin(model, sides=side is not None)
     from textsiam.data.tables.arrays import save_vectors
 
     with progress_bar("encoding") as progress:
@@ -252,7 +254,7 @@ def encode(
 
         def counted() -> Iterator[Any]:
             nonlocal done
-            for block in twin.encode_stream(read.texts, side=side, precision=precision, compiled=compiled):
+            for block in twin.encode_stream(read.texts, side=side or "left", precision=precision, compiled=compiled):
                 yield block
                 done += len(block)
                 progress(done, len(read))
@@ -280,7 +282,7 @@ def match(
     options = {"on_bad_row": on_bad_row, "quoted": quoted}
     asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
     tell_read(asked.report, library.report)
-    twin = open_twin(model)
+    twin = open_twin(model, sides=True)
     from textsiam.search.nearest import best_matches
 
     with progress_bar("encoding documents") as progress:

@@ -27,11 +27,13 @@ from textsiam.commands.options import (
 )
 from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
+_QUICKSTART = Path(__file__).resolve().parents[1] / "config" / "quickstart.yaml"
+
 
 def train(
     context: typer.Context,
     config: Annotated[
-        str | None, typer.Argument(help="A YAML file; without one, the defaults (the sample forum).")
+        str | None, typer.Argument(help="A YAML file; without one, quickstart.yaml (the sample forum).")
     ] = None,
     column: Column = None,
     quoted: Quoted = None,
@@ -273,10 +275,11 @@ def report(
 
 
 def run_training(arguments: list[str], *, as_json: bool = False) -> None:
-    """Run `textsiam train` with these arguments: what scripts/train.py calls."""
+    """Run `textsiam train` with these arguments: what scripts/train.py calls. Without a file it is quickstart.yaml."""
     from textsiam.config.run import read_config
 
-    config = read_config(arguments)
+    named = arguments and not arguments[0].startswith("-")
+    config = read_config(arguments if named else [str(_QUICKSTART), *arguments])
     with loading():
         quieten_libraries()
         from textsiam.recipe import run

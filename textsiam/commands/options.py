@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from warnings import catch_warnings, simplefilter
 
 import typer
 
@@ -47,13 +48,16 @@ PrecisionOption = Annotated[
 ]
 
 
-def open_twin(model: str, *, device: str | None = None) -> Twin | Ensemble:
-    """Open a model, without the chatter of the libraries."""
-    with loading():
+def open_twin(model: str, *, device: str | None = None, sides: bool = False) -> Twin | Ensemble:
+    """Open a model, without the chatter of the libraries; with `sides`, for left texts of another kind than right."""
+    with loading(), catch_warnings(record=True) as told:
+        simplefilter("always", UserWarning)
         quieten_libraries()
         from textsiam.models.ensemble import open_scorer
 
-        return open_scorer(model, device=device)
+        twin = open_scorer(model, device=device, sides=sides)
+    warn(tuple(str(one.message) for one in told if one.category is UserWarning))
+    return twin
 
 
 def chosen_decision(

@@ -62,7 +62,7 @@ def score(
     else:
         first, second = texts or ("", "")
         read = Pairs.from_texts([first], [second], [-1], source="command line")
-    twin = open_twin(model)
+    twin = open_twin(model, sides=True)
     decision = chosen_decision(twin, threshold, precision, prior, needed=False)
     with progress_bar("encoding") as progress:
         similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
@@ -144,7 +144,7 @@ def evaluate(
         facts = {**result.to_dict(), "read": read.report.to_dict()}
         print_json(facts) if as_json else say(str(result), stream=sys.stdout)
         return
-    twin = open_twin(model)
+    twin = open_twin(model, sides=True)
     from textsiam.evaluation.pairs import evaluate_pairs
     from textsiam.models.domain import pairs_shift
 

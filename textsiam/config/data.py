@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from textsiam.data.pairs import Pairs
@@ -62,6 +63,31 @@ class DataConfig:
     split: Literal["random", "time"] = "random"
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        shares = [self.validation_share, self.calibration_share, self.test_share]
+        if min(shares) < 0 or sum(shares) >= 1:
+            raise ValueError(
+                f"validation_share, calibration_share and test_share must be >= 0 and leave some, got {shares}"
+            )
+
+
+def check_data(config: DataConfig) -> None:
+    """Check what can be said of the data before it is read.
+
+    Raises:
+        ConfigError: A key does not go with what `train` holds, or a file is not there.
+    """
+    if _of_images(config.train):
+        if (config.labels, config.split) != ("all", "random"):
+            raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
+    elif config.pairs is not None or config.more or config.unseen or config.disjoint:
+        keys = "data.pairs, .more, .unseen and .disjoint"
+        raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
+    for name in ("validation", "calibration", "test"):
+        source = getattr(config, name)
+        if source is not None and Path(source).suffix and Path(source).parent.is_dir() and not Path(source).exists():
+            raise ConfigError(f"data.{name}: {source}: no such file")
+
 
 def build_pairs(config: DataConfig) -> Splits:
     """Read the pairs of a run and cut the splits that have no source of their own.
@@ -73,15 +99,8 @@ def build_pairs(config: DataConfig) -> Splits:
     names = ("validation", "calibration", "test")
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
-    if _of_images(config.train):
-        if (config.labels, config.split) != ("all", "random"):
-            raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
-        cut = _cut_images(config, shares)
-    elif config.pairs is not None or config.more or config.unseen or config.disjoint:
-        keys = "data.pairs, .more, .unseen and .disjoint"
-        raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
-    else:
-        cut = _cut_texts(config, shares)
+    check_data(config)
+    cut = (_cut_images if _of_images(config.train) else _cut_texts)(config, shares)
     own = {name: _read_split(config, name, source) for name, source in given.items()}
     splits = cut.replacing(**own) if own else cut
     for name in ("train", "calibration", "test"):

@@ -79,9 +79,10 @@ class ModelConfig:
             `module.name` or `{module.name: {knobs}}`.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions; None keeps the width of the backbone.
-        max_tokens: Cut texts after this many tokens; None keeps the model's limit.
+        max_tokens: Cut texts after this many tokens, fewer than the model does; None keeps its own limit (128 for a
+            tower from scratch).
         image_size: Resize images to a square of this side, in pixels; None keeps what the model comes with.
-        distance: What scores come from.
+        distance: What scores come from; None takes what the model asks for, the cosine unless it says otherwise.
         head: A learned metric that scores the pairs instead; candidates are still found by the distance.
         lora: Train the backbone by adapters of low rank alone, which are merged into it at the end.
         trust_remote_code: Run code that comes with a model.
@@ -97,12 +98,40 @@ class ModelConfig:
     builder: str | dict[str, Any] | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
-    max_tokens: int | None = 128
+    max_tokens: int | None = None
     image_size: int | None = None
-    distance: DistanceName = "cosine"
+    distance: DistanceName | None = None
     head: HeadConfig | None = None
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
+
+
+def check_model(config: ModelConfig, *, images: bool | None = None) -> None:
+    """Check what can be said of a model before it is opened.
+
+    Args:
+        config: The section `model`.
+        images: Whether the data are images; None says nothing of that.
+
+    Raises:
+        ConfigError: Two ways to build the left tower are given, or one for texts where the data are images.
+        ModelError: A folder is not there.
+    """
+    from textsiam.inference.encoders import MINILM_NAMES, resolve
+
+    ways = ("scratch", "scratch_image", "builder")
+    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
+        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    for name in (None if given else config.left, config.right):
+        if name is not None:
+            resolve(name)
+    texts = config.scratch is not None or (not given and config.left in MINILM_NAMES)
+    if images and texts:
+        raise ConfigError(
+            "model: reads texts, but data.train holds images: give model.scratch_image, or a CNN as model.left"
+        )
+    if images is False and config.scratch_image is not None:
+        raise ConfigError("model.scratch_image: reads images, but data.train holds none")
 
 
 def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:
@@ -114,51 +143,58 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
     """
     import torch
 
-    from textsiam.inference.encoders import encoder
+    from textsiam.inference.encoders import encoder, open_tower
     from textsiam.inference.lora import lora_targets
     from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
-    from textsiam.models.asymmetric import sides
+    from textsiam.models.asymmetric import by_side, of_one_kind, sides
+    from textsiam.models.folder import own_distance
     from textsiam.models.twin import Twin
+    from textsiam.training.weights.parameters import require_trainable
 
-    def tower(of: Any, max_tokens: int | None = config.max_tokens) -> Any:
+    def tower(of: Any) -> Any:
         return encoder(
             of,
             pooling=config.pooling,
             dim=config.dim,
-            max_tokens=max_tokens,
+            max_tokens=config.max_tokens,
             size=config.image_size,
             device=device,
             trust_remote_code=config.trust_remote_code,
         )
 
-    ways = ("scratch", "scratch_image", "builder")
-    if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
-        raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    right = None
+    check_model(config)
     if config.builder is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             built = made(config.builder, "model.builder")
-            limit = getattr(built, "max_seq_length", None)  # what cuts nothing has none
             torch.manual_seed(seed + 1)
-            left = tower(built, None if limit is None or config.max_tokens is None else min(limit, config.max_tokens))
+            left = tower(built)
     elif config.scratch_image is not None:
         left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
     elif config.scratch is None:
-        left = tower(config.left)
+        opened = open_tower(config.left, device=device, trust_remote_code=config.trust_remote_code)
+        if config.right is None and config.left_prompt is None and config.right_prompt is None:
+            queries, documents = by_side(opened)
+            left, right = tower(queries), None if documents is None else tower(documents)
+        else:
+            left = tower(of_one_kind(opened))
     else:
         size = asdict(config.scratch)
         left = scratch_text_encoder(
             train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
         )
-    right = None if config.right is None else tower(config.right)
+    if config.right is not None:
+        right = tower(config.right)
     differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
     towers = sides(left, right, shared_layers=config.shared_layers, **differences)
-    twin = Twin(*towers, distance=config.distance, lora=config.lora)
+    twin = Twin(*towers, distance=config.distance or own_distance(left), lora=config.lora)
     if config.lora is not None:
         for each in twin.towers:
             lora_targets(each, config.lora)
     if config.head is not None:
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
+    require_trainable(twin)
     return twin
 
 

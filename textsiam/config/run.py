@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -20,8 +21,9 @@ from textsiam.config.model import build_head as build_head
 from textsiam.config.model import build_twin as build_twin
 from textsiam.images.augmentation import Augment
 from textsiam.legacy import RENAMED, OldAttribute, rewrite_config
+from textsiam.training.knobs import check_knobs, share
 from textsiam.training.settings import RerankerSettings, Settings
-from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml
+from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml, together
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,11 @@ class DecisionConfig:
     """
 
     rule: Literal["f1", "accuracy"] = "f1"
-    precision: float | None = None
-    prior: float | None = None
+    precision: float | None = share(None)
+    prior: float | None = share(None)
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
 
 
 @dataclass(frozen=True)
@@ -96,25 +101,41 @@ def read_config(arguments: Sequence[str]) -> Config:
     if not isinstance(losses, dict):
         raise ConfigError(f"{places('loss')}: 'loss' is a section, got the value {losses!r}")
     own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
-    known = {**loss_sections(), **own}
-    _checked(known, losses, "loss.", places)
-    augment = _augment(tree, places)
-    tree = _checked(_hints(Config), tree, "", places)
-    read = {name: _read(known[name], v, f"loss.{name}.", places) for name, v in with_default(losses).items()}
-    config = _read(Config, tree, "", places, loss=read)
+    known, faults = {**loss_sections(), **own}, _Faults()
+    checked = _checked(known, losses, "loss.", places, faults)
+    losses = {name: checked.get(name) for name in losses if name in known}
+    augment = _augment(tree, places, faults)
+    tree = _checked(_hints(Config), tree, "", places, faults)
+    read = {name: _read(known[name], v, f"loss.{name}.", places, faults) for name, v in with_default(losses).items()}
+    sections = {name: _section(kind) for name, kind in _hints(Config).items()}
+    below = {
+        name: _read(kind, tree.pop(name), f"{name}.", places, faults)
+        for name, kind in sections.items()
+        if kind is not None and tree.get(name) is not None
+    }
+    config = _read(Config, tree, "", places, faults, loss=read, **below)
+    if faults:
+        raise together(faults)
     return replace(config, training=replace(config.training, augment=augment))
 
 
-def _augment(tree: dict[str, Any], places: _Places) -> Any:
+class _Faults(list[ValueError]):
+    """All that is wrong with a config, in the order in which it is found."""
+
+    def add(self, message: str) -> None:
+        self.append(ConfigError(message))
+
+
+def _augment(tree: dict[str, Any], places: _Places, faults: _Faults) -> Any:
     """Take the augmentations out of a config: their form depends on what they name."""
     key, training = "training.augment", tree.get("training")
     found = training.pop("augment", None) if isinstance(training, dict) else None
     if isinstance(found, dict) and not any("." in str(name) for name in found):
-        found = _checked(_hints(Augment), found, f"{key}.", places)
+        found = _checked(_hints(Augment), found, f"{key}.", places, faults)
     try:
         return None if found is None else read_augment(found, key)
     except ConfigError as error:
-        raise ConfigError(f"{places(key)}: {error}") from error
+        faults.add(f"{places(key)}: {error}")
 
 
 class _Places:
@@ -158,51 +179,82 @@ def _hints(owner: type) -> dict[str, Any]:
     return {f.name: hints[f.name] for f in fields(owner)}
 
 
-def _checked(hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places) -> dict[str, Any]:
-    """Refuse unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
+def _section(kind: Any) -> type | None:
+    """Return the dataclass of a section, which may be optional; None for a value."""
+    return next((t for t in (kind, *get_args(kind)) if isinstance(t, type) and is_dataclass(t)), None)
+
+
+def _checked(
+    hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places, faults: _Faults
+) -> dict[str, Any]:
+    """Leave out unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
     kept: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
         if name not in hints:
             near = get_close_matches(str(name), hints, n=1)
             advice = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(hints)}"
-            raise ConfigError(f"{places(key)}: unknown key {key!r}: {advice}")
-        types = (hints[name], *get_args(hints[name]))
-        below = next((t for t in types if isinstance(t, type) and is_dataclass(t)), None)
+            faults.add(f"{places(key)}: unknown key {key!r}: {advice}")
+            continue
+        below = _section(hints[name])
         if value is None and below is hints[name]:
             continue
         if below is hints[name] and not isinstance(value, dict):
-            raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {value!r}")
+            faults.add(f"{places(key)}: {key!r} is a section, got the value {value!r}")
+            continue
         if isinstance(value, dict) and key not in ("data.columns", "model.builder"):  # below those are the user's names
             if below is None:
-                raise ConfigError(f"{places(key)}: {key!r} is a value, nothing lies below it")
-            value = _checked(_hints(below), value, f"{key}.", places)
+                faults.add(f"{places(key)}: {key!r} is a value, nothing lies below it")
+                continue
+            value = _checked(_hints(below), value, f"{key}.", places, faults)
         kept[name] = value
     return kept
 
 
-def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, **read: Any) -> Any:
-    """Make the dataclass of a section of its values; `read` are fields that have been read."""
+def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, faults: _Faults, **read: Any) -> Any:
+    """Make the dataclass of a section of its values; `read` are fields that have been read.
+
+    A value that does not fit is a fault, and left out; None where it cannot be told which one that is.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(owner, skip=set(read))
-    try:
-        return owner(**vars(parser.instantiate(parser.parse_object(dict(tree)))), **read)
-    except (ArgumentError, ValueError, TypeError) as error:
-        raise ConfigError(_explain(error, owner, prefix, places)) from error
+    rest, gone = deepcopy(dict(tree)), set[str]()
+    while True:
+        try:
+            return owner(**vars(parser.instantiate(parser.parse_object(deepcopy(rest)))), **read)
+        except (ArgumentError, ValueError, TypeError) as error:
+            message, key = _explain(error, owner, prefix, places)
+            if key in gone or (gone and "are required" in message):  # only for want of what was left out
+                return None
+            faults.add(message)
+            gone.add(key)
+            if not _left_out(rest, key.split(".")):
+                return None
 
 
-def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> str:
+def _left_out(tree: dict[str, Any], path: list[str]) -> bool:
+    """Take a value out of nested keys; False where there is none."""
+    *above, name = path
+    for key in above:
+        tree = tree[key] if isinstance(tree.get(key), dict) else {}
+    return tree.pop(name, None) is not None
+
+
+def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> tuple[str, str]:
+    """Return what is wrong with a section, and the key of the value below it, "" where nothing tells."""
     text = re.sub(r"\s+", " ", str(error)).strip()
     # Inside an optional section, jsonargparse names the section first and the key below it later.
     key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
+    if options := re.search(r"Errors: - Expected an? (.+?) - Expected a <class 'NoneType'>.* Given value: (.*)$", text):
+        text = f"Expected a {options[1]}. Got value: {options[2]}"  # of what may be None, in other words
     problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
     if key and problem is not None:
         expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
-        return f"{places(prefix + key)}: {prefix + key!r} is {problem[2]!r}, expected {expected}"
+        return f"{places(prefix + key)}: {prefix + key!r} is {problem[2]!r}, expected {expected}", key
     knob = text.partition(" ")[0]
     if prefix and knob in {f.name for f in fields(owner)}:
-        return f"{places(prefix + knob)}: {prefix}{text}"
+        return f"{places(prefix + knob)}: {prefix}{text}", knob
     section = (prefix + key).rstrip(".")
-    return f"{places(section)}: {section + ': ' if prefix else ''}{text}"
+    return f"{places(section)}: {section + ': ' if prefix else ''}{text}", key

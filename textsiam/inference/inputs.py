@@ -17,9 +17,10 @@ from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
 from textsiam.images.pixels import Pixels, dummy_pixels
 from textsiam.images.ready import Ready
+from textsiam.inference.preprocessed import Preprocessed, reads_tokens
 from textsiam.inference.tokens import Counter, Tokens, dummy_tokens, token_counter, tokenise, unencodable
 
-Prepared = Tokens | Pixels
+Prepared = Tokens | Preprocessed | Pixels
 """Inputs made ready for a tower, of which batches are taken by their rows."""
 
 
@@ -51,13 +52,16 @@ class _Texts:
                                 "surrogate pair and stands for nothing")  # fmt: skip
         return names
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens:
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens | Preprocessed:
         """Make inputs ready for a tower."""
-        return tokenise(tower, names)
+        return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
         """Return the features of dummy inputs of so many tokens, to measure with."""
-        return dummy_tokens(tower, tokens)
+        if reads_tokens(tower):
+            return dummy_tokens(tower, tokens)
+        texts = ["sixteen tokens, or about as many, to measure with it."] * max(1, tokens // 16)
+        return Preprocessed(tower, texts).collate(range(len(texts)))
 
     def content(self, name: str) -> str:
         """Return what changes when the content of an input does, for a cache."""
@@ -75,7 +79,7 @@ class _Texts:
 
     def counter(self, tower: SentenceTransformer) -> Counter:
         """Return what counts tokens as `prepare` would, nothing cut off; it may be called in a thread of its own."""
-        return token_counter(tower)
+        return token_counter(tower) if reads_tokens(tower) else lambda names: Preprocessed(tower, names).lengths
 
 
 class _Images:

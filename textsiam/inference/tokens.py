@@ -15,6 +15,8 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from textsiam.images.ready import Ready
 
+LONGEST = 2**31 - 1  # tokens: transformers says 10³⁰ where a tokenizer knows of no limit
+
 
 @dataclass(frozen=True)
 class Tokens:
@@ -23,15 +25,14 @@ class Tokens:
     Attributes:
         ids: Token ids of all texts, one after the other, `(total,)` int32.
         offsets: Text i is `ids[offsets[i]:offsets[i + 1]]`, `(m + 1,)` int64.
-        pad_id: Token id that fills a batch.
-        pad_left: Whether the padding stands before the text (decoder backbones).
+        pad_id: Token id that fills a batch, behind the texts: so every token has the position that it has alone, also
+            where a backbone counts positions without regard to the padding (GPT-2 and its like).
         kinds: For pairs of texts, which of the two a token is of, `(total,)` int32.
     """
 
     ids: np.ndarray
     offsets: np.ndarray
     pad_id: int
-    pad_left: bool = False
     kinds: np.ndarray | None = None
 
     def __len__(self) -> int:
@@ -61,8 +62,7 @@ class Tokens:
         """
         lengths = self.lengths_of(rows)
         longest = max(1, int(lengths.max()))  # some tokenizers make nothing of an empty text
-        positions = np.arange(longest)
-        mask = positions >= longest - lengths[:, None] if self.pad_left else positions < lengths[:, None]
+        mask = np.arange(longest) < lengths[:, None]
 
         def filled(flat: np.ndarray, rest: int) -> torch.Tensor:
             found = np.full(mask.shape, rest, dtype=np.int64)
@@ -95,7 +95,7 @@ def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 1
     return Tokens(
         ids=np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in blocks)]),
         offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in blocks)])),
-        **padding_of(tower),
+        pad_id=pad_id_of(tower),
     )
 
 
@@ -112,8 +112,7 @@ def tokenise_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Tok
     found = model.tokenizer(
         [one for one, _ in pairs],
         [other for _, other in pairs],
-        truncation=True,
-        max_length=model.max_seq_length,
+        **_cut(model),
         padding=False,
         return_attention_mask=False,
     )
@@ -125,7 +124,7 @@ def tokenise_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Tok
         ids=flat["input_ids"],
         offsets=np.cumsum([0, *map(len, found["input_ids"])]),
         kinds=flat.get("token_type_ids"),
-        **padding_of(model),
+        pad_id=pad_id_of(model),
     )
 
 
@@ -138,8 +137,7 @@ def token_blocks(
         batch = texts[start : start + block]
         ids = tower.tokenizer(
             ["" if isinstance(text, Ready) else prompt + text for text in batch],
-            truncation=True,
-            max_length=tower.max_seq_length,
+            **_cut(tower),
             padding=False,
             return_attention_mask=False,
             return_token_type_ids=False,
@@ -217,29 +215,42 @@ def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
 
 
 def _fast_tokenizer(tower: SentenceTransformer) -> Any:
-    backend = getattr(tower.tokenizer, "backend_tokenizer", None)
+    backend = getattr(tower.tokenizer, "backend_tokenizer", tower.tokenizer)
     return backend if hasattr(backend, "to_str") else None
 
 
-def padding_of(tower: SentenceTransformer | CrossEncoder) -> dict[str, Any]:
-    """Return how a tower fills a batch, as `Tokens` wants it."""
-    return {"pad_id": tower.tokenizer.pad_token_id or 0, "pad_left": tower.tokenizer.padding_side == "left"}
+def pad_id_of(tower: SentenceTransformer | CrossEncoder) -> int:
+    """Return the token id that fills a batch."""
+    return tower.tokenizer.pad_token_id or 0
+
+
+def token_limit(model: SentenceTransformer | CrossEncoder) -> int | None:
+    """Return after how many tokens a model cuts texts; None where it does not (XLNet, T5, static embeddings)."""
+    limit = model.max_seq_length
+    return None if limit is None or limit > LONGEST else int(limit)
+
+
+def _cut(model: SentenceTransformer | CrossEncoder) -> dict[str, Any]:
+    """Return what tells a tokenizer to cut texts at the limit of a model."""
+    limit = token_limit(model)
+    return {"truncation": limit is not None, "max_length": limit}
 
 
 def dummy_tokens(tower: SentenceTransformer | CrossEncoder, tokens: int) -> dict[str, Any]:
     """Return the features of dummy texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
-    longest = min(16, tower.max_seq_length or 16)
+    longest = min(16, token_limit(tower) or 16)
     count = max(1, tokens // longest)
     ids = torch.arange(count * longest).view(count, longest) % len(tower.tokenizer)
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 
-def chunk_by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
+def chunk_by_tokens(lengths: np.ndarray, budget: int, *, padded: bool = True) -> list[np.ndarray]:
     """Split texts into chunks of similar length whose padded size stays within a token budget.
 
     Args:
         lengths: Tokens of each text, `(m,)`.
         budget: Largest `texts × longest` of a chunk; a single longer text is a chunk of its own.
+        padded: Whether a chunk may hold texts of different lengths.
 
     Returns:
         Index arrays that together hold each of 0…m−1 once, longest texts first (so that a memory peak comes
@@ -254,7 +265,10 @@ def chunk_by_tokens(lengths: np.ndarray, budget: int) -> list[np.ndarray]:
     chunks = []
     start = 0
     while start < len(order):
-        count = max(1, budget // max(1, int(lengths[order[start]])))
+        longest = int(lengths[order[start]])
+        count = max(1, budget // max(1, longest))
+        if not padded:
+            count = min(count, int((lengths[order[start : start + count]] == longest).sum()))
         chunks.append(order[start : start + count])
         start += count
     return chunks

@@ -11,10 +11,11 @@ from typing import Any, Literal
 
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling
+from sentence_transformers.base.modules import Router
 from torch import nn
 
 from textsiam.inference.encoders import ModelError
+from textsiam.inference.opening import keep_facts
 from textsiam.inference.tokens import default_prompt, tokenizer_rules
 
 Shared = int | Literal["all"]
@@ -43,7 +44,7 @@ def sides(
         The left tower, and the right one; None where nothing differs.
 
     Raises:
-        ModelError: The towers cannot share layers, or leave prompts out of their vectors.
+        ModelError: The towers cannot share layers.
 
     Example:
         >>> sides(query_tower, left_prompt="query: ", right_prompt="passage: ")  # doctest: +SKIP
@@ -65,16 +66,70 @@ def sides(
     return left, right
 
 
+def by_side(tower: SentenceTransformer) -> tuple[SentenceTransformer, SentenceTransformer | None]:
+    """Return the towers that do what `encode_query` and `encode_document` of a tower do; None for a second like it.
+
+    They differ where the tower has a `Router`, or other prompts for queries than for documents. A default prompt that
+    is neither of them is meant for texts of every kind.
+
+    Raises:
+        ModelError: A route is missing.
+    """
+    prompts = {name: prompt or "" for name, prompt in tower.prompts.items()}
+    document = next((name for name in ("document", "passage", "corpus") if name in prompts), "document")
+    names = ("query", document)
+    if tower.default_prompt_name not in (None, *names):
+        names = (tower.default_prompt_name, tower.default_prompt_name)
+    routes = _routed(tower, "query"), _routed(tower, "document")
+    same = all(a is b for a, b in zip(*routes, strict=False)) and len(routes[0]) == len(routes[1])
+    if same and prompts.get(names[0], "") == prompts.get(names[1], ""):
+        return _with(tower, routes[0], prompts.get(names[0], "")), None
+    left, right = (_with(tower, r, prompts.get(name, "")) for r, name in zip(routes, names, strict=True))
+    return left, right
+
+
+def of_one_kind(tower: SentenceTransformer) -> SentenceTransformer:
+    """Return a tower that does what plain `encode` does: the default route, and the default prompt or none.
+
+    Raises:
+        ModelError: There is no default route.
+    """
+    return _with(tower, _routed(tower, None), None)
+
+
+def _routed(tower: SentenceTransformer, task: str | None) -> list[nn.Module]:
+    """Return the modules that texts of a task pass."""
+    modules: list[nn.Module] = []
+    for module in tower:
+        if not isinstance(module, Router):
+            modules.append(module)
+            continue
+        try:
+            modules += module.sub_modules[module._resolve_route(task=task, modality="text")]  # pyright: ignore
+        except ValueError as error:
+            raise ModelError(f"the model has no route for {task or 'texts of no task'}: {error}") from error
+    return modules
+
+
+def _with(tower: SentenceTransformer, modules: list[nn.Module], prompt: str | None) -> SentenceTransformer:
+    """Return the tower with these modules and this prompt; None keeps its own, and the tower itself if it can."""
+    if len(modules) != len(tower) or any(a is not b for a, b in zip(modules, tower, strict=True)):
+        built = SentenceTransformer(modules=modules, device=str(tower.device))
+    elif prompt in (None, default_prompt(tower)):
+        return tower
+    else:
+        built = SentenceTransformer(modules=list(tower), device=str(tower.device))
+    keep_facts(built, tower)
+    if prompt is not None and prompt != default_prompt(built):
+        set_prompt(built, prompt)
+    return built
+
+
 def set_prompt(tower: SentenceTransformer, prompt: str) -> None:
     """Put a prompt before every text that a tower encodes, also by `encode_query` and `encode_document`.
 
     It is a part of the tower: saved with it, and used by plain `SentenceTransformer` too.
-
-    Raises:
-        ModelError: The tower leaves the tokens of prompts out of its vectors.
     """
-    if prompt and any(isinstance(module, Pooling) and not module.include_prompt for module in tower):
-        raise ModelError("the tower pools without the tokens of a prompt, which training cannot do: leave prompts out")
     tower.prompts = {**tower.prompts, "query": prompt, "document": prompt}
     tower.default_prompt_name = "query"
 

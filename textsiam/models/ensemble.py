@@ -270,12 +270,12 @@ class Ensemble(Scorer):
         return ensemble
 
 
-def open_scorer(name_or_path: str | Path, *, device: str | None = None) -> Twin | Ensemble:
+def open_scorer(name_or_path: str | Path, *, device: str | None = None, sides: bool = True) -> Twin | Ensemble:
     """Open whatever a name stands for: a saved ensemble, or what `Twin.from_pretrained` opens."""
     recover(Path(name_or_path))
     if (Path(name_or_path) / _FILE).exists():
         return Ensemble.from_pretrained(name_or_path, device=device)
-    return Twin.from_pretrained(name_or_path, device=device)
+    return Twin.from_pretrained(name_or_path, device=device, sides=sides)
 
 
 def members_digest(scorer: Scorer, kind: str) -> tuple[hashlib._Hash, list[Twin]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata as packages
@@ -21,7 +22,7 @@ from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
 from textsiam.legacy import read_head, reranker_folder
-from textsiam.models.asymmetric import shared_layers, tie
+from textsiam.models.asymmetric import by_side, of_one_kind, shared_layers, tie
 from textsiam.models.card import model_card
 from textsiam.models.learned import Head, build_head
 from textsiam.saving import recover, whole_folder
@@ -48,7 +49,9 @@ class Parts:
     reranker: BaseReranker | None = None
 
 
-def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False) -> Parts:
+def read_twin(
+    name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False, sides: bool = True
+) -> Parts:
     """Read a saved twin, or make the parts of one of any other model; see `Twin.from_pretrained`.
 
     Raises:
@@ -58,7 +61,19 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
     described = _description(resolve(name_or_path))
     if described is None:
         tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
-        return Parts([tower], decision=_minilm_decision() if str(name_or_path) in MINILM_NAMES else None)
+        left, right = by_side(tower)
+        if right is not None and not sides:
+            warnings.warn(
+                f"{name_or_path} encodes queries and documents differently, but these are texts of one kind: they are "
+                "encoded as plain `encode` of sentence-transformers does",
+                stacklevel=2,
+            )
+            left, right = of_one_kind(tower), None
+        return Parts(
+            [left] if right is None else [left, right],
+            distance=own_distance(tower),
+            decision=_minilm_decision() if str(name_or_path) in MINILM_NAMES else None,
+        )
     folder, facts, arrays = described
     places = facts["towers"]
     towers = [open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in places]
@@ -79,6 +94,12 @@ def read_twin(name_or_path: str | Path, *, device: str | None = None, trust_remo
         backend=None if facts.get("backend") is None else open_backend(folder, facts["backend"], places, towers),
         reranker=_reranker(reranker_folder(folder), device),
     )
+
+
+def own_distance(tower: SentenceTransformer) -> str:
+    """Return the distance that a tower asks for; between vectors of length 1 the dot product is the cosine."""
+    measure = tower.similarity_fn_name
+    return measure if measure in ("euclidean", "manhattan") else "cosine"
 
 
 def write_twin(parts: Parts, path: str | Path) -> None:

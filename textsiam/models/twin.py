@@ -16,7 +16,7 @@ from textsiam.decision.decision import Decision
 from textsiam.inference.batching import BLOCK, Progress, encode, encode_stream
 from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
 from textsiam.inference.encoders import inputs_of
-from textsiam.inference.fast.fast_tower import FastTower, Precision, fast_dtype
+from textsiam.inference.fast.fast_tower import FastTower, Precision, fast_tower
 from textsiam.inference.fast.runtimes import Backend
 from textsiam.inference.lora import LoraConfig
 from textsiam.models.distances import Distance, distance_named
@@ -81,20 +81,31 @@ class Twin(nn.Module, Scorer):
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+        cls,
+        name_or_path: str | Path,
+        *,
+        device: str | None = None,
+        trust_remote_code: bool = False,
+        sides: bool = True,
     ) -> Twin:
         """Open a saved twin, or make one of any saved `SentenceTransformer` or plain transformer.
+
+        A model with routes or prompts of its own for queries and for documents becomes an asymmetric twin: left inputs
+        are encoded as its `encode_query` does, right ones as its `encode_document`.
 
         Args:
             name_or_path: A folder or Hub id. all-MiniLM-L6-v2 resolves to the packaged copy where the Hub
                 cache has none, and comes with a decision calibrated on Quora pairs.
             device: Where the weights go; None lets torch choose.
             trust_remote_code: Run code that comes with the model. Off unless asked.
+            sides: False leaves such routes and prompts aside, for texts of one kind: both sides are encoded as plain
+                `encode` does. A saved twin stays as it is.
 
         Raises:
             ModelError: The model cannot be found, or its textsiam files are damaged.
         """
-        twin = cls.from_parts(read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code))
+        parts = read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code, sides=sides)
+        twin = cls.from_parts(parts)
         return twin.eval()  # else every call of `encode` would switch dropout off and on again
 
     @classmethod
@@ -272,11 +283,10 @@ class Twin(nn.Module, Scorer):
             if not graph.stale:
                 return graph
         first, *others = [tower.device] if devices is None else map(torch.device, devices)
-        dtype = fast_dtype(first, "fp32" if precision == "auto" and not inputs_of(tower).bf16 else precision)
-        key = f"{'right' if tower is self.right else 'left'} {dtype} {[first, *others]} {compiled}"
+        key = f"{'right' if tower is self.right else 'left'} {precision} {[first, *others]} {compiled}"
         if key not in self._fast or self._fast[key].stale:
-            self._fast[key], *replicas = [FastTower(tower, dtype, d, compiled=compiled) for d in (first, *others)]
-            self._fast[key].replicas = replicas
+            fast = self._fast[key] = fast_tower(tower, precision, first, compiled=compiled)
+            fast.replicas = [FastTower(tower, fast.dtype, d, compiled=compiled) for d in others]
         return self._fast[key]
 
 

@@ -15,6 +15,7 @@ from torch import nn
 
 from textsiam.inference.encoders import MINILM, ModelError, resolve
 from textsiam.inference.fast.fast_tower import Precision, fast_dtype
+from textsiam.inference.opening import positions_of
 from textsiam.legacy import old_arguments, reranker_facts, reranker_file
 from textsiam.rerank.base import FORMAT, BaseReranker, Combination
 from textsiam.rerank.fast_cross_encoder import FastCrossEncoder
@@ -136,7 +137,7 @@ def cross_encoder(
         device: Where the weights go; None lets torch choose.
 
     Raises:
-        ModelError: The model cannot be found or read.
+        ModelError: The model cannot be found or read, or has fewer positions than `max_tokens`.
     """
     if isinstance(backbone, SentenceTransformer):
         with tempfile.TemporaryDirectory() as folder:
@@ -145,7 +146,13 @@ def cross_encoder(
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return CrossEncoder(resolve(backbone), num_labels=1, max_length=max_tokens, device=device)
+            model = CrossEncoder(resolve(backbone), num_labels=1, max_length=max_tokens, device=device)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         first = str(error).strip().split("\n")[0]
         raise ModelError(f"cannot open the cross-encoder {str(backbone)!r}: {first}") from error
+    positions = positions_of(model[0])
+    if max_tokens is not None and positions is not None and max_tokens > positions:
+        raise ModelError(
+            f"max_tokens is {max_tokens}, but the cross-encoder {str(backbone)!r} has {positions} positions"
+        )
+    return model

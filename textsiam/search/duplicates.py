@@ -124,7 +124,10 @@ def find_duplicates(
         JobError: The folder of the job holds another one, or the cluster is lost.
     """
     if twin.right is not None:
-        raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ: use match")
+        raise ValueError(
+            "duplicates are pairs of one kind of text, but the towers of this twin differ: use match, or open a model "
+            "that has routes or prompts for queries with Twin.from_pretrained(…, sides=False)"
+        )
     if decision is None:
         decision = twin.decision_for(len(texts))
     if threshold is None:

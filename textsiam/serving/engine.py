@@ -15,10 +15,12 @@ from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import DomainShift
 from textsiam.images.pixels import PATCH
+from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.inputs import IMAGES
 from textsiam.inference.stages import raw_vectors, token_vectors
+from textsiam.inference.tokens import token_limit
 from textsiam.models.domain import DomainWatch
 from textsiam.models.scorer import Scorer
 from textsiam.models.twin import Twin
@@ -57,7 +59,8 @@ class Engine:
         self._pictures = Pictures(settings.max_tokens * PATCH)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
-        self.texts = None if self.longest is None else {side: Texts(twin.tower(side), settings) for side in sides}
+        images = inputs_of(twin.tower()) is IMAGES
+        self.texts = None if images else {side: Texts(twin.tower(side), settings) for side in sides}
         self._encoders: dict[tuple[str, str], Callable[[list[str]], np.ndarray]] = {}
         for side in sides:
             self._encoders["vectors", side] = partial(self._encoded, side)
@@ -71,12 +74,12 @@ class Engine:
 
     @property
     def longest(self) -> int | None:
-        """Tokens of an input that the model reads; None for images."""
-        return self.twin.tower().max_seq_length
+        """Tokens of an input that the model reads; None for images, and where nothing is cut."""
+        return token_limit(self.twin.tower())
 
     def warm_up(self) -> None:
         """Encode once, so that the first client does not wait for what is made on first use."""
-        if self.longest is not None:
+        if self.texts is not None:
             for count in (1, 400):  # alone in a batch, and one batch a core
                 words = [f"warm {k}" for k in range(count)]
                 self.batcher.encode(self._encoders["vectors", "left"], words, [4] * count).result()
@@ -155,7 +158,7 @@ class Engine:
 
     async def notice(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Look at questions, encoded as `(n, dim)`: every 256 of them are compared with what the decision knows."""
-        taken = self.watch.take(texts, vectors) if self.longest is not None else None
+        taken = self.watch.take(texts, vectors) if self.texts is not None else None
         if taken is not None and await asyncio.to_thread(self.watch.check, taken):
             log.warning("unlike what was learned", extra={"facts": {"reason": str(self.watch.shift)}})
 

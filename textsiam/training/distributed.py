@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
+from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
 from accelerate.utils import DistributedType, parse_flag_from_env
 from accelerate.utils import broadcast as spread
 from torch import Tensor
@@ -28,16 +28,36 @@ def process_state() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available())
 
 
+def launch_notes() -> list[str]:
+    """Return in what a launched run is less than it was launched as: on CPUs Accelerate says nothing of it."""
+    state, notes = process_state(), list[str]()
+    asked = "ACCELERATE_MIXED_PRECISION" in os.environ and "MASTER_PORT" in os.environ  # what it sets for several
+    if asked and "WORLD_SIZE" not in os.environ:
+        notes.append(
+            "accelerate was to launch several processes, and has started one: on CPUs it starts several with "
+            "--config_file configs/accelerate/ddp_cpu.yaml"
+        )
+    if parse_flag_from_env("ACCELERATE_USE_FSDP") and state.device is not None and state.device.type == "cpu":
+        notes.append("nothing is sharded: FSDP shards weights over GPUs, and this run is on a CPU")
+    return notes
+
+
 def tracker_of(settings: Settings) -> str:
     """Return the tracker of a run, or "none".
 
     Raises:
-        ValueError: TensorBoard is asked for and not installed.
+        ValueError: It is none that Accelerate knows, or it is not installed.
     """
-    installed = find_spec("tensorboard") is not None
-    if settings.tracker == "tensorboard" and not installed:
-        raise ValueError("tracker is 'tensorboard', which is not installed: pip install 'textsiam[tracking]'")
-    return ("tensorboard" if installed else "none") if settings.tracker == "auto" else settings.tracker
+    installed = [*map(str, get_available_trackers())]
+    name = settings.tracker
+    if name == "auto":
+        return "tensorboard" if "tensorboard" in installed else "none"
+    if name not in ("none", "all", *LOGGER_TYPE_TO_CLASS):
+        raise ValueError(f"tracker is {name!r}, expected auto, none, or one of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+    if name not in ("none", "all", *installed):
+        package = "'textsiam[tracking]'" if name == "tensorboard" else name
+        raise ValueError(f"tracker is {name!r}, which is not installed: pip install {package}")
+    return name
 
 
 def make_accelerator(settings: Settings, output: Path) -> Accelerator:

@@ -80,8 +80,6 @@ class Run:
         trained = nn.ModuleList([self.model, self.objective])
         self.average = None if settings.ema_decay is None else WeightAverage(trained, settings.ema_decay)
         self.miner = None if settings.mine is None else EpochMiner(settings.mine, pairs, settings.seed)
-        if settings.mine is not None and not (objective.needs_negatives or settings.mine.as_pairs):
-            raise ValueError("mine: no loss of this run reads negatives; set as_pairs, or name a loss of triplets")
         for part in (self.state, self.scheduler, self.average, self.miner):
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)

@@ -203,7 +203,8 @@ class RerankerSettings:
         epochs: Passes over the training pairs.
         learning_rate: Peak learning rate of AdamW.
         batch_size: Pairs of one step of one process.
-        max_tokens: Cut a pair after this many tokens.
+        max_tokens: Cut a pair after this many tokens, at most those that the model has positions for; None keeps the
+            model's own limit.
         duplicate_share: Share of duplicates that it is trained on: pairs of the rarer label come up more often. None
             takes pairs as they come.
         band: Probabilities of the twin alone between which the reranker is asked.
@@ -215,7 +216,7 @@ class RerankerSettings:
     epochs: int = 1
     learning_rate: float = positive(5e-5)
     batch_size: int = at_least_one(32)
-    max_tokens: int | None = 128
+    max_tokens: int | None = at_least_one(128)
     duplicate_share: float | None = share(None)
     band: tuple[float, float] = (0.1, 0.9)
     lexical_features: bool = False

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
@@ -20,6 +20,7 @@ from transformers import PrinterCallback
 from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
+from textsiam.inference.opening import positions_of
 from textsiam.rerank.base import BaseReranker
 from textsiam.rerank.cross_encoder import Reranker, cross_encoder
 from textsiam.rerank.lexical_reranker import LexicalReranker
@@ -61,9 +62,7 @@ def train_reranker(
     check_trainable(pairs, settings)
     if settings.model == LEXICAL:
         return LexicalReranker()
-    start = MINILM if tower is None else tower
-    start = start if settings.model is None else settings.model
-    model = cross_encoder(start, max_tokens=settings.max_tokens, seed=seed, device=device)
+    model = _opened(settings, tower, seed=seed, device=device)
     on = torch.device(model.device)
     turned = np.random.default_rng(seed).random(len(pairs)) < 0.5 if symmetric else np.zeros(len(pairs), bool)
     sides = np.where(turned, pairs.right, pairs.left), np.where(turned, pairs.left, pairs.right)
@@ -106,6 +105,35 @@ def check_trainable(pairs: Pairs, settings: RerankerSettings) -> None:
         raise ValueError(f"{pairs.source}: a reranker learns from pairs of both labels, 0 and 1")
     if pairs.images:
         raise ValueError(f"{pairs.source}: a reranker reads both texts of a pair at once, these are images")
+
+
+def check_readable(settings: RerankerSettings, tower: SentenceTransformer | None = None) -> None:
+    """Check that a reranker's model can be opened, before anything is trained.
+
+    Args:
+        settings: Name the model, if they do.
+        tower: What it is made of where they name none; None leaves that for later.
+
+    Raises:
+        ModelError: It cannot, or it has fewer positions than `max_tokens`; or LightGBM is to be used and not there.
+    """
+    if settings.lexical_features:
+        require_trees()
+    if settings.model != LEXICAL and (settings.model is None) == (tower is not None):
+        _opened(settings, tower, device="cpu")
+
+
+def _opened(
+    settings: RerankerSettings, tower: SentenceTransformer | None, *, seed: int = 0, device: str | None = None
+) -> CrossEncoder:
+    """Return the cross-encoder that training begins with; the default limit gives way to fewer positions."""
+    start = (MINILM if tower is None else tower) if settings.model is None else settings.model
+    default = RerankerSettings.max_tokens
+    asked = None if settings.max_tokens == default else settings.max_tokens
+    model = cross_encoder(start, max_tokens=asked, seed=seed, device=device)
+    if settings.max_tokens is not None and asked is None:
+        model.max_seq_length = min(settings.max_tokens, positions_of(model[0]) or settings.max_tokens)
+    return model
 
 
 class ByLength(DefaultBatchSampler):

@@ -18,10 +18,10 @@ from torch import Tensor, nn
 
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.activation_ranges import observe, write_ranges
-from textsiam.inference.fast.fast_tower import FastTower
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
 from textsiam.inference.fast.int8 import check_int8
 from textsiam.inference.fast.runtimes import GRAPH_FILES, GraphFormat, require
+from textsiam.inference.preprocessed import reads_tokens
 from textsiam.inference.tokens import chunk_by_tokens, tokenise
 
 _CALIBRATION_TEXTS, _CALIBRATION_TOKENS, _RANGE_TOKENS = 300, 128, 1024
@@ -46,7 +46,7 @@ def check_exportable(tower: SentenceTransformer, graph_format: GraphFormat, *, i
         ModelError: It is no transformer with plain pooling, or a package is missing; for torch: int8 is not asked for,
             the backbone is not of BERT's shape, or the processor has no fast products of integers.
     """
-    if tower.tokenizer is None or not FastTower(tower, torch.float32).supported:
+    if tower.tokenizer is None or not reads_tokens(tower):
         raise ModelError("only a transformer with pooling can be exported; this tower encodes by its own means")
     if graph_format == "torch":
         if not int8:

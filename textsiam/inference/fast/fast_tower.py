@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from timeit import repeat
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
 from textsiam.inference.fast.processor import one_core
+from textsiam.inference.inputs import TEXTS
+from textsiam.inference.preprocessed import reads_tokens
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -24,6 +28,11 @@ Precision = Literal["auto", "fp32", "bf16"]
 # fastest one for large jobs.
 _BUDGETS = {"cpu": (1024, 512, 2048, 4096), "else": (65_536, 16_384, 262_144)}
 _AS_IT_IS = (torch.float32, torch.preserve_format)
+# Texts that a backbone is looked at with: whether padding changes them, and whether bf16 does.
+_PROBE = (
+    "Why does the sky look blue in the morning, and what is it that makes 40 clouds turn red as soon as the sun sets?"
+)
+_SAME, _FAITHFUL = 1 - 1e-5, 1 - 4e-5  # cosines; the second with a margin, since other texts lose more
 
 
 def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dtype:
@@ -86,6 +95,11 @@ class DeviceRunner(ABC):
         features = {k: to_device(t, self.tower.device) for k, t in self.dummy_batch(budget).items()}
         return min(repeat(lambda: self(dict(features)).cpu(), number=1, repeat=3)) / budget
 
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a batch may hold inputs of different lengths."""
+        return True
+
     @property
     @abstractmethod
     def dim(self) -> int:
@@ -121,25 +135,20 @@ class FastTower(DeviceRunner):
         self.source = tower
         self.inputs = inputs_of(tower)
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
-        self.dtype = dtype
+        self.dtype = dtype = dtype if reads_tokens(tower) else torch.float32
         self.replicas = []
         self._weights = Weights(tower)
         backbone: nn.Module = self.tower[0]
         # Copies and not casts: training goes on with the fp32 weights.
-        if self.supported and fusable(backbone):
+        if reads_tokens(tower) and fusable(backbone):
             self.backbone = FusedBert(backbone, dtype)  # pyright: ignore[reportArgumentType]
-        elif self.supported and (compiled or (dtype, self.inputs.memory_format) != _AS_IT_IS):
+        elif reads_tokens(tower) and (compiled or (dtype, self.inputs.memory_format) != _AS_IT_IS):
             self.backbone = copy.deepcopy(backbone).to(dtype).eval()
             _lay_out(self.backbone, self.inputs.memory_format)
             if compiled:
                 self.backbone.compile(dynamic=True)
         else:
             self.backbone = backbone
-
-    @property
-    def supported(self) -> bool:
-        """Whether the tower is a transformer with plain pooling; any other one encodes by its own means."""
-        return is_plain(self.tower)
 
     @property
     def number_format(self) -> str:
@@ -162,11 +171,66 @@ class FastTower(DeviceRunner):
 
     def __call__(self, features: dict[str, Any]) -> Tensor:
         """Return the embeddings of one padded batch, `(batch, dim)` float32."""
-        state = self.backbone({k: _cast(v, self.dtype) for k, v in features.items()})
-        state["token_embeddings"] = state["token_embeddings"].float()
+        return self._through(self.backbone, {k: _cast(v, self.dtype) for k, v in features.items()})
+
+    def _through(self, backbone: Callable[[dict[str, Any]], dict[str, Any]], features: dict[str, Any]) -> Tensor:
+        """Return what a backbone and the further modules of the tower make of features, `(batch, dim)` float32."""
+        state = backbone(features)
+        if "token_embeddings" in state:
+            state["token_embeddings"] = state["token_embeddings"].float()
         for module in list(self.tower)[1:]:
             state = module(state)
-        return state["sentence_embedding"]
+        return state["sentence_embedding"].float()
+
+    @cached_property
+    def padded(self) -> bool:
+        """Whether a batch may hold texts of different lengths: no padding changes what a backbone makes of a text.
+
+        It does where neighbouring tokens are mixed without regard to the mask (ConvBERT, FNet, RWKV …).
+        """
+        if self.inputs is not TEXTS or fusable(self.source[0]):
+            return True
+        texts = [_PROBE[: len(_PROBE) // 8], _PROBE]
+        prepared = self.inputs.prepare(self.source, texts)
+        alone, together = (self._probed(prepared.collate(rows))[0] for rows in ([0], [0, 1]))
+        return bool(cosine_similarity(alone, together, dim=0) > _SAME)
+
+    @cached_property
+    def faithful(self) -> bool:
+        """Whether vectors in this number format have a cosine to fp32 of 0.9999, judged by a few texts."""
+        if self.dtype == torch.float32 or fusable(self.source[0]) or self.inputs is not TEXTS:
+            return True
+        words = _PROBE.split()
+        texts = [" ".join(words[start : start + count]) for count in (1, 2, 4, 8, 16) for start in range(0, 24, 4)]
+        prepared, rows = self.inputs.prepare(self.source, texts), np.arange(len(texts))
+        batches = [prepared.collate(some) for some in ([rows] if self.padded else rows[:, None])]
+        exact = torch.cat([self._probed(features) for features in batches])
+        try:
+            with torch.inference_mode():
+                mine = torch.cat([self({k: to_device(v, self.tower.device) for k, v in f.items()}) for f in batches])
+        except (RuntimeError, TypeError, NotImplementedError):  # some backbones know no bf16
+            return False
+        return bool(cosine_similarity(exact, mine.to(exact.device)).min() > _FAITHFUL)
+
+    @torch.inference_mode()
+    def _probed(self, features: dict[str, Any]) -> Tensor:
+        """Return what the tower itself makes of features, in the number format of its weights."""
+        was_training = self.source.training
+        self.source.eval()
+        try:
+            return self._through(self.source[0], {k: to_device(v, self.source.device) for k, v in features.items()})
+        finally:
+            self.source.train(was_training)
+
+
+def fast_tower(
+    tower: SentenceTransformer, precision: Precision, device: torch.device, *, compiled: bool = False
+) -> FastTower:
+    """Return a tower as inference sees it on a device; "auto" is fp32 where bf16 would not keep a cosine of 0.9999."""
+    dtype = fast_dtype(device, "fp32" if precision == "auto" and not inputs_of(tower).bf16 else precision)
+    fast = FastTower(tower, dtype, device, compiled=compiled)
+    exact = precision != "auto" or fast.faithful
+    return fast if exact else FastTower(tower, torch.float32, device, compiled=compiled)
 
 
 def _lay_out(module: nn.Module, memory_format: torch.memory_format) -> None:
@@ -205,7 +269,7 @@ class Weights:
             self._places, self._samples = places, [_first_values(tensor) for tensor in weights]
         # Fused optimizers leave no trace in `_version`, so a few values of every weight are looked at too.
         with torch.no_grad():
-            sample = torch.cat(self._samples).float().cpu().numpy().tobytes()
+            sample = torch.cat(self._samples).float().cpu().numpy().tobytes() if self._samples else b""
         return sample, places, [tensor._version for tensor in weights]
 
 

@@ -274,7 +274,7 @@ def _opened(model: str, fingerprint: str) -> Scorer:
     Raises:
         ModelError: It is not the one that the job was begun with.
     """
-    twin = open_scorer(model)
+    twin = open_scorer(model, sides=False)
     if scorer_fingerprint(twin) != fingerprint:
         raise ModelError(f"{model} is another model here than where the job was begun")
     return twin

@@ -13,7 +13,7 @@ from textsiam.data.tables.errors import DataError
 from textsiam.images.ready import Ready
 from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.inputs import TEXTS
-from textsiam.inference.tokens import default_prompt, unlimited_rules
+from textsiam.inference.tokens import LONGEST, default_prompt, token_limit, unlimited_rules
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.problem_details import Refused, too_large, unfit
 
@@ -47,7 +47,7 @@ class Texts:
 
     def __init__(self, tower: SentenceTransformer, settings: ServerSettings) -> None:
         self.tower, self._settings = tower, settings
-        self.limit = tower.max_seq_length or 0
+        self.limit = token_limit(tower) or LONGEST
         self.count = TEXTS.counter(tower)
         self.rules = unlimited_rules(tower)
         self._takes_ids = self.rules is not None and is_plain(tower)

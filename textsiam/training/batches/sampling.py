@@ -99,11 +99,7 @@ class PerCluster:
     """
 
     def __init__(self, pairs: Pairs, batch_size: int, per_cluster: int) -> None:
-        if per_cluster < 2 or per_cluster % 2:
-            raise ValueError(f"per_cluster must be an even number >= 2, got {per_cluster}")
-        self.batch_size, self._size = batch_size, per_cluster // 2
-        if batch_size % self._size:
-            raise ValueError(f"batch_size {batch_size} is not a multiple of {self._size}, the pairs of a cluster")
+        self.batch_size, self._size = batch_size, _pairs_of_a_cluster(batch_size, per_cluster)
         rows = np.flatnonzero(pairs.labels == 1)
         owner = cluster_ids(pairs)[pairs.left[rows]]
         order = np.argsort(owner, kind="stable")
@@ -157,6 +153,33 @@ class WithMined:
         return [*blocks, (len(self._labels) + np.concatenate(laps)[:count]).reshape(self.steps, self._count)]
 
 
+def check_batches(settings: Settings, objective: Objective, *, world: int = 1) -> None:
+    """Check what can be said of the batches of a run before there are pairs; see `make_sampler`.
+
+    Raises:
+        ValueError: A batch cannot be shared or divided as the settings say, or nothing reads what is mined.
+    """
+    size, mine = settings.batch_size // settings.gradient_accumulation_steps, settings.mine
+    if size % world:
+        raise ValueError(f"batch_size {size} cannot be shared equally by {world} processes")
+    if mine is not None and not (objective.needs_negatives or mine.as_pairs):
+        raise ValueError("mine: no loss of this run reads negatives; set as_pairs, or name a loss of triplets")
+    if settings.per_cluster is not None:
+        shares = settings.duplicate_share and not objective.positives_only, mine and mine.as_pairs
+        if objective.needs_negatives or any(shares):
+            raise ValueError("per_cluster makes batches of duplicates: it goes without negatives and shares")
+        _pairs_of_a_cluster(size, settings.per_cluster)
+
+
+def _pairs_of_a_cluster(batch_size: int, per_cluster: int) -> int:
+    """Return the pairs that a cluster brings into a batch: half of its inputs."""
+    if per_cluster < 2 or per_cluster % 2:
+        raise ValueError(f"per_cluster must be an even number >= 2, got {per_cluster}")
+    if batch_size % (per_cluster // 2):
+        raise ValueError(f"batch_size {batch_size} is not a multiple of {per_cluster // 2}, the pairs of a cluster")
+    return per_cluster // 2
+
+
 def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, world: int = 1) -> Sampler:
     """Return the sampler that settings ask for.
 
@@ -173,8 +196,7 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
     """
     size, source = settings.batch_size // settings.gradient_accumulation_steps, pairs.source
     rows = usable_rows(pairs, objective)
-    if size % world:
-        raise ValueError(f"batch_size {size} cannot be shared equally by {world} processes")
+    check_batches(settings, objective, world=world)
     if (pairs.labels < 0).any():
         raise ValueError(f"{source}: training needs labelled pairs")
     if len(rows) == 0:
@@ -184,9 +206,6 @@ def make_sampler(pairs: Pairs, settings: Settings, objective: Objective, *, worl
     if settings.per_cluster is None:
         sampler = _mixed(pairs, rows, min(size, len(rows) // world * world), settings, objective)
     else:
-        shares = settings.duplicate_share and not objective.positives_only, settings.mine and settings.mine.as_pairs
-        if objective.needs_negatives or any(shares):
-            raise ValueError("per_cluster makes batches of duplicates: it goes without negatives and shares")
         sampler = PerCluster(pairs, size, settings.per_cluster)
     if sampler.steps < settings.gradient_accumulation_steps:
         raise ValueError(

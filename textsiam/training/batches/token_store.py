@@ -17,7 +17,8 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.tables.arrays import GrowingArray
 from textsiam.inference.encoders import prepare
 from textsiam.inference.inputs import Prepared
-from textsiam.inference.tokens import Tokens, default_prompt, padding_of, token_blocks, tokenise, tokenizer_rules
+from textsiam.inference.preprocessed import reads_tokens
+from textsiam.inference.tokens import Tokens, default_prompt, pad_id_of, token_blocks, tokenise, tokenizer_rules
 
 _FORMAT = 1
 _ARRAYS = {"ids": np.dtype("<i4"), "offsets": np.dtype("<i8")}
@@ -45,13 +46,13 @@ def stored_tokens(tower: SentenceTransformer, texts: Sequence[str], folder: Path
         except OSError:  # a full disk, say: the store only saves time
             return tokenise(tower, texts)
         stored = _read(folder, key, len(texts))
-    return tokenise(tower, texts) if stored is None else Tokens(**stored, **padding_of(tower))
+    return tokenise(tower, texts) if stored is None else Tokens(**stored, pad_id=pad_id_of(tower))
 
 
 def _key(tower: SentenceTransformer, texts: Sequence[str]) -> str | None:
     """Return a name for everything that the tokens depend on; None where the tokenizer does not say what it does."""
     tokenizer, rules = tower.tokenizer, tokenizer_rules(tower)
-    if rules is None:
+    if rules is None or not reads_tokens(tower):
         return None
     facts = {
         "format": _FORMAT,

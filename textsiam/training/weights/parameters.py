@@ -6,6 +6,7 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler
 from transformers import get_scheduler
 
+from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.training.batches.collation import Batch
 from textsiam.training.losses.objective import Objective
@@ -29,8 +30,24 @@ def make_schedule(optimizer: torch.optim.Optimizer, settings: Settings, total_st
     return get_scheduler(settings.schedule, optimizer, num_warmup_steps=warmup, num_training_steps=total_steps)
 
 
+def require_trainable(twin: Twin) -> None:
+    """Refuse a twin that training cannot change.
+
+    Raises:
+        ModelError: It has no weights, or all of them are frozen.
+    """
+    if not any(p.requires_grad for p in twin.parameters()):
+        kinds = ", ".join(type(module).__name__ for module in twin.left)
+        raise ModelError(f"the model ({kinds}) has no weights that training could change: it scores as it is")
+
+
 def freeze_unused(twin: Twin, batch: Batch) -> None:
-    """Freeze parameters that the embeddings do not depend on (a pooler, say): distributed training stalls on them."""
+    """Freeze parameters that the embeddings do not depend on (a pooler, say): distributed training stalls on them.
+
+    Raises:
+        ModelError: There are no others.
+    """
+    require_trainable(twin)
     device = next(twin.parameters()).device
     batch = batch.to(device)
     u, v = twin(batch.left, batch.right)

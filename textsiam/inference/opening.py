@@ -1,0 +1,82 @@
+"""What opening a saved tower takes care of: its own classes, how long its texts may be, how wide its vectors are."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Transformer
+
+from textsiam.inference.tokens import token_limit
+
+
+def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
+    """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
+
+    Only what the user's own code has imported already is looked at: a saved tower must not cause an import.
+    """
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
+        return {}
+    found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
+    return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
+
+
+def keep_facts(built: SentenceTransformer, tower: SentenceTransformer) -> None:
+    """Give a tower that was built of the modules of another what that one was saved with beside them."""
+    built.prompts, built.default_prompt_name = dict(tower.prompts), tower.default_prompt_name
+    built.similarity_fn_name, built.truncate_dim = tower.similarity_fn_name, tower.truncate_dim
+
+
+def width_of(module: torch.nn.Module) -> int | None:
+    """Return the width of the embeddings that a module puts out, or None where it does not change it."""
+    width = getattr(module, "get_embedding_dimension", None)
+    return None if width is None else width()
+
+
+def positions_of(backbone: Any) -> int | None:
+    """Return how many tokens a backbone has positions for; None where any number will do (XLNet, T5).
+
+    RoBERTa and its like count positions from behind the id of their padding, so that two of 514 are never used.
+    """
+    if not isinstance(backbone, Transformer):
+        return None
+    config: Any = backbone.config.get_text_config()
+    names = ("max_position_embeddings", "max_encoder_position_embeddings", "max_seq_len")
+    limits = [limit for name in names if isinstance(limit := getattr(config, name, None), int) and limit > 0]
+    for module in backbone.model.modules():
+        table: Any = getattr(module, "position_embeddings", None)
+        if isinstance(first := getattr(module, "padding_idx", None), int) and hasattr(table, "weight"):
+            limits.append(len(table.weight) - first - 1)
+    return min(limits, default=None)
+
+
+def within_positions(tower: SentenceTransformer) -> None:
+    """Have a tower cut its texts where its positions end, if it would not."""
+    limit, positions = token_limit(tower), positions_of(tower[0])
+    if positions is not None and (limit is None or limit > positions):
+        tower.max_seq_length = positions
+
+
+def unit_length(tower: SentenceTransformer) -> None:
+    """Have a tower end in vectors of length 1, of as many components as it is truncated to.
+
+    The first components are taken by a product that is not trained: so they are also what an export gives, and what
+    plain `SentenceTransformer` gives, once the tower was saved.
+    """
+    if isinstance(tower[-1], Normalize):
+        tower.pop(-1)
+    width = next((w for module in reversed(list(tower)) if (w := width_of(module)) is not None), None)
+    kept = tower.truncate_dim
+    if kept is not None and width is not None and kept < width:
+        first = Dense(
+            width, kept, bias=False, activation_function=torch.nn.Identity(), init_weight=torch.eye(kept, width)
+        )
+        tower.append(first.requires_grad_(False).to(tower.device))
+    tower.append(Normalize())

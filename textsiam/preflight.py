@@ -1,0 +1,122 @@
+"""What a config alone tells to be wrong: all of it at once, before any data is read or anything is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from textsiam.config.data import check_data
+from textsiam.config.model import check_model
+from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
+from textsiam.images.files import holds_images
+from textsiam.manifest import Manifest
+from textsiam.training.batches.sampling import check_batches
+from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
+from textsiam.training.distributed import process_state, tracker_of
+from textsiam.training.train_reranker import check_readable
+from textsiam.yamlfile import read_yaml
+
+RESULTS = ("model", "report.html", "summary.json")
+"""What a finished run leaves."""
+
+
+def faults(config: Config) -> list[ValueError]:
+    """Return all that a config alone tells to be wrong, before any data is read."""
+    state, settings = process_state(), config.training
+    images = isinstance(config.data.train, str) and holds_images(config.data.train)
+    found: list[ValueError] = []
+
+    def check(what: Callable[[], Any]) -> Any:
+        try:
+            return what()
+        except ValueError as error:
+            found.append(error)
+
+    if state.is_main_process:
+        check(lambda: _refuse_folder(Path(config.output), config))
+    check(lambda: check_data(config.data))
+    check(lambda: check_model(config.model, images=images))
+    check(lambda: tracker_of(settings))
+    check(lambda: build_augment(settings.augment))
+    if settings.augment is not None and not images:
+        found.append(ConfigError("training.augment changes images: these inputs are texts, leave it out"))
+    chosen, reranker = config.model.head, config.reranker
+    head = None if chosen is None else check(lambda: build_head(chosen, 4))
+    objective = check(lambda: build_objective(config.loss, head))
+    if objective is not None:
+        check(lambda: check_batches(settings, objective, world=state.num_processes))
+    if reranker is not None:
+        if state.num_processes > 1:
+            many = f"reranker is trained by one process, not by {state.num_processes}"
+            found.append(ConfigError(f"{many}: leave it out, or run alone"))
+        check(lambda: check_readable(reranker))
+    return found
+
+
+def _refuse_folder(output: Path, config: Config) -> None:
+    """Refuse an output folder with something in the way, or with a run that nobody asked to be replaced."""
+    manifest = Manifest(output)
+    if foreign := manifest.foreign([*input_names(config), *scratch_names(config), *RESULTS]):
+        raise ConfigError(
+            f"output {output}: {', '.join(foreign)} in the way, made by no run that left a manifest.json: move it, or "
+            "choose another --output"
+        )
+    if config.overwrite and not config.resume:
+        return
+    if (output / "summary.json").exists():
+        raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
+    if begun(output, config) and not config.resume:
+        done = _checkpoints(output, config)
+        hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
+        raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
+    if config.resume and _checkpoints(output, config):
+        _check_same(output / "config.yaml", config)
+
+
+def prepare_folder(output: Path, config: Config) -> None:
+    """Make the output folder ready: what no run made stays, and what one made unless nothing of it is to be kept."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
+    if not config.resume and (config.overwrite or not begun(output, config)):
+        Manifest(output).clear()
+
+
+def begun(output: Path, config: Config) -> bool:
+    """Whether a run in a folder has learned anything yet: written a record or a checkpoint."""
+    places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
+    learned = any((place / "history.jsonl").exists() for place in places) or bool(_checkpoints(output, config))
+    return learned and bool(Manifest(output).found)
+
+
+def input_names(config: Config) -> tuple[str, ...]:
+    """Return what is written before the training, and by it, to stay."""
+    try:
+        nowhere = tracker_of(config.training) == "none"
+    except ValueError:  # a fault of its own
+        nowhere = True
+    logs = () if config.training.seeds > 1 or nowhere else ("logs",)
+    return "config.yaml", "splits.json", "test.tsv", "history.jsonl", *logs
+
+
+def scratch_names(config: Config) -> tuple[str, ...]:
+    """Return what the training writes for itself: the model holds the weights in the end."""
+    runs = config.training.seeds
+    return ("best", "checkpoints", "tokens") if runs == 1 else tuple(f"run-{k}" for k in range(runs))
+
+
+def _checkpoints(output: Path, config: Config) -> list[Path]:
+    """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
+    places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
+    finished = [place / "finished" for place in places if (place / "finished").is_dir()]
+    return [*finished, *(checkpoint for place in places for checkpoint in list_checkpoints(place / "checkpoints"))]
+
+
+def _check_same(file: Path, config: Config) -> None:
+    """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
+    saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
+    saved, now = ({name: tree[name] for name in ("model", "loss")} for tree in (saved, now))
+    if different := differences(saved, now):
+        raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")
