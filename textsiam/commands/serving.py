@@ -47,6 +47,12 @@ def serve(
     suspects: Annotated[
         str | None, typer.Option(help="Queue the pairs of this file for moderators: what `textsiam flag` wrote.")
     ] = None,
+    moderators: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who decides at the page: lines of a name and a token; without it, those of TEXTSIAM_MODERATORS."
+        ),
+    ] = None,
     label: Annotated[
         Path | None,
         typer.Option(help="Ask about the pairs that prove most, at /ui/label; answers go to this file, as of label."),
@@ -90,6 +96,7 @@ def serve(
     asked = _asked(questions, label, precision, confidence, labels, noise, seed)
     if asked is not None:
         precision = None  # it says what the answers are to prove, and nothing of the decision that is there
+    from textsiam.serving.admission.moderators import read_moderators
     from textsiam.serving.heap import keep_few_kernels
 
     keep_few_kernels()
@@ -98,7 +105,7 @@ def serve(
 
     settings = ServerSettings(
         max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host),
-        host_names=tuple(host_name or ()), origins=tuple(origin or ()),
+        host_names=tuple(host_name or ()), origins=tuple(origin or ()), moderators=read_moderators(moderators),
     )  # fmt: skip
     place = reviews or _beside(index)
     if suspects is not None and place is None:
@@ -124,16 +131,12 @@ def serve(
 
     def ready(address: str) -> None:
         facts: dict[str, Any] = {"address": address, "page": None, "reviews": None, "queued": queued}
-        facts |= {"label_page": None, "labels": None, "domain_shift": told}
-        lines = [f"serving {model} at {address}"]
+        facts |= {"label_page": None, "labels": None, "domain_shift": told, "moderators": list(settings.moderators)}
         if label is not None:
             facts |= {"label_page": f"{address}/ui/label", "labels": str(label)}
-            lines.append(f"pairs to label at {address}/ui/label; answers are kept in {label}")
         if store is not None:
             facts |= {"page": f"{address}/ui", "reviews": store.location}
-            kept = f"{queued:,} new suspects; decisions are kept in {store.location}"
-            lines.append(f"moderator's page at {address}/ui, {kept}")
-        print_json(facts) if as_json else say("\n".join(lines))
+        print_json(facts) if as_json else say("\n".join(_ready(model, facts)))
 
     try:
         run_server(app, host=host, port=port, ready=ready, grace=settings.grace, patience=settings.patience)
@@ -141,6 +144,19 @@ def serve(
         for one in (opened, store):
             if one is not None:
                 one.close()
+
+
+def _ready(model: str, facts: dict[str, Any]) -> list[str]:
+    """Return what is said once requests are taken."""
+    lines = [f"serving {model} at {facts['address']}"]
+    if facts["labels"] is not None:
+        lines.append(f"pairs to label at {facts['label_page']}; answers are kept in {facts['labels']}")
+    if facts["page"] is not None:
+        kept = f"{facts['queued']:,} new suspects; decisions are kept in {facts['reviews']}"
+        lines.append(f"moderator's page at {facts['page']}, {kept}")
+    if facts["moderators"]:
+        lines.append(f"decisions are made by {', '.join(facts['moderators'])}, each by a token of their own")
+    return lines
 
 
 def _open_index(index: str) -> QuestionIndex:
