@@ -53,6 +53,10 @@ def serve(
             help="Who decides at the page: lines of a name and a token; without it, those of TEXTSIAM_MODERATORS."
         ),
     ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(help="Tell this address of accepted pairs, signed with the secret in TEXTSIAM_WEBHOOK_SECRET."),
+    ] = None,
     label: Annotated[
         Path | None,
         typer.Option(help="Ask about the pairs that prove most, at /ui/label; answers go to this file, as of label."),
@@ -102,16 +106,19 @@ def serve(
     keep_few_kernels()
     from textsiam.serving.limits import ServerSettings, token_for
     from textsiam.serving.page.reviews import Reviews, ReviewsError
+    from textsiam.serving.page.webhook import Webhook, webhook_secret
 
     settings = ServerSettings(
         max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host),
         host_names=tuple(host_name or ()), origins=tuple(origin or ()), moderators=read_moderators(moderators),
     )  # fmt: skip
     place = reviews or _beside(index)
-    if suspects is not None and place is None:
-        raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
+    if place is None and (suspects or webhook):
+        what = "--suspects are queued" if suspects else "what --webhook sends is kept"
+        raise ReviewsError(f"{what} in a store of decisions: name one with --reviews")
+    secret = None if webhook is None else webhook_secret(webhook)
     opened = None if index is None else _open_index(index)
-    store = None if place is None else Reviews(place)
+    store = None if place is None else Reviews(place, announce=webhook is not None)
     twin = open_twin(model)
     labelling = None if asked is None else _labelling(twin, model, *asked, column, on_bad_row)
     if precision is not None or prior is not None:
@@ -129,6 +136,8 @@ def serve(
         twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name, shift=shift
     )
 
+    sender = Webhook(store, webhook, secret) if store and webhook and secret else None
+
     def ready(address: str) -> None:
         facts: dict[str, Any] = {"address": address, "page": None, "reviews": None, "queued": queued}
         facts |= {"label_page": None, "labels": None, "domain_shift": told, "moderators": list(settings.moderators)}
@@ -141,7 +150,7 @@ def serve(
     try:
         run_server(app, host=host, port=port, ready=ready, grace=settings.grace, patience=settings.patience)
     finally:
-        for one in (opened, store):
+        for one in (sender, opened, store):
             if one is not None:
                 one.close()
 

@@ -19,8 +19,8 @@ def read_moderators(path: Path | None) -> dict[str, str]:
             are passed over. None reads such lines from the variable TEXTSIAM_MODERATORS, where `;` ends one too.
 
     Raises:
-        ValueError: A line is no name and a token; the message names file and line, and never shows a token.
-        OSError: The file cannot be read.
+        ValueError: The file cannot be read, or a line is no name and a token; the message names file and line, and
+            never shows a token.
     """
     if path is None:
         source, text = MODERATORS_VARIABLE, os.environ.get(MODERATORS_VARIABLE, "").replace(";", "\n")
@@ -28,6 +28,8 @@ def read_moderators(path: Path | None) -> dict[str, str]:
         source = str(path)
         try:
             text = path.read_bytes().decode("utf-8-sig")
+        except OSError as error:
+            raise ValueError(f"{source}: {error.strerror}") from None
         except UnicodeDecodeError as error:
             raise ValueError(f"{source}: is no UTF-8 at byte {error.start}") from None
     found: dict[str, str] = {}

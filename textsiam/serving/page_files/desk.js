@@ -18,7 +18,7 @@ const SAID = { accepted: "Accepted: the same.", rejected: "Rejected: different."
                unsure: "Not sure: the pair waits at the end of the list." };
 
 export const tray = new Tray({ saved: () => threshold.countSoon(), refused });
-export const view = new Window((number) => tray.has(number));
+export const view = new Window(() => tray.outdated());
 export const threshold = new Threshold((atLeast) => list({ atLeast }), failed);
 let current = null; // the pair in focus
 let fresh = 0; // pairs that came in since the list was loaded
@@ -170,9 +170,10 @@ export function decide(choice) {
     return;
   }
   const body = { choice, ...chosenBeside(pair) };
+  tray.keep(pair, body);
   leave([pair], STATE_OF[choice]);
   say(SAID[choice]);
-  afterDecisions(() => tray.send(pair, body));
+  afterDecisions(() => tray.send(pair.number));
   if (current === null && !view.complete) extend(1).then(() => current === null && focusOn(view.pairs[0] ?? null));
 }
 

@@ -6,6 +6,7 @@ import { isolated } from "./pair.js";
 export function whyEmpty(view, { list, showAll, exportAll }) {
   const { state, search, atLeast, tag, since, until } = view.filter;
   const { accepted, rejected } = view.counts;
+  if (view.counts[state] > 0) return { title: "Loading…", text: "" };
   if (search || atLeast > 0 || tag || since || until) {
     const why = [search && `containing “${isolated(search)}”`, atLeast > 0 && `at or above ${atLeast.toFixed(2)}`,
                  tag && `tagged “${isolated(tag)}”`, since && `of ${since} or later`, until && `of ${until} or earlier`];

@@ -16,19 +16,30 @@ export class Tray {
     Object.assign(this, { saved, refused });
   }
 
+  /** How many decisions the server has failed to take. */
   get size() {
-    return this.unsaved.size;
+    return this.failed().length;
   }
 
-  has(number) {
-    return this.unsaved.has(number);
+  failed() {
+    return [...this.unsaved.values()].filter((decision) => decision.tried);
   }
 
-  /** Send a decision about a pair; where it fails it stays in the tray. */
-  async send(pair, body) {
+  /** Return what says, of an answer that is asked for now, which pairs it shows as they were before a decision. */
+  outdated() {
+    const [open, from] = [new Set(this.unsaved.keys()), this.made.length];
+    return (number) => open.has(number) || this.unsaved.has(number) || this.made.indexOf(number, from) >= 0;
+  }
+
+  /** Keep a decision about a pair until it is saved. */
+  keep(pair, body) {
     this.made.push(pair.number);
-    this.unsaved.set(pair.number, { pair, body, arrived: "unknown" });
-    await this.deliver(this.unsaved.get(pair.number));
+    this.unsaved.set(pair.number, { pair, body, tried: false, arrived: "unknown" });
+  }
+
+  /** Send the decision about a pair; where it fails it stays in the tray. */
+  async send(number) {
+    await this.deliver(this.unsaved.get(number));
     this.show();
   }
 
@@ -41,6 +52,7 @@ export class Tray {
     } catch (error) {
       if (!(error instanceof api.Refusal)) console.error(error);
       this.why = error instanceof api.Refusal ? error.message : "Something went wrong on this page.";
+      decision.tried = true;
       decision.arrived = error.status ? "no" : "unknown";
       if (!LASTING.has(error.status)) return;
       this.unsaved.delete(pair.number);
@@ -52,9 +64,9 @@ export class Tray {
 
   /** Send what is left, in order, until the server fails again. */
   async resend() {
-    for (const decision of [...this.unsaved.values()]) {
+    for (const decision of this.failed()) {
       await this.deliver(decision);
-      if (this.has(decision.pair.number)) break;
+      if (this.unsaved.has(decision.pair.number)) break;
     }
     this.show();
   }

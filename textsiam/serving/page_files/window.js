@@ -22,9 +22,9 @@ export function before(a, b) {
  * or by an undo, stands among them too; `strays` has the numbers of those, as they do not count in offsets.
  */
 export class Window {
-  /** `hides(number)` says which pairs are not listed, as they are decided and the server does not know yet. */
-  constructor(hides) {
-    this.hides = hides;
+  /** `outdated()` returns what says which pairs of an answer that is asked for now are decided, and not listed. */
+  constructor(outdated) {
+    this.outdated = outdated;
     this.filter = { state: "waiting", search: "", atLeast: 0, tag: "", since: "", until: "" };
     this.moderator = null; // under whose name decisions are made
     this.clear();
@@ -44,9 +44,10 @@ export class Window {
   async load() {
     this.clear();
     const turn = this.turn;
+    const outdated = this.outdated();
     const found = await api.queue({ ...this.filter, limit: PART });
     if (turn !== this.turn) return false;
-    this.pairs = found.pairs.filter((pair) => !this.hides(pair.number));
+    this.pairs = found.pairs.filter((pair) => !outdated(pair.number));
     this.counts = found.counts;
     this.moderator = found.moderator;
     this.complete = found.pairs.length < PART;
@@ -65,11 +66,12 @@ export class Window {
   later() {
     return this.move(async (turn) => {
       if (this.complete) return;
+      const outdated = this.outdated();
       const { pairs, counts } = await api.queue({ ...this.filter, limit: PART, offset: this.end });
       if (turn !== this.turn) return;
       this.complete = pairs.length < PART;
       this.counts = counts;
-      this.join(pairs, (fresh) => this.pairs.push(...fresh));
+      this.join(pairs, outdated, (fresh) => this.pairs.push(...fresh));
       while (this.pairs.length > MOST) {
         if (!this.strays.delete(this.pairs.shift().number)) this.start += 1;
       }
@@ -81,10 +83,11 @@ export class Window {
     return this.move(async (turn) => {
       if (!this.earlier) return;
       const offset = Math.max(0, this.start - PART);
+      const outdated = this.outdated();
       const { pairs, counts } = await api.queue({ ...this.filter, limit: this.start - offset, offset });
       if (turn !== this.turn) return;
       this.counts = counts;
-      this.join(pairs, (fresh) => this.pairs.unshift(...fresh));
+      this.join(pairs, outdated, (fresh) => this.pairs.unshift(...fresh));
       this.start = offset;
       while (this.pairs.length > MOST) {
         this.strays.delete(this.pairs.pop().number);
@@ -98,11 +101,11 @@ export class Window {
     return this.moving;
   }
 
-  join(pairs, put) {
+  join(pairs, outdated, put) {
     for (const pair of pairs) {
       if (this.strays.delete(pair.number)) this.pairs.splice(this.indexOf(pair.number), 1);
     }
-    put(pairs.filter((pair) => this.indexOf(pair.number) < 0 && !this.hides(pair.number)));
+    put(pairs.filter((pair) => this.indexOf(pair.number) < 0 && !outdated(pair.number)));
   }
 
   indexOf(number) {
