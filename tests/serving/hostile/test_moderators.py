@@ -27,7 +27,7 @@ pytestmark = [
 ]
 
 # Decides about every pair that comes into focus until none is left, with keys, and remembers which key met which pair.
-DECIDE = """(key) => {
+DECIDE = """([key, at]) => {
   const send = window.fetch;
   window.sending = 0;
   window.fetch = (...what) => {
@@ -42,9 +42,9 @@ DECIDE = """(key) => {
       document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
     }
     window.finished = empty && document.getElementById("empty-title").textContent.startsWith("All done");
-    if (!window.finished) setTimeout(press, 15);
+    if (!window.finished) setTimeout(press, 10 + 40 * Math.random()); // now the one is ahead, now the other
   };
-  press();
+  setTimeout(press, at - Date.now());
 }"""
 
 
@@ -69,8 +69,9 @@ def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_por
             page.fill("#token", token)
             page.keyboard.press("Enter")
             page.wait_for_selector(".row")
+        start = 1000 * time.time() + 500
         for name, key in (("Anna", "a"), ("Bert", "r")):
-            pages[name].evaluate(DECIDE, key)
+            pages[name].evaluate(DECIDE, [key, start])
         for page in pages.values():
             until(page, "window.finished && document.getElementById('tray').hidden && window.sending === 0")
         met = {name: page.evaluate("window.met") for name, page in pages.items()}
@@ -82,7 +83,7 @@ def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_por
         log = connection.execute(sql.select(LOG).order_by(LOG.c.number)).all()
     assert len({entry.pair for entry in log}) == len(log) == count  # each pair was decided once, by who came first
     by = {name: {entry.pair for entry in log if entry.moderator == name} for name in MODERATORS}
-    assert all(by.values())
+    assert sum(map(len, met.values())) > count  # both met some of them
     assert all(by[name] <= set(met[name]) for name in MODERATORS)  # a key decided about no pair that was not shown
     assert {entry.state for entry in log if entry.moderator == "Anna"} == {"accepted"}
     assert {entry.state for entry in log if entry.moderator == "Bert"} == {"rejected"}
