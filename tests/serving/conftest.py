@@ -88,6 +88,12 @@ def running(app) -> Iterator[str]:
 
 
 @pytest.fixture
+def at_port():
+    """Return what serves an application on a free port, and yields its address."""
+    return running
+
+
+@pytest.fixture
 def address(decided, index, reviews, tmp_path) -> Iterator[str]:
     """The address of a real server."""
     read = sample_questions()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from textsiam.decision.certificate import Certificate
 from textsiam.decision.decision import fit_decision
+from textsiam.models.twin import Twin
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
@@ -85,3 +88,16 @@ def test_the_curve_is_what_each_threshold_costs():
         assert recall == pytest.approx(hits)
         assert precision == pytest.approx(0.1 * hits / (0.1 * hits + 0.9 * alarms))
     assert (curve.threshold, curve.prior, curve.pairs) == (decision.threshold, 0.1, 400)
+
+
+def test_a_certified_decision_has_no_curve(serve, decided, tower):
+    known = {
+        "precision": 0.95, "confidence": 0.9, "noise": 0.0, "pairs": 412, "right": 399, "threshold": 0.5, "answers": 94,
+        "answers_left": 0, "recall": (0.8, 0.66, 0.92), "floor": 0.3, "disagreements": (1, 7), "model": "ab" * 8,
+        "collection": "cd" * 8, "source": "forum",
+    }  # fmt: skip
+    twin = Twin(tower)
+    twin.decision = replace(decided.decision, certificate=Certificate(**known))
+    answer = serve(twin=twin).get("/ui/api/curve")
+    assert answer.status_code == 409
+    assert "94" in answer.json()["error"]

@@ -47,6 +47,16 @@ def serve(
     suspects: Annotated[
         str | None, typer.Option(help="Queue the pairs of this file for moderators: what `textsiam flag` wrote.")
     ] = None,
+    moderators: Annotated[
+        Path | None,
+        typer.Option(
+            help="Who decides at the page: lines of a name and a token; without it, those of TEXTSIAM_MODERATORS."
+        ),
+    ] = None,
+    webhook: Annotated[
+        str | None,
+        typer.Option(help="Tell this address of accepted pairs, signed with the secret in TEXTSIAM_WEBHOOK_SECRET."),
+    ] = None,
     label: Annotated[
         Path | None,
         typer.Option(help="Ask about the pairs that prove most, at /ui/label; answers go to this file, as of label."),
@@ -90,21 +100,25 @@ def serve(
     asked = _asked(questions, label, precision, confidence, labels, noise, seed)
     if asked is not None:
         precision = None  # it says what the answers are to prove, and nothing of the decision that is there
+    from textsiam.serving.admission.moderators import read_moderators
     from textsiam.serving.heap import keep_few_kernels
 
     keep_few_kernels()
     from textsiam.serving.limits import ServerSettings, token_for
     from textsiam.serving.page.reviews import Reviews, ReviewsError
+    from textsiam.serving.page.webhook import Webhook, webhook_secret
 
     settings = ServerSettings(
         max_queue=max_queue, max_batch=max_batch, requests_per_minute=rate, truncate=truncate, token=token_for(host),
-        host_names=tuple(host_name or ()), origins=tuple(origin or ()),
+        host_names=tuple(host_name or ()), origins=tuple(origin or ()), moderators=read_moderators(moderators),
     )  # fmt: skip
     place = reviews or _beside(index)
-    if suspects is not None and place is None:
-        raise ReviewsError("--suspects are queued in a store of decisions: name one with --reviews")
+    if place is None and (suspects or webhook):
+        what = "--suspects are queued" if suspects else "what --webhook sends is kept"
+        raise ReviewsError(f"{what} in a store of decisions: name one with --reviews")
+    secret = None if webhook is None else webhook_secret(webhook)
     opened = None if index is None else _open_index(index)
-    store = None if place is None else Reviews(place)
+    store = None if place is None else Reviews(place, announce=webhook is not None)
     twin = open_twin(model)
     labelling = None if asked is None else _labelling(twin, model, *asked, column, on_bad_row)
     if precision is not None or prior is not None:
@@ -122,25 +136,36 @@ def serve(
         twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name, shift=shift
     )
 
+    sender = Webhook(store, webhook, secret) if store and webhook and secret else None
+
     def ready(address: str) -> None:
         facts: dict[str, Any] = {"address": address, "page": None, "reviews": None, "queued": queued}
-        facts |= {"label_page": None, "labels": None, "domain_shift": told}
-        lines = [f"serving {model} at {address}"]
+        facts |= {"label_page": None, "labels": None, "domain_shift": told, "moderators": list(settings.moderators)}
         if label is not None:
             facts |= {"label_page": f"{address}/ui/label", "labels": str(label)}
-            lines.append(f"pairs to label at {address}/ui/label; answers are kept in {label}")
         if store is not None:
             facts |= {"page": f"{address}/ui", "reviews": store.location}
-            kept = f"{queued:,} new suspects; decisions are kept in {store.location}"
-            lines.append(f"moderator's page at {address}/ui, {kept}")
-        print_json(facts) if as_json else say("\n".join(lines))
+        print_json(facts) if as_json else say("\n".join(_ready(model, facts)))
 
     try:
         run_server(app, host=host, port=port, ready=ready, grace=settings.grace, patience=settings.patience)
     finally:
-        for one in (opened, store):
+        for one in (sender, opened, store):
             if one is not None:
                 one.close()
+
+
+def _ready(model: str, facts: dict[str, Any]) -> list[str]:
+    """Return what is said once requests are taken."""
+    lines = [f"serving {model} at {facts['address']}"]
+    if facts["labels"] is not None:
+        lines.append(f"pairs to label at {facts['label_page']}; answers are kept in {facts['labels']}")
+    if facts["page"] is not None:
+        kept = f"{facts['queued']:,} new suspects; decisions are kept in {facts['reviews']}"
+        lines.append(f"moderator's page at {facts['page']}, {kept}")
+    if facts["moderators"]:
+        lines.append(f"decisions are made by {', '.join(facts['moderators'])}, each by a token of their own")
+    return lines
 
 
 def _open_index(index: str) -> QuestionIndex:

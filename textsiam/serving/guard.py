@@ -39,6 +39,7 @@ App = Callable[[dict[str, Any], Receive, Send], Awaitable[None]]
 # Asked by machines that watch the server, and by a browser before it has a token.
 _OPEN = frozenset({"/", "/health", "/ping", "/ui", "/ui/", "/ui/label"})
 _OPEN_FILES = "/ui/files/"
+_PAGE = "/ui/api/"
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
 _READING_POSTS = frozenset({"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates"})
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
@@ -56,7 +57,8 @@ class Guard:
 
     def __init__(self, app: App, *, settings: ServerSettings, meters: Meters) -> None:
         self.app, self.settings, self.meters = app, settings, meters
-        self._token = None if settings.token is None else hashlib.sha256(settings.token.encode()).digest()
+        self._token = None if settings.token is None else _digest(settings.token.encode())
+        self._moderators = {name: _digest(token.encode()) for name, token in settings.moderators.items()}
         self._rate = None if settings.requests_per_minute is None else _Rate(settings.requests_per_minute)
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -113,15 +115,36 @@ class Guard:
             most = settings.requests_per_minute
             raise Refused(429, f"at most {most} requests a minute are taken from one address, {_counted(scope)}",
                           "Overloaded", retry_after=wait)  # fmt: skip
-        if self._token is not None and not everyone:
-            scheme, _, token = headers.get("authorization", "").partition(" ")
-            digest = hashlib.sha256(token.strip().encode("latin-1")).digest()
-            if not (hmac.compare_digest(digest, self._token) and scheme.lower() == "bearer"):
-                raise Refused(401, "the bearer token is missing or wrong", "Unauthorized")
+        if not everyone:
+            scope["moderator"] = self._moderator(scope, headers)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes, at most {settings.max_body:,} are taken",
                           "Validation", close=True)  # fmt: skip
+
+    def _moderator(self, scope: dict[str, Any], headers: dict[str, str]) -> str | None:
+        """Return the name of the moderator who asks; None where nobody is named.
+
+        A moderator's token opens what is behind the page. Where there are moderators, only they decide; the server's
+        own token, which programs have, reads.
+
+        Raises:
+            Refused: The bearer token is missing, wrong, or not enough.
+        """
+        paged = scope["path"].startswith(_PAGE)
+        if self._token is None and not (self._moderators and paged):
+            return None
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        given = _digest(token.strip().encode("latin-1")) if scheme.lower() == "bearer" else b""
+        # All are compared, so that the time tells nothing.
+        named = [name for name, digest in self._moderators.items() if hmac.compare_digest(given, digest)]
+        if paged and named:
+            return named[0]
+        decides = self._moderators and paged and scope["method"] in _WRITES
+        if self._token is None or not hmac.compare_digest(given, self._token) or decides:
+            whose = "a moderator's" if self._moderators and paged else "the"
+            raise Refused(401, f"{whose} bearer token is missing or wrong", "Unauthorized")
+        return None
 
     def _shared_headers(self, scope: dict[str, Any]) -> list[tuple[bytes, bytes]]:
         origin = allowed_origin(scope, self.settings.origins)
@@ -135,8 +158,14 @@ class Guard:
         self.meters.seconds.labels(route).observe(seconds)
         facts = {"request": request_id, "method": scope["method"], "path": scope["path"], "status": status}
         facts |= {"milliseconds": round(1000 * seconds, 2), "client": _client(scope)}
+        if scope.get("moderator") is not None:
+            facts["moderator"] = scope["moderator"]
         writes = scope["method"] in _WRITES and route not in _READING_POSTS and route != "none"
         log.info("write" if writes else "request", extra={"facts": facts})
+
+
+def _digest(token: bytes) -> bytes:
+    return hashlib.sha256(token).digest()
 
 
 def _client(scope: dict[str, Any]) -> str:

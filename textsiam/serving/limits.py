@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from textsiam.serving.admission.moderators import SHORTEST_TOKEN, check_moderators, checked_token
 from textsiam.serving.admission.origins import checked_host_name, checked_origin, is_loopback
 
 TOKEN_VARIABLE = "TEXTSIAM_TOKEN"
-_SHORTEST_TOKEN = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +27,7 @@ class ServerSettings:
         patience: Seconds in which a request must have come in whole.
         grace: Seconds that a shutdown waits for requests that were taken.
         token: Bearer token that every request must bring, except for health; None asks for none.
+        moderators: A token for each moderator, by name: the moderator's page then asks for one of these.
         host_names: What clients may call the server, beside its address and the names of the loopback.
         origins: Sites, as "https://forum.example", whose pages may embed the moderator's, and call the server.
     """
@@ -40,6 +42,7 @@ class ServerSettings:
     patience: float = 60.0
     grace: float = 30.0
     token: str | None = field(default=None, repr=False)
+    moderators: Mapping[str, str] = field(default_factory=dict, repr=False)
     host_names: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
 
@@ -48,8 +51,9 @@ class ServerSettings:
         for name in ("max_body", "max_batch", "max_characters", "max_tokens", "max_queue", "requests_per_minute"):
             if (value := getattr(self, name)) is not None and value < 1:
                 raise ValueError(f"{name} must be >= 1, got {value}")
-        if self.token is not None and len(self.token) < _SHORTEST_TOKEN:
-            raise ValueError(f"the token must have at least {_SHORTEST_TOKEN} characters, it has {len(self.token)}")
+        if self.token is not None:
+            checked_token(self.token, "the token")
+        check_moderators(self.moderators, self.token)
         object.__setattr__(self, "host_names", tuple(map(checked_host_name, self.host_names)))
         object.__setattr__(self, "origins", tuple(map(checked_origin, self.origins)))
 
@@ -72,6 +76,6 @@ def token_for(host: str) -> str | None:
     if token is None and not is_loopback(host):
         raise ValueError(
             f"{host} can be reached from other machines: set {TOKEN_VARIABLE} to a secret of at least "
-            f"{_SHORTEST_TOKEN} characters, or bind 127.0.0.1"
+            f"{SHORTEST_TOKEN} characters, or bind 127.0.0.1"
         )
     return token

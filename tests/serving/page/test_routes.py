@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import threading
@@ -109,6 +110,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         suspects: list[Suspect] = SUSPECTS,
         *,
         token: str | None = None,
+        moderators: dict[str, str] | None = None,
         decided: bool = True,
         twin: Twin | None = None,
         labelling: Labelling | None = None,
@@ -118,7 +120,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
             twin.decision = decision if decided else None
         reviews = Reviews(tmp_path / "reviews.sqlite")
         reviews.add(suspects)
-        settings = ServerSettings(token=token)
+        settings = ServerSettings(token=token, moderators=moderators or {})
         index = MemoryIndex(index_model(twin))
         app = create_app(twin, index, reviews=reviews, labelling=labelling, settings=settings)
         listener = socket.create_server(("127.0.0.1", 0))
@@ -208,7 +210,21 @@ def test_the_queue_is_sorted_and_differences_are_marked(serve: Serve, tab: Tab):
 @pytest.mark.parametrize(
     ("left", "right", "first", "second"),
     [
-        ("Why red?", "why RED!", [], []),
+        ("Why red?", "why RED!", ["red"], ["RED"]),
+        ("Why red?", "why red?", ["Why"], ["why"]),
+        ("Why red?", "Why red!", ["?"], ["!"]),
+        ("Why  red?", "Why red?", ["  "], [" "]),
+        ("caf\u00e9", "cafe\u0301", ["caf\u00e9"], ["cafe\u0301"]),
+        ("Why red?", "Why red?", [], []),
+        ("How do I learn C++?", "How do I learn C#?", ["++"], ["#"]),
+        ("Is x > 5 true?", "Is x < 5 true?", [">"], ["<"]),
+        ("Why $5?", "Why \u20ac5?", ["$"], ["\u20ac"]),
+        ("I am \U0001f600 now", "I am \U0001f622 now", ["\U0001f600"], ["\U0001f622"]),
+        ("Is 3.5 more?", "Is 3.4 more?", ["3.5"], ["3.4"]),
+        ("Can the US win?", "Can us win it?", ["the US"], ["us", "it"]),
+        ("f(x) is", "f[x] is", ["(", ")"], ["[", "]"]),
+        ("Is Python slow?", "Python is slow now", ["Is"], ["is", "now"]),
+        ("a b " * 3000, "b a " * 3000, ["a b " * 3000], ["b a " * 3000]),
         ("a b c d", "b x c a", ["a", "d"], ["x", "a"]),
         ("Don\u2019t panic", "don't worry", ["panic"], ["worry"]),
         ("one two three", "three", ["one two"], []),
@@ -218,12 +234,17 @@ def test_the_queue_is_sorted_and_differences_are_marked(serve: Serve, tab: Tab):
         ("p q " * 2000 + "a", "q p " * 2000 + "b", ["a"], ["b"]),
     ],
 )
-def test_words_are_compared_whatever_their_case(words: Page, left: str, right: str, first: list, second: list):
+def test_all_that_differs_is_marked_and_only_equal_texts_are_identical(
+    words: Page, left: str, right: str, first: list, second: list
+):
     script = "([a, b]) => import('/ui/files/words.js').then((words) => words.compare(a, b))"
     found = words.evaluate(script, [left, right])
+    assert found["identical"] == (left == right)
     for side, text, marked in (("left", left, first), ("right", right, second)):
         assert "".join(run["text"] for run in found[side]) == text
-        assert [run["text"] for run in found[side] if run["differs"]] == marked
+        assert [run["text"].strip() or run["text"] for run in found[side] if run["differs"]] == [
+            text.strip() or text for text in marked
+        ]
 
 
 @pytest.fixture(scope="module")
@@ -286,34 +307,82 @@ def test_a_pair_can_be_decided_again(serve: Serve, tab: Tab):
     assert served.states()[0.97] == "accepted"
 
 
-def test_a_decision_that_is_refused_comes_back(serve: Serve, tab: Tab):
+def test_a_decision_that_is_refused_waits_in_a_tray(serve: Serve, tab: Tab):
     served = serve()
     page = tab.open(served)
     refused = '{"error": "the store of decisions cannot be used at the moment", "error_type": "Unhealthy"}'
     page.route("**/decisions", lambda route: route.fulfill(status=503, body=refused, content_type="application/json"))
     verdict(page, "97 % likely the same")
     page.keyboard.press("a")
-    expect(page.locator("#alert-text")).to_have_text(
-        "The decision was not saved, and its pair is back. The server says: the store of decisions cannot be used at "
-        "the moment."
+    tray = page.locator("#tray-text")
+    expect(tray).to_have_text(
+        "1 decision is not saved yet. The server says: the store of decisions cannot be used at the moment. It is "
+        "tried again by itself."
     )
-    verdict(page, "97 % likely the same")
-    counts(page, "5", "0", "0")
+    verdict(page, "89 % likely the same")  # what was refused took no focus
+    expect(page.locator(".row .likely")).to_have_text(["89 %", "74 %", "52 %", "31 %"])
     page.unroute("**/decisions")
     page.route("**/decisions", lambda route: route.abort())
     page.keyboard.press("j")
     page.keyboard.press("r")
-    expect(page.locator("#alert-text")).to_have_text(
-        "2 decisions were not saved, and their pairs are back. The server cannot be reached."
-    )
+    expect(tray).to_contain_text("2 decisions are not saved yet. The server cannot be reached.")
+    verdict(page, "52 % likely the same")
+    page.click("[data-state=waiting]")  # what is in the tray is not listed
+    expect(page.locator(".row .likely")).to_have_text(["89 %", "52 %", "31 %"])
     assert set(served.states().values()) == {"waiting"}
     page.unroute("**/decisions")
-    page.click("#alert-retry")
-    counts(page, "3", "1", "1")
-    expect(page.locator("#alert")).to_be_hidden()
-    page.click("[data-state=rejected]")  # waits for what is under way
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")  # tries again, as it does every few seconds
+    expect(page.locator("#tray")).to_be_hidden()
     verdict(page, "89 % likely the same")
-    assert (served.states()[0.97], served.states()[0.89]) == ("accepted", "rejected")
+    page.click("[data-state=rejected]")
+    counts(page, "3", "1", "1")
+    assert (served.states()[0.97], served.states()[0.74]) == ("accepted", "rejected")
+
+
+def test_what_was_refused_is_taken_back_without_the_server(serve: Serve, tab: Tab):
+    served = serve()
+    page = tab.open(served)
+    verdict(page, "97 % likely the same")
+    page.keyboard.press("a")
+    counts(page, "4", "1", "0")
+    page.route("**/decisions", lambda route: route.fulfill(status=503, body="{}", content_type="application/json"))
+    page.keyboard.press("r")
+    expect(page.locator("#tray")).to_be_visible()
+    page.keyboard.press("u")
+    verdict(page, "89 % likely the same")
+    expect(page.locator("#tray")).to_be_hidden()
+    assert served.states()[0.97] == "accepted"  # the undo was of the last decision alone
+    page.unroute("**/decisions")
+    page.route("**/undo", lambda route: route.abort())
+    page.keyboard.press("u")
+    expect(page.locator("#alert-text")).to_have_text("The server cannot be reached.")
+    page.unroute("**/undo")
+    undone = []
+    page.on("request", lambda request: undone.append(request.url) if request.url.endswith("/undo") else None)
+    page.click("#alert-retry")
+    expect(page.locator("#alert")).to_be_hidden()
+    counts(page, "4", "1", "0")
+    assert undone == []  # nobody knows whether the first one arrived, so no second one is sent
+
+
+def test_a_late_answer_takes_no_focus_and_no_key(serve: Serve, tab: Tab):
+    served = serve()
+    page = tab.open(served)
+    verdict(page, "97 % likely the same")
+    held: list[Any] = []
+    page.route("**/decisions", lambda route: held.append(route))
+    page.keyboard.press("a")
+    verdict(page, "89 % likely the same")
+    page.keyboard.press("n")
+    page.keyboard.type("a note with a and r")
+    while not held:
+        page.wait_for_timeout(10)
+    held[0].fulfill(status=409, body='{"error": "taken", "error_type": "Conflict"}', content_type="application/json")
+    expect(page.locator("#notices")).to_contain_text("Pair 2 was not decided. The server says: taken.")
+    expect(page.locator("#note")).to_be_focused()
+    expect(page.locator("#note")).to_have_value("a note with a and r")
+    verdict(page, "89 % likely the same")
+    assert set(served.states().values()) == {"waiting"}
 
 
 def test_a_decision_whose_answer_was_lost_is_one_decision(serve: Serve, tab: Tab):
@@ -327,10 +396,13 @@ def test_a_decision_whose_answer_was_lost_is_one_decision(serve: Serve, tab: Tab
 
     page.route("**/decisions", lose)
     page.keyboard.press("a")
-    expect(page.locator("#alert-text")).to_contain_text("The server cannot be reached.")
+    expect(page.locator("#tray-text")).to_contain_text("The server cannot be reached.")
     assert served.states()[0.97] == "accepted"
+    page.keyboard.press("u")
+    expect(page.locator("#alert-text")).to_contain_text("Whether the decision arrived is not known.")
+    page.keyboard.press("Escape")
     page.unroute("**/decisions")
-    page.click("#alert-retry")
+    page.click("#tray-retry")
     verdict(page, "89 % likely the same")
     counts(page, "4", "1", "0")
     page.keyboard.press("u")
@@ -365,6 +437,8 @@ def test_the_slider_says_what_a_threshold_costs(serve: Serve, tab: Tab):
     page = tab.open(served)
     decision = served.decision
     assert decision is not None
+    expect(page.locator("#slider")).to_be_hidden()
+    page.click("#threshold summary")
     learned = float(decision.probability([decision.threshold])[0])
     expect(page.locator("#readout")).to_contain_text(f"At {learned:.2f}: ")
     expect(page.locator("#curve-note")).to_contain_text(f"probability of {learned:.2f} ")
@@ -392,7 +466,8 @@ def test_the_slider_says_what_a_threshold_costs(serve: Serve, tab: Tab):
 
 def test_without_a_decision_there_is_no_slider(serve: Serve, tab: Tab):
     page = tab.open(serve(decided=False))
-    expect(page.locator("#no-curve")).to_contain_text("This model has learned no decision")
+    page.click("#threshold summary")
+    expect(page.locator("#no-curve")).to_contain_text("this model has no decision")
     expect(page.locator("#slider")).to_be_hidden()
 
 
@@ -435,7 +510,6 @@ def test_the_token_is_asked_for_and_kept_in_the_tab(serve: Serve, tab: Tab):
     page.fill("#token", TOKEN)
     page.keyboard.press("Enter")
     verdict(page, "97 % likely the same")
-    expect(page.locator("#readout")).to_contain_text("of flagged pairs are right")
     page.keyboard.press("a")
     counts(page, "4", "1", "0")
     page.reload()
@@ -561,6 +635,137 @@ def test_what_is_known_of_a_question_is_shown_and_its_url_is_a_link(serve: Serve
     expect(page.locator("#known2 a")).to_have_count(0)
 
 
+MODERATORS = {"Anna": "anna-has-this-token", "Bert": "bert-has-another-one"}
+LOOK = "document.dispatchEvent(new Event('visibilitychange'))"  # as the page does every few seconds
+
+
+def as_moderator(browser: Browser, served: Served, name: str) -> Page:
+    page = browser.new_page()
+    page.set_default_timeout(10_000)
+    page.goto(f"{served.url}/ui")
+    page.fill("#token", MODERATORS[name])
+    page.keyboard.press("Enter")
+    expect(page.locator("#moderator")).to_have_text(name)
+    return page
+
+
+def test_two_moderators_share_a_queue(serve: Serve, browser: Browser):
+    served = serve(moderators=MODERATORS)
+    anna, bert = as_moderator(browser, served, "Anna"), as_moderator(browser, served, "Bert")
+    verdict(bert, "97 % likely the same")
+    anna.keyboard.press("a")
+    verdict(anna, "89 % likely the same")
+    anna.keyboard.press("r")
+    counts(anna, "3", "1", "1")
+    anna.locator("body").evaluate(LOOK)
+    bert.evaluate(LOOK)
+    counts(bert, "3", "1", "1")
+    expect(bert.locator(".row .likely")).to_have_text(["74 %", "52 %", "31 %"])
+    verdict(bert, "97 % likely the same")  # the pair that is being read stays, with what became of it
+    expect(bert.locator("#state")).to_have_text("Accepted: the same")
+    expect(bert.locator("#decided")).to_have_text(re.compile(r"^By Anna, \d\d:\d\d\.$"))
+    bert.keyboard.press("r")  # pressed before he saw it
+    expect(bert.locator("#notices")).to_have_text(re.compile(r"^Pair 2 is already accepted by Anna, \d\d:\d\d\.Close$"))
+    verdict(bert, "74 % likely the same")
+    counts(bert, "3", "1", "1")
+    bert.keyboard.press("u")
+    expect(bert.locator("#status")).to_have_text("There is no decision to take back.")
+    anna.keyboard.press("u")
+    counts(anna, "4", "1", "0")
+    assert served.states()[0.97] == "accepted"
+    for page in (anna, bert):
+        page.close()
+
+
+def test_not_sure_related_a_note_and_the_question_that_is_kept(serve: Serve, tab: Tab):
+    served = serve()
+    page = tab.open(served)
+    verdict(page, "97 % likely the same")
+    page.keyboard.press("s")
+    verdict(page, "89 % likely the same")
+    counts(page, "5", "0", "0")
+    page.keyboard.press("n")
+    page.keyboard.type("a matter of taste")
+    page.keyboard.press("Enter")
+    page.keyboard.press("l")
+    verdict(page, "74 % likely the same")
+    expect(page.locator("#note")).to_have_value("")
+    page.keyboard.press("2")
+    expect(page.locator("#keep2")).to_have_attribute("aria-pressed", "true")
+    page.keyboard.press("a")
+    counts(page, "3", "1", "1")
+    verdict(page, "52 % likely the same")
+    expect(page.locator("#keep2")).to_have_attribute("aria-pressed", "false")
+    page.reload()
+    expect(page.locator(".row .likely")).to_have_text(["52 %", "31 %", "97 %"])
+    held = {pair.suspect.probability: pair for pair in served.reviews.decided()}
+    assert (held[0.89].choice, held[0.89].note) == ("related", "a matter of taste")
+    assert held[0.74].canonical == {"text": "What makes the sky blue?", "id": "b3"}
+    page.click("[data-state=rejected]")
+    expect(page.locator("#state")).to_have_text("Rejected: related")
+    expect(page.locator("#decided")).to_contain_text("Note: a matter of taste")
+
+
+def test_a_cluster_is_accepted_with_one_undo(serve: Serve, tab: Tab):
+    served = serve()
+    page = tab.open(served)
+    verdict(page, "97 % likely the same")
+    page.keyboard.press("c")
+    page.locator(".cluster-list input").nth(1).check()
+    page.click("#accept-cluster")
+    expect(page.locator("#status")).to_have_text("Accepted 2 pairs: Undo takes them back together.")
+    counts(page, "3", "2", "0")
+    verdict(page, "89 % likely the same")
+    assert {pair.canonical["text"] for pair in served.reviews.decided()} == {"Why is the sky so blue?"}
+    page.keyboard.press("u")
+    expect(page.locator("#status")).to_have_text("Taken back: 2 pairs wait again.")
+    counts(page, "5", "0", "0")
+    expect(page.locator(".row .likely")).to_have_text(["97 %", "89 %", "74 %", "52 %", "31 %"])
+
+
+def test_pairs_are_filtered_by_tag_and_date(serve: Serve, tab: Tab):
+    facts = {"tags": "bread, baking", "created": "2024-05-06T07:08:09Z"}
+    page = tab.open(serve([*SUSPECTS, Suspect(text1="a?", text2="b?", probability=0.66, facts1=facts)]))
+    counts(page, "6", "0", "0")
+    page.click("#filters summary")
+    page.fill("#tag", "Baking")
+    page.keyboard.press("Enter")
+    counts(page, "1", "0", "0")
+    verdict(page, "66 % likely the same")
+    page.reload()
+    counts(page, "1", "0", "0")
+    page.fill("#until", "2023-12-31")
+    page.locator("#until").blur()
+    expect(page.locator("#empty-text")).to_have_text(
+        "There is no waiting pair tagged “Baking” and of 2023-12-31 or earlier."
+    )
+    page.click("#empty-action")
+    counts(page, "6", "0", "0")
+
+
+def test_a_row_shows_the_part_that_differs_and_long_questions_scroll_together(serve: Serve, tab: Tab):
+    same, more = "Why is the sky so very blue in the morning and grey ", "line\n" * 80
+    page = tab.open(serve([Suspect(text1=f"{same}at noon?{more}", text2=f"{same}at night?{more}", probability=0.5)]))
+    expect(page.locator(".row-texts b")).to_have_text(["noon", "night"])
+    assert page.locator(".row-texts span").first.inner_text().startswith("…")
+    box = page.locator(".row").bounding_box()
+    mark = page.locator(".row-texts b").first.bounding_box()
+    assert mark["x"] + mark["width"] < box["x"] + box["width"]
+    page.locator("#text1").evaluate("text => (text.scrollTop = 300)")
+    expect(page.locator("#text2")).to_have_js_property("scrollTop", 300)
+    expect(page.locator("#text2")).to_have_attribute("tabindex", "0")  # the keyboard reaches what scrolls
+
+
+def test_a_text_from_right_to_left_turns_nothing_around_it(serve: Serve, tab: Tab):
+    page = tab.open(serve([Suspect(text1="\u05d0 \u202e abc", text2="b?", id1="\u05d0", probability=0.5)]))
+    verdict(page, "50 % likely the same")
+    for id in ("text1", "id1", "text2"):
+        assert page.locator(f"#{id}").evaluate("one => getComputedStyle(one).unicodeBidi") in ("plaintext", "isolate")
+    page.keyboard.press("/")
+    page.keyboard.type("\u05d1")
+    expect(page.locator("#empty-text")).to_have_text("There is no waiting pair containing “\u2068\u05d1\u2069”.")
+
+
 CONTRASTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgb = (colour) => {
@@ -600,6 +805,7 @@ def test_it_fits_and_can_be_read(serve: Serve, tab: Tab):
     long = Suspect(text1="wordwithoutanyspace" * 20, text2="Why is the sky " + "very " * 60 + "blue?", probability=0.99)
     page = tab.open(serve([*SUSPECTS, long]))
     verdict(page, "99 % likely the same")
+    page.click("#threshold summary")
     expect(page.locator("#reach")).not_to_have_text("…")
     page.keyboard.press("a")
     width, dark = page.viewport_size["width"], page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")

@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import APIRouter, Query
-from fastapi.responses import StreamingResponse
-from pydantic import BaseModel, Field
+from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import JSONResponse, StreamingResponse
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from textsiam.decision.decision import Decision
 from textsiam.decision.thresholds import operating_points
 from textsiam.serving.engine import Engine
-from textsiam.serving.page.reviews import Pair, Reviews, State
+from textsiam.serving.page.export import exported
+from textsiam.serving.page.pairs import AlreadyDecided, Choice, Pair, State
+from textsiam.serving.page.reviews import Reviews
 from textsiam.serving.problem_details import Refused
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
-from textsiam.serving.wire import Own, Problem
+from textsiam.serving.wire import Own, Problem, Text
+
+log = logging.getLogger("textsiam.serving")
 
 _POINTS = 200
-_COLUMNS: tuple[str, ...] = ("question1", "question2", "is_duplicate", "id1", "id2", "similarity", "probability")
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
-_NO_DECISION: Problems = {409: {"model": Problem, "description": "The model has no decision."}}
+_NO_DECISION: Problems = {409: {"model": Problem, "description": "The model has no decision, or one of drawn pairs."}}
 _UNKNOWN: Problems = {404: {"model": Problem, "description": "There is no such pair, or page."}}
 
 
+def _who(request: Request) -> str | None:
+    return request.scope.get("moderator")
+
+
+Who = Annotated[str | None, Depends(_who)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+Day = Annotated[str, Query(pattern=r"^(\d{4}-\d\d-\d\d)?$")]
+Note = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 
 
 class PairBody(BaseModel):
-    """A suspected duplicate."""
+    """A suspected duplicate, and the decision about it that holds; `decided` counts seconds since 1970."""
 
     number: int
     text1: str
@@ -44,27 +53,66 @@ class PairBody(BaseModel):
     facts1: dict[str, Any]
     facts2: dict[str, Any]
     state: State
+    choice: Choice | None
+    moderator: str | None
+    decided: float | None
+    note: str | None
+    canonical: dict[str, str] | None
+    skips: int
+    gone: bool
 
 
 class Queue(BaseModel):
-    """Part of the queue, and how many pairs there are of each state."""
+    """Part of the queue, how many pairs there are of each state, and under whose name decisions are made."""
 
     pairs: list[PairBody]
     counts: dict[State, int]
+    moderator: str | None
 
 
-class DecisionBody(Own):
-    """What was decided about a pair."""
+class Beside(Own):
+    """What is kept beside a decision: a note, and the text of the question that stands for all."""
+
+    note: Note | None = None
+    canonical: Text | None = None
+
+
+class DecisionBody(Beside):
+    """What was decided about a pair, and on which state of it.
+
+    `duplicate` says what "accepted" and "rejected" of `choice` do; one of the two is given.
+    """
 
     number: Number
-    duplicate: bool
+    choice: Choice | None = None
+    duplicate: bool | None = None
+    was: State = "waiting"
+
+    @model_validator(mode="after")
+    def _one(self) -> DecisionBody:
+        if (self.choice is None) == (self.duplicate is None):
+            raise ValueError("expected either choice or duplicate")
+        return self
+
+
+class ClusterBody(Beside):
+    """The waiting pairs of a cluster that are accepted at once."""
+
+    numbers: Annotated[list[Number], Field(min_length=1, max_length=500)]
 
 
 class Decided(BaseModel):
-    """A pair after a decision, and how many pairs there are of each state; no pair where nothing was left to undo."""
+    """A pair after a decision, how many were decided or taken back with it, and how many there are of each state."""
 
     pair: PairBody | None
+    pairs: int
     counts: dict[State, int]
+
+
+class Conflict(Problem):
+    """A pair that is in another state than the decision was made on, as it is now."""
+
+    pair: PairBody
 
 
 class Curve(BaseModel):
@@ -91,11 +139,14 @@ def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
         reviews: The suspects.
     """
     answers = _Answers(engine, reviews)
+    conflict: Problems = {409: {"model": Conflict, "description": "Somebody has decided about the pair since."}}
     api = APIRouter(prefix="/ui/api", responses=PROBLEMS)
     api.add_api_route("/queue", answers.queue)
-    api.add_api_route("/decisions", answers.decide, methods=["POST"], responses=_UNKNOWN)
+    api.add_api_route("/decisions", answers.decide, methods=["POST"], responses=_UNKNOWN | conflict)
     api.add_api_route("/undo", answers.undo, methods=["POST"])
+    api.add_api_route("/pairs", answers.pairs)
     api.add_api_route("/clusters/{number}", answers.cluster, responses=_UNKNOWN)
+    api.add_api_route("/clusters/{number}", answers.accept, methods=["POST"], responses=_UNKNOWN | conflict)
     api.add_api_route("/curve", answers.curve, responses=_NO_DECISION)
     api.add_api_route("/export", answers.export, response_class=StreamingResponse)
     return api
@@ -109,27 +160,61 @@ class _Answers:
 
     def queue(
         self,
+        who: Who,
         state: State = "waiting",
         search: Annotated[str, Query(max_length=1000)] = "",
         at_least: Annotated[float, Query(ge=0, le=1)] = 0.0,
+        tag: Annotated[str, Query(max_length=100)] = "",
+        since: Day = "",
+        until: Day = "",
         limit: Annotated[int, Query(ge=1, le=500)] = 50,
         offset: Annotated[int, Query(ge=0, le=2**31)] = 0,
     ) -> Queue:
-        """Return suspects, the most probable first; the counts are of all that match."""
-        found = self._reviews.queue(state=state, search=search, at_least=at_least, limit=limit, offset=offset)
-        counts = self._reviews.count(search=search, at_least=at_least)
-        return Queue(pairs=[_body(pair) for pair in found], counts=counts)
+        """Return suspects, the most probable first; the counts are of all that match.
 
-    def decide(self, body: DecisionBody) -> Decided:
-        """Accept or reject a pair."""
+        With `since` and `until`, as 2024-12-31, a question of each was asked then; with `tag`, it has this tag.
+        """
+        wanted = {"search": search, "at_least": at_least, "tag": tag, "since": since, "until": until}
+        found = self._reviews.queue(state=state, limit=limit, offset=offset, **wanted)
+        return Queue(pairs=list(map(_body, found)), counts=self._reviews.count(**wanted), moderator=who)
+
+    def pairs(self, number: Annotated[list[Number], Query(max_length=500)]) -> list[PairBody]:
+        """Return those of the pairs that are there, as they are now."""
+        return list(map(_body, self._reviews.get(number)))
+
+    def decide(self, body: DecisionBody, who: Who) -> Any:
+        """Decide about a pair, if it is in the state that the moderator saw."""
+        choice = body.choice or ("accepted" if body.duplicate else "rejected")
+        return self._choose({body.number: body.was}, choice, body, who)
+
+    def accept(self, number: Number, body: ClusterBody, who: Who) -> Any:
+        """Accept pairs of a cluster at once, all or none; one undo takes all back."""
+        made_on: dict[int, State | None] = dict.fromkeys(body.numbers, "waiting")
         with _known():
-            pair = self._reviews.decide(body.number, duplicate=body.duplicate)
-        return Decided(pair=_body(pair), counts=self._reviews.count())
+            if strange := set(made_on) - {pair.number for pair in self._reviews.cluster(number)}:
+                raise KeyError(f"pair {min(strange)} is not in the cluster of pair {number}")
+        return self._choose(made_on, "accepted", body, who)
 
-    def undo(self) -> Decided:
-        """Take the last decision back."""
-        pair = self._reviews.undo()
-        return Decided(pair=None if pair is None else _body(pair), counts=self._reviews.count())
+    def _choose(self, made_on: Mapping[int, State | None], choice: Choice, body: Beside, who: str | None) -> Any:
+        try:
+            with _known():
+                found = self._reviews.choose(
+                    made_on, choice, moderator=who, note=body.note or None, canonical=body.canonical
+                )
+        except AlreadyDecided as error:
+            problem = Conflict(error=str(error), error_type="Conflict", pair=_body(error.pair))
+            return JSONResponse(problem.model_dump(), 409)
+        return self._told(found, choice, who)
+
+    def undo(self, who: Who) -> Decided:
+        """Take back what this moderator decided last."""
+        return self._told(self._reviews.take_back(who), "undone", who)
+
+    def _told(self, pairs: Sequence[Pair], choice: str, who: str | None) -> Decided:
+        for pair in pairs:
+            log.info("decision", extra={"facts": {"pair": pair.number, "choice": choice, "moderator": who}})
+        first = _body(pairs[0]) if pairs else None
+        return Decided(pair=first, pairs=len(pairs), counts=self._reviews.count())
 
     def cluster(self, number: Number) -> list[PairBody]:
         """Return the pairs that hang together with one."""
@@ -155,35 +240,15 @@ def _known() -> Iterator[None]:
         raise Refused(404, str(error.args[0]), "NotFound") from None
 
 
-def exported(reviews: Reviews, form: str) -> Iterator[str]:
-    """Yield the decided pairs as the lines of a TSV, CSV or JSONL file that `read_pairs` reads."""
-    rows = (
-        {
-            "question1": pair.suspect.text1,
-            "question2": pair.suspect.text2,
-            "is_duplicate": int(pair.state == "accepted"),
-            **{name: getattr(pair.suspect, name) for name in _COLUMNS[3:]},
-        }
-        for pair in reviews.decided()
-    )
-    if form == "jsonl":
-        yield from (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-        return
-    writer = csv.DictWriter(_Line(), _COLUMNS, delimiter="," if form == "csv" else "\t", lineterminator="\n")
-    yield writer.writeheader()
-    yield from map(writer.writerow, rows)
-
-
-class _Line:
-    """A file that gives each line back: `csv` returns what its `write` does."""
-
-    def write(self, line: str) -> str:
-        """Return the line."""
-        return line
-
-
 def curve_of(decision: Decision) -> Curve:
-    """Return what each threshold costs: at most 200 of them, evenly spread over the recall."""
+    """Return what each threshold costs: at most 200 of them, evenly spread over the recall.
+
+    Raises:
+        Refused: The labels are answers about pairs that were drawn unequally: counted alike they would be wrong.
+    """
+    if decision.certificate is not None:
+        why = f"what other thresholds cost is not known, as the decision was {decision.learned_from}"
+        raise Refused(409, why, "Conflict")
     points = operating_points(decision.scores, decision.labels)
     kept = np.unique(np.searchsorted(points.recalls, np.linspace(0, 1, _POINTS)))
     kept = kept[kept > 0]
@@ -202,4 +267,5 @@ def curve_of(decision: Decision) -> Curve:
 
 
 def _body(pair: Pair) -> PairBody:
-    return PairBody(number=pair.number, state=pair.state, **vars(pair.suspect))
+    facts = vars(pair)
+    return PairBody(**{name: value for name, value in facts.items() if name != "suspect"}, **vars(pair.suspect))

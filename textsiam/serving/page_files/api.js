@@ -1,12 +1,14 @@
 // The server's answers: JSON in and out, the bearer token where it is asked for, and errors that say what failed.
 
 const TOKEN = "textsiam-token";
+const PATIENCE = 30_000; // milliseconds for an answer
 
 /** A request that was not answered; the message is a sentence for the moderator. */
 export class Refusal extends Error {
-  constructor(message, status) {
+  constructor(message, status, pair = null) {
     super(message);
     this.status = status;
+    this.pair = pair; // as it is now, where somebody else has decided about it
   }
 }
 
@@ -45,7 +47,8 @@ async function fetched(path, options) {
   let answer;
   try {
     const address = new URL(`../api/${path}`, import.meta.url);
-    answer = await fetch(address, { ...options, headers, cache: "no-store", redirect: "error" });
+    const signal = AbortSignal.timeout(PATIENCE);
+    answer = await fetch(address, { ...options, headers, cache: "no-store", redirect: "error", signal });
   } catch {
     throw new Refusal("The server cannot be reached.", 0);
   }
@@ -58,7 +61,10 @@ async function fetched(path, options) {
     if (token === sent && cancelled !== before) throw new Refusal("The server asks for a token.", 401);
     return fetched(path, options);
   }
-  if (!answer.ok) throw new Refusal(await reason(answer), answer.status);
+  if (!answer.ok) {
+    const body = await answer.json().catch(() => null);
+    throw new Refusal(reason(answer, body), answer.status, body?.pair);
+  }
   return answer;
 }
 
@@ -68,8 +74,7 @@ async function wanted(wasRefused) {
   else keep(given);
 }
 
-async function reason(answer) {
-  const body = await answer.json().catch(() => null);
+function reason(answer, body) {
   const said = typeof body?.error === "string" ? body.error : `status ${answer.status}`;
   const wait = answer.status === 429 ? answer.headers.get("retry-after") : null;
   return `The server says: ${said}${wait ? `; try again in ${wait} s` : ""}.`;
@@ -92,12 +97,18 @@ export function post(path, body) {
 }
 
 /** Pairs of a state, most probable first, and the counts of all states that match. */
-export function queue({ state = "waiting", search = "", atLeast = 0, limit = 50, offset = 0 }) {
-  const query = new URLSearchParams({ state, search, at_least: atLeast, limit, offset });
+export function queue({ state = "waiting", search = "", atLeast = 0, tag = "", since = "", until = "", limit = 50, offset = 0 }) {
+  const query = new URLSearchParams({ state, search, at_least: atLeast, tag, since, until, limit, offset });
   return json(`queue?${query}`);
 }
 
-export const decide = (number, duplicate) => post("decisions", { number, duplicate });
+/** Those of some pairs that are still there, as they are now. */
+export async function pairs(numbers) {
+  return numbers.length ? json(`pairs?${new URLSearchParams(numbers.map((number) => ["number", number]))}`) : [];
+}
+
+export const decide = (decision) => post("decisions", decision);
+export const acceptAll = (number, body) => post(`clusters/${number}`, body);
 export const undo = () => post("undo");
 export const cluster = (number) => json(`clusters/${number}`);
 export const curve = () => json("curve");

@@ -1,6 +1,6 @@
 // All questions that hang together with the pair in focus, and the links between them.
 
-import { percent } from "./pair.js";
+import { known, percent } from "./pair.js";
 import { shape } from "./svg.js";
 
 const part = (id) => document.getElementById(id);
@@ -8,8 +8,13 @@ const SIZE = 300;
 const MOST_DRAWN = 24;
 const WORDS = { waiting: "waiting", accepted: "accepted", rejected: "rejected" };
 
-/** Show a cluster; `go(pair)` is called with the link that was chosen. */
-export function showCluster(pairs, focused, go) {
+/**
+ * Show a cluster.
+ *
+ * `go(pair)` is called with the link that was chosen, `acceptAll(number, waiting, canonical)` with all that wait and the
+ * text of the question that stands for all, null where none was chosen.
+ */
+export function showCluster(pairs, focused, { go, acceptAll }) {
   pairs = [...pairs].sort((a, b) => (b.number === focused) - (a.number === focused)); // stable: the rest stays as it is
   const texts = [...new Set(pairs.flatMap((pair) => [pair.text1, pair.text2]))];
   const ids = new Map(texts.map((text) => [text, new Set()])); // equal questions may be there under several
@@ -17,6 +22,7 @@ export function showCluster(pairs, focused, go) {
     if (pair.id1 !== null) ids.get(pair.text1).add(pair.id1);
     if (pair.id2 !== null) ids.get(pair.text2).add(pair.id2);
   }
+  const facts = new Map(pairs.flatMap((pair) => [[pair.text1, pair.facts1], [pair.text2, pair.facts2]]));
   const place = new Map(texts.map((text, k) => [text, k]));
   const links = pairs.map((pair) => ({ pair, from: place.get(pair.text1), to: place.get(pair.text2) }));
   const counted = (state) => pairs.filter((pair) => pair.state === state).length;
@@ -28,21 +34,31 @@ export function showCluster(pairs, focused, go) {
     "Choose a link to decide about it.";
   const graph = texts.length > 2 && texts.length <= MOST_DRAWN ? [drawing(texts, links, focused)] : [];
   part("cluster-graph").replaceChildren(...graph);
-  part("cluster-list").replaceChildren(...texts.map((text, k) => entry(text, k, [...ids.get(text)].join(", "), links, focused, go)));
+  part("cluster-list").replaceChildren(...texts.map((text, k) => 
+    entry(text, k, { known: [...ids.get(text)].join(", "), facts: facts.get(text), links, focused, go })));
+  const waiting = pairs.filter((pair) => pair.state === "waiting");
+  const button = part("accept-cluster");
+  button.hidden = waiting.length < 2;
+  button.textContent = `Accept all ${waiting.length} that wait`;
+  button.onclick = () => {
+    const chosen = document.querySelector("#cluster-list input:checked");
+    part("cluster").close();
+    acceptAll(focused, waiting, chosen === null ? null : texts[Number(chosen.value)]);
+  };
   part("cluster").showModal();
   part("cluster").querySelector("[aria-current]")?.focus();
 }
 
-function entry(text, at, known, links, focused, go) {
+function entry(text, at, { known: ids, facts, links, focused, go }) {
   const item = document.createElement("li");
   const said = document.createElement("p");
   said.className = "cluster-text";
   said.dir = "auto";
   said.textContent = text;
-  if (known) {
-    const tag = document.createElement("span");
+  if (ids) {
+    const tag = document.createElement("bdi");
     tag.className = "id";
-    tag.textContent = ` ${known}`;
+    tag.textContent = ` ${ids}`;
     said.append(tag);
   }
   const row = document.createElement("p");
@@ -63,7 +79,16 @@ function entry(text, at, known, links, focused, go) {
     });
     row.append(button);
   }
-  item.append(said, row);
+  const more = document.createElement("p");
+  more.className = "known";
+  more.replaceChildren(...known(facts ?? {}));
+  const keep = document.createElement("label");
+  const choice = document.createElement("input");
+  keep.className = "check keep";
+  Object.assign(choice, { type: "radio", name: "canonical", value: String(at) });
+  choice.checked = links.some(({ pair }) => pair.canonical?.text === text);
+  keep.append(choice, " Keep this one");
+  item.append(said, more, row, keep);
   return item;
 }
 

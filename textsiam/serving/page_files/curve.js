@@ -72,13 +72,12 @@ export class Threshold {
 
   /** Fetch the curve and show it, or say why there is none. */
   async load() {
+    if (this.curve !== null) return;
     try {
       this.curve = await api.curve();
     } catch (error) {
       if (error.status !== 409) throw error;
-      part("no-curve").textContent =
-        "This model has learned no decision, so there is no threshold to move: calibrate it on labelled pairs, " +
-        "save it and start the server again.";
+      part("no-curve").textContent = error.message;
       return;
     }
     part("no-curve").hidden = true;

@@ -4,20 +4,26 @@ import * as api from "./api.js";
 import { showCluster } from "./cluster.js";
 import { Threshold } from "./curve.js";
 import { whyEmpty } from "./empty.js";
-import { download, say, warn } from "./frame.js";
-import { showEmpty, showPair, speak } from "./pair.js";
+import { download, notice, say, warn } from "./frame.js";
+import { chosenBeside, conflictOf, showEmpty, showPair, speak } from "./pair.js";
 import { drawRows, forgetRows, rowOf } from "./rows.js";
+import { Tray } from "./tray.js";
 import { Window } from "./window.js";
 
 const part = (id) => document.getElementById(id);
 const tabs = [...document.querySelectorAll("[data-state]")];
 
-export const view = new Window();
+const STATE_OF = { accepted: "accepted", rejected: "rejected", related: "rejected", unsure: "waiting" };
+const SAID = { accepted: "Accepted: the same.", rejected: "Rejected: different.", related: "Rejected: related, but different.",
+               unsure: "Not sure: the pair waits at the end of the list." };
+
+export const tray = new Tray({ saved: () => threshold.countSoon(), refused });
+export const view = new Window(() => tray.outdated());
 export const threshold = new Threshold((atLeast) => list({ atLeast }), failed);
-const unsaved = new Map(); // decisions that the server refused, by the number of their pair
 let current = null; // the pair in focus
 let fresh = 0; // pairs that came in since the list was loaded
 let pending = 0;
+let undoing = false; // a decision meanwhile would be about another pair than the one that comes back
 let chain = Promise.resolve(); // decisions reach the server in the order of the keys, so that undo means the last one
 
 function failed(error, again) {
@@ -53,18 +59,19 @@ function show({ quietly = true } = {}) {
     tab.querySelector(".count").textContent = view.counts?.[state]?.toLocaleString("en") ?? "";
   }
   part("fold-queue").textContent = current === null ? "The list" : `The list · ${place(current) || "not in it"}`;
+  part("moderator").textContent = view.moderator ?? "";
   part("fresh").hidden = fresh === 0;
   part("fresh").textContent = fresh === 1 ? "1 new pair: show it" : `${fresh.toLocaleString("en")} new pairs: show them`;
   if (current !== null) showPair(current, place(current));
   else if (view.counts !== null) showEmpty(whyEmpty(view, { list, showAll, exportAll }));
-  for (const id of ["accept", "reject", "open-cluster", "previous", "next"]) {
+  for (const id of ["accept", "reject", "related", "unsure", "open-cluster", "previous", "next"]) {
     part(id).setAttribute("aria-disabled", String(current === null));
   }
   const row = current === null ? null : rowOf(current.number);
   if (inRows && row !== null) row.focus({ preventScroll: true });
   else if (inRows || (!quietly && active === document.body)) part("pair").focus({ preventScroll: true });
   const query = new URLSearchParams({ state: view.filter.state });
-  if (view.filter.search) query.set("search", view.filter.search);
+  for (const name of ["search", "tag", "since", "until"]) if (view.filter[name]) query.set(name, view.filter[name]);
   if (location.hash !== `#${query}`) history.replaceState(null, "", `#${query}`); // browsers count these
 }
 
@@ -115,9 +122,9 @@ export async function load() {
 }
 
 function showAll() {
-  part("search").value = "";
+  for (const id of ["search", "tag", "since", "until"]) part(id).value = "";
   threshold.stopFiltering();
-  list({ search: "", atLeast: 0 });
+  list({ search: "", atLeast: 0, tag: "", since: "", until: "" });
 }
 
 /** Load pairs at an end of the list, and keep what is seen of it in place. */
@@ -151,77 +158,84 @@ export async function step(way) {
 
 // --- decisions -------------------------------------------------------------------------------------------------
 
-export function decide(duplicate) {
+export function decide(choice) {
   const pair = current;
   if (pair === null) return;
-  const [from, to] = [pair.state, duplicate ? "accepted" : "rejected"];
-  if (from === to) {
-    say(`This pair is ${to} already.`);
+  if (undoing) {
+    say("Wait: a decision is being taken back.");
     return;
   }
-  const at = view.placeOf(pair);
-  view.remove(pair);
-  view.recount(from, to);
-  unsaved.delete(pair.number);
-  current = view.pairs[Math.min(at, view.pairs.length - 1)] ?? null;
-  focusOn(current);
-  say(duplicate ? "Accepted: the same." : "Rejected: different.");
-  afterDecisions(() => send(pair, to));
-  if (current === null && !view.complete) extend(1).then(() => focusOn(view.pairs[0] ?? null));
+  if (pair.choice === choice) {
+    say(`This pair is ${choice === "unsure" ? "waiting for somebody who is sure" : choice} already.`);
+    return;
+  }
+  const body = { choice, ...chosenBeside(pair) };
+  tray.keep(pair, body);
+  leave([pair], STATE_OF[choice]);
+  say(SAID[choice]);
+  afterDecisions(() => tray.send(pair.number));
+  if (current === null && !view.complete) extend(1).then(() => current === null && focusOn(view.pairs[0] ?? null));
 }
 
-async function send(pair, to) {
-  try {
-    await api.decide(pair.number, to === "accepted");
-    threshold.countSoon();
-  } catch (error) {
-    unsaved.set(pair.number, { pair, to });
-    view.recount(to, pair.state);
-    if (view.filter.state === pair.state) {
-      view.insert(pair, { returned: true });
-      focusOn(pair);
-    }
-    const what = unsaved.size === 1 ? "The decision was not saved, and its pair is back."
-      : `${unsaved.size} decisions were not saved, and their pairs are back.`;
-    say("Not saved.");
-    warn(`${what} ${error.message}`, sendAgain);
+/** Take pairs out of the list, as they get another state, and put the next one into focus. */
+function leave(pairs, to) {
+  const at = current === null ? 0 : view.placeOf(current);
+  const moves = pairs.some((pair) => pair.number === current?.number);
+  for (const pair of pairs) {
+    view.remove(pair);
+    view.recount(pair.state, to);
   }
+  if (moves) focusOn(view.pairs[Math.min(at, view.pairs.length - 1)] ?? null);
+  else show();
 }
 
-function sendAgain() {
-  for (const { pair, to } of [...unsaved.values()]) {
-    current = pair;
-    decide(to === "accepted");
-  }
+/** A decision was refused for good: the pair in focus stays there, whatever comes of it. */
+function refused(pair, now) {
+  if (now === undefined || now === null) view.recount(STATE_OF[pair.choice] ?? pair.state, pair.state);
+  attempt(() => look({ own: true }));
+}
+
+export function sendAgain() {
+  if (tray.size) afterDecisions(() => tray.resend());
 }
 
 export function undo() {
-  afterDecisions(async () => {
-    let found;
-    try {
-      found = await api.undo();
-    } catch (error) {
-      failed(error, undo);
-      return;
-    }
-    const { pair } = found;
-    if (pair === null) {
-      say("There is no decision to take back.");
-      return;
-    }
-    const was = view.pairs.find((other) => other.number === pair.number);
-    if (was && was.state !== pair.state) view.remove(was);
-    await reveal(pair, { returned: true });
-    say(pair.state === "waiting" ? "Taken back: the pair waits again." : `Taken back: the pair is ${pair.state} again.`);
-    if (view.filter.search || view.filter.atLeast > 0) await look({ own: true });
-    else view.counts = found.counts;
-    show();
-    threshold.countSoon();
-  });
+  if (undoing) return;
+  undoing = true;
+  const before = current;
+  afterDecisions(() => takeBack(before)).finally(() => (undoing = false));
+}
+
+async function takeBack(before) {
+  let found;
+  try {
+    const pair = await tray.takeBack();
+    found = pair === null ? await api.undo() : { pair, pairs: 1, counts: null };
+  } catch (error) {
+    failed(error, () => list({})); // sent again, it might take back one more
+    return;
+  }
+  const { pair, pairs } = found;
+  if (pair === null) {
+    say("There is no decision to take back.");
+    return;
+  }
+  const was = view.pairs.find((other) => other.number === pair.number);
+  if (was && (was.state !== pair.state || was.skips !== pair.skips)) view.remove(was);
+  if (pairs > 1) await view.load();
+  if (pair.gone) say("Taken back. One of its questions was deleted or edited since, so the pair waits no more.");
+  else {
+    await reveal(pair, { returned: true, focus: before === current });
+    const what = pairs > 1 ? `${pairs} pairs are` : "the pair is";
+    say(pair.state !== "waiting" ? `Taken back: ${what} ${pair.state} again.`
+      : pairs > 1 ? `Taken back: ${pairs} pairs wait again.` : "Taken back: the pair waits again.");
+  }
+  await look({ own: true });
+  threshold.countSoon();
 }
 
 /** Put a pair into focus wherever it stands in the queue. */
-async function reveal(pair, how) {
+async function reveal(pair, { focus = true, ...how } = {}) {
   if (view.filter.state !== pair.state) {
     view.filter.state = pair.state;
     await view.load();
@@ -229,7 +243,8 @@ async function reveal(pair, how) {
     how = {};
   }
   view.insert(pair, how);
-  focusOn(pair);
+  if (focus) focusOn(pair);
+  else show();
 }
 
 // --- the rest --------------------------------------------------------------------------------------------------
@@ -239,7 +254,24 @@ export function openCluster() {
   const { number } = current;
   attempt(async () => {
     await chain;
-    showCluster(await api.cluster(number), number, (pair) => attempt(() => reveal(pair)));
+    showCluster(await api.cluster(number), number, { go: (pair) => attempt(() => reveal(pair)), acceptAll });
+  });
+}
+
+/** Accept the waiting pairs of a cluster at once. */
+function acceptAll(number, waiting, canonical) {
+  return afterDecisions(async () => {
+    try {
+      await api.acceptAll(number, { numbers: waiting.map((pair) => pair.number), canonical });
+    } catch (error) {
+      if (!error.pair) throw error;
+      notice(`Nothing was accepted. ${conflictOf(error.pair)}`);
+      return;
+    }
+    tray.made.push(number);
+    leave(waiting, "accepted");
+    say(`Accepted ${waiting.length} pairs: Undo takes them back together.`);
+    threshold.countSoon();
   });
 }
 
@@ -251,17 +283,30 @@ export function exportAll() {
   });
 }
 
-/** Look how many pairs there are by now; what came in is offered, and not pushed between those being read. */
+/** Look what has become of the listed pairs, and how many there are: new ones are offered, and not pushed in between. */
 export async function look({ own = false } = {}) {
   const { turn } = view;
-  const { counts } = await api.queue({ ...view.filter, limit: 1 });
-  if (turn !== view.turn || view.counts === null) return;
+  const listed = [...view.pairs];
+  const [{ counts }, found] = await Promise.all([
+    api.queue({ ...view.filter, limit: 1 }), api.pairs(listed.map((pair) => pair.number)),
+  ]);
+  if (turn !== view.turn || view.counts === null || pending > Number(own)) return;
   const { state } = view.filter;
-  if (pending <= 1) {
-    if (!own) fresh = Math.max(0, fresh + counts[state] - view.counts[state]);
-    view.counts = counts;
+  const now = new Map(found.map((pair) => [pair.number, pair]));
+  let left = 0;
+  for (const pair of listed) {
+    if (now.get(pair.number)?.state === pair.state || view.indexOf(pair.number) < 0) continue;
+    view.remove(pair);
+    left += Number(pair.state === state);
+    if (pair.number === current?.number) current = { ...pair, since: now.get(pair.number) ?? null };
   }
-  if (view.pairs.length === 0 && counts[state] > 0) await load();
+  for (const { pair, body } of tray.unsaved.values()) {
+    counts[pair.state] -= 1;
+    counts[STATE_OF[body.choice]] += 1;
+  }
+  if (!own) fresh = Math.max(0, fresh + counts[state] - (view.counts[state] - left));
+  view.counts = counts;
+  if (current === null && view.pairs.length === 0 && counts[state] > 0) await load();
   else show();
 }
 

@@ -1,11 +1,15 @@
 // What the page says where there is no pair to show: why, and what to do.
 
+import { isolated } from "./pair.js";
+
 /** Return the title, the text and the action for an empty list; see `showEmpty`. */
 export function whyEmpty(view, { list, showAll, exportAll }) {
-  const { state, search, atLeast } = view.filter;
+  const { state, search, atLeast, tag, since, until } = view.filter;
   const { accepted, rejected } = view.counts;
-  if (search || atLeast > 0) {
-    const why = [search && `containing “${search}”`, atLeast > 0 && `at or above ${atLeast.toFixed(2)}`];
+  if (view.counts[state] > 0) return { title: "Loading…", text: "" };
+  if (search || atLeast > 0 || tag || since || until) {
+    const why = [search && `containing “${isolated(search)}”`, atLeast > 0 && `at or above ${atLeast.toFixed(2)}`,
+                 tag && `tagged “${isolated(tag)}”`, since && `of ${since} or later`, until && `of ${until} or earlier`];
     const text = `There is no ${state} pair ${why.filter(Boolean).join(" and ")}.`;
     return { title: "No match", text, action: "Show all", act: showAll };
   }

@@ -35,8 +35,20 @@ export function warn(text, again) {
   retries.add(again);
 }
 
-/** Take the message away. */
+/** Tell what became of something, until it is closed; it takes no focus and no key. */
+export function notice(text) {
+  const entry = document.createElement("li");
+  const close = document.createElement("button");
+  Object.assign(close, { type: "button", className: "quiet", textContent: "Close" });
+  close.addEventListener("click", () => entry.remove());
+  entry.append(text, close);
+  part("notices").append(entry);
+  while (part("notices").children.length > 5) part("notices").firstChild.remove();
+}
+
+/** Take the messages away. */
 export function calm() {
+  part("notices")?.replaceChildren();
   part("alert").hidden = true;
   retries.clear();
 }

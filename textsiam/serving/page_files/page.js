@@ -2,30 +2,41 @@
 
 import * as api from "./api.js";
 import {
-  attempt, decide, exportAll, extend, list, load, look, openCluster, step, threshold, underWay, undo, view,
+  attempt, decide, exportAll, extend, list, load, look, openCluster, sendAgain, step, threshold, tray, underWay, undo, view,
 } from "./desk.js";
 import { askForToken, busy, calm, startFrame } from "./frame.js";
 import { startKeys } from "./keys.js";
 
-const POLL = 15_000; // milliseconds between two looks for new pairs
+const POLL = 5_000; // milliseconds between two looks at what others did, and for new pairs
+const FILTERS = ["tag", "since", "until"];
 const part = (id) => document.getElementById(id);
 const tabs = [...document.querySelectorAll("[data-state]")];
 
 async function poll() {
-  if (document.visibilityState !== "visible" || underWay() || busy() || !part("alert").hidden) return;
-  await attempt(() => look());
+  if (document.visibilityState !== "visible" || underWay() || busy()) return;
+  if (tray.size) await sendAgain();
+  else if (part("alert").hidden) await attempt(() => look());
 }
 
 const KEYS = {
-  a: () => decide(true),
-  r: () => decide(false),
+  a: () => decide("accepted"),
+  r: () => decide("rejected"),
+  l: () => decide("related"),
+  s: () => decide("unsure"),
+  n: () => part("note").focus(),
+  1: () => part("keep1").click(),
+  2: () => part("keep2").click(),
   u: undo,
   c: openCluster,
   j: () => step(1),
   k: () => step(-1),
   "/": () => part("search").focus(),
   "?": () => part("help").showModal(),
-  Escape: () => (document.activeElement === part("search") ? leaveSearch() : calm()),
+  Escape: () => {
+    if (document.activeElement === part("search")) leaveSearch();
+    else if (document.activeElement === part("note")) part("pair").focus();
+    else calm();
+  },
 };
 
 function leaveSearch() {
@@ -48,13 +59,28 @@ function start() {
   if (tabs.some((tab) => tab.dataset.state === query.get("state"))) view.filter.state = query.get("state");
   view.filter.search = (query.get("search") ?? "").slice(0, 1000);
   part("search").value = view.filter.search;
+  for (const id of FILTERS) {
+    part(id).value = query.get(id) ?? ""; // a date that is none is left out
+    view.filter[id] = part(id).value;
+    part(id).addEventListener("change", () => list({ [id]: part(id).value.trim() }));
+  }
+  part("filters").open = FILTERS.some((id) => view.filter[id]);
   startFrame();
   api.onTokenWanted(askForToken);
   for (const tab of tabs) tab.addEventListener("click", () => list({ state: tab.dataset.state }));
-  for (const [id, key] of [["accept", "a"], ["reject", "r"], ["undo", "u"], ["open-cluster", "c"],
+  for (const [id, key] of [["accept", "a"], ["reject", "r"], ["related", "l"], ["unsure", "s"], ["undo", "u"], ["open-cluster", "c"],
                            ["previous", "k"], ["next", "j"], ["to-search", "/"]]) {
     part(id).addEventListener("click", KEYS[key]);
   }
+  for (const id of ["keep1", "keep2"]) {
+    part(id).addEventListener("click", () => {
+      const chosen = part(id).getAttribute("aria-pressed") !== "true";
+      for (const other of ["keep1", "keep2"]) part(other).setAttribute("aria-pressed", String(chosen && other === id));
+    });
+  }
+  part("note").addEventListener("keydown", (event) => event.key === "Enter" && part("pair").focus());
+  part("tray-retry").addEventListener("click", sendAgain);
+  addEventListener("online", sendAgain);
   part("export").addEventListener("click", exportAll);
   part("search-form").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -78,12 +104,12 @@ function start() {
   });
   startKeys(KEYS);
   document.addEventListener("visibilitychange", poll);
-  addEventListener("beforeunload", (event) => underWay() && event.preventDefault());
+  addEventListener("beforeunload", (event) => (underWay() || tray.size) && event.preventDefault());
   new IntersectionObserver((seen) => seen.some((one) => one.isIntersecting) && extend(1), { root: part("queue") })
     .observe(part("later"));
   setInterval(poll, POLL);
   attempt(load);
-  attempt(() => threshold.load());
+  part("threshold").addEventListener("toggle", () => attempt(() => threshold.load()));
 }
 
 start();

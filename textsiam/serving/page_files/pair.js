@@ -3,7 +3,37 @@
 import { compare } from "./words.js";
 
 const part = (id) => document.getElementById(id);
-const STATES = { waiting: "Waiting", accepted: "Accepted: the same", rejected: "Rejected: different" };
+const STATES = { waiting: "Waiting", accepted: "Accepted: the same", rejected: "Rejected: different",
+                 related: "Rejected: related", unsure: "Somebody was not sure" };
+let shown = null; // the number of the pair whose note is being written
+
+const TURNS = /[\u0590-\u08ff\u200e\u200f\u202a-\u202e\u2066-\u2069\ufb1d-\ufdff\ufe70-\ufefc]/;
+
+/** Keep a text that is written from right to left from turning what stands around it. */
+export const isolated = (text) => (TURNS.test(text) ? `\u2068${text}\u2069` : text);
+
+/** Who decided, and when: ", by Anna, 14:02". */
+function whoAndWhen({ moderator, decided }) {
+  if (decided === null) return moderator ? `by ${isolated(moderator)}` : "";
+  const date = new Date(1000 * decided);
+  const day = date.toDateString() === new Date().toDateString() ? "" : `${date.toLocaleDateString("en-CA")} `;
+  const moment = day + date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+  return moderator ? `by ${isolated(moderator)}, ${moment}` : moment;
+}
+
+/** Say why a decision was not written: what somebody else has decided. */
+export function conflictOf(pair) {
+  if (pair.state === "waiting") return `Pair ${pair.number} waits again: look at it once more.`;
+  return `Pair ${pair.number} is already ${pair.choice ?? pair.state} ${whoAndWhen(pair)}.`.replace(" .", ".");
+}
+
+/** The note and the question that stands for both, as they were chosen beside the pair in focus. */
+export function chosenBeside(pair) {
+  const kept = ["1", "2"].find((side) => part(`keep${side}`).getAttribute("aria-pressed") === "true");
+  const found = { note: part("note").value.trim() || null, canonical: kept ? pair[`text${kept}`] : null };
+  shown = null;
+  return found;
+}
 
 /** A share in whole percent, without claiming certainty: "over 99 %" and not "100 %". */
 export function percent(share) {
@@ -24,14 +54,43 @@ export function showPair(pair, place) {
   part("filled").hidden = false;
   part("empty").hidden = true;
   part("verdict").textContent = verdict(pair);
-  part("state").textContent = STATES[pair.state];
-  part("state").className = `chip ${pair.state}`;
-  part("state").hidden = pair.state === "waiting";
+  const held = pair.since ?? pair; // what others decided while it stood here
+  const choice = held.state === "waiting" && held.choice !== "unsure" ? "waiting" : held.choice ?? held.state;
+  part("state").textContent = STATES[choice];
+  part("state").className = `chip ${held.state}`;
+  part("state").hidden = choice === "waiting";
+  part("decided").textContent = choice === "waiting" ? "" : said(held);
   part("place").textContent = place;
   part("meter").style.setProperty("--share", String(pair.probability ?? 0));
   const similarity = pair.similarity === null ? "Not scored by the model." : `Similarity ${pair.similarity.toFixed(3)}.`;
   part("facts").textContent = `${similarity} Pair ${pair.number}.`;
   showTexts(pair);
+  if (shown === pair.number) return;
+  shown = pair.number;
+  part("note").value = "";
+  for (const side of ["1", "2"]) {
+    const kept = pair.canonical !== null && pair.canonical?.text === pair[`text${side}`];
+    part(`keep${side}`).setAttribute("aria-pressed", String(kept));
+    part(`text${side}`).scrollTop = 0;
+  }
+}
+
+function said(pair) {
+  const sentence = whoAndWhen(pair);
+  const note = pair.note ? ` Note: ${isolated(pair.note)}` : "";
+  return sentence ? `${sentence[0].toUpperCase()}${sentence.slice(1)}.${note}` : note.trim();
+}
+
+let leader = null; // of two long questions, the one that is being scrolled
+for (const [own, other] of [["text1", "text2"], ["text2", "text1"]]) {
+  part(own).addEventListener("scroll", () => {
+    if (leader !== null && leader !== own) return;
+    leader = own;
+    const [a, b] = [part(own), part(other)];
+    const room = a.scrollHeight - a.clientHeight;
+    if (room > 0) b.scrollTop = (a.scrollTop / room) * (b.scrollHeight - b.clientHeight);
+    requestAnimationFrame(() => requestAnimationFrame(() => (leader = null)));
+  });
 }
 
 /** Show the two questions of a pair, what is known of each, and what differs. */
@@ -40,15 +99,21 @@ export function showTexts(pair) {
     part(`id${side}`).textContent = pair[`id${side}`] ?? "";
     part(`known${side}`).replaceChildren(...known(pair[`facts${side}`] ?? {}));
   }
-  const { left, right, exact } = compare(pair.text1, pair.text2);
+  const { left, right, exact, identical, fine } = compare(pair.text1, pair.text2);
   part("text1").replaceChildren(...marked(left, "del"));
   part("text2").replaceChildren(...marked(right, "ins"));
-  const same = ![...left, ...right].some((run) => run.differs);
-  part("legend").textContent = same
-    ? "Word for word the same, but for case and punctuation."
-    : exact
-      ? "Marked: words that the other question does not have in this place."
-      : "Marked: words that the other question does not have at all, as these texts are very long.";
+  for (const side of ["1", "2"]) {
+    const text = part(`text${side}`); // the keyboard reaches what scrolls
+    if (text.scrollHeight > text.clientHeight + 1) text.tabIndex = 0;
+    else text.removeAttribute("tabindex");
+  }
+  part("legend").textContent = identical
+    ? "Identical."
+    : fine
+      ? "Marked: all that differs is case, punctuation, spaces, or characters that look alike."
+      : exact
+        ? "Marked: what the other question does not have in this place."
+        : "Marked: what the other question does not have at all, as these texts are very long.";
 }
 
 /** Show that there is nothing to show, and what to do about it. */
@@ -79,11 +144,11 @@ export function spokenTexts(pair) {
 }
 
 /** What else is known of a question: its date, its tags and all else, and a link to where it was asked. */
-function known({ url, created, ...others }) {
+export function known({ url, created, ...others }) {
   const facts = Object.entries(others).map(([name, value]) => `${name}: ${value}`);
   if (created) facts.unshift(/^\d{4}-\d\d-\d\dT/.test(created) ? created.slice(0, 10) : created);
-  const said = facts.join(" · ");
-  if (!/^https?:\/\//i.test(url ?? "")) return [[said, url].filter(Boolean).join(" · ")].filter(Boolean);
+  const said = facts.map(isolated).join(" · ");
+  if (!/^https?:\/\//i.test(url ?? "")) return [[said, url && isolated(url)].filter(Boolean).join(" · ")].filter(Boolean);
   const link = document.createElement("a");
   Object.assign(link, { href: url, textContent: url, target: "_blank", rel: "noopener noreferrer" });
   return said ? [`${said} · `, link] : [link];

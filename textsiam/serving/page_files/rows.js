@@ -1,5 +1,7 @@
 // The list of pairs beside the one in focus.
 
+import { excerpts } from "./words.js";
+
 const part = (id) => document.getElementById(id);
 const made = new Map(); // rows by the number of their pair, so that the focus survives another drawing
 
@@ -53,9 +55,11 @@ function row(pair, choose) {
   likely.className = "likely";
   likely.textContent = pair.probability === null ? "–" : `${Math.min(99, Math.max(1, Math.round(100 * pair.probability)))} %`;
   texts.className = "row-texts";
-  for (const text of [pair.text1, pair.text2]) {
+  for (const { before, differs, after } of excerpts(pair.text1, pair.text2)) {
     const line = document.createElement("span");
-    line.textContent = text.length > 200 ? `${text.slice(0, 200)}…` : text;
+    const mark = document.createElement("b");
+    mark.textContent = differs;
+    line.append(before, mark, after);
     line.dir = "auto";
     texts.append(line);
   }

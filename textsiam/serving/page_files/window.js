@@ -5,8 +5,9 @@ import * as api from "./api.js";
 export const PART = 50;
 export const MOST = 200;
 
-/** Order of the queue: probability, then similarity, the largest first and none last; then the number. */
+/** Order of the queue: those nobody was unsure about, then probability and similarity, the largest first, none last. */
 export function before(a, b) {
+  if (a.skips !== b.skips) return a.skips - b.skips;
   for (const name of ["probability", "similarity"]) {
     const [x, y] = [a[name] ?? -Infinity, b[name] ?? -Infinity];
     if (x !== y) return y - x;
@@ -21,8 +22,11 @@ export function before(a, b) {
  * or by an undo, stands among them too; `strays` has the numbers of those, as they do not count in offsets.
  */
 export class Window {
-  constructor() {
-    this.filter = { state: "waiting", search: "", atLeast: 0 };
+  /** `outdated()` returns what says which pairs of an answer that is asked for now are decided, and not listed. */
+  constructor(outdated) {
+    this.outdated = outdated;
+    this.filter = { state: "waiting", search: "", atLeast: 0, tag: "", since: "", until: "" };
+    this.moderator = null; // under whose name decisions are made
     this.clear();
   }
 
@@ -40,10 +44,12 @@ export class Window {
   async load() {
     this.clear();
     const turn = this.turn;
+    const outdated = this.outdated();
     const found = await api.queue({ ...this.filter, limit: PART });
     if (turn !== this.turn) return false;
-    this.pairs = found.pairs;
+    this.pairs = found.pairs.filter((pair) => !outdated(pair.number));
     this.counts = found.counts;
+    this.moderator = found.moderator;
     this.complete = found.pairs.length < PART;
     return true;
   }
@@ -60,11 +66,12 @@ export class Window {
   later() {
     return this.move(async (turn) => {
       if (this.complete) return;
+      const outdated = this.outdated();
       const { pairs, counts } = await api.queue({ ...this.filter, limit: PART, offset: this.end });
       if (turn !== this.turn) return;
       this.complete = pairs.length < PART;
       this.counts = counts;
-      this.join(pairs, (fresh) => this.pairs.push(...fresh));
+      this.join(pairs, outdated, (fresh) => this.pairs.push(...fresh));
       while (this.pairs.length > MOST) {
         if (!this.strays.delete(this.pairs.shift().number)) this.start += 1;
       }
@@ -76,10 +83,11 @@ export class Window {
     return this.move(async (turn) => {
       if (!this.earlier) return;
       const offset = Math.max(0, this.start - PART);
+      const outdated = this.outdated();
       const { pairs, counts } = await api.queue({ ...this.filter, limit: this.start - offset, offset });
       if (turn !== this.turn) return;
       this.counts = counts;
-      this.join(pairs, (fresh) => this.pairs.unshift(...fresh));
+      this.join(pairs, outdated, (fresh) => this.pairs.unshift(...fresh));
       this.start = offset;
       while (this.pairs.length > MOST) {
         this.strays.delete(this.pairs.pop().number);
@@ -93,11 +101,11 @@ export class Window {
     return this.moving;
   }
 
-  join(pairs, put) {
+  join(pairs, outdated, put) {
     for (const pair of pairs) {
       if (this.strays.delete(pair.number)) this.pairs.splice(this.indexOf(pair.number), 1);
     }
-    put(pairs.filter((pair) => this.indexOf(pair.number) < 0));
+    put(pairs.filter((pair) => this.indexOf(pair.number) < 0 && !outdated(pair.number)));
   }
 
   indexOf(number) {
@@ -105,10 +113,14 @@ export class Window {
   }
 
   matches(pair) {
-    const { state, search, atLeast } = this.filter;
+    const { state, search, atLeast, tag, since, until } = this.filter;
     const wanted = search.toLowerCase();
     const found = [pair.text1, pair.text2].some((text) => text.toLowerCase().includes(wanted));
-    return pair.state === state && found && (atLeast === 0 || (pair.probability ?? -1) >= atLeast);
+    const asked = [pair.facts1, pair.facts2].some(({ tags = "", created = "" }) => {
+      const [day, own] = [String(created).slice(0, 10), String(tags).toLowerCase().split(/, ?/)];
+      return (!tag || own.includes(tag.toLowerCase())) && (!since || day >= since) && (!until || (day && day <= until));
+    });
+    return pair.state === state && found && asked && (atLeast === 0 || (pair.probability ?? -1) >= atLeast);
   }
 
   /** Where a pair stands, or would stand, among those loaded. */

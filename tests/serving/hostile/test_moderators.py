@@ -1,0 +1,96 @@
+"""Two moderators who decide about the same pairs at the same time, each in a browser, with keys."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+import pytest
+
+pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+pytest.importorskip("playwright", reason="the package 'playwright' is not installed")
+
+import sqlalchemy as sql
+from playwright.sync_api import sync_playwright
+
+from textsiam.serving.app import create_app
+from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.reviews import Suspect
+from textsiam.serving.page.tables import LOG
+
+CHROMIUM = shutil.which("chromium")
+MODERATORS = {"Anna": "anna-has-this-token", "Bert": "bert-has-another-one"}
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
+]
+
+# Decides about every pair that comes into focus until none is left, with keys, and remembers which key met which pair.
+DECIDE = """([key, at]) => {
+  const send = window.fetch;
+  window.sending = 0;
+  window.fetch = (...what) => {
+    window.sending += 1;
+    return send(...what).finally(() => (window.sending -= 1));
+  };
+  const met = (window.met = []);
+  const press = () => {
+    const empty = !document.getElementById("empty").hidden;
+    if (!empty) {
+      met.push(Number(document.getElementById("facts").textContent.match(/Pair (\\d+)/)[1]));
+      document.body.dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+    }
+    window.finished = empty && document.getElementById("empty-title").textContent.startsWith("All done");
+    if (!window.finished) setTimeout(press, 10 + 40 * Math.random()); // now the one is ahead, now the other
+  };
+  setTimeout(press, at - Date.now());
+}"""
+
+
+def until(page, condition):
+    """Wait for a condition; the page's own policy forbids Playwright to evaluate strings in it."""
+    deadline = time.monotonic() + 300
+    while not page.evaluate(condition):
+        assert time.monotonic() < deadline, page.evaluate("document.body.innerText")
+        page.wait_for_timeout(50)
+
+
+def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_port, tries, result):
+    count = max(60, tries(200))
+    reviews.add(Suspect(text1=f"left {k}", text2=f"right {k}", probability=1 - k / (2 * count)) for k in range(count))
+    app = create_app(decided, index, reviews=reviews, settings=ServerSettings(moderators=MODERATORS))
+    with at_port(app) as address, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        pages = {}
+        for name, token in MODERATORS.items():
+            page = pages[name] = browser.new_context().new_page()
+            page.goto(f"{address}/ui")
+            page.fill("#token", token)
+            page.keyboard.press("Enter")
+            page.wait_for_selector(".row")
+        start = 1000 * time.time() + 500
+        for name, key in (("Anna", "a"), ("Bert", "r")):
+            pages[name].evaluate(DECIDE, [key, start])
+        for page in pages.values():
+            until(page, "window.finished && document.getElementById('tray').hidden && window.sending === 0")
+        met = {name: page.evaluate("window.met") for name, page in pages.items()}
+        page = pages["Anna"]
+        page.keyboard.press("u")
+        until(page, "document.getElementById('status').textContent.startsWith('Taken back')")
+        browser.close()
+    with reviews.transaction() as connection:
+        log = connection.execute(sql.select(LOG).order_by(LOG.c.number)).all()
+    assert len({entry.pair for entry in log}) == len(log) == count  # each pair was decided once, by who came first
+    by = {name: {entry.pair for entry in log if entry.moderator == name} for name in MODERATORS}
+    assert sum(map(len, met.values())) > count  # both met some of them
+    assert all(by[name] <= set(met[name]) for name in MODERATORS)  # a key decided about no pair that was not shown
+    assert {entry.state for entry in log if entry.moderator == "Anna"} == {"accepted"}
+    assert {entry.state for entry in log if entry.moderator == "Bert"} == {"rejected"}
+    undone = [entry for entry in log if entry.undone]
+    assert [entry.moderator for entry in undone] == ["Anna"]  # the undo met her own, and one
+    assert reviews.count() == {
+        "waiting": 1, "accepted": len(by["Anna"]) - 1, "rejected": len(by["Bert"]),
+    }  # fmt: skip
+    conflicts = sum(map(len, met.values())) - count
+    result(pairs=count, decided_by={name: len(own) for name, own in by.items()}, conflicts=conflicts)
