@@ -189,7 +189,7 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     notes: dict[str, None] = {}
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(row.name, *("–" if e is None else replace(e, note="").percent() for e in estimates))
+        table.add_row(escape(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
         notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
     if notes:
         table.caption = "; ".join(notes)

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
+
+
 def quieten_libraries() -> None:
     """Keep other libraries' progress bars and chatter out of our output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
@@ -58,7 +61,6 @@ def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
 
 
 def print_clusters(
-    console: Console,
     clusters: Sequence[Sequence[int]],
     pairs: Iterable[Mapping[str, Any]],
     ids: Sequence[str],
@@ -69,7 +71,6 @@ def print_clusters(
     """Print clusters, the surest first: those whose weakest pair is the most similar.
 
     Args:
-        console: Where to.
         clusters: Indices of texts, the central one first.
         pairs: Flagged pairs, best first, with `cluster`, `similarity` and `probability`.
         ids: Id of each text.
@@ -82,9 +83,9 @@ def print_clusters(
     for c in sorted(weakest, key=lambda c: -weakest[c]["similarity"])[:limit]:
         first, *others = clusters[c]
         sure = "" if weakest[c]["probability"] is None else f", probability ≥ {weakest[c]['probability']:.2f}"
-        console.print(f"[bold]{escaped(texts[first])}[/]  [dim]{ids[first]}{sure}[/]", highlight=False)
+        print(f"{bold(texts[first])}  {dim(ids[first] + sure)}")
         for member in others:
-            console.print(f"   = {escaped(texts[member])}  [dim]{ids[member]}[/]", highlight=False)
+            print(f"   = {texts[member]}  {dim(ids[member])}")
 
 
 @contextmanager
@@ -131,17 +132,28 @@ def progress_bars(*stages: tuple[str, str]) -> Iterator[list[Callable[[int, int]
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a rich console."""
+    """Return a rich console for tables; in a file or a pipe, lines are as long as they are."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBOUNDED
+    return console
 
 
-def escaped(text: str) -> str:
-    """Return a text so that rich takes no part of it as markup."""
-    from rich.markup import escape
+def bold(text: str) -> str:
+    """Return a text as it stands out at a terminal; elsewhere as it is."""
+    return _styled(text, "1")
 
-    return escape(text)
+
+def dim(text: str) -> str:
+    """Return a text as it stands back at a terminal; elsewhere as it is."""
+    return _styled(text, "2")
+
+
+def _styled(text: str, code: str) -> str:
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def warn(warnings: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ import typer
 
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
+    TABLE_FORMATS,
     BadRow,
     IdColumn,
     Json,
@@ -21,6 +22,7 @@ from textsiam.commands.options import (
     Quoted,
     TextColumn,
     Threshold,
+    check_output,
     chosen_decision,
     one_or_all,
     open_twin,
@@ -29,8 +31,8 @@ from textsiam.commands.options import (
 )
 from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
 from textsiam.terminal import (
-    escaped,
-    make_console,
+    bold,
+    dim,
     print_clusters,
     print_json,
     progress_bar,
@@ -70,9 +72,7 @@ def flag(
     id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv, .jsonl or .parquet.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Write the flagged pairs here: {TABLE_FORMATS}.")] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
     ] = False,
@@ -92,10 +92,7 @@ def flag(
     if labels is not None:
         _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     partitions = _partitions_folder(output, work, ray, approximate=approximate)
-    if output is not None:
-        from textsiam.data.tables.writers import checked_ending
-
-        checked_ending(output)
+    check_output(output)
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     read = read_texts(one_or_all(questions), column=column, **options)
     tell_read(read.report)
@@ -200,13 +197,11 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
 
 
 def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
-    console = make_console()
-    print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
+    print_clusters(found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
-    console.print(
+    print(
         f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
-        f"similarity ≥ {found.threshold:.4f}{expected}",
-        highlight=False,
+        f"similarity ≥ {found.threshold:.4f}{expected}"
     )
 
 
@@ -242,6 +237,7 @@ def encode(
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
     from textsiam.sources import read_texts
 
+    check_output(output, (".npy",))
     read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
     twin = open_twin(model)
@@ -271,12 +267,13 @@ def match(
     top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
-    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Write the matches here: {TABLE_FORMATS}.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the most similar documents of each query."""
     from textsiam.sources import read_texts
 
+    check_output(output)
     options = {"on_bad_row": on_bad_row, "quoted": quoted}
     asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
     tell_read(asked.report, library.report)
@@ -303,12 +300,10 @@ def match(
 
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} matches written to {output}")
-    elif as_json:
+    if as_json:
         print_json(rows)
-    else:
-        console = make_console()
+    elif output is None:
         for row in rows:
             if row["rank"] == 1:
-                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
-            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
-            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
+                print(f"{bold(row['query'])}  {dim(row['query_id'])}")
+            print(f"  {row['similarity']:.4f}  {row['document']}  {dim(row['document_id'])}")

@@ -24,7 +24,7 @@ from textsiam.commands.options import (
     tell_shift,
 )
 from textsiam.commands.options import TextColumn as Column
-from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say
+from textsiam.terminal import bold, dim, print_json, progress_bar, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
@@ -129,13 +129,10 @@ def search(
             {"question": text, "hits": [_row(hit) for hit in hits]} for text, hits in zip(questions, found, strict=True)
         ])  # fmt: skip
         return
-    console = make_console()
     for text, hits in zip(questions, found, strict=True):
-        console.print(f"[bold]{escaped(text)}[/]", highlight=False)
+        print(bold(text))
         for hit in hits:
-            question = hit.question
-            line = f"  {hit.similarity:.4f}  {escaped(question.text)}  [dim]{escaped(question.id)}[/]"
-            console.print(line, highlight=False)
+            print(f"  {hit.similarity:.4f}  {hit.question.text}  {dim(hit.question.id)}")
 
 
 @index_app.command()
@@ -254,22 +251,21 @@ def check(
         told = {"domain_shift": None if shift is None else shift["message"]}
         print_json([_verdict(name, one) | told for name, one in zip(ids, found, strict=True)])
         return
-    console = make_console()
     for one in found:
-        console.print(f"[bold]{escaped(one.text)}[/]", highlight=False)
+        print(bold(one.text))
         if one.canonical is None:
-            console.print(f"   new: nothing reaches {one.threshold:.4f}", highlight=False)
+            print(f"   new: nothing reaches {one.threshold:.4f}")
             continue
         for duplicate in one.duplicates[:limit]:
-            console.print(_duplicate_line(duplicate, canonical=duplicate is one.canonical), highlight=False)
+            print(_duplicate_line(duplicate, canonical=duplicate is one.canonical))
         if len(one.duplicates) > limit:
-            console.print(f"   … and {len(one.duplicates) - limit:,} more", highlight=False)
+            print(f"   … and {len(one.duplicates) - limit:,} more")
 
 
 def _duplicate_line(duplicate: Found, *, canonical: bool) -> str:
     odds = "" if duplicate.probability is None else f", probability {duplicate.probability:.2f}"
     note = f"{duplicate.similarity:.4f}{odds}{', canonical' if canonical else ''}"
-    return f"   = {escaped(duplicate.question.text)}  [dim]{escaped(duplicate.question.id)} ({note})[/]"
+    return f"   = {duplicate.question.text}  {dim(f'{duplicate.question.id} ({note})')}"
 
 
 def _verdict(name: str, one: Checked) -> dict[str, Any]:

@@ -38,6 +38,7 @@ Prior = Annotated[
     float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
 ]
 Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
+TABLE_FORMATS = ".tsv, .csv, .jsonl or .parquet"
 PICKED = (
     "this decision was learned on pairs that were picked, and not every pair of a collection is such a pair: its "
     "threshold is that of picked pairs, and no precision is promised; `textsiam calibrate` learns one for collections"
@@ -93,6 +94,19 @@ def refuse_foreign(output: Path) -> None:
     """Refuse a folder that no twin was saved in, before there is any work to lose."""
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
         raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+
+
+def check_output(path: Path | None, *endings: Sequence[str]) -> None:
+    """Refuse a file to write whose ending says something else than what is written, before there is any work.
+
+    Args:
+        path: The file; None is none.
+        endings: Those that it may have; of a table by default.
+    """
+    if path is not None:
+        from textsiam.data.tables.writers import checked_ending
+
+        checked_ending(path, *endings)
 
 
 def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:
