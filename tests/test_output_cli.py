@@ -220,3 +220,19 @@ def test_a_full_disk_is_one_error():
     said = subprocess.run(["bash", "-c", f"{script} > /dev/full"], capture_output=True, text=True, timeout=60)
     assert said.returncode == 1
     assert said.stderr == "error: [Errno 28] No space left on device\n"
+
+
+def test_thousands_of_equal_questions_cost_what_they_are(textsiam, model, tmp_path):
+    file, output = tmp_path / "q.tsv", tmp_path / "flagged.tsv"
+    rows = [f"{i}\t[deleted]" for i in range(20_000)] + ["a\tWhy do cats purr?", "b\tWhy do cats purr?"]
+    file.write_text("id\ttext\n" + "\n".join(rows) + "\n")
+    said = textsiam("flag", model, file, "--threshold", "0.99", "--output", output)
+    assert said.status == 0, said.err
+    assert output.read_text().count("\n") == 1 + 19_999 + 1
+    assert said.out.count("\n") < 15
+    assert said.out.count("[deleted]") == 6
+    assert "19,995 more like it" in said.out
+    assert "20,000 questions are copies" in said.err
+    found = textsiam("flag", model, file, "--threshold", "0.99", "--json").json
+    assert (found["exact_copies"], len(found["pairs"])) == (20_000, 20_000)
+    assert [len(cluster) for cluster in found["clusters"]] == [20_000, 2]

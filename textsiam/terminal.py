@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+_ALIKE = 5  # equal texts of a cluster that are shown
 _UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
 
 
@@ -84,8 +86,14 @@ def print_clusters(
         first, *others = clusters[c]
         sure = "" if weakest[c]["probability"] is None else f", probability ≥ {weakest[c]['probability']:.2f}"
         print(f"{bold(texts[first])}  {dim(ids[first] + sure)}")
+        seen = Counter((texts[first],))
         for member in others:
-            print(f"   = {texts[member]}  {dim(ids[member])}")
+            seen[texts[member]] += 1
+            if seen[texts[member]] <= _ALIKE:
+                print(f"   = {texts[member]}  {dim(ids[member])}")
+        for text, count in seen.items():
+            if count > _ALIKE:
+                print(f"   = {text}  {dim(f'{count - _ALIKE:,} more like it')}")
 
 
 @contextmanager

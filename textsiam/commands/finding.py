@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -43,7 +44,6 @@ from textsiam.terminal import (
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
-    from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
@@ -83,6 +83,9 @@ def flag(
         Path | None,
         typer.Option(help="Encode and join in partitions kept in this folder; the same command goes on there."),
     ] = None,
+    expand_exact: Annotated[
+        bool, typer.Option("--expand-exact", help="Give every pair of equal questions, not each with the first alone.")
+    ] = False,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -97,18 +100,20 @@ def flag(
     read = read_texts(one_or_all(questions), column=column, **options)
     tell_read(read.report)
     twin = open_twin(model)
+    every, copies = _pairs_and_copies(read, expand_exact=expand_exact)
     if labels is not None:
         session, told = answered(twin, read, labels), Told()
         decision = session.decision(precision)
-        found = session.candidates.duplicates(twin, decision)
+        found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
         told.pure_clusters = pure_of(session, found)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
         told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
         job = None if partitions is None else (model, partitions, ray)
-        found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
+        given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
+        found = _joined(twin, read, given, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
-            found, told.estimate = estimated(found, decision, len(read), prior)
+            found, told.estimate = estimated(found, decision, every, prior)
     told.certificate = certified(twin, read, decision, found)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
@@ -116,11 +121,16 @@ def flag(
     shift = tell_shift(told.shift)
     if as_json:
         learned = None if decision is None else decision.learned_from
-        print_json({**_facts(found, read), **told.facts(), "decision": learned, "domain_shift": shift})
+        facts = {**_facts(found, read), "exact_copies": copies, **told.facts()}
+        print_json({**facts, "decision": learned, "domain_shift": shift})
         return
     _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
+    if copies and not expand_exact:
+        say(
+            f"{copies:,} {read.noun} are copies: each is a pair with the first like it; --expand-exact gives every pair"
+        )
     for sentence in told.sentences():
         say(sentence)
     if found.recall is not None:
@@ -130,8 +140,7 @@ def flag(
 def _joined(
     twin: Scorer,
     read: Texts,
-    threshold: float | None,
-    decision: Decision | None,
+    given: dict[str, Any],
     *,
     approximate: bool,
     job: tuple[str, Path, str | None] | None,
@@ -144,13 +153,19 @@ def _joined(
         return find_duplicates(
             twin,
             read.texts,
-            threshold=threshold,
-            decision=decision,
+            **given,
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
             job=None if job is None else JobConfig(*job),
         )
+
+
+def _pairs_and_copies(read: Texts, *, expand_exact: bool) -> tuple[int, int]:
+    """Return how many pairs are looked at, and how many texts are copies of others."""
+    distinct = len(set(read.texts))
+    copies = len(read) - distinct
+    return (math.comb(len(read), 2) if expand_exact else math.comb(distinct, 2) + copies), copies
 
 
 def _shift(twin: Scorer, read: Texts) -> DomainShift | None:

@@ -128,6 +128,9 @@ def tell_read(*reports: ReadReport) -> None:
         for decision in report.decided:
             say(f"note: {decision}")
         warn(report.warnings)
+        if report.skipped:
+            counted = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
+            say(f"note: {report.source}: {sum(report.skipped.values()):,} of {report.rows:,} left out: {counted}")
 
 
 def refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:

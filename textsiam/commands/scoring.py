@@ -27,7 +27,7 @@ from textsiam.commands.options import (
     tell_read,
     tell_shift,
 )
-from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
+from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.decision.decision import Decision
@@ -195,7 +195,7 @@ def _few_shot(
     from textsiam.images import read_images
 
     images = read_images(source, on_bad_row=on_bad_row)
-    warn(images.report.warnings)
+    tell_read(images.report)
     twin = open_twin(model)
     from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
 

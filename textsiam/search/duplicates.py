@@ -70,15 +70,18 @@ class JoinedTexts:
     vectors: np.ndarray | PartitionedVectors
     pairs: FoundPairs
 
-    def duplicates(self, twin: Scorer, threshold: float, decision: Decision | None) -> Duplicates:
-        """Return the pairs of all texts whose similarity reaches a threshold, and their clusters."""
+    def duplicates(
+        self, twin: Scorer, threshold: float, decision: Decision | None, *, expand_exact: bool = False
+    ) -> Duplicates:
+        """Return the pairs of texts whose similarity reaches a threshold, and their clusters; see `find_duplicates`."""
         left, right, similarity = self.pairs
         kept = similarity.astype(np.float64) >= threshold
         found = FoundPairs(left[kept], right[kept], similarity[kept])
         own = _own_similarity(twin, self.vectors[self.copies.repeated])
         equal = own.astype(np.float64) >= threshold
         groups = _clusters(self.vectors, found, self.copies, self.copies.repeated[equal])
-        pairs = self.copies.expanded(found, self.copies.repeated[equal], own[equal])
+        with_copies = self.copies.expanded if expand_exact else self.copies.linked
+        pairs = with_copies(found, self.copies.repeated[equal], own[equal])
         order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
         left, right, similarity = (column[order] for column in pairs)
         probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
@@ -96,12 +99,14 @@ def find_duplicates(
     joining: Progress | None = None,
     sharding: Sharding | None = None,
     job: JobConfig | None = None,
+    expand_exact: bool = False,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
-    Equal texts are duplicates before anything is compared: one of them is encoded and joined with others, and their
-    pairs have the similarity of distance 0 (for the cosine, 1). Where the twin has a reranker, it is asked about every
-    other pair in its band, and what both say together must reach the threshold.
+    Equal texts are duplicates before anything is compared: the first of them is encoded and joined with others, and
+    stands for all. Its copies are pairs with it alone, with the similarity of distance 0 (for the cosine, 1), so that
+    thousands of equal texts are as many pairs, and not half their square; clusters hold all of them. Where the twin has
+    a reranker, it is asked about every other pair in its band, and what both say together must reach the threshold.
 
     Args:
         twin: A twin whose sides share one tower.
@@ -115,6 +120,7 @@ def find_duplicates(
             finds every pair.
         job: Encode and join by partitions, on a cluster if wanted; None does it here, in memory. Pairs and clusters
             are put together here all the same.
+        expand_exact: Give every pair of all texts, those of copies with each other and with others too.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
@@ -150,7 +156,7 @@ def find_duplicates(
             left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
     similarity = twin.rescore(distinct, left, right, similarity)
     joined = JoinedTexts(copies, vectors, FoundPairs(left, right, similarity))
-    return replace(joined.duplicates(twin, threshold, decision), recall=recall)
+    return replace(joined.duplicates(twin, threshold, decision, expand_exact=expand_exact), recall=recall)
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
