@@ -29,6 +29,7 @@ from textsiam.commands.options import (
     open_twin,
     tell_read,
     tell_shift,
+    tell_unread,
 )
 from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
 from textsiam.terminal import (
@@ -45,6 +46,7 @@ from textsiam.terminal import (
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
     from textsiam.decision.domain import DomainShift
+    from textsiam.inference.unread import Unread
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
@@ -86,6 +88,10 @@ def flag(
     expand_exact: Annotated[
         bool, typer.Option("--expand-exact", help="Give every pair of equal questions, not each with the first alone.")
     ] = False,
+    include_unread: Annotated[
+        bool,
+        typer.Option("--include-unread", help="Flag pairs too that differ only in unknown tokens or behind the cut."),
+    ] = False,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -100,6 +106,7 @@ def flag(
     read = read_texts(one_or_all(questions), column=column, **options)
     tell_read(read.report)
     twin = open_twin(model)
+    unread = tell_unread(twin, read.texts, read.ids)
     every, copies = _pairs_and_copies(read, expand_exact=expand_exact)
     if labels is not None:
         session, told = answered(twin, read, labels), Told()
@@ -111,6 +118,7 @@ def flag(
         told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
         job = None if partitions is None else (model, partitions, ray)
         given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
+        given["unread"] = None if include_unread else unread
         found = _joined(twin, read, given, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
             found, told.estimate = estimated(found, decision, every, prior)
@@ -121,20 +129,14 @@ def flag(
     shift = tell_shift(told.shift)
     if as_json:
         learned = None if decision is None else decision.learned_from
-        facts = {**_facts(found, read), "exact_copies": copies, **told.facts()}
+        facts = {**_facts(found, read), "exact_copies": copies, **_unread_facts(unread, found), **told.facts()}
         print_json({**facts, "decision": learned, "domain_shift": shift})
         return
     _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
-    if copies and not expand_exact:
-        say(
-            f"{copies:,} {read.noun} are copies: each is a pair with the first like it; --expand-exact gives every pair"
-        )
-    for sentence in told.sentences():
+    for sentence in [*_left_out(found, read, 0 if expand_exact else copies), *told.sentences()]:
         say(sentence)
-    if found.recall is not None:
-        say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
 def _joined(
@@ -159,6 +161,22 @@ def _joined(
             sharding=Sharding() if approximate else None,
             job=None if job is None else JobConfig(*job),
         )
+
+
+def _left_out(found: Duplicates, read: Texts, copies: int) -> Iterator[str]:
+    """Say which pairs are not among the flagged ones."""
+    if found.unread:
+        yield f"{found.unread:,} pairs differ in nothing that is read, and are not flagged; --include-unread does"
+    if copies:
+        yield f"{copies:,} {read.noun} are copies, each a pair with the first like it; --expand-exact gives all pairs"
+    if found.recall is not None:
+        yield f"approximate: {found.recall} of all pairs are expected to be found"
+
+
+def _unread_facts(unread: Unread | None, found: Duplicates) -> dict[str, Any]:
+    if unread is None:
+        return {}
+    return {"unread": {"unknown": int(unread.nothing.sum()), "cut": int(unread.cut.sum()), "pairs": found.unread}}
 
 
 def _pairs_and_copies(read: Texts, *, expand_exact: bool) -> tuple[int, int]:
@@ -256,6 +274,7 @@ def encode(
     read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
     twin = open_twin(model)
+    tell_unread(twin, read.texts, read.ids, side=side)
     from textsiam.data.tables.arrays import save_vectors
 
     with progress_bar("encoding") as progress:
@@ -293,6 +312,8 @@ def match(
     asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
     tell_read(asked.report, library.report)
     twin = open_twin(model)
+    tell_unread(twin, asked.texts, asked.ids)
+    tell_unread(twin, library.texts, library.ids, side="right")
     from textsiam.search.nearest import best_matches
 
     with progress_bar("encoding documents") as progress:

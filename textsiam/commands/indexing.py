@@ -22,6 +22,7 @@ from textsiam.commands.options import (
     open_twin,
     tell_read,
     tell_shift,
+    tell_unread,
 )
 from textsiam.commands.options import TextColumn as Column
 from textsiam.terminal import bold, dim, print_json, progress_bar, rounded, say
@@ -91,6 +92,7 @@ def add(
     ]
     opened = _opened(index)
     twin = open_twin(model)
+    tell_unread(twin, read.texts, read.ids, side="right")
     from textsiam.search.ingest import add_questions
 
     with progress_bar("adding") as progress:
@@ -231,6 +233,7 @@ def check(
         tell_read(read.report)
         texts, ids = read.texts, read.ids
     twin = open_twin(model)
+    tell_unread(twin, texts, ids)
     texts_now = opened.count() + 1  # any question of the index, not a picked one
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
     from textsiam.models.domain import collection_shift

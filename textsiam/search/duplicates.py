@@ -14,6 +14,7 @@ from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
+from textsiam.inference.unread import Unread
 from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.clusters import complete_clusters
@@ -42,6 +43,7 @@ class Duplicates:
             not a cluster), the most central text first; larger clusters first.
         threshold: Similarity from which a pair counts.
         recall: The measured share of all pairs of distinct texts that was found; None where all were.
+        unread: Pairs that were left out, since nothing that the twin reads tells them apart.
     """
 
     left: np.ndarray
@@ -51,6 +53,7 @@ class Duplicates:
     clusters: list[list[int]]
     threshold: float
     recall: Rate | None = None
+    unread: int = 0
 
     def __len__(self) -> int:
         return len(self.left)
@@ -100,6 +103,7 @@ def find_duplicates(
     sharding: Sharding | None = None,
     job: JobConfig | None = None,
     expand_exact: bool = False,
+    unread: Unread | None = None,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
@@ -121,6 +125,8 @@ def find_duplicates(
         job: Encode and join by partitions, on a cluster if wanted; None does it here, in memory. Pairs and clusters
             are put together here all the same.
         expand_exact: Give every pair of all texts, those of copies with each other and with others too.
+        unread: What is not read of the texts, of `unread_of`: pairs of different texts that nothing else tells apart
+            are left out, and counted. None leaves out none.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
@@ -154,9 +160,15 @@ def find_duplicates(
             (left, right, similarity), recall = most.pairs, most.recall
         else:
             left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
+    left_out = 0
+    if unread is not None:
+        hidden = unread.of(copies.first).differ_unread(left, right)
+        left, right, similarity, left_out = left[~hidden], right[~hidden], similarity[~hidden], int(hidden.sum())
     similarity = twin.rescore(distinct, left, right, similarity)
     joined = JoinedTexts(copies, vectors, FoundPairs(left, right, similarity))
-    return replace(joined.duplicates(twin, threshold, decision, expand_exact=expand_exact), recall=recall)
+    return replace(
+        joined.duplicates(twin, threshold, decision, expand_exact=expand_exact), recall=recall, unread=left_out
+    )
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
