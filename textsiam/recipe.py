@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from textsiam.config.run import Config, ConfigError, build_augment, build_objective, build_pairs, build_twin
@@ -30,6 +29,7 @@ from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
 from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
+from textsiam.terminal import escaped
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.loop import train
@@ -173,7 +173,7 @@ def _tell_read(splits: Splits, say: Console) -> None:
     for decision in dict.fromkeys(d for report in reports for d in report.decided):
         say.print(f"note: {decision}", highlight=False, markup=False, soft_wrap=True)
     for warning in dict.fromkeys(w for report in reports for w in report.warnings):
-        say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+        say.print(f"[yellow]warning[/] {escaped(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
 
 
@@ -189,7 +189,7 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     notes: dict[str, None] = {}
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(escape(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
+        table.add_row(escaped(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
         notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
     if notes:
         table.caption = "; ".join(notes)

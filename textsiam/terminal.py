@@ -149,6 +149,13 @@ def make_console(*, stderr: bool = False) -> Console:
     return console
 
 
+def escaped(text: str) -> str:
+    """Return a text so that rich takes no part of it as markup."""
+    from rich.markup import escape
+
+    return escape(text)
+
+
 def bold(text: str) -> str:
     """Return a text as it stands out at a terminal; elsewhere as it is."""
     return _styled(text, "1")
