@@ -208,13 +208,17 @@ def test_flag_finds_the_repeated_questions(textsiam, model, question_file):
     found = said.json
     assert found["questions"] == 9
     assert found["threshold"] == 0.99999
-    assert {(p["id1"], p["id2"]) for p in found["pairs"]} == {("2", "5"), ("3", "7"), ("3", "9"), ("7", "9")}
+    assert {(p["id1"], p["id2"]) for p in found["pairs"]} == {("2", "5"), ("3", "7"), ("3", "9")}
+    assert found["exact_copies"] == 3
     assert sorted(sorted(cluster) for cluster in found["clusters"]) == [["2", "5"], ["3", "7", "9"]]
     for pair in found["pairs"]:
         assert pair["similarity"] == pytest.approx(1, abs=1e-5)
         assert {pair["id1"], pair["id2"]} <= set(found["clusters"][pair["cluster"]])
     plain = textsiam("flag", model, question_file, "--threshold", "0.99999")
-    assert "9 questions: 4 duplicate pairs in 2 clusters, similarity ≥ 1.0000" in plain.out
+    assert "9 questions: 3 duplicate pairs in 2 clusters, similarity ≥ 1.0000" in plain.out
+    every = textsiam("flag", model, question_file, "--threshold", "0.99999", "--expand-exact", "--json").json
+    assert {(p["id1"], p["id2"]) for p in every["pairs"]} == {("2", "5"), ("3", "7"), ("3", "9"), ("7", "9")}
+    assert every["clusters"] == found["clusters"]
     assert plain.out.count(", probability ≥ ") == 2
     one = textsiam("flag", model, question_file, "--threshold", "0.99999", "--limit", "1")
     assert "(1 more not shown)" in one.out
@@ -472,7 +476,7 @@ def test_an_error_of_the_program_keeps_its_traceback():
 
 
 def test_an_interrupt_ends_with_status_130(textsiam, monkeypatch, model):
-    def interrupted(*_: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(scoring, "open_twin", interrupted)

@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -51,8 +51,17 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
 
 
-def main(command: Callable[[], Any] = app) -> None:
-    """Run a command; errors that a user can mend are one line on stderr and exit status 1."""
+def _command() -> None:
+    status = app(standalone_mode=False)
+    sys.stdout.flush()  # a full disk, or a pipe that nobody reads, is met here and not at exit
+    sys.exit(status if isinstance(status, int) else 0)
+
+
+def main(command: Callable[[], Any] = _command) -> None:
+    """Run a command; errors that a user can mend are one line on stderr and exit status 1, or 2 for its arguments.
+
+    Where the reader of a pipe has seen enough, as `head` has, that is no error.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8: also valid JSON
     try:
@@ -60,14 +69,27 @@ def main(command: Callable[[], Any] = app) -> None:
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        _end_unread()
+    except SystemExit as ended:
+        if isinstance(ended.__context__, BrokenPipeError):  # Typer makes it a failure
+            _end_unread()
+        raise
     except Exception as error:
+        if (said := getattr(error, "format_message", None)) is not None:  # what Typer says of arguments
+            help_page = type(error).__name__ == "NoArgsIsHelpError"
+            fail(said() if help_page else f"error: {said()}", 2)
         if type(error).__name__ == "Interrupted":
             fail(str(error), 130)
         if isinstance(error, (ValueError, OSError)) and not os.environ.get("TEXTSIAM_TRACEBACK"):
             fail(f"error: {error}", 1)
         raise
+
+
+def _end_unread() -> NoReturn:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    sys.exit(0)
 
 
 if __name__ == "__main__":

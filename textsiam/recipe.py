@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from textsiam.config.run import (
@@ -37,6 +36,7 @@ from textsiam.models.twin import Twin
 from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_folder, scratch_names
 from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
+from textsiam.terminal import escaped
 from textsiam.training.distributed import launch_notes, process_state
 from textsiam.training.loop import train
 from textsiam.training.losses.objective import Objective
@@ -174,7 +174,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     _save(outcome, config)
     say.print(results_table(evaluations))
     if outcome.warning is not None:
-        say.print(f"[yellow]warning[/] {escape(outcome.warning)}", highlight=False, soft_wrap=True)
+        say.print(f"[yellow]warning[/] {escaped(outcome.warning)}", highlight=False, soft_wrap=True)
     return outcome
 
 
@@ -184,7 +184,7 @@ def _announce(say: Console, splits: Splits, config: Config) -> None:
     for decided in dict.fromkeys(d for part in parts for d in part.report.decided):
         say.print(f"note: {decided}", highlight=False, markup=False, soft_wrap=True)
     for warning in dict.fromkeys([*launch_notes(), *(w for part in parts for w in part.report.warnings)]):
-        say.print(f"[yellow]warning[/] {escape(warning)}", highlight=False)
+        say.print(f"[yellow]warning[/] {escaped(warning)}", highlight=False)
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
     knobs = f"{settings.epochs} epochs, batches of {settings.batch_size}, learning rate {settings.learning_rate:g}"
     say.print(f"losses: {', '.join(config.loss)}; {knobs}", highlight=False, markup=False, soft_wrap=True)
@@ -227,7 +227,7 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     notes: dict[str, None] = {}
     for row in rows:
         estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(row.name, *("–" if e is None else replace(e, note="").percent() for e in estimates))
+        table.add_row(escaped(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
         notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
     if notes:
         table.caption = "; ".join(notes)

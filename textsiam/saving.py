@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 class SaveError(OSError):
@@ -20,7 +20,8 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an error.
 
     A folder already at `target` stays as it is until then, and is replaced by renaming; a crash at any moment
-    leaves the old folder or the new one under this name, or the old one aside, where `recover` finds it.
+    leaves the old folder or the new one under this name, or the old one aside, where `recover` finds it. It keeps the
+    permissions of what it replaces; what is new has those that the umask gives.
 
     Raises:
         SaveError: The disk is full, or the place cannot be written to.
@@ -33,10 +34,17 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent))
-        fresh.chmod(0o755)
+        fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
+        fresh.mkdir()
+        given = fresh.stat().st_mode & 0o666  # of a file: some libraries leave it to its owner alone
+        if target.exists():
+            shutil.copymode(target, fresh)
         yield fresh
-        _sync(fresh)
+        for path in fresh.rglob("*"):
+            if path.is_file():
+                kept = target / path.relative_to(fresh)
+                path.chmod(kept.stat().st_mode & 0o777 if kept.is_file() else given)
+                _sync(path)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a crash right after the renames
             target.rename(old)
@@ -81,11 +89,9 @@ def _aside(target: Path) -> Path:
     return target.with_name(f".{target.name}.old")
 
 
-def _sync(folder: Path) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -7,12 +7,17 @@ import json
 import logging
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+
+_ALIKE = 5  # equal texts of a cluster that are shown
+_UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
 
 
 def quieten_libraries() -> None:
@@ -58,7 +63,6 @@ def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
 
 
 def print_clusters(
-    console: Console,
     clusters: Sequence[Sequence[int]],
     pairs: Iterable[Mapping[str, Any]],
     ids: Sequence[str],
@@ -69,7 +73,6 @@ def print_clusters(
     """Print clusters, the surest first: those whose weakest pair is the most similar.
 
     Args:
-        console: Where to.
         clusters: Indices of texts, the central one first.
         pairs: Flagged pairs, best first, with `cluster`, `similarity` and `probability`.
         ids: Id of each text.
@@ -82,9 +85,15 @@ def print_clusters(
     for c in sorted(weakest, key=lambda c: -weakest[c]["similarity"])[:limit]:
         first, *others = clusters[c]
         sure = "" if weakest[c]["probability"] is None else f", probability ≥ {weakest[c]['probability']:.2f}"
-        console.print(f"[bold]{escaped(texts[first])}[/]  [dim]{ids[first]}{sure}[/]", highlight=False)
+        print(f"{bold(texts[first])}  {dim(ids[first] + sure)}")
+        seen = Counter((texts[first],))
         for member in others:
-            console.print(f"   = {escaped(texts[member])}  [dim]{ids[member]}[/]", highlight=False)
+            seen[texts[member]] += 1
+            if seen[texts[member]] <= _ALIKE:
+                print(f"   = {texts[member]}  {dim(ids[member])}")
+        for text, count in seen.items():
+            if count > _ALIKE:
+                print(f"   = {text}  {dim(f'{count - _ALIKE:,} more like it')}")
 
 
 @contextmanager
@@ -131,10 +140,13 @@ def progress_bars(*stages: tuple[str, str]) -> Iterator[list[Callable[[int, int]
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Return a rich console."""
+    """Return a rich console for tables; in a file or a pipe, lines are as long as they are."""
     from rich.console import Console
 
-    return Console(stderr=stderr)
+    console = Console(stderr=stderr, emoji=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = _UNBOUNDED
+    return console
 
 
 def escaped(text: str) -> str:
@@ -142,6 +154,21 @@ def escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def bold(text: str) -> str:
+    """Return a text as it stands out at a terminal; elsewhere as it is."""
+    return _styled(text, "1")
+
+
+def dim(text: str) -> str:
+    """Return a text as it stands back at a terminal; elsewhere as it is."""
+    return _styled(text, "2")
+
+
+def _styled(text: str, code: str) -> str:
+    plain = not sys.stdout.isatty() or os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    return text if plain else f"\x1b[{code}m{text}\x1b[0m"
 
 
 def warn(warnings: tuple[str, ...]) -> None:

@@ -73,7 +73,7 @@ def test_find_duplicates_against_a_loop(twin: Twin, sentences: list[str]) -> Non
     vectors = twin.encode(texts)
     every = naive_pairs(twin, vectors, -1.0)
     threshold = sorted(similarity for *_, similarity in every)[-40]
-    found = find_duplicates(twin, texts, threshold=threshold)
+    found = find_duplicates(twin, texts, threshold=threshold, expand_exact=True)
     expected = sorted((p for p in every if p[2] >= threshold), key=lambda p: (-p[2], p[0], p[1]))
     assert len(found) == len(expected) >= 40
     assert rows((found.left, found.right, found.similarity))[:1] == [(7, 48, pytest.approx(1))]
@@ -87,7 +87,7 @@ def test_find_duplicates_against_a_loop(twin: Twin, sentences: list[str]) -> Non
 
 def test_equal_similarities_keep_the_order_of_the_texts(twin: Twin, sentences: list[str]) -> None:
     texts = [sentences[0], sentences[1], sentences[0], sentences[1], sentences[0]]
-    found = find_duplicates(twin, texts, threshold=0.9999995)
+    found = find_duplicates(twin, texts, threshold=0.9999995, expand_exact=True)
     pairs = list(zip(found.left.tolist(), found.right.tolist(), strict=True))
     assert set(pairs) == {(0, 2), (0, 4), (1, 3), (2, 4)}
     for value in set(found.similarity.tolist()):
@@ -192,7 +192,8 @@ def test_copies_are_found_as_if_nothing_were_equal(
         return vectors[[int(text) for text in texts]]
 
     monkeypatch.setattr(twin, "encode", encode)
-    found = find_duplicates(twin, [str(kind) for kind in kinds], threshold=threshold)
+    texts = [str(kind) for kind in kinds]
+    found = find_duplicates(twin, texts, threshold=threshold, expand_exact=True)
     assert encoded == [len(set(kinds.tolist()))]
     expected = {}
     for i in range(70):
@@ -209,6 +210,20 @@ def test_copies_are_found_as_if_nothing_were_equal(
     for cluster in found.clusters:
         assert all((min(x, y), max(x, y)) in expected for x in cluster for y in cluster if x != y)
         assert all(kinds[y] not in kinds[cluster] for y in range(70) if y not in cluster)
+    linked = find_duplicates(twin, texts, threshold=threshold)
+    first = [texts.index(text) for text in texts]
+    stand = {(a, b): s for (a, b), s in expected.items() if first[a] == a and (first[b] == b or kinds[a] == kinds[b])}
+    pairs = rows((linked.left, linked.right, linked.similarity))
+    assert {pair[:2]: pair[2] for pair in pairs} == stand
+    assert len(pairs) == len(stand)
+    assert linked.clusters == found.clusters
+
+
+def test_thousands_of_equal_texts_are_as_many_pairs(twin: Twin) -> None:
+    texts = ["[deleted]", "[removed]"] * 20_000 + ["Why do cats purr?"]
+    found = find_duplicates(twin, texts, threshold=-1.0)
+    assert len(found) == 39_998 + 3
+    assert [len(cluster) for cluster in found.clusters] == [40_001]
 
 
 def test_copies_of_a_twin_with_another_distance_or_a_head(tower: SentenceTransformer, sentences: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,6 +13,7 @@ import typer
 
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
+    TABLE_FORMATS,
     BadRow,
     IdColumn,
     Json,
@@ -21,16 +23,18 @@ from textsiam.commands.options import (
     Quoted,
     TextColumn,
     Threshold,
+    check_output,
     chosen_decision,
     one_or_all,
     open_twin,
     tell_read,
     tell_shift,
+    tell_unread,
 )
 from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
 from textsiam.terminal import (
-    escaped,
-    make_console,
+    bold,
+    dim,
     print_clusters,
     print_json,
     progress_bar,
@@ -41,8 +45,8 @@ from textsiam.terminal import (
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
-    from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
+    from textsiam.inference.unread import Unread
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
@@ -70,9 +74,7 @@ def flag(
     id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
-    output: Annotated[
-        Path | None, typer.Option(help="Write the flagged pairs here: .tsv, .csv, .jsonl or .parquet.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Write the flagged pairs here: {TABLE_FORMATS}.")] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
     ] = False,
@@ -83,6 +85,13 @@ def flag(
         Path | None,
         typer.Option(help="Encode and join in partitions kept in this folder; the same command goes on there."),
     ] = None,
+    expand_exact: Annotated[
+        bool, typer.Option("--expand-exact", help="Give every pair of equal questions, not each with the first alone.")
+    ] = False,
+    include_unread: Annotated[
+        bool,
+        typer.Option("--include-unread", help="Flag pairs too that differ only in unknown tokens or behind the cut."),
+    ] = False,
     limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
     as_json: Json = False,
 ) -> None:
@@ -92,26 +101,27 @@ def flag(
     if labels is not None:
         _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     partitions = _partitions_folder(output, work, ray, approximate=approximate)
-    if output is not None:
-        from textsiam.data.tables.writers import checked_ending
-
-        checked_ending(output)
+    check_output(output)
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     read = read_texts(one_or_all(questions), column=column, **options)
     tell_read(read.report)
     twin = open_twin(model)
+    unread = tell_unread(twin, read.texts, read.ids)
+    every, copies = _pairs_and_copies(read, expand_exact=expand_exact)
     if labels is not None:
         session, told = answered(twin, read, labels), Told()
         decision = session.decision(precision)
-        found = session.candidates.duplicates(twin, decision)
+        found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
         told.pure_clusters = pure_of(session, found)
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
         told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
         job = None if partitions is None else (model, partitions, ray)
-        found = _joined(twin, read, threshold, decision, approximate=approximate, job=job)
+        given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
+        given["unread"] = None if include_unread else unread
+        found = _joined(twin, read, given, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
-            found, told.estimate = estimated(found, decision, len(read), prior)
+            found, told.estimate = estimated(found, decision, every, prior)
     told.certificate = certified(twin, read, decision, found)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
@@ -119,22 +129,20 @@ def flag(
     shift = tell_shift(told.shift)
     if as_json:
         learned = None if decision is None else decision.learned_from
-        print_json({**_facts(found, read), **told.facts(), "decision": learned, "domain_shift": shift})
+        facts = {**_facts(found, read), "exact_copies": copies, **_unread_facts(unread, found), **told.facts()}
+        print_json({**facts, "decision": learned, "domain_shift": shift})
         return
     _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
     if output is not None:
         say(f"{len(found):,} pairs written to {output}")
-    for sentence in told.sentences():
+    for sentence in [*_left_out(found, read, 0 if expand_exact else copies), *told.sentences()]:
         say(sentence)
-    if found.recall is not None:
-        say(f"approximate: {found.recall} of all pairs are expected to be found")
 
 
 def _joined(
     twin: Scorer,
     read: Texts,
-    threshold: float | None,
-    decision: Decision | None,
+    given: dict[str, Any],
     *,
     approximate: bool,
     job: tuple[str, Path, str | None] | None,
@@ -147,13 +155,35 @@ def _joined(
         return find_duplicates(
             twin,
             read.texts,
-            threshold=threshold,
-            decision=decision,
+            **given,
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
             job=None if job is None else JobConfig(*job),
         )
+
+
+def _left_out(found: Duplicates, read: Texts, copies: int) -> Iterator[str]:
+    """Say which pairs are not among the flagged ones."""
+    if found.unread:
+        yield f"{found.unread:,} pairs differ in nothing that is read, and are not flagged; --include-unread does"
+    if copies:
+        yield f"{copies:,} {read.noun} are copies, each a pair with the first like it; --expand-exact gives all pairs"
+    if found.recall is not None:
+        yield f"approximate: {found.recall} of all pairs are expected to be found"
+
+
+def _unread_facts(unread: Unread | None, found: Duplicates) -> dict[str, Any]:
+    if unread is None:
+        return {}
+    return {"unread": {"unknown": int(unread.nothing.sum()), "cut": int(unread.cut.sum()), "pairs": found.unread}}
+
+
+def _pairs_and_copies(read: Texts, *, expand_exact: bool) -> tuple[int, int]:
+    """Return how many pairs are looked at, and how many texts are copies of others."""
+    distinct = len(set(read.texts))
+    copies = len(read) - distinct
+    return (math.comb(len(read), 2) if expand_exact else math.comb(distinct, 2) + copies), copies
 
 
 def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
@@ -200,13 +230,11 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
 
 
 def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
-    console = make_console()
-    print_clusters(console, found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
+    print_clusters(found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
-    console.print(
+    print(
         f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
-        f"similarity ≥ {found.threshold:.4f}{expected}",
-        highlight=False,
+        f"similarity ≥ {found.threshold:.4f}{expected}"
     )
 
 
@@ -244,9 +272,11 @@ def encode(
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
     from textsiam.sources import read_texts
 
+    check_output(output, (".npy",))
     read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
     twin = open_twin(model, sides=side is not None)
+    tell_unread(twin, read.texts, read.ids, side=side or "left")
     from textsiam.data.tables.arrays import save_vectors
 
     with progress_bar("encoding") as progress:
@@ -273,16 +303,19 @@ def match(
     top_k: Annotated[int, typer.Option(help="Documents for each query.")] = 10,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
-    output: Annotated[Path | None, typer.Option(help="Write the matches here: .tsv, .csv or .jsonl.")] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Write the matches here: {TABLE_FORMATS}.")] = None,
     as_json: Json = False,
 ) -> None:
     """Find the most similar documents of each query."""
     from textsiam.sources import read_texts
 
+    check_output(output)
     options = {"on_bad_row": on_bad_row, "quoted": quoted}
     asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
     tell_read(asked.report, library.report)
     twin = open_twin(model, sides=True)
+    tell_unread(twin, asked.texts, asked.ids)
+    tell_unread(twin, library.texts, library.ids, side="right")
     from textsiam.search.nearest import best_matches
 
     with progress_bar("encoding documents") as progress:
@@ -305,12 +338,10 @@ def match(
 
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} matches written to {output}")
-    elif as_json:
+    if as_json:
         print_json(rows)
-    else:
-        console = make_console()
+    elif output is None:
         for row in rows:
             if row["rank"] == 1:
-                console.print(f"[bold]{escaped(row['query'])}[/]  [dim]{row['query_id']}[/]", highlight=False)
-            text = row["document"] if len(row["document"]) <= 100 else row["document"][:99] + "…"
-            console.print(f"  {row['similarity']:.4f}  {escaped(text)}  [dim]{row['document_id']}[/]", highlight=False)
+                print(f"{bold(row['query'])}  {dim(row['query_id'])}")
+            print(f"  {row['similarity']:.4f}  {row['document']}  {dim(row['document_id'])}")

@@ -22,9 +22,10 @@ from textsiam.commands.options import (
     open_twin,
     tell_read,
     tell_shift,
+    tell_unread,
 )
 from textsiam.commands.options import TextColumn as Column
-from textsiam.terminal import escaped, make_console, print_json, progress_bar, rounded, say
+from textsiam.terminal import bold, dim, print_json, progress_bar, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
@@ -91,6 +92,7 @@ def add(
     ]
     opened = _opened(index)
     twin = open_twin(model)
+    tell_unread(twin, read.texts, read.ids, side="right")
     from textsiam.search.ingest import add_questions
 
     with progress_bar("adding") as progress:
@@ -129,13 +131,10 @@ def search(
             {"question": text, "hits": [_row(hit) for hit in hits]} for text, hits in zip(questions, found, strict=True)
         ])  # fmt: skip
         return
-    console = make_console()
     for text, hits in zip(questions, found, strict=True):
-        console.print(f"[bold]{escaped(text)}[/]", highlight=False)
+        print(bold(text))
         for hit in hits:
-            question = hit.question
-            line = f"  {hit.similarity:.4f}  {escaped(question.text)}  [dim]{escaped(question.id)}[/]"
-            console.print(line, highlight=False)
+            print(f"  {hit.similarity:.4f}  {hit.question.text}  {dim(hit.question.id)}")
 
 
 @index_app.command()
@@ -234,6 +233,7 @@ def check(
         tell_read(read.report)
         texts, ids = read.texts, read.ids
     twin = open_twin(model)
+    tell_unread(twin, texts, ids)
     texts_now = opened.count() + 1  # any question of the index, not a picked one
     decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=texts_now)
     from textsiam.models.domain import collection_shift
@@ -254,22 +254,21 @@ def check(
         told = {"domain_shift": None if shift is None else shift["message"]}
         print_json([_verdict(name, one) | told for name, one in zip(ids, found, strict=True)])
         return
-    console = make_console()
     for one in found:
-        console.print(f"[bold]{escaped(one.text)}[/]", highlight=False)
+        print(bold(one.text))
         if one.canonical is None:
-            console.print(f"   new: nothing reaches {one.threshold:.4f}", highlight=False)
+            print(f"   new: nothing reaches {one.threshold:.4f}")
             continue
         for duplicate in one.duplicates[:limit]:
-            console.print(_duplicate_line(duplicate, canonical=duplicate is one.canonical), highlight=False)
+            print(_duplicate_line(duplicate, canonical=duplicate is one.canonical))
         if len(one.duplicates) > limit:
-            console.print(f"   … and {len(one.duplicates) - limit:,} more", highlight=False)
+            print(f"   … and {len(one.duplicates) - limit:,} more")
 
 
 def _duplicate_line(duplicate: Found, *, canonical: bool) -> str:
     odds = "" if duplicate.probability is None else f", probability {duplicate.probability:.2f}"
     note = f"{duplicate.similarity:.4f}{odds}{', canonical' if canonical else ''}"
-    return f"   = {escaped(duplicate.question.text)}  [dim]{escaped(duplicate.question.id)} ({note})[/]"
+    return f"   = {duplicate.question.text}  {dim(f'{duplicate.question.id} ({note})')}"
 
 
 def _verdict(name: str, one: Checked) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def checked_aim(
     """Return what is wished of the answers in a file, which an option names."""
     from textsiam.labelling.plan import Aim
 
-    if path.suffix != ".tsv":
+    if path.suffix.lower() != ".tsv":
         raise typer.BadParameter(f"{option} {path}: answers are a .tsv file")
     for name, share in (("precision", precision), ("confidence", confidence)):
         if not 0 < share < 1:

@@ -19,6 +19,7 @@ from textsiam.commands.options import (
     PrecisionOption,
     Prior,
     Quoted,
+    check_output,
     named_columns,
     one_or_all,
     open_twin,
@@ -76,11 +77,10 @@ def mine(
     as_json: Json = False,
 ) -> None:
     """Mine negatives for the duplicates of a file, over all its texts and never of the same cluster."""
-    from textsiam.data.tables.writers import checked_ending
     from textsiam.sources import read_pairs
     from textsiam.training.settings import Mining
 
-    checked_ending(output)
+    check_output(output)
     wanted = Mining(category, negatives, margin, rank_from, rank_to, positive_share, max_similarity, check_above)
     options = {"columns": named_columns(column), "on_bad_row": on_bad_row, "quoted": quoted}
     read, *others = (read_pairs(source, **options) for source in (one_or_all(pairs), *(known or ())))

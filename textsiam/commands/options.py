@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from textsiam.data.tables.errors import ReadReport
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
+    from textsiam.inference.unread import Unread
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.scorer import Scorer
     from textsiam.models.twin import Twin
@@ -39,6 +40,8 @@ Prior = Annotated[
     float | None, typer.Option(help="Share of duplicates where the twin is used; restates probability and threshold.")
 ]
 Threshold = Annotated[float | None, typer.Option(help="Least similarity of a duplicate, instead of the learned one.")]
+_NAMED = 5  # texts that a message names
+TABLE_FORMATS = ".tsv, .csv, .jsonl or .parquet"
 PICKED = (
     "this decision was learned on pairs that were picked, and not every pair of a collection is such a pair: its "
     "threshold is that of picked pairs, and no precision is promised; `textsiam calibrate` learns one for collections"
@@ -99,12 +102,46 @@ def refuse_foreign(output: Path) -> None:
         raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
 
 
+def check_output(path: Path | None, *endings: Sequence[str]) -> None:
+    """Refuse a file to write whose ending says something else than what is written, before there is any work.
+
+    Args:
+        path: The file; None is none.
+        endings: Those that it may have; of a table by default.
+    """
+    if path is not None:
+        from textsiam.data.tables.writers import checked_ending
+
+        checked_ending(path, *endings)
+
+
 def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:
     """Say in what texts are unlike those that the decision was learned on; returns the same for JSON."""
     if shift is None:
         return None
     warn((str(shift),))
     return shift.to_dict()
+
+
+def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side: str = "left") -> Unread | None:
+    """Say which texts the model cannot read, and which it cuts; returns that, None where the inputs are no texts."""
+    from textsiam.inference.encoders import inputs_of
+    from textsiam.inference.inputs import TEXTS
+    from textsiam.inference.preprocessed import reads_tokens
+    from textsiam.inference.unread import unread_of
+    from textsiam.models.ensemble import members_digest
+
+    towers = [member.tower(side) for member in members_digest(twin, "")[1]]
+    if not texts or any(inputs_of(tower) is not TEXTS or not reads_tokens(tower) for tower in towers):
+        return None
+    unread = unread_of(towers, texts)
+    told = ((unread.nothing, "hold unknown tokens only, and the model reads nothing of them"),
+            (unread.cut, f"are cut after {towers[0].max_seq_length} tokens, the most that is read"))  # fmt: skip
+    for found, what in told:
+        if count := int(found.sum()):
+            first = [ids[int(i)] for i in found.nonzero()[0][:_NAMED]]
+            warn((f"{count:,} of {len(texts):,} texts {what}: {', '.join(first)}{', …' if count > _NAMED else ''}",))
+    return unread
 
 
 def one_or_all(sources: list[str]) -> str | list[str]:
@@ -118,6 +155,9 @@ def tell_read(*reports: ReadReport) -> None:
         for decision in report.decided:
             say(f"note: {decision}")
         warn(report.warnings)
+        if report.skipped:
+            counted = ", ".join(f"{count:,} {reason}" for reason, count in report.skipped.items())
+            say(f"note: {report.source}: {sum(report.skipped.values()):,} of {report.rows:,} left out: {counted}")
 
 
 def refuse_given(context: typer.Context, names: Sequence[str], why: str) -> None:

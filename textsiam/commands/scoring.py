@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from textsiam.commands.options import (
+    TABLE_FORMATS,
     BadRow,
     Column,
     Json,
@@ -17,6 +18,7 @@ from textsiam.commands.options import (
     Prior,
     Quoted,
     Threshold,
+    check_output,
     chosen_decision,
     named_columns,
     one_or_all,
@@ -25,7 +27,7 @@ from textsiam.commands.options import (
     tell_read,
     tell_shift,
 )
-from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say, warn
+from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.decision.decision import Decision
@@ -38,7 +40,7 @@ def score(
     model: Model,
     texts: Annotated[list[str] | None, typer.Argument(help="Two texts.")] = None,
     pairs: Annotated[list[str] | None, typer.Option(help="Score every pair of this file, or of several.")] = None,
-    output: Annotated[Path | None, typer.Option(help="Write the scored pairs here: .tsv, .csv or .jsonl.")] = None,
+    output: Annotated[Path | None, typer.Option(help=f"Write the scored pairs here: {TABLE_FORMATS}.")] = None,
     column: Column = None,
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
@@ -52,6 +54,7 @@ def score(
         raise typer.BadParameter("give two texts, or --pairs FILE")
     if texts and len(texts) != 2:
         raise typer.BadParameter(f"expected two texts, got {len(texts)}")
+    check_output(output)
     from textsiam.data.pairs import Pairs
     from textsiam.sources import read_pairs
 
@@ -81,10 +84,10 @@ def score(
 
         write_table(output, list(rows[0]), rows)
         say(f"{len(rows):,} scored pairs written to {output}")
-    elif as_json:
+    if as_json:
         told = [row | {"domain_shift": None if shift is None else shift["message"]} for row in rows]
         print_json(told if pairs else told[0])
-    else:
+    elif output is None:
         for row in rows:
             print_verdict(row, with_texts=bool(pairs))
 
@@ -129,6 +132,7 @@ def evaluate(
         _few_shot(model, pairs[0], way=way, shot=shot, episodes=episodes, on_bad_row=on_bad_row, as_json=as_json)
         return
     refuse_given(context, ("shot", "episodes"), "applies to --way only")
+    check_output(report, (".html", ".htm"))
     from textsiam.data.graded import GradedPairs
     from textsiam.sources import read_judged
 
@@ -191,7 +195,7 @@ def _few_shot(
     from textsiam.images import read_images
 
     images = read_images(source, on_bad_row=on_bad_row)
-    warn(images.report.warnings)
+    tell_read(images.report)
     twin = open_twin(model)
     from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -71,14 +70,14 @@ def pure_of(session: Session, found: Duplicates) -> PureClusters:
 
 
 def estimated(
-    found: Duplicates, decision: Decision | None, texts: int, prior: float | None
+    found: Duplicates, decision: Decision | None, pairs: int, prior: float | None
 ) -> tuple[Duplicates, CollectionEstimate | None]:
     """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
     from textsiam.decision.estimate import estimate_collection
 
     if decision is None:
         return found, None
-    estimate = estimate_collection(decision, found.similarity, pairs=math.comb(texts, 2), prior=prior)
+    estimate = estimate_collection(decision, found.similarity, pairs=pairs, prior=prior)
     return (found if estimate is None else replace(found, probability=estimate.probability)), estimate
 
 

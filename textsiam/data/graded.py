@@ -161,7 +161,7 @@ def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]
 
 
 def _rows(table: Table, bad: BadRows, names: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
-    cell = cell_reader(table, images=False, image_cells=None)
+    cell = cell_reader(table, images=False, image_cells=None, on_bad_row=bad.on_bad_row)
     for line, cells in table.values(names):
         where = f"{table.unit}{line}"
         left, right = (cell(name, value) for name, value in zip(names, cells[:2], strict=False))

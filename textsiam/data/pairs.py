@@ -267,7 +267,7 @@ def pairs_of(
                 within.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
             )
             within.note(renamed(("left", "right", "label"), (*found.texts[:2], found.label), documented))
-            cell = cell_reader(table, found.images, image_cells)
+            cell = cell_reader(table, found.images, image_cells, bad.on_bad_row)
             rows.read(table, within, found, cell, default=1 if labelled else -1)
             images.add(found.images)
     if len(images) > 1:

@@ -95,7 +95,7 @@ def read_texts(
         with part as (table, within):
             name = _text_column(table, column, id_column)
             images.add(hold_images(within.name, [name] if isinstance(name, str) else name, table.image_columns))
-            cell = cell_reader(table, any(images), image_cells)
+            cell = cell_reader(table, any(images), image_cells, bad.on_bad_row)
             if isinstance(name, str):
                 _read_with_ids(table, within, name, id_column, cell, found, [*filter(None, (column, id_column))])
             else:

@@ -6,11 +6,12 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from textsiam.data.tables.errors import BadRows, DataError
 from textsiam.images.archives import archive_kind, idx_array, zip_file
-from textsiam.images.names import PICTURE_SUFFIXES
+from textsiam.images.names import PICTURE_SUFFIXES, broken_picture
 
 
 def holds_images(path: str | Path) -> bool:
@@ -31,11 +32,12 @@ def holds_images(path: str | Path) -> bool:
 def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
     """Give (id, name) of every image: the id is the path inside the folder or zip, or the row of an idx file.
 
-    Hidden files and folders, and those that macOS adds to a zip, are passed over.
+    Hidden files and folders, and those that macOS adds to a zip, are passed over. Where bad rows are to be skipped,
+    every image is decoded once, so that a truncated or animated one is known now and not in the middle of the work.
 
     Args:
         path: a folder, a .zip or an idx file.
-        bad: what to do with an empty file.
+        bad: what to do with an empty file, and with an image that cannot be opened.
         others: counts the files that are no images, by their endings.
 
     Raises:
@@ -51,13 +53,23 @@ def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterato
         for row in range(len(idx_array(path))):
             yield str(row), f"{path}#{row}"
         return
+    images = []
     for inside, name, size in sorted(found, key=lambda each: natural_order(each[0])):
         if not _is_image(inside):
             others[os.path.splitext(inside)[1].lower() or "no ending"] += 1
         elif not size:
             bad(inside, "empty image", "is empty (0 bytes), expected an image")
         else:
-            yield inside, name
+            images.append((inside, name))
+    if bad.on_bad_row == "error":
+        yield from images
+        return
+    with ThreadPoolExecutor() as pool:
+        for (inside, name), problem in zip(images, pool.map(broken_picture, (n for _, n in images)), strict=True):
+            if problem is None:
+                yield inside, name
+            else:
+                bad(inside, "unreadable image", problem)
 
 
 def natural_order(text: str) -> tuple[list[tuple[int, str]], str]:

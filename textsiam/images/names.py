@@ -185,6 +185,15 @@ def missing_picture(name: str) -> str | None:
     return None
 
 
+def broken_picture(name: str) -> str | None:
+    """Say why an image cannot be opened; None where it can. It is decoded for that."""
+    try:
+        open_picture(name)
+    except DataError as error:
+        return str(error).removeprefix(f"{shown_name(name)}: ")
+    return None
+
+
 def picture_thumbnail(name: str, *, side: int = 72) -> bytes:
     """Return a PNG of an image that fits into a square: what a report shows.
 

@@ -17,7 +17,7 @@ from textsiam.data.texts import Texts, texts_found
 from textsiam.images.archives import idx_array
 from textsiam.images.files import holds_images, image_files, natural_order
 from textsiam.images.labelled import LabelledImages
-from textsiam.images.names import picture_cell, shown_name
+from textsiam.images.names import broken_picture, picture_cell, shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -84,20 +84,27 @@ def read_image_names(path: str | Path, *, on_bad_row: OnBadRow = "error") -> Tex
     return texts_found(bad, found, _passed_over(others), images=True)
 
 
-def image_cells(folder: Path | None) -> Cell:
+def image_cells(folder: Path | None, on_bad_row: OnBadRow = "error") -> Cell:
     """Return the function of (column, value) that names the image in a cell of a table, or says (reason, problem).
 
     Args:
         folder: What paths are relative to; None for a table that is no file.
+        on_bad_row: "skip" decodes each image once, so that one that cannot be opened is a bad row too.
     """
     known: dict[str, str | Problem] = {}  # a file is looked for once
 
+    def looked_at(name: str, value: object) -> str | Problem:
+        found = picture_cell(name, value, folder)
+        if on_bad_row == "error" or isinstance(found, tuple) or (problem := broken_picture(found)) is None:
+            return found
+        return "unreadable image", f"{name!r}: {shown_name(found)}: {problem}"
+
     def cell(name: str, value: object) -> str | Problem:
         if not isinstance(value, str) or len(value) > 4096:
-            return picture_cell(name, value, folder)
+            return looked_at(name, value)
         found = known.get(value)
         if found is None or isinstance(found, tuple):  # a problem names its column
-            found = known[value] = picture_cell(name, value, folder)
+            found = known[value] = looked_at(name, value)
         return found
 
     return cell
@@ -142,10 +149,10 @@ def _dataset_rows(table: Table, bad: BadRows) -> Iterator[tuple[str, str]]:
                         f"{', '.join(_CLASS_COLUMNS)}; its columns are {_listed(table.columns)}")  # fmt: skip
     if classes[0] not in _CLASS_COLUMNS and len(table.class_names) > 1:
         raise DataError(f"{table.name}: has several columns of classes ({_listed(classes)}); rename one to 'label'")
-    names = table.class_names.get(classes[0])
+    names, cell = table.class_names.get(classes[0]), image_cells(None, bad.on_bad_row)
     for line, (image, number) in table.values((table.image_columns[0], classes[0])):
         where = f"{table.unit}{line}"
-        name, label = picture_cell(table.image_columns[0], image, None), _class(number, names)
+        name, label = cell(table.image_columns[0], image), _class(number, names)
         if isinstance(name, tuple):
             bad(where, *name)
         elif label is None:

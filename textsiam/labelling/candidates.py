@@ -46,15 +46,20 @@ class Candidates:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def duplicates(self, twin: Scorer, decision: Decision) -> Duplicates:
+    def duplicates(self, twin: Scorer, decision: Decision, *, expand_exact: bool = False) -> Duplicates:
         """Return the pairs that a decision flags among the texts, copies too, and their clusters; nothing is encoded.
+
+        Args:
+            twin: What scored the pairs.
+            decision: Says from which score on.
+            expand_exact: As for `textsiam.search.duplicates.find_duplicates`.
 
         Raises:
             ValueError: The pairs come from elsewhere.
         """
         if self.joined is None:
             raise ValueError("these pairs were not found by a join of texts, so that their texts are not known")
-        return self.joined.duplicates(twin, decision.threshold, decision)
+        return self.joined.duplicates(twin, decision.threshold, decision, expand_exact=expand_exact)
 
 
 def find_candidates(

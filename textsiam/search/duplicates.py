@@ -14,6 +14,7 @@ from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
+from textsiam.inference.unread import Unread
 from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.clusters import complete_clusters
@@ -42,6 +43,7 @@ class Duplicates:
             not a cluster), the most central text first; larger clusters first.
         threshold: Similarity from which a pair counts.
         recall: The measured share of all pairs of distinct texts that was found; None where all were.
+        unread: Pairs that were left out, since nothing that the twin reads tells them apart.
     """
 
     left: np.ndarray
@@ -51,6 +53,7 @@ class Duplicates:
     clusters: list[list[int]]
     threshold: float
     recall: Rate | None = None
+    unread: int = 0
 
     def __len__(self) -> int:
         return len(self.left)
@@ -70,15 +73,18 @@ class JoinedTexts:
     vectors: np.ndarray | PartitionedVectors
     pairs: FoundPairs
 
-    def duplicates(self, twin: Scorer, threshold: float, decision: Decision | None) -> Duplicates:
-        """Return the pairs of all texts whose similarity reaches a threshold, and their clusters."""
+    def duplicates(
+        self, twin: Scorer, threshold: float, decision: Decision | None, *, expand_exact: bool = False
+    ) -> Duplicates:
+        """Return the pairs of texts whose similarity reaches a threshold, and their clusters; see `find_duplicates`."""
         left, right, similarity = self.pairs
         kept = similarity.astype(np.float64) >= threshold
         found = FoundPairs(left[kept], right[kept], similarity[kept])
         own = _own_similarity(twin, self.vectors[self.copies.repeated])
         equal = own.astype(np.float64) >= threshold
         groups = _clusters(self.vectors, found, self.copies, self.copies.repeated[equal])
-        pairs = self.copies.expanded(found, self.copies.repeated[equal], own[equal])
+        with_copies = self.copies.expanded if expand_exact else self.copies.linked
+        pairs = with_copies(found, self.copies.repeated[equal], own[equal])
         order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
         left, right, similarity = (column[order] for column in pairs)
         probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
@@ -96,12 +102,15 @@ def find_duplicates(
     joining: Progress | None = None,
     sharding: Sharding | None = None,
     job: JobConfig | None = None,
+    expand_exact: bool = False,
+    unread: Unread | None = None,
 ) -> Duplicates:
     """Find every pair of texts whose similarity reaches the threshold, and their clusters.
 
-    Equal texts are duplicates before anything is compared: one of them is encoded and joined with others, and their
-    pairs have the similarity of distance 0 (for the cosine, 1). Where the twin has a reranker, it is asked about every
-    other pair in its band, and what both say together must reach the threshold.
+    Equal texts are duplicates before anything is compared: the first of them is encoded and joined with others, and
+    stands for all. Its copies are pairs with it alone, with the similarity of distance 0 (for the cosine, 1), so that
+    thousands of equal texts are as many pairs, and not half their square; clusters hold all of them. Where the twin has
+    a reranker, it is asked about every other pair in its band, and what both say together must reach the threshold.
 
     Args:
         twin: A twin whose sides share one tower.
@@ -115,6 +124,9 @@ def find_duplicates(
             finds every pair.
         job: Encode and join by partitions, on a cluster if wanted; None does it here, in memory. Pairs and clusters
             are put together here all the same.
+        expand_exact: Give every pair of all texts, those of copies with each other and with others too.
+        unread: What is not read of the texts, of `unread_of`: pairs of different texts that nothing else tells apart
+            are left out, and counted. None leaves out none.
 
     Raises:
         ModelError: No threshold is given, and there is no decision.
@@ -151,9 +163,15 @@ def find_duplicates(
             (left, right, similarity), recall = most.pairs, most.recall
         else:
             left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
+    left_out = 0
+    if unread is not None:
+        hidden = unread.of(copies.first).differ_unread(left, right)
+        left, right, similarity, left_out = left[~hidden], right[~hidden], similarity[~hidden], int(hidden.sum())
     similarity = twin.rescore(distinct, left, right, similarity)
     joined = JoinedTexts(copies, vectors, FoundPairs(left, right, similarity))
-    return replace(joined.duplicates(twin, threshold, decision), recall=recall)
+    return replace(
+        joined.duplicates(twin, threshold, decision, expand_exact=expand_exact), recall=recall, unread=left_out
+    )
 
 
 def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:

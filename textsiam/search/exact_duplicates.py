@@ -45,6 +45,27 @@ class ExactDuplicates:
         """Return the inputs of a kind, in order."""
         return self.inputs[self.start[kind] : self.start[kind] + self.count[kind]]
 
+    def linked(self, found: FoundPairs, equal: np.ndarray, similarity: np.ndarray) -> FoundPairs:
+        """Return the pairs of the first inputs of their kinds, and of each copy with the first of its kind.
+
+        So n equal inputs are n - 1 pairs; `expanded` gives all n (n - 1) / 2.
+
+        Args:
+            found: Pairs of kinds.
+            equal: Kinds whose copies are pairs too.
+            similarity: Of the copies of each of these.
+        """
+        left, right = self.first[found.left], self.first[found.right]
+        across = FoundPairs(np.minimum(left, right), np.maximum(left, right), found.similarity)
+        copies = [self.of(kind)[1:] for kind in equal.tolist()]
+        times = [len(each) for each in copies]
+        within = FoundPairs(
+            np.repeat(self.first[equal], times),
+            np.concatenate([np.zeros(0, np.int64), *copies]),
+            np.repeat(similarity, times).astype(np.float32),
+        )
+        return FoundPairs.joined([across, within])
+
     def expanded(self, found: FoundPairs, equal: np.ndarray, similarity: np.ndarray) -> FoundPairs:
         """Return the pairs of inputs: every copy of one side with every copy of the other, and copies with each other.
 

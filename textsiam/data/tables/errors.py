@@ -31,7 +31,7 @@ class BadRows:
         if on_bad_row not in ("error", "skip"):
             raise ValueError(f"on_bad_row must be 'error' or 'skip', got {on_bad_row!r}")
         self.name = name
-        self.on_bad_row = on_bad_row
+        self.on_bad_row: OnBadRow = on_bad_row
         self.skipped: Counter[str] = Counter()
         self.examples: list[str] = []
         self.decided: list[str] = []

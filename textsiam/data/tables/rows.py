@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from textsiam.data.tables.columns import PairColumns, Table, checked_text, text_problem
-from textsiam.data.tables.errors import BadRows, DataError
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.labels import LabelParser
 
 Problem = tuple[str, str]
 Cell = Callable[[str, object], str | Problem]
-ImageCells = Callable[[Path | None], Cell]
+ImageCells = Callable[[Path | None, OnBadRow], Cell]
 
 
 class PairRows:
@@ -68,13 +68,14 @@ class PairRows:
         return f"{name}{self.lines[row]}"
 
 
-def cell_reader(table: Table, images: bool, image_cells: ImageCells | None) -> Cell:
+def cell_reader(table: Table, images: bool, image_cells: ImageCells | None, on_bad_row: OnBadRow) -> Cell:
     """Return the function of (column, value) that gives a text or the name of an image, or (reason, problem).
 
     Args:
         table: whose cells are read.
         images: whether they hold images.
         image_cells: makes this function for images, of the folder that paths are relative to.
+        on_bad_row: as for `BadRows`; where rows are skipped, images that cannot be opened are bad ones.
 
     Raises:
         DataError: they hold images, and nothing is given to read those.
@@ -83,7 +84,7 @@ def cell_reader(table: Table, images: bool, image_cells: ImageCells | None) -> C
         return _text_cell
     if image_cells is None:
         raise DataError(f"{table.name}: holds images, and only texts are read here; see textsiam.sources")
-    return image_cells(table.folder)
+    return image_cells(table.folder, on_bad_row)
 
 
 def int_array(values: array[int]) -> np.ndarray:

@@ -13,7 +13,7 @@ from textsiam.data.tables.errors import DataError
 from textsiam.whole_file import whole_file
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
-_ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
+TABLE_ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
 _GROUP = 65_536  # rows of Parquet that are held in memory
 
 
@@ -35,29 +35,34 @@ def write_table(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as aside:
-            if path.suffix == ".parquet":
+            if path.suffix.lower() == ".parquet":
                 _write_parquet(aside, columns, rows)
             else:
                 # A file name that is not UTF-8 holds halves of characters: written as \\udce9, which JSON reads back.
                 with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
-                    _write(file, path.suffix, list(columns), rows)
-            aside.chmod(0o644)
+                    _write(file, path.suffix.lower(), list(columns), rows)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
     return path
 
 
-def checked_ending(path: str | Path) -> Path:
-    """Return the path of a table that is to be written: worth asking before hours of work are to end in it.
+def checked_ending(path: str | Path, endings: Sequence[str] = TABLE_ENDINGS) -> Path:
+    """Return the path of a file that is to be written: worth asking before hours of work are to end in it.
+
+    Args:
+        path: The file.
+        endings: What its name may end in, in small or capital letters; a table by default.
 
     Raises:
-        DataError: No format has its ending.
+        DataError: It ends in something else, or is a folder.
     """
     path = Path(path)
-    if path.suffix not in _ENDINGS:
-        raise DataError(
-            f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected .tsv, .csv, .jsonl or .parquet"
-        )
+    if path.suffix.lower() not in endings:
+        *others, last = endings
+        expected = f"{', '.join(others)} or {last}" if others else last
+        raise DataError(f"{path}: cannot write {path.suffix or 'a file without ending'!r}, expected {expected}")
+    if path.is_dir():
+        raise DataError(f"{path}: cannot be written: Is a directory")
     return path
 
 

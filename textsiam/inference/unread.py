@@ -1,0 +1,93 @@
+"""What a tower does not read of texts: unknown tokens, and what lies behind the length at which it cuts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from sentence_transformers import SentenceTransformer
+
+from textsiam.inference.tokens import token_blocks, token_counter
+
+_SPACES = ("▁", "Ġ", "Ċ")  # tokens of some vocabularies that stand for a space
+
+
+@dataclass(frozen=True, eq=False)
+class Unread:
+    """What is not read of m texts.
+
+    Attributes:
+        nothing: Texts of which no token is known, `(m,)` bool.
+        cut: Texts that are longer than the tower takes, `(m,)` bool.
+        partly: Texts of which something is not read, `(m,)` bool.
+        seen: Equal numbers stand for texts whose tokens are equal once they are cut, `(m,)` int64.
+    """
+
+    nothing: np.ndarray
+    cut: np.ndarray
+    partly: np.ndarray
+    seen: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Unread:
+        """Return the same of some of the texts."""
+        return Unread(self.nothing[rows], self.cut[rows], self.partly[rows], self.seen[rows])
+
+    def differ_unread(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Say of pairs of different texts, `(n,)` indices each, whether nothing that is read tells them apart."""
+        alike = (self.seen[left] == self.seen[right]) & (self.partly[left] | self.partly[right])
+        return self.nothing[left] | self.nothing[right] | alike
+
+
+def unread_of(towers: Sequence[SentenceTransformer], texts: Sequence[str]) -> Unread:
+    """Find out what none of some towers reads of texts.
+
+    Args:
+        towers: Towers; of one without a tokenizer that knows its unknown token, everything counts as read.
+        texts: m texts.
+    """
+    return reduce(_both, (_unread_of(tower, texts) for tower in towers))
+
+
+def _both(one: Unread, other: Unread) -> Unread:
+    seen = np.unique(np.stack([one.seen, other.seen]), axis=1, return_inverse=True)[1].reshape(-1)
+    return Unread(one.nothing & other.nothing, one.cut & other.cut, one.partly & other.partly, seen)
+
+
+def _unread_of(tower: SentenceTransformer, texts: Sequence[str]) -> Unread:
+    tokenizer: Any = tower.tokenizer
+    count = len(texts)
+    if not hasattr(tokenizer, "all_special_ids"):
+        none = np.zeros(count, bool)
+        return Unread(none, none, none, np.arange(count))
+    unknown = [] if tokenizer.unk_token_id is None else [tokenizer.unk_token_id]
+    spaces = [each for each in map(tokenizer.convert_tokens_to_ids, _SPACES) if each is not None]
+    index: dict[bytes, int] = {}
+    lengths, strange, known, seen = (np.zeros(count, np.int64) for _ in range(4))
+    done = 0
+    # What stands in every input is that of an empty one: special tokens, and a prompt.
+    ((ids, _),) = token_blocks(tower, [""])
+    silent = [*tokenizer.all_special_ids, *(each for each in spaces if each not in unknown)]
+    usual, beside = np.isin(ids, unknown).sum(), (~np.isin(ids, silent)).sum()
+    for ids, sizes in token_blocks(tower, texts):
+        stops = np.cumsum(sizes)
+        rows = slice(done, done + len(sizes))
+        lengths[rows] = sizes
+        strange[rows] = _sums(np.isin(ids, unknown), stops) - usual
+        known[rows] = _sums(~np.isin(ids, silent), stops) - beside
+        pieces = np.split(ids, stops[:-1])
+        seen[rows] = [index.setdefault(piece.tobytes(), len(index)) for piece in pieces]
+        done += len(sizes)
+    cut = np.zeros(count, bool)
+    if tower.max_seq_length is not None:
+        full = np.flatnonzero(lengths >= tower.max_seq_length)
+        if len(full):
+            cut[full] = token_counter(tower)([texts[int(i)] for i in full]) > lengths[full]
+    return Unread(known <= 0, cut, cut | (strange > 0), seen)
+
+
+def _sums(values: np.ndarray, stops: np.ndarray) -> np.ndarray:
+    """Return the sums of values `(total,)` over the pieces that end at `stops`, `(m,)`."""
+    return np.diff(np.concatenate([[0], np.cumsum(values)])[np.concatenate([[0], stops])])
