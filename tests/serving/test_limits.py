@@ -54,7 +54,7 @@ def test_the_docs_tell_the_limits_as_they_are():
         f"a step takes at most {limits.max_tokens:,} tokens",
         f"for {limits.grace:g} seconds at most",
         f"the body did not come within {limits.patience:g} seconds",
-        f"at least {limits_module._SHORTEST_TOKEN} characters",
+        f"at least {limits_module.SHORTEST_TOKEN} characters",
         f"at most {WAITING / 1e9} billion pixels wait",
         f"A step of at most {engine._SHARED} tokens takes one core",
         f"A head must come within {connections._HEAD_SECONDS:g} seconds and {connections._HEAD_BYTES >> 10} KiB",

@@ -105,7 +105,7 @@ def test_info_tells_the_pooling_and_the_number_format_of_the_twin(serve, fresh_t
     fresh_tower[1] = Pooling(fresh_tower[0].get_embedding_dimension(), pooling_mode="cls")
     twin = Twin(fresh_tower)
     monkeypatch.setattr(type(inputs_of(fresh_tower)), "bf16", False)  # as images are, whatever the hardware can do
-    monkeypatch.setattr("textsiam.models.twin.fast_dtype", fast_on_new_hardware)
+    monkeypatch.setattr("textsiam.inference.fast.fast_tower.fast_dtype", fast_on_new_hardware)
     monkeypatch.setattr("textsiam.serving.app.fast_dtype", fast_on_new_hardware, raising=False)
     info = serve(twin=twin, index=None).get("/info").json()
     assert info["model_type"] == {"embedding": {"pooling": "cls"}}
