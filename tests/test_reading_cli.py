@@ -65,6 +65,7 @@ def test_options_of_labels_do_not_apply_to_scores(textsiam, model, tmp_path):
     assert said.err.splitlines() == [
         f"note: {file}: 'label' holds scores, by its values",
         f"warning: skipped {file}:6: 'label' is '?', expected a number",
+        f"note: {file}: 1 of 5 left out: 1 bad score",
     ]
     report = ("--report", tmp_path / "page.html")
     for option in (report, ("--verification",), ("--threshold", "0.5"), ("--precision", "0.9"), ("--prior", "0.1")):

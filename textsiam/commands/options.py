@@ -134,7 +134,7 @@ def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side:
     towers = [member.tower(side) for member in members_digest(twin, "")[1]]
     if not texts or any(inputs_of(tower) is not TEXTS or not reads_tokens(tower) for tower in towers):
         return None
-    unread = unread_of(towers, texts)
+    unread = unread_of(towers, twin.to_keys(texts))
     told = ((unread.nothing, "hold unknown tokens only, and the model reads nothing of them"),
             (unread.cut, f"are cut after {towers[0].max_seq_length} tokens, the most that is read"))  # fmt: skip
     for found, what in told:
