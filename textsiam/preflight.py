@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textsiam.config.data import check_data
+from textsiam.config.data import check_data, of_images
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
-from textsiam.images.files import holds_images
 from textsiam.manifest import Manifest
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
@@ -24,7 +23,7 @@ RESULTS = ("model", "report.html", "summary.json")
 def faults(config: Config) -> list[ValueError]:
     """Return all that a config alone tells to be wrong, before any data is read."""
     state, settings = process_state(), config.training
-    images = isinstance(config.data.train, str) and holds_images(config.data.train)
+    images = of_images(config.data.train)
     found: list[ValueError] = []
 
     def check(what: Callable[[], Any]) -> Any:

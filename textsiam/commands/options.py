@@ -128,15 +128,16 @@ def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side:
     from textsiam.inference.encoders import inputs_of
     from textsiam.inference.inputs import TEXTS
     from textsiam.inference.preprocessed import reads_tokens
+    from textsiam.inference.tokens import token_limit
     from textsiam.inference.unread import unread_of
-    from textsiam.models.ensemble import members_digest
+    from textsiam.models.ensemble import members_of
 
-    towers = [member.tower(side) for member in members_digest(twin, "")[1]]
+    towers = [member.tower(side) for member in members_of(twin)]
     if not texts or any(inputs_of(tower) is not TEXTS or not reads_tokens(tower) for tower in towers):
         return None
     unread = unread_of(towers, twin.to_keys(texts))
     told = ((unread.nothing, "hold unknown tokens only, and the model reads nothing of them"),
-            (unread.cut, f"are cut after {towers[0].max_seq_length} tokens, the most that is read"))  # fmt: skip
+            (unread.cut, f"are cut after {token_limit(towers[0])} tokens, the most that is read"))  # fmt: skip
     for found, what in told:
         if count := int(found.sum()):
             first = [ids[int(i)] for i in found.nonzero()[0][:_NAMED]]

@@ -77,7 +77,7 @@ def check_data(config: DataConfig) -> None:
     Raises:
         ConfigError: A key does not go with what `train` holds, or a file is not there.
     """
-    if _of_images(config.train):
+    if of_images(config.train):
         if (config.labels, config.split) != ("all", "random"):
             raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
     elif config.pairs is not None or config.more or config.unseen or config.disjoint:
@@ -100,7 +100,7 @@ def build_pairs(config: DataConfig) -> Splits:
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     check_data(config)
-    cut = (_cut_images if _of_images(config.train) else _cut_texts)(config, shares)
+    cut = (_cut_images if of_images(config.train) else _cut_texts)(config, shares)
     own = {name: _read_split(config, name, source) for name, source in given.items()}
     splits = cut.replacing(**own) if own else cut
     for name in ("train", "calibration", "test"):
@@ -113,7 +113,8 @@ def build_pairs(config: DataConfig) -> Splits:
     return with_judged_negatives(splits)
 
 
-def _of_images(source: str | list[str] | None) -> bool:
+def of_images(source: str | list[str] | None) -> bool:
+    """Return whether a source of pairs is one of labelled images; several sources are of texts."""
     return isinstance(source, str) and holds_images(source)
 
 
@@ -145,7 +146,7 @@ def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     sources = [str(config.train), *(config.more or ())]
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
-    if _of_images(config.test):  # it may be the only one that has them
+    if of_images(config.test):  # it may be the only one that has them
         unseen = [name for name in unseen or () if any(each.has(name) for each in (images, *more))]
     drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
     return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)

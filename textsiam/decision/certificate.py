@@ -67,7 +67,7 @@ class Certificate:
             return found
         found = [
             f"{self.pairs:,} pairs at or above {self.threshold:.4f}: at least {percent(self.precision)} are right "
-            f"(certified on {self.answers} answers, {self._terms}; proven {self.right:,})"
+            f"(certified on {self.answers} answers, {terms(self.confidence, self.noise)}; proven {self.right:,})"
         ]
         if self.recall is not None:
             share, low, high = self.recall
@@ -75,24 +75,17 @@ class Certificate:
                 f"about {share:.0%} ({low:.0%}–{high:.0%}) of the duplicates that score above {self.floor:.2f} are "
                 "among them; below it nobody looked"
             )
-        again, asked = self.disagreements
-        if asked:
-            found.append(f"{again} of {asked} pairs that were asked twice were answered differently")
-        return found
+        return [*found, *disagreed(self.disagreements)]
 
     @property
     def learned_from(self) -> str:
         """What a decision that it belongs to was learned from, and what is proven there: one sentence."""
+        held = terms(self.confidence, self.noise)
         return (
             f"learned from {self.answers:,} answers about pairs of {self.source or 'a collection'}: at least "
             f"{percent(self.precision)} of its {self.pairs:,} pairs at or above {self.threshold or 0.0:.4f} are right "
-            f"({self._terms}); that is certified for the model {self.model} and the questions {self.collection} alone"
+            f"({held}); that is certified for the model {self.model} and the questions {self.collection} alone"
         )
-
-    @property
-    def _terms(self) -> str:
-        noise = f", up to {percent(self.noise)} of the answers wrong" if self.noise else ""
-        return f"{percent(self.confidence)} confidence{noise}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""
@@ -103,6 +96,18 @@ class Certificate:
         """Return the certificate that gave these facts, after a detour over JSON."""
         recall = None if facts["recall"] is None else tuple(facts["recall"][name] for name in _RECALL)
         return cls(**{**facts, "recall": recall, "disagreements": tuple(facts["disagreements"])})
+
+
+def terms(confidence: float, noise: float) -> str:
+    """Say on what terms a bound holds."""
+    wrong = f", up to {percent(noise)} of the answers wrong" if noise else ""
+    return f"{percent(confidence)} confidence{wrong}"
+
+
+def disagreed(disagreements: tuple[int, int]) -> list[str]:
+    """Say about how many pairs, of those that were asked twice, two people said different things."""
+    again, asked = disagreements
+    return [f"{again} of {asked} pairs that were asked twice were answered differently"] if asked else []
 
 
 def percent(share: float) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from textsiam.inference.tokens import token_blocks, token_counter
+from textsiam.inference.tokens import token_blocks, token_counter, token_limit
 
 _SPACES = ("▁", "Ġ", "Ċ")  # tokens of some vocabularies that stand for a space
 
@@ -81,8 +81,8 @@ def _unread_of(tower: SentenceTransformer, texts: Sequence[str]) -> Unread:
         seen[rows] = [index.setdefault(piece.tobytes(), len(index)) for piece in pieces]
         done += len(sizes)
     cut = np.zeros(count, bool)
-    if tower.max_seq_length is not None:
-        full = np.flatnonzero(lengths >= tower.max_seq_length)
+    if (limit := token_limit(tower)) is not None:
+        full = np.flatnonzero(lengths >= limit)
         if len(full):
             cut[full] = token_counter(tower)([texts[int(i)] for i in full]) > lengths[full]
     return Unread(known <= 0, cut, cut | (strange > 0), seen)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from textsiam.data.components import connected_components
 from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import texts_digest
-from textsiam.decision.certificate import percent
+from textsiam.decision.certificate import disagreed, terms
 from textsiam.decision.confidence import NestedSets
 from textsiam.labelling.audit_plan import AuditPlan
 from textsiam.labelling.candidates import Candidates
@@ -72,7 +72,6 @@ class Audit:
     def sentences(self) -> list[str]:
         """Return what it says, in plain words."""
         judged = self.right + self.wrong
-        noise = f", up to {percent(self.noise)} of the answers wrong" if self.noise else ""
         if self.low == self.high:
             found = [f"precision {self.low:.1%}: all {self.pairs:,} pairs are judged, {self.right:,} are right"]
         elif self.precision is None:
@@ -80,7 +79,7 @@ class Audit:
         else:
             found = [
                 f"precision {self.precision:.1%} ({self.low:.1%}–{self.high:.1%}) of {self.pairs:,} pairs: "
-                f"{self.right:,} of {judged:,} judged are right ({percent(self.confidence)} confidence{noise})"
+                f"{self.right:,} of {judged:,} judged are right ({terms(self.confidence, self.noise)})"
             ]
         if self.recall is not None:
             share, low, high = self.recall
@@ -98,10 +97,7 @@ class Audit:
             found.append(f"{self.unknown:,} drawn pairs are skipped or open: they count as wrong below, as right above")
         if self.copies:
             found.append(f"{self.copies:,} rows are left out: their texts are equal, or the pair is there twice")
-        again, asked = self.disagreements
-        if asked:
-            found.append(f"{again} of {asked} pairs that were asked twice were answered differently")
-        return found
+        return [*found, *disagreed(self.disagreements)]
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as plain values."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.labelling.plan import OUTSIDE, Aim, Draw, Plan
+from textsiam.labelling.plan import Aim, Draw, Plan, expected_and_interval
 
 
 class AuditPlan(Plan):
@@ -37,12 +37,7 @@ class AuditPlan(Plan):
         left = np.setdiff1d(self._asked, drawn)
         rng, beyond = np.random.default_rng([self.aim.seed, number]), self.missed > (drawn < self.missed).sum()
         if beyond and (number % 2 == 0 or not len(left)):
-            weights = self._recall_weights(rng)
-            stratum = int(rng.choice(len(weights), p=weights))
-            end = int(self.strata.ends[stratum])
-            picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
-            assert picked is not None  # a stratum without a pair left has no weight
-            return self.issue(Draw(number, picked[0], "recall", self.missed, float(weights[stratum] * picked[1])))
+            return self.issue(self._by_strata(rng, self._recall_weights(rng), "recall", among=self.missed))
         if not len(left):
             return None
         return self.issue(Draw(number, int(rng.choice(left)), "prove", self.size, 1.0 / len(left)))
@@ -88,6 +83,4 @@ class AuditPlan(Plan):
         right, judged = self.said.count(True), self.said.count(True) + self.said.count(False)
         found = right + rng.binomial(self.size - judged, self.right_flagged(draws, rng))
         share = found / np.maximum(found + self.curve.right_pairs(draws, rng).sum(1), 1)
-        outside = OUTSIDE * (1 - confidence) / 2
-        low, high = np.quantile(share, [outside, 1 - outside])
-        return float(share.mean()), float(low), float(high)
+        return expected_and_interval(share, confidence)

@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from textsiam.decision.confidence import NestedSets
 from textsiam.decision.curve import Probability, ScoreCurve, Strata
 
-OUTSIDE = 0.4
-"""Of the posterior draws that a confidence would leave outside an interval: no curve fits exactly (simulated)."""
 Stage = Literal["look", "prove", "recall"]
 _DRAWS = 150
+_OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
 _LOOK = 0.15, 0.25  # of the answers, at least and at most
 _ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with before the proof, however many were given
@@ -110,12 +109,9 @@ class Plan:
         size = 0 if self._start is None else self._larger(rng) if self.done else self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
-        weights = self._recall_weights(rng) if value is None or self._start is not None else self._look_weights(value)
-        stratum = int(rng.choice(len(weights), p=weights))
-        end, stage = int(self.strata.ends[stratum]), "look" if self._start is None else "recall"
-        picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
-        assert picked is not None  # a stratum without a pair left has no weight
-        return self.issue(Draw(number, picked[0], stage, 0, float(weights[stratum] * picked[1])))
+        if value is not None and self._start is None:
+            return self.issue(self._by_strata(rng, self._look_weights(value), "look"))
+        return self.issue(self._by_strata(rng, self._recall_weights(rng), "recall"))
 
     def issue(self, draw: Draw) -> Draw:
         """Take a draw that was made, here or when its line was written."""
@@ -169,6 +165,16 @@ class Plan:
         if self.sets is None:
             return 0
         return int(self.sets.sizes[self.sets.proven(precision or self.aim.precision)].max(initial=0))
+
+    def _by_strata(
+        self, rng: np.random.Generator, weights: NDArray[np.float64], stage: Stage, *, among: int = 0
+    ) -> Draw:
+        """Draw a stratum by its weight, and from it a pair; a stratum without a pair left has no weight."""
+        stratum = int(rng.choice(len(weights), p=weights))
+        end = int(self.strata.ends[stratum])
+        picked = self._picked(rng, end - int(self.strata.sizes[stratum]), end)
+        assert picked is not None
+        return Draw(len(self.draws), picked[0], stage, among, float(weights[stratum] * picked[1]))
 
     def _picked(self, rng: np.random.Generator, first: int, last: int) -> tuple[int, float] | None:
         """Return an undrawn rank from `first` to below `last`, and its probability; None where none is left."""
@@ -314,6 +320,11 @@ class Plan:
         rng = np.random.default_rng([self.aim.seed, 2**31])
         right = self.curve.right_pairs(draws, rng)
         share = right[:, self.strata.ends <= size].sum(1) / np.maximum(right.sum(1), 1)
-        outside = OUTSIDE * (1 - confidence) / 2
-        low, high = np.quantile(share, [outside, 1 - outside])
-        return float(share.mean()), float(low), float(high)
+        return expected_and_interval(share, confidence)
+
+
+def expected_and_interval(share: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+    """Return the mean of posterior draws of a share, and an interval that keeps somewhat more of them than it says."""
+    outside = _OUTSIDE * (1 - confidence) / 2
+    low, high = np.quantile(share, [outside, 1 - outside])
+    return float(share.mean()), float(low), float(high)

@@ -285,11 +285,16 @@ def members_digest(scorer: Scorer, kind: str) -> tuple[hashlib._Hash, list[Twin]
         The digest, to be updated, and the twins whose weights belong into it, in order.
     """
     digest = hashlib.sha256(kind.encode())
-    members = [scorer] if isinstance(scorer, Twin) else scorer.twins if isinstance(scorer, Ensemble) else []
     if isinstance(scorer, Ensemble) and scorer.regions is not None:
-        members = [*members, scorer.regions.base]
         digest.update(scorer.regions.centroids.tobytes() + str(scorer.regions.temperature).encode())
-    return digest, members
+    return digest, members_of(scorer)
+
+
+def members_of(scorer: Scorer) -> list[Twin]:
+    """Return the twins that vectors depend on, in order: of an ensemble with regions, the one that finds them last."""
+    members = [scorer] if isinstance(scorer, Twin) else scorer.twins if isinstance(scorer, Ensemble) else []
+    regions = scorer.regions if isinstance(scorer, Ensemble) else None
+    return [*members] if regions is None else [*members, regions.base]
 
 
 def average_twins(twins: Sequence[Twin]) -> Twin:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from threading import Lock
 from typing import Annotated, Any, Literal
 
@@ -59,15 +59,10 @@ class PairAsked(BaseModel):
     facts2: dict[str, str]
 
 
-class ProgressBody(BaseModel):
-    """How far the answers have come; see `textsiam.labelling.progress`."""
+@dataclass(frozen=True)
+class ProgressBody(Progress):
+    """How far the answers have come, of so many that are planned, and that in words."""
 
-    answers: int
-    left: int | None
-    pairs: int
-    precision: float
-    promised: bool
-    finished: bool
     planned: int
     sentence: str
 
