@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -91,6 +95,37 @@ def running(app) -> Iterator[str]:
 def at_port():
     """Return what serves an application on a free port, and yields its address."""
     return running
+
+
+@contextmanager
+def process_of(*arguments, **more):
+    """Start a server on a free port; yields the process and what it said when it was ready."""
+    command = [sys.executable, "-m", "textsiam.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(
+        command, env={k: v for k, v in os.environ.items() if k != "TEXTSIAM_TOKEN"} | more, **options
+    ) as process:
+        errors: list[str] = []
+        reader = threading.Thread(target=lambda: errors.extend(process.stderr))
+        reader.start()
+        try:
+            said = ""
+            for line in process.stdout:
+                said += line
+                if line == "}\n":
+                    break
+            assert said, "".join(errors)
+            yield process, json.loads(said), errors
+        finally:
+            process.kill()
+            process.wait()
+            reader.join()
+
+
+@pytest.fixture
+def served():
+    """Return what runs `textsiam serve` as a process of its own, and yields it, what it said, and its errors."""
+    return process_of
 
 
 @pytest.fixture

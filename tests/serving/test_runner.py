@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
 
 import httpx2
 import pytest
@@ -31,31 +30,8 @@ def run(*arguments, **more):
     return subprocess.run(command, capture_output=True, text=True, env=environment(**more), timeout=120)
 
 
-@contextmanager
-def served(*arguments, **more):
-    """Start a server on a free port; yields the process and what it said when it was ready."""
-    command = [sys.executable, "-m", "textsiam.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=environment(**more), **options) as process:
-        errors: list[str] = []
-        reader = threading.Thread(target=lambda: errors.extend(process.stderr))
-        reader.start()
-        try:
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line == "}\n":
-                    break
-            assert said, "".join(errors)
-            yield process, json.loads(said), errors
-        finally:
-            process.kill()
-            process.wait()
-            reader.join()
-
-
 @pytest.mark.slow
-def test_what_was_acknowledged_is_there_after_kill_9(saved, tmp_path):
+def test_what_was_acknowledged_is_there_after_kill_9(saved, tmp_path, served):
     place = tmp_path / "index"
     assert run("index", "create", saved, place).returncode == 0
     with served(saved, "--index", place) as (_, ready, _), httpx2.Client(base_url=ready["address"]) as client:
@@ -79,7 +55,7 @@ def test_what_was_acknowledged_is_there_after_kill_9(saved, tmp_path):
 
 
 @pytest.mark.slow
-def test_sigterm_under_load_answers_what_was_taken_and_ends_in_peace(saved):
+def test_sigterm_under_load_answers_what_was_taken_and_ends_in_peace(saved, served):
     statuses, refused = [], []
     with served(saved) as (process, ready, _):
 
@@ -110,7 +86,7 @@ def test_sigterm_under_load_answers_what_was_taken_and_ends_in_peace(saved):
 
 
 @pytest.mark.slow
-def test_suspects_of_a_file_wait_for_a_moderator_and_decisions_correct_the_model(saved, tmp_path, sentences):
+def test_suspects_of_a_file_wait_for_a_moderator_and_decisions_correct_the_model(saved, tmp_path, sentences, served):
     flagged = tmp_path / "flagged.tsv"
     questions = tmp_path / "questions.txt"
     questions.write_text("\n".join(sentences) + "\n")
@@ -176,7 +152,7 @@ def test_a_bad_row_of_suspects_is_named(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_port_in_use_is_named(saved, tmp_path):
+def test_a_port_in_use_is_named(saved, tmp_path, served):
     with served(saved) as (_, ready, _):
         port = ready["address"].rpartition(":")[2]
         out = run("serve", saved, "--port", port)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
-import json
 import random
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -24,24 +22,6 @@ from textsiam.search.index.folder import FolderIndex
 from textsiam.search.ingest import index_model
 
 pytestmark = pytest.mark.slow
-
-
-@contextmanager
-def served(*arguments):
-    """Start a server; yields its address and its process."""
-    command = [sys.executable, "-m", "textsiam.cli", "serve", *map(str, arguments), "--port", "0", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
-        try:
-            said = ""
-            for line in process.stdout:
-                said += line
-                if line == "}\n":
-                    break
-            yield json.loads(said)["address"], process
-        finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
 
 
 def memory(process, name):
@@ -72,7 +52,7 @@ def others(address, body):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_path, tries, result):
+def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_path, tries, result, served):
     encoder = scratch_image_encoder(size=224, channels=3, widths=(8, 16), depths=(1, 1), dim=16, device="cpu")
     Twin(encoder).eval().save_pretrained(tmp_path / "twin")
 
@@ -84,7 +64,8 @@ def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_pa
     rng = np.random.default_rng(0)
     small = {"inputs": [coded(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)))]}
     large = coded(Image.new("1", (7071, 7071)))
-    with served(tmp_path / "twin") as (address, process):
+    with served(tmp_path / "twin") as (process, ready, _):
+        address = ready["address"]
         httpx2.post(f"{address}/embed", json=small, timeout=60)
         idle = memory(process, "VmRSS")
         with others(address, small) as waits:
@@ -98,11 +79,14 @@ def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_pa
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_them(tower, tmp_path, tries, result):
+def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_them(
+    tower, tmp_path, tries, result, served
+):
     Twin(tower).save_pretrained(tmp_path / "twin")
     body = b'{"inputs":[' + b"1," * 7_500_000 + b"1]}"
     head, count = {"content-type": "application/json"}, tries(50)
-    with served(tmp_path / "twin") as (address, process):
+    with served(tmp_path / "twin") as (process, ready, _):
+        address = ready["address"]
         idle = memory(process, "VmRSS")
         with others(address, {"inputs": "why so?"}) as waits, httpx2.Client(base_url=address, timeout=60) as client:
             for _ in range(count):
@@ -114,7 +98,7 @@ def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_th
     result(requests=count, peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
 
 
-def test_batches_are_whole_after_kill_9(tower, tmp_path, tries, result):
+def test_batches_are_whole_after_kill_9(tower, tmp_path, tries, result, served):
     """Each batch replaces three questions: it is there as a whole or not at all, and once it is answered it is."""
     twin = Twin(tower)
     twin.save_pretrained(tmp_path / "twin")
@@ -122,7 +106,8 @@ def test_batches_are_whole_after_kill_9(tower, tmp_path, tries, result):
     wanted, rng, acknowledged, kills, number = tries(1000), random.Random(22), 0, 0, 0
     while acknowledged < wanted:
         last = None
-        with served(tmp_path / "twin", "--index", tmp_path / "index") as (address, process):
+        with served(tmp_path / "twin", "--index", tmp_path / "index") as (process, ready, _):
+            address = ready["address"]
             killer = threading.Timer(rng.uniform(0.5, 3), process.send_signal, [signal.SIGKILL])
             killer.start()
             with httpx2.Client(base_url=address, timeout=60) as client:
