@@ -22,8 +22,9 @@ demo: $(READY)
 	$(BIN)/textsiam flag runs/quickstart/model runs/quickstart/test.tsv --labels runs/quickstart/labels.tsv --limit 5 --output runs/quickstart/flagged.tsv
 	@echo "Everything is in runs/quickstart: open runs/quickstart/report.html"
 
+# A process per core, and a file's tests in one of them; every process computes with one thread.
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # Everything of which `make test` tries a seeded tenth; the result stays in benchmarks/results/hostile.json.
 test-hostile: $(READY)

@@ -230,7 +230,7 @@ async function takeBack(before) {
     say(pair.state !== "waiting" ? `Taken back: ${what} ${pair.state} again.`
       : pairs > 1 ? `Taken back: ${pairs} pairs wait again.` : "Taken back: the pair waits again.");
   }
-  await look({ own: true });
+  attempt(() => look({ own: true })); // not awaited: the next key counts as soon as the pair is back
   threshold.countSoon();
 }
 
