@@ -27,7 +27,6 @@ _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
-_BOLD = 0.9
 _BELOW = 2
 _SHARP, _SWITCH = 4.0, 1.5
 _BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
@@ -213,7 +212,7 @@ class Plan:
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
         answers = max(self.aim.labels - len(self.answers), round(least * self.aim.labels))
-        return right**_BOLD * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal, answers)
+        return right * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal, answers)
 
     def _chance(
         self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any], answers: int
