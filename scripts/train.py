@@ -7,6 +7,7 @@ import sys
 
 from textsiam.cli import main
 from textsiam.commands.making import run_training
+from textsiam.inference.fast.cores import available_cores
 
 
 def use_all_cores() -> None:
@@ -15,7 +16,7 @@ def use_all_cores() -> None:
     Torch must not be loaded yet. `--num_cpu_threads_per_process N` with N above 1 is left as it is.
     """
     if os.environ.get("OMP_NUM_THREADS") == "1" and "ACCELERATE_MIXED_PRECISION" in os.environ:
-        share = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        share = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
         os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
 

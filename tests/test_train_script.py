@@ -22,7 +22,7 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
     ],
 )
 def test_a_launched_process_uses_its_share_of_the_cores(monkeypatch, threads, launched, processes, expected):
-    monkeypatch.setattr(os, "cpu_count", lambda: 8)
+    monkeypatch.setattr("textsiam.inference.fast.cores.available_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", threads)
     for name, value in (("ACCELERATE_MIXED_PRECISION", "no" if launched else None), ("LOCAL_WORLD_SIZE", processes)):
         monkeypatch.setenv(name, value) if value is not None else monkeypatch.delenv(name, raising=False)

@@ -10,6 +10,8 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
+from textsiam.inference.fast.cores import share_cores
+
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
     from textsiam.data.splits import split_pairs
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from textsiam.training.mining.offline import mine
 
 __version__ = "0.1.0"
+
+share_cores()  # before torch is loaded, if it is not: then its threads wait as they should from the start
 
 __all__ = [
     "Decision",

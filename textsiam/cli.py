@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from textsiam import __version__
-from textsiam.commands import adapting, finding, importing, indexing, labelling, making, scoring, serving
+from textsiam.commands import adapting, doctor, finding, importing, indexing, labelling, making, scoring, serving
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -41,6 +41,7 @@ app.command()(making.ensemble)
 app.command()(making.calibrate)
 app.command()(serving.serve)
 app.command()(serving.recalibrate)
+app.command()(doctor.doctor)
 data_app.command("report")(making.report)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from textsiam.inference.fast.fast_tower import DeviceRunner, FastTower, to_device
-from textsiam.inference.fast.processor import one_core
+from textsiam.inference.fast.processor import one_core, share_out
 from textsiam.inference.inputs import Prepared
 from textsiam.inference.preprocessed import Preprocessed
 from textsiam.inference.tokens import chunk_by_tokens
@@ -216,40 +216,8 @@ def encode_tokens(
         works = [partial(work, one) for one in crew[: max(1, len(chunks))]]
         on_cpu = tower.device.type == "cpu"
         with one_core(on_cpu and total <= _TINY_JOB):
-            _share_out(works, chunks.drop, alone=on_cpu)
+            share_out(works, chunks.drop, alone=on_cpu)
     finally:
         if was_training:
             tower.train()
     return vectors
-
-
-def _share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *, alone: bool) -> None:
-    """Run every work in a thread and wait for all; the first error stops the others and is raised.
-
-    Args:
-        works: Each works until there is nothing left; one alone runs in this thread.
-        stop: Has the others find nothing left.
-        alone: Give each worker one core: threads of their own would wait for each other after every operation.
-    """
-    if len(works) == 1:
-        works[0]()
-        return
-
-    def worker(work: Callable[[], None]) -> None:
-        if alone:
-            torch.set_num_threads(1)
-        try:
-            work()
-        except BaseException:
-            stop()
-            raise
-
-    # A part of the setting is the whole process's: `one_core` takes it back.
-    with one_core(alone), ThreadPoolExecutor(len(works), thread_name_prefix="encode") as pool:
-        futures = [pool.submit(worker, work) for work in works]
-        try:
-            for future in futures:
-                future.result()
-        except BaseException:  # Ctrl-C too
-            stop()
-            raise

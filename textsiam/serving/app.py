@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -19,6 +18,7 @@ from starlette.exceptions import HTTPException
 
 from textsiam.decision.domain import DomainShift
 from textsiam.inference.encoders import pooling_of
+from textsiam.inference.fast.cores import available_cores
 from textsiam.models.scorer import Scorer
 from textsiam.search.index.base import QuestionIndex, QuestionIndexError
 from textsiam.serving.engine import Engine
@@ -133,7 +133,7 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
             max_batch_tokens=settings.max_tokens,
             max_client_batch_size=settings.max_batch,
             auto_truncate=settings.truncate,
-            tokenization_workers=os.cpu_count() or 1,
+            tokenization_workers=available_cores(),
             threshold=None if decision is None else decision.threshold,
             questions=None if index is None else await asyncio.to_thread(index.count),
             domain_shift=None if engine.watch.shift is None else str(engine.watch.shift),

@@ -83,8 +83,8 @@ def _learn(run: Run, quiet: bool) -> None:
             model.train()
             objective.train()
             with accelerator.accumulate(model, objective):
-                with encoded(accelerator, model, batch, cached=settings.gradient_cache) as (left, right):
-                    embedded = gather_batch(accelerator, batch, left, right)
+                with encoded(accelerator, model, batch, cached=settings.gradient_cache, threads=run.threads) as sides:
+                    embedded = gather_batch(accelerator, batch, *sides)
                     loss = objective(embedded)
                     accelerator.backward(loss)
                 if accelerator.sync_gradients and settings.max_gradient_norm is not None:

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from accelerate.utils import set_seed
+from accelerate.utils import AutocastKwargs, set_seed
 from sentence_transformers import SentenceTransformer
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
@@ -17,6 +17,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.inference.inputs import Prepared
 from textsiam.models.twin import Twin
 from textsiam.training.batches.collation import Batch, TrainingPairs
+from textsiam.training.batches.crew import shareable
 from textsiam.training.batches.sampling import make_sampler, usable_rows
 from textsiam.training.batches.token_store import stored_tokens
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
@@ -50,6 +51,9 @@ class Run:
         if objective.encodes_twice and not any(isinstance(m, nn.Dropout) and m.p for m in twin.left.modules()):
             raise ValueError("simcse: the tower has no dropout, so that a text is encoded alike both times")
         sampler = make_sampler(pairs, settings, objective, world=world)
+        self.threads = self._threads(twin)
+        if self.threads > 1:  # a weight that two threads cast for each other would be rounded as chance has it
+            self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # pyright: ignore
         self.data = TrainingPairs(
             pairs,
             twin,
@@ -61,6 +65,7 @@ class Run:
             twice=objective.encodes_twice,
             rank=self.accelerator.process_index,
             world=world,
+            threads=self.threads,
             prepare=self._prepared,
         )
         self.steps_per_epoch = sampler.steps // settings.gradient_accumulation_steps
@@ -90,6 +95,14 @@ class Run:
             inputs = stored_tokens(tower, names, self.output / "tokens")
         augment = self.settings.augmentations
         return inputs.augmented(augment) if augment else inputs
+
+    def _threads(self, twin: Twin) -> int:
+        """Return among how many threads of one core each a step is shared; 1 leaves the cores to torch."""
+        settings, one_process = self.settings, self.accelerator.num_processes == 1
+        apart = settings.gradient_cache or settings.gradient_checkpointing or settings.compile
+        if self.accelerator.device.type != "cpu" or not one_process or apart or twin.right is not None:
+            return 1
+        return torch.get_num_threads() if shareable(twin.left) else 1
 
     def _prepare(self, twin: Twin, objective: Objective) -> None:
         settings = self.settings

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
@@ -26,3 +27,35 @@ def one_core(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(cores)
+
+
+def share_out(works: Sequence[Callable[[], None]], stop: Callable[[], None], *, alone: bool) -> None:
+    """Run every work in a thread and wait for all; the first error stops the others and is raised.
+
+    Args:
+        works: Each works until there is nothing left; one alone runs in this thread.
+        stop: Has the others find nothing left.
+        alone: Give each worker one core: threads of their own would wait for each other after every operation.
+    """
+    if len(works) == 1:
+        works[0]()
+        return
+
+    def worker(work: Callable[[], None]) -> None:
+        if alone:
+            torch.set_num_threads(1)
+        try:
+            work()
+        except BaseException:
+            stop()
+            raise
+
+    # A part of the setting is the whole process's: `one_core` takes it back.
+    with one_core(alone), ThreadPoolExecutor(len(works), thread_name_prefix="worker") as pool:
+        futures = [pool.submit(worker, work) for work in works]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:  # Ctrl-C too
+            stop()
+            raise

@@ -75,6 +75,7 @@ class TrainingPairs:
         twice: Encode each left text a second time.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
+        threads: How many share the chunks of a batch: it is cut so that each gets about as much.
         prepare: How inputs are made ready for a tower.
 
     Attributes:
@@ -93,6 +94,7 @@ class TrainingPairs:
         twice: bool = False,
         rank: int = 0,
         world: int = 1,
+        threads: int = 1,
         prepare: Prepare = prepare,
     ) -> None:
         self.pairs, self.sampler = pairs, sampler
@@ -100,7 +102,7 @@ class TrainingPairs:
         self.left_inputs = prepare(twin.left, pairs.texts)
         self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
         self.token_budget, self.seed, self.negatives, self.twice = token_budget, seed, negatives, twice
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.threads = rank, world, threads
         self.mined: np.ndarray | None = None
         self._shared = twin.right is None
 
@@ -161,9 +163,20 @@ class TrainingPairs:
         """
         distinct, inverse = np.unique(np.concatenate(sides), return_inverse=True)
         distinct = distinct % len(self.pairs.texts)
-        chunks = chunk_by_tokens(inputs.lengths_of(distinct), self.token_budget)
+        chunks = self._cut(inputs.lengths_of(distinct))
         place = np.empty(len(distinct), np.int64)
         place[np.concatenate(chunks)] = np.arange(len(distinct))
         rows = [distinct[chunk] for chunk in chunks]
         features = [inputs.collate(each, seed=seed, clusters=self.clusters[each]) for each in rows]
         return features, torch.from_numpy(place[inverse])
+
+    def _cut(self, lengths: np.ndarray) -> list[np.ndarray]:
+        """Return which inputs make a chunk: as many chunks of about one size for each thread."""
+        if self.threads == 1:
+            return chunk_by_tokens(lengths, self.token_budget)
+        total = int(lengths.sum())
+        count = self.threads * -(-total // (self.threads * self.token_budget))
+        budget = -(-total // count)
+        while len(chunks := chunk_by_tokens(lengths, budget)) > min(count, len(lengths)):
+            budget += -(-budget // 64)
+        return chunks

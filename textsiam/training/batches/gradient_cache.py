@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from textsiam.training.batches.collation import Batch, Features
+from textsiam.training.batches.crew import encoded_by_threads
 
 Piece = tuple[list[Features], list[Features] | None]
 """What the twin encodes in one call: left chunks and right chunks."""
@@ -17,7 +18,7 @@ Piece = tuple[list[Features], list[Features] | None]
 
 @contextmanager
 def encoded(
-    accelerator: Accelerator, model: nn.Module, batch: Batch, *, cached: bool
+    accelerator: Accelerator, model: nn.Module, batch: Batch, *, cached: bool, threads: int = 1
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the left and the right embeddings of a batch; the block back-propagates the loss over them.
 
@@ -32,7 +33,17 @@ def encoded(
         model: The prepared twin.
         batch: What to encode.
         cached: Whether to encode twice and save memory.
+        threads: How many share the chunks of a shared tower; see `crew`.
     """
+    if threads > 1 and not cached and batch.right is None:
+
+        def encode(chunks: list[Features]) -> Tensor:
+            return _embed(accelerator, model, (chunks, None))[0]
+
+        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        with encoded_by_threads(encode, weights, batch.left, threads) as embeddings:
+            yield embeddings, embeddings
+        return
     if not cached:
         yield _embed(accelerator, model, (batch.left, batch.right))
         return
