@@ -6,9 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from textsiam.config.data import check_data, of_images
+from textsiam.config.data import check_data, further_sets, of_images
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
+from textsiam.config.sets import build_set_objective
 from textsiam.manifest import Manifest
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
@@ -45,6 +46,8 @@ def faults(config: Config) -> list[ValueError]:
     objective = check(lambda: build_objective(config.loss, head))
     if objective is not None:
         check(lambda: check_batches(settings, objective, world=state.num_processes))
+    for each in further_sets(config.data).values():
+        check(lambda each=each: build_set_objective(each, config.loss, head))
     if reranker is not None:
         if state.num_processes > 1:
             many = f"reranker is trained by one process, not by {state.num_processes}"
