@@ -116,6 +116,15 @@ def test_what_does_not_go_together_is_refused_before_data_is_read(more, expected
     assert str(fault).startswith(expected.replace("IMAGES", place))
 
 
+def test_patterns_and_lists_of_files_are_looked_for_too(sources, tmp_path):
+    folder = Path(sources["labelled"]).parent
+    given = ["--output", str(tmp_path / "run"), "--data.train", sources["labelled"]]
+    more = f"[{{source: [{sources['alone']}, {folder}/gr*.tsv]}}, {folder}/gr*.tsv]"
+    assert faults(read_config([*given, "--data.more", more, "--data.test", f"[{sources['labelled']}]"])) == []
+    (fault,) = faults(read_config([*given, "--data.more", f"[{{source: [{sources['alone']}, {folder}/no*.tsv]}}]"]))
+    assert str(fault) == f"data.more.0: {folder}/no*.tsv: no such file"
+
+
 def test_losses_of_a_set_train_the_head_beside_those_of_the_run():
     given = ["--model.head.kind", "mlp", "--loss.head.weight", "1", "--loss.contrastive.weight", "1"]
     assert faults(read_config([*given, "--data.more", "[{source: x, loss: {info_nce: {}}}, {source: y}]"])) == []

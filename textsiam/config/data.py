@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -92,7 +93,8 @@ def check_data(config: DataConfig) -> None:
             raise ConfigError(f"data.more.{place}: {each.source} and {config.train}: one holds images, the other texts")
     for name, source in sources.items():
         for each in source if isinstance(source, list) else [source]:
-            if each is not None and Path(each).suffix and Path(each).parent.is_dir() and not Path(each).exists():
+            missing = each is not None and Path(each).suffix and Path(each).parent.is_dir() and not Path(each).exists()
+            if missing and not glob.glob(str(each), recursive=True):
                 raise ConfigError(f"data.{name}: {each}: no such file")
 
 
