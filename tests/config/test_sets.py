@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ DOCS = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(enco
 WORDS = ["bread", "cactus", "tyre", "dog", "sky", "sleep", "visa", "wine", "guitar", "egg"]
 
 
-def table(path: Path, columns: str, rows: list[tuple[object, ...]]) -> str:
+def table(path: Path, columns: str, rows: Sequence[tuple[object, ...]]) -> str:
     lines = [columns.replace(" ", "\t"), *("\t".join(map(str, row)) for row in rows)]
     path.write_text("\n".join(lines) + "\n")
     return str(path)
@@ -167,6 +168,7 @@ def test_grades_stay_with_their_pairs(sources):
     with pytest.raises(ValueError, match=r"graded\.tsv: holds scores, which online_contrastive cannot learn from"):
         build_set(found, {"online_contrastive": OnlineContrastiveLoss()})
     built = build_set(replace(found, config=replace(found.config, loss={"cosent": CoSENTLoss()})), {})
+    assert built.grades is not None
     assert np.array_equal(built.grades, found.grades)
 
 
