@@ -79,6 +79,7 @@ def test_score_two_texts(textsiam, model, twin_saved):
         "probability": pytest.approx(verdict.probability, abs=1e-6),
         "duplicate": verdict.duplicate,
         "threshold": pytest.approx(verdict.threshold, abs=1e-6),
+        "unread": False,
         "domain_shift": None,
     }
     plain = textsiam("score", model, a, b)
@@ -109,6 +110,26 @@ def test_score_a_file_into_a_file(textsiam, model, twin_saved, pair_file, pairs,
     np.testing.assert_allclose([float(r["similarity"]) for r in rows], expected, atol=2e-6)
     threshold = twin_saved.require_decision().threshold
     assert [str(r["duplicate"]) for r in rows] == [str(bool(s >= threshold)) for s in expected]
+
+
+def test_score_says_what_is_not_read(textsiam, undecided, tmp_path):
+    """Two texts that differ behind the cut have similarity 1; so have two of unknown tokens."""
+    long = "why is the sky blue " * 20
+    said = textsiam("score", undecided, f"{long} in Rome", f"{long} at night", "--json")
+    assert (said.json["similarity"], said.json["unread"]) == (pytest.approx(1, abs=1e-5), True)
+    assert said.err.splitlines() == [
+        "warning: 2 of 2 texts are cut after 32 tokens, the most that is read: pair 1",
+        "warning: 1 of 1 pairs differ in nothing that the model reads: pair 1",
+    ]
+    rows = [("why", "is"), (f"{long} one", f"{long} two"), (long, long), (f"blue {long}", f"sky {long}")]
+    file = tmp_path / "pairs.tsv"
+    file.write_text("question1\tquestion2\n" + "".join(f"{a}\t{b}\n" for a, b in rows))
+    output = tmp_path / "scored.jsonl"
+    said = textsiam("score", undecided, "--pairs", file, "--json", "--output", output)
+    assert [row["unread"] for row in said.json] == [False, True, False, False]
+    assert [json.loads(line)["unread"] for line in output.read_text().splitlines()] == [False, True, False, False]
+    assert "warning: 5 of 7 texts are cut after 32 tokens, the most that is read: pair 2, pair 3, pair 4" in said.err
+    assert "warning: 1 of 4 pairs differ in nothing that the model reads: pair 2" in said.err
 
 
 def test_score_a_file_on_the_screen(textsiam, model, pair_file, pairs):

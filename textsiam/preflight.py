@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from textsiam.config.data import check_data, of_images
+from textsiam.config.data import check_data, further_sets, of_images
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
+from textsiam.config.sets import SetConfig, build_set_objective
 from textsiam.manifest import Manifest
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.train_reranker import check_readable
 from textsiam.yamlfile import read_yaml
+
+if TYPE_CHECKING:
+    from textsiam.models.learned import Head
 
 RESULTS = ("model", "report.html", "summary.json")
 """What a finished run leaves."""
@@ -45,12 +49,22 @@ def faults(config: Config) -> list[ValueError]:
     objective = check(lambda: build_objective(config.loss, head))
     if objective is not None:
         check(lambda: check_batches(settings, objective, world=state.num_processes))
+    for place, each in further_sets(config.data).items():
+        check(lambda place=place, each=each: _check_loss(f"data.more.{place}", each, config, head))
     if reranker is not None:
         if state.num_processes > 1:
             many = f"reranker is trained by one process, not by {state.num_processes}"
             found.append(ConfigError(f"{many}: leave it out, or run alone"))
         check(lambda: check_readable(reranker))
     return found
+
+
+def _check_loss(key: str, given: SetConfig, config: Config, head: Head | None) -> None:
+    """Refuse a loss of a further set that does not go with the model."""
+    try:
+        build_set_objective(given, config.loss, head)
+    except ConfigError as error:
+        raise ConfigError(f"{key}: {error}") from error
 
 
 def _refuse_folder(output: Path, config: Config) -> None:

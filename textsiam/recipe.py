@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +22,8 @@ from textsiam.config.run import (
     build_augment,
     build_objective,
     build_pairs,
+    build_set,
+    build_sets,
     build_twin,
 )
 from textsiam.data.pairs import Pairs
@@ -37,6 +39,7 @@ from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_fold
 from textsiam.saving import SaveError
 from textsiam.search.duplicates import fit_collection_decision
 from textsiam.terminal import escaped
+from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.distributed import launch_notes, process_state
 from textsiam.training.loop import train
 from textsiam.training.losses.objective import Objective
@@ -49,6 +52,7 @@ from textsiam.yamlfile import together
 
 if TYPE_CHECKING:
     from textsiam.config.run import DecisionConfig
+    from textsiam.config.sets import ReadSet
     from textsiam.rerank.base import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
@@ -139,14 +143,16 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     splits = build_pairs(config.data)
     parts = (splits.train, splits.validation, splits.calibration, splits.test)
     mined = config.data.labels == "positives" and settings.mine is None
-    _announce(say, splits, config)
+    more = build_sets(config.data, splits)
+    _announce(say, splits, more, config)
     twin = build_twin(config.model, splits.train, device=str(state.device), seed=config.training.seed)
 
     if mined:
         with say.status("mining negatives"):
-            known = [part for part in parts[1:] if len(part)]
+            known = [part for part in (*parts[1:], *(each.pairs for each in more)) if len(part)]
             splits = splits.replacing(train=with_trained_negatives(twin, splits.train, known))
     objective = build_objective(config.loss, twin.head)
+    further = [build_set(each, config.loss, twin.head) for each in more]
     if config.reranker is not None:
         check_trainable(splits.train, config.reranker)
         check_readable(config.reranker, twin.left)
@@ -155,10 +161,10 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     if state.is_main_process:
         _decide(twin, splits, config.decision)
         with say.status("measuring the untrained twin"):
-            evaluations.append(_evaluate(twin, splits, "zero-shot"))
-        _write_inputs(output, config, splits)
+            evaluations.append(_evaluate(twin, splits, more, "zero-shot"))
+        _write_inputs(output, config, splits, more)
     twin.decision = None
-    result = _train(twin, splits, objective, config, settings, quiet=quiet)
+    result = _train(twin, splits, objective, further, config, settings, quiet=quiet)
     if result.interrupted:
         raise Interrupted(f"stopped at step {result.steps}; go on with the same command and --resume true")
     reranker, reranker_seconds = _reranker(twin, splits, config, say)
@@ -166,21 +172,22 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         return None
     _decide_trained(twin, splits, config.decision)
     with say.status("measuring the trained twin"):
-        evaluations.append(_evaluate(twin, splits, "trained"))
+        evaluations.append(_evaluate(twin, splits, more, "trained"))
     if reranker is not None and _verify(twin, splits, reranker, config, result.left_out):
         with say.status("measuring the trained twin with its reranker"):
-            evaluations.append(_evaluate(twin, splits, "reranked"))
+            evaluations.append(_evaluate(twin, splits, more, "reranked"))
     outcome = Outcome(output, twin, evaluations, result, splits, reranker_seconds)
-    _save(outcome, config)
+    _save(outcome, config, [each.pairs for each in more])
     say.print(results_table(evaluations))
     if outcome.warning is not None:
         say.print(f"[yellow]warning[/] {escaped(outcome.warning)}", highlight=False, soft_wrap=True)
     return outcome
 
 
-def _announce(say: Console, splits: Splits, config: Config) -> None:
+def _announce(say: Console, splits: Splits, more: Sequence[ReadSet], config: Config) -> None:
     """Say what is learned from, how, and what of that is not as one may think."""
-    parts, settings = (splits.train, splits.validation, splits.calibration, splits.test), config.training
+    settings = config.training
+    parts = [splits.train, splits.validation, splits.calibration, splits.test, *(each.pairs for each in more)]
     for decided in dict.fromkeys(d for part in parts for d in part.report.decided):
         say.print(f"note: {decided}", highlight=False, markup=False, soft_wrap=True)
     for warning in dict.fromkeys([*launch_notes(), *(w for part in parts for w in part.report.warnings)]):
@@ -188,10 +195,19 @@ def _announce(say: Console, splits: Splits, config: Config) -> None:
     say.print(str(splits.report), highlight=False, markup=False, soft_wrap=True)
     knobs = f"{settings.epochs} epochs, batches of {settings.batch_size}, learning rate {settings.learning_rate:g}"
     say.print(f"losses: {', '.join(config.loss)}; {knobs}", highlight=False, markup=False, soft_wrap=True)
+    for each in more:
+        say.print(each.told(config.loss), highlight=False, markup=False, soft_wrap=True)
 
 
 def _train(
-    twin: Twin, splits: Splits, objective: Objective, config: Config, settings: Settings, *, quiet: bool
+    twin: Twin,
+    splits: Splits,
+    objective: Objective,
+    more: Sequence[TrainingSet],
+    config: Config,
+    settings: Settings,
+    *,
+    quiet: bool,
 ) -> TrainResult:
     """Train the twin; a run that is refused before its first step leaves nothing behind."""
     output = Path(config.output)
@@ -206,6 +222,7 @@ def _train(
                 output=output,
                 settings=settings,
                 validation=validation,
+                more=more,
                 resume=config.resume,
                 quiet=quiet,
             )
@@ -234,14 +251,15 @@ def results_table(evaluations: list[PairEvaluation]) -> Table:
     return table
 
 
-def _write_inputs(output: Path, config: Config, splits: Splits) -> None:
+def _write_inputs(output: Path, config: Config, splits: Splits, more: Sequence[ReadSet]) -> None:
     """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
     settled = replace(config, resume=False, overwrite=False)
     Manifest(output).add(*input_names(config), *scratch_names(config))
     try:
         text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
         (output / "config.yaml").write_text(text, encoding="utf-8")
-        _write_json(output / "splits.json", splits.report.to_dict())
+        sets = {"more": [each.facts(config.loss) for each in more]} if more else {}
+        _write_json(output / "splits.json", {**splits.report.to_dict(), **sets})
         _write_pairs(output / "test.tsv", splits.test)
     except OSError as error:
         raise SaveError(f"cannot write into {output}: {error.strerror or error}") from error
@@ -308,17 +326,18 @@ def _verify(twin: Twin, splits: Splits, reranker: BaseReranker, config: Config, 
     return True
 
 
-def _evaluate(twin: Twin, splits: Splits, name: str) -> PairEvaluation:
-    return evaluate_pairs(twin, splits.test, name=name, seen=set(splits.train.texts))
+def _evaluate(twin: Twin, splits: Splits, more: Sequence[ReadSet], name: str) -> PairEvaluation:
+    seen = set(splits.train.texts).union(*(each.pairs.texts for each in more))
+    return evaluate_pairs(twin, splits.test, name=name, seen=seen)
 
 
-def _save(outcome: Outcome, config: Config) -> None:
+def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
     twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
-    names = ("train", "validation", "calibration", "test")
+    used = {**splits.named(), **{f"more.{place}": pairs for place, pairs in enumerate(more)}}
     facts: Mapping[str, str] = {
         "model": str(model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
-        "training pairs": f"{len(splits.train):,} from {splits.train.source}",
+        "training pairs": ", ".join(f"{len(each):,} from {each.source}" for each in (splits.train, *more)),
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
         + (f", {outcome.reranker_seconds:.0f} s for the reranker" if outcome.reranker_seconds is not None else ""),
         "versions": ", ".join(
@@ -332,7 +351,7 @@ def _save(outcome: Outcome, config: Config) -> None:
              "calibration error": None if r.calibration_error is None else r.calibration_error.value}
             for r in comparison_table(outcome.evaluations)
         ],
-        "fingerprints": {name: getattr(splits, name).fingerprint for name in names},
+        "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
         "seed": config.training.seed,
         **facts,
         "config": config.to_dict(),

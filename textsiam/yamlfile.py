@@ -58,11 +58,15 @@ def line_of(file: Path, key: str) -> int | None:
     """Return the line of a dotted key in a YAML file, or None where it is not there; names may have dots themselves."""
     node, line, rest = yaml.compose(file.read_text(encoding="utf-8")), None, f"{key}."
     while rest:
-        entries = node.value if isinstance(node, yaml.MappingNode) else []
-        found = next(((name, value) for name, value in entries if rest.startswith(f"{name.value}.")), None)
+        entries = (
+            [(name.value, name, value) for name, value in node.value] if isinstance(node, yaml.MappingNode) else []
+        )
+        if isinstance(node, yaml.SequenceNode):  # its items are named by their places
+            entries = [(str(place), value, value) for place, value in enumerate(node.value)]
+        found = next((entry for entry in entries if rest.startswith(f"{entry[0]}.")), None)
         if found is None:
             return None
-        line, node, rest = found[0].start_mark.line + 1, found[1], rest[len(found[0].value) + 1 :]
+        line, node, rest = found[1].start_mark.line + 1, found[2], rest[len(found[0]) + 1 :]
     return line
 
 

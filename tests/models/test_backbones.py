@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
+from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from textsiam.config.model import ModelConfig, build_twin
@@ -98,21 +100,30 @@ FAULTY_BEFORE = {"convbert", "gpt2", "granite", "roberta", "xlnet"}
 CHOSEN = {*FAULTY_BEFORE, *random.Random(22).sample(sorted(BACKBONES), len(BACKBONES) // 10)}
 
 
-def save_backbone(kind: str, folder: Path, texts: list[str]) -> Path:
+# Those that sentence-transformers opens as an encoder, which does not find its weights beside those of a decoder.
+HALVES: dict[str, dict[str, Any]] = {
+    **alike("blenderbot blenderbot-small m2m_100 marian pegasus pegasus_x", _BART),
+    "prophetnet": {"hidden_size": 32, "encoder_ffn_dim": 48, "num_encoder_layers": 1, "num_encoder_attention_heads": 2,
+                   "decoder_ffn_dim": 48, "num_decoder_layers": 1, "num_decoder_attention_heads": 2,
+                   "max_position_embeddings": 40},
+}  # fmt: skip
+
+
+def save_backbone(kind: str, folder: Path, texts: list[str], task: str = "AutoModel") -> Path:
     """Save a backbone with its tokenizer as transformers does; decoders pad on the left, as their users have them."""
     from tokenizers import Tokenizer
     from tokenizers.models import BPE
     from tokenizers.pre_tokenizers import ByteLevel
     from tokenizers.processors import TemplateProcessing
     from tokenizers.trainers import BpeTrainer
-    from transformers import AutoConfig, AutoModel, PreTrainedTokenizerFast
+    from transformers import AutoConfig, PreTrainedTokenizerFast
 
     special = ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
     tokens = Tokenizer(BPE(unk_token="<unk>"))
     tokens.pre_tokenizer = ByteLevel()
     tokens.train_from_iterator(texts, BpeTrainer(vocab_size=VOCABULARY, special_tokens=special, show_progress=False))
     inputs = ["input_ids", "attention_mask"]
-    if kind in ENCODERS or kind == "xlnet":
+    if kind not in DECODERS or kind == "xlnet":
         template = {"xlnet": "$A </s> <s>:2"}.get(kind, "<s> $A </s>")
         tokens.post_processor = TemplateProcessing(single=template, special_tokens=[("<s>", 0), ("</s>", 2)])
         inputs += ["token_type_ids"] if kind in ("bert", "xlnet") else []
@@ -122,12 +133,12 @@ def save_backbone(kind: str, folder: Path, texts: list[str]) -> Path:
     made = PreTrainedTokenizerFast(tokenizer_object=tokens, padding_side=side, model_input_names=inputs, **names)
     made.save_pretrained(folder)
     ids = {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
-    config = AutoConfig.for_model(kind, **{"vocab_size": VOCABULARY, **ids, **BACKBONES[kind]})
+    config = AutoConfig.for_model(kind, **{"vocab_size": VOCABULARY, **ids, **(BACKBONES | HALVES)[kind]})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = AutoModel.from_config(config)
+        model = getattr(transformers, task).from_config(config)
         for parameter in model.parameters():
-            if parameter.ndim > 1:  # as large as trained ones, so that vectors differ
+            if parameter.ndim > 1 and parameter.requires_grad:  # as large as trained ones, so that vectors differ
                 torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
     return folder
@@ -184,3 +195,71 @@ def test_a_chat_template_is_applied_as_it_is_there(sentences, tmp_path):
     twin = Twin.from_pretrained(tmp_path, device="cpu")
     expected = peer.encode(sentences, batch_size=1, normalize_embeddings=True)
     assert (twin.encode(sentences, precision="fp32") * expected).sum(1).min() > 0.999999
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", HALVES)
+def test_an_encoder_is_taken_out_of_the_whole_model_it_was_saved_with(kind, sentences, tmp_path):
+    """The peer gives it random weights, without a word."""
+    saved = save_backbone(kind, tmp_path / "saved", sentences, "AutoModelForSeq2SeqLM")
+    whole = transformers.AutoModelForSeq2SeqLM.from_pretrained(saved).eval()
+    twin = Twin.from_pretrained(saved, device="cpu")
+    expected = []
+    for text in sentences:
+        ids = twin.left.tokenizer(text, return_tensors="pt", return_token_type_ids=False)
+        with torch.no_grad():
+            expected.append(whole.get_encoder()(**ids)[0].mean(1)[0].numpy())
+    expected = np.stack(expected) / np.linalg.norm(expected, axis=1, keepdims=True)
+    vectors = twin.encode(sentences, precision="fp32")
+    assert (vectors * expected).sum(1).min() > 0.999999
+    again = SentenceTransformer(twin.save_pretrained(tmp_path / "twin").as_posix(), device="cpu")
+    assert (again.encode(sentences, normalize_embeddings=True) * expected).sum(1).min() > 0.999999
+
+
+def without(folder: Path, *parts: str) -> int:
+    """Take weights out of a checkpoint; returns how many."""
+    weights = load_file(folder / "model.safetensors")
+    kept = {name: value for name, value in weights.items() if not any(part in name for part in parts)}
+    save_file(kept, folder / "model.safetensors", {"format": "pt"})
+    return len(weights) - len(kept)
+
+
+@pytest.mark.parametrize(
+    ("kind", "parts", "expected"),
+    [
+        ("bert", ["layer.1.output"], r"lacks 4 weights that BertModel reads, such as encoder\.layer\.1\.output"),
+        ("bert", ["word_embeddings"], r"lacks 1 weights that BertModel reads, such as embeddings\.word_embeddings\."),
+        ("gpt2", ["h.1.attn"], r"lacks 4 weights that GPT2Model reads, such as h\.1\.attn\.c_attn\.weight"),
+        ("t5", ["encoder.block.1"], r"lacks \d weights that T5EncoderModel reads, such as encoder\.block\.1\."),
+        ("marian", ["encoder.layers.0.fc1"], r"lacks 2 weights that MarianEncoder reads, such as layers\.0\.fc1\."),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")
+def test_weights_that_lack_are_refused_in_one_line(kind, parts, expected, sentences, tmp_path):
+    save_backbone(kind, tmp_path, sentences)
+    assert without(tmp_path, *parts)
+    with pytest.raises(ModelError, match=expected) as raised:
+        open_tower(tmp_path, device="cpu")
+    assert str(raised.value).startswith(f"cannot open the model '{tmp_path}': its checkpoint ")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_nothing_reads_may_lack(sentences, tmp_path):
+    """A pooler, and the decoder of an encoder."""
+    save_backbone("bert", tmp_path / "bert", sentences, "AutoModelForMaskedLM")
+    save_backbone("t5", tmp_path / "t5", sentences)
+    save_backbone("marian", tmp_path / "marian", sentences)
+    assert not [name for name in load_file(tmp_path / "bert" / "model.safetensors") if "pooler" in name]
+    assert without(tmp_path / "t5", "decoder.") > 0
+    assert without(tmp_path / "marian", "decoder.") > 0
+    for kind in ("bert", "t5", "marian"):
+        assert open_tower(tmp_path / kind, device="cpu").encode(sentences[:2]).shape == (2, 32)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_model_that_wants_a_decoders_input_is_refused_in_one_line(sentences, tmp_path, monkeypatch):
+    monkeypatch.setitem(HALVES, "nllb-moe", {**_BART, "num_experts": 2})
+    save_backbone("nllb-moe", tmp_path, sentences)
+    with pytest.raises(ModelError, match=r"'[^']+': NllbMoeModel gives no vectors of texts alone: [^\n]+$"):
+        open_tower(tmp_path, device="cpu")

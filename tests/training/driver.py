@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -28,6 +29,7 @@ from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.asymmetric import sides
 from textsiam.models.learned import PairHead
 from textsiam.models.twin import Twin
+from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.loop import train
 from textsiam.training.losses import LOSSES, BatchTripletLoss, ContrastiveLoss, HeadLoss, InfoNCELoss
 from textsiam.training.losses.memory_bank import Memory
@@ -158,6 +160,15 @@ def build_objective(names: list[str], head: PairHead | None = None) -> Objective
     )
 
 
+def further_set(
+    losses: list[str], *, weight: float = 1.0, graded: bool = False, count: int = 20, seed: int = 200, head: Any = None
+) -> TrainingSet:
+    """A set beside the first, labelled or graded."""
+    pairs = keyword_pairs(count, seed=seed)
+    grades = np.random.default_rng(seed).random(count) if graded else None
+    return TrainingSet(pairs, build_objective(losses, head), weight, grades)
+
+
 def make_settings(*, mine: dict[str, Any] | None = None, **knobs: Any) -> Settings:
     """Settings without a tracker, in fp32; `mine` as plain values."""
     mining = None if mine is None else EpochMining(**mine)
@@ -193,6 +204,7 @@ def run_job(job: dict[str, Any]) -> None:
         settings=make_settings(**job["settings"]),
         validation=keyword_pairs(24, seed=100) if job.get("validate", True) else None,
         resume=job.get("resume", False),
+        more=[further_set(**each, seed=200 + place, head=twin.head) for place, each in enumerate(job.get("more", []))],
         quiet=True,
     )
     rank = int(os.environ.get("RANK", "0"))

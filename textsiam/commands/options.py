@@ -12,6 +12,9 @@ import typer
 from textsiam.terminal import loading, quieten_libraries, say, warn
 
 if TYPE_CHECKING:
+    import numpy as np
+
+    from textsiam.data.pairs import Pairs
     from textsiam.data.tables.errors import ReadReport
     from textsiam.decision.decision import Decision
     from textsiam.decision.domain import DomainShift
@@ -123,8 +126,11 @@ def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:
     return shift.to_dict()
 
 
-def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side: str = "left") -> Unread | None:
-    """Say which texts the model cannot read, and which it cuts; returns that, None where the inputs are no texts."""
+def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side: str | None = "left") -> Unread | None:
+    """Say which texts the model cannot read, and which it cuts; returns that, None where the inputs are no texts.
+
+    Without a side, it is what neither side reads.
+    """
     from textsiam.inference.encoders import inputs_of
     from textsiam.inference.inputs import TEXTS
     from textsiam.inference.preprocessed import reads_tokens
@@ -132,7 +138,8 @@ def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side:
     from textsiam.inference.unread import unread_of
     from textsiam.models.ensemble import members_of
 
-    towers = [member.tower(side) for member in members_of(twin)]
+    sides = ("left", "right") if side is None else (side,)
+    towers = list(dict.fromkeys(member.tower(each) for member in members_of(twin) for each in sides))
     if not texts or any(inputs_of(tower) is not TEXTS or not reads_tokens(tower) for tower in towers):
         return None
     unread = unread_of(towers, twin.to_keys(texts))
@@ -140,9 +147,27 @@ def tell_unread(twin: Scorer, texts: Sequence[str], ids: Sequence[str], *, side:
             (unread.cut, f"are cut after {token_limit(towers[0])} tokens, the most that is read"))  # fmt: skip
     for found, what in told:
         if count := int(found.sum()):
-            first = [ids[int(i)] for i in found.nonzero()[0][:_NAMED]]
-            warn((f"{count:,} of {len(texts):,} texts {what}: {', '.join(first)}{', …' if count > _NAMED else ''}",))
+            warn((f"{count:,} of {len(texts):,} texts {what}: {_first(ids, found)}",))
     return unread
+
+
+def _first(ids: Sequence[str], found: np.ndarray) -> str:
+    """Name the first ones that were found, `found` (n,) bool."""
+    rows = found.nonzero()[0]
+    return ", ".join(dict.fromkeys([*(ids[int(i)] for i in rows[:_NAMED]), *(["…"] if len(rows) > _NAMED else [])]))
+
+
+def tell_unread_pairs(twin: Scorer, pairs: Pairs) -> np.ndarray | None:
+    """Say which texts of pairs are not read, and which pairs differ in nothing that is; returns those, `(n,)` bool."""
+    names = [f"pair {row}" for row in range(1, len(pairs) + 1)]
+    owner = {int(text): row for row in reversed(range(len(pairs))) for text in (pairs.right[row], pairs.left[row])}
+    unread = tell_unread(twin, pairs.texts, [names[owner[i]] for i in range(len(pairs.texts))], side=None)
+    if unread is None:
+        return None
+    hidden = unread.differ_unread(pairs.left, pairs.right) & (pairs.left != pairs.right)
+    if count := int(hidden.sum()):
+        warn((f"{count:,} of {len(pairs):,} pairs differ in nothing that the model reads: {_first(names, hidden)}",))
+    return hidden
 
 
 def one_or_all(sources: list[str]) -> str | list[str]:

@@ -26,6 +26,7 @@ from textsiam.commands.options import (
     refuse_given,
     tell_read,
     tell_shift,
+    tell_unread_pairs,
 )
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
 
@@ -66,6 +67,7 @@ def score(
         first, second = texts or ("", "")
         read = Pairs.from_texts([first], [second], [-1], source="command line")
     twin = open_twin(model, sides=True)
+    unread = tell_unread_pairs(twin, read)
     decision = chosen_decision(twin, threshold, precision, prior, needed=False)
     with progress_bar("encoding") as progress:
         similarity = twin.pair_similarity(read.texts, read.left, read.right, progress=progress)
@@ -74,9 +76,14 @@ def score(
     shift = tell_shift(pairs_shift(twin, decision, read, similarity))
     left, right = read.left_texts, read.right_texts
     rows = [
-        {"question1": a, "question2": b, "similarity": rounded(s), **verdict}
-        for a, b, s, verdict in zip(
-            left, right, similarity.tolist(), _verdicts(decision, similarity, threshold), strict=True
+        {"question1": a, "question2": b, "similarity": rounded(s), **verdict, "unread": hidden}
+        for a, b, s, verdict, hidden in zip(
+            left,
+            right,
+            similarity.tolist(),
+            _verdicts(decision, similarity, threshold),
+            [None] * len(read) if unread is None else unread.tolist(),
+            strict=True,
         )
     ]
     if output is not None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import glob
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from textsiam.config.sets import ReadSet, SetConfig, read_set
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits, split_pairs
 from textsiam.data.time_split import split_pairs_by_time
@@ -35,7 +37,8 @@ class DataConfig:
         quoted: Whether `"` quotes fields of .tsv and .csv (also over several lines), or is an ordinary character.
         pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
             an idx file); None draws 20,000, or as many as there are.
-        more: Further labelled images, whose classes join those of `train`; no pair is of two sources.
+        more: Further sets to learn from, by their source or as `SetConfig`. Splits are cut from `train` alone. But
+            labelled images by their source alone are cut as `train` is, whose classes they join; no pair is of two.
         unseen: Classes of images, or folders of classes, that only the test sees, and of which it is made. What has a
             source of its own keeps to that too.
         disjoint: Give every split classes of its own, instead of images of its own.
@@ -56,7 +59,7 @@ class DataConfig:
     on_bad_row: Literal["error", "skip"] = "error"
     quoted: bool | None = None
     pairs: int | None = None
-    more: list[str] | None = None
+    more: list[str | SetConfig] | None = None
     unseen: list[str] | None = None
     disjoint: bool = False
     labels: Literal["all", "positives"] = "all"
@@ -80,13 +83,37 @@ def check_data(config: DataConfig) -> None:
     if of_images(config.train):
         if (config.labels, config.split) != ("all", "random"):
             raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
-    elif config.pairs is not None or config.more or config.unseen or config.disjoint:
-        keys = "data.pairs, .more, .unseen and .disjoint"
+    elif config.pairs is not None or config.unseen or config.disjoint:
+        keys = "data.pairs, .unseen and .disjoint"
         raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
-    for name in ("validation", "calibration", "test"):
-        source = getattr(config, name)
-        if source is not None and Path(source).suffix and Path(source).parent.is_dir() and not Path(source).exists():
-            raise ConfigError(f"data.{name}: {source}: no such file")
+    sources = {name: getattr(config, name) for name in ("validation", "calibration", "test")}
+    for place, each in further_sets(config).items():
+        sources[f"more.{place}"] = each.source
+        if of_images(each.source) != of_images(config.train):
+            raise ConfigError(f"data.more.{place}: {each.source} and {config.train}: one holds images, the other texts")
+    for name, source in sources.items():
+        for each in source if isinstance(source, list) else [source]:
+            missing = each is not None and Path(each).suffix and Path(each).parent.is_dir() and not Path(each).exists()
+            if missing and not glob.glob(str(each), recursive=True):
+                raise ConfigError(f"data.{name}: {each}: no such file")
+
+
+def further_sets(config: DataConfig) -> dict[int, SetConfig]:
+    """Return the items of `data.more` that are sets of their own, by their places."""
+    join = of_images(config.train)
+    given = [SetConfig(each) if isinstance(each, str) and not join else each for each in config.more or ()]
+    return {place: each for place, each in enumerate(given) if isinstance(each, SetConfig)}
+
+
+def build_sets(config: DataConfig, splits: Splits) -> list[ReadSet]:
+    """Read the further sets of a run; they share no question with the held-out splits.
+
+    Raises:
+        DataError: A source cannot be read, or nothing of it is left.
+    """
+    held_out = (splits.validation, splits.calibration, splits.test)
+    options = {"columns": config.columns, "on_bad_row": config.on_bad_row, "quoted": config.quoted}
+    return [read_set(each, held_out, **options) for each in further_sets(config).values()]
 
 
 def build_pairs(config: DataConfig) -> Splits:
@@ -143,7 +170,7 @@ def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
 
 def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
     """Cut the splits of labelled images."""
-    sources = [str(config.train), *(config.more or ())]
+    sources = [str(config.train), *(each for each in config.more or () if isinstance(each, str))]
     images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
     if of_images(config.test):  # it may be the only one that has them

@@ -8,17 +8,20 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from textsiam.config.augment import build_augment as build_augment
 from textsiam.config.augment import read_augment
 from textsiam.config.data import DataConfig
 from textsiam.config.data import build_pairs as build_pairs
+from textsiam.config.data import build_sets as build_sets
 from textsiam.config.loss import build_objective as build_objective
 from textsiam.config.loss import default_loss, loss_section, loss_sections, with_default
 from textsiam.config.model import ModelConfig
 from textsiam.config.model import build_head as build_head
 from textsiam.config.model import build_twin as build_twin
+from textsiam.config.sets import SetConfig
+from textsiam.config.sets import build_set as build_set
 from textsiam.images.augmentation import Augment
 from textsiam.legacy import RENAMED, OldAttribute, rewrite_config
 from textsiam.training.knobs import check_knobs, share
@@ -97,26 +100,21 @@ def read_config(arguments: Sequence[str]) -> Config:
         put(tree, _path(option, value, tree), value)
     places = _Places(file, [option for option, _ in given])
     places.renamed = rewrite_config(tree, places)
-    losses = {} if (named := tree.pop("loss", None)) is None else named
-    if not isinstance(losses, dict):
-        raise ConfigError(f"{places('loss')}: 'loss' is a section, got the value {losses!r}")
-    own = {name: loss_section(name, places(f"loss.{name}")) for name in losses if "." in str(name)}
-    known, faults = {**loss_sections(), **own}, _Faults()
-    checked = _checked(known, losses, "loss.", places, faults)
-    losses = {name: checked.get(name) for name in losses if name in known}
-    augment = _augment(tree, places, faults)
+    faults = _Faults()
+    losses = _losses(tree.pop("loss", None), "loss", places, faults)
+    augment, more = _augment(tree, places, faults), _more(tree, places, faults)
     tree = _checked(_hints(Config), tree, "", places, faults)
-    read = {name: _read(known[name], v, f"loss.{name}.", places, faults) for name, v in with_default(losses).items()}
     sections = {name: _section(kind) for name, kind in _hints(Config).items()}
     below = {
         name: _read(kind, tree.pop(name), f"{name}.", places, faults)
         for name, kind in sections.items()
         if kind is not None and tree.get(name) is not None
     }
-    config = _read(Config, tree, "", places, faults, loss=read, **below)
+    config = _read(Config, tree, "", places, faults, loss=losses, **below)
     if faults:
         raise together(faults)
-    return replace(config, training=replace(config.training, augment=augment))
+    data, training = replace(config.data, more=more), replace(config.training, augment=augment)
+    return replace(config, data=data, training=training)
 
 
 class _Faults(list[ValueError]):
@@ -124,6 +122,38 @@ class _Faults(list[ValueError]):
 
     def add(self, message: str) -> None:
         self.append(ConfigError(message))
+
+
+def _losses(given: Any, key: str, places: _Places, faults: _Faults) -> dict[str, Any]:
+    """Read the losses below a key, and `memory` and `matryoshka`; the default one where none is named."""
+    losses = {} if given is None else given
+    if not isinstance(losses, dict):
+        raise ConfigError(f"{places(key)}: {key!r} is a section, got the value {losses!r}")
+    own = {name: loss_section(name, places(f"{key}.{name}")) for name in losses if "." in str(name)}
+    known = {**loss_sections(), **own}
+    checked = _checked(known, losses, f"{key}.", places, faults)
+    on = with_default({name: checked.get(name) for name in losses if name in known})
+    return {name: _read(known[name], value, f"{key}.{name}.", places, faults) for name, value in on.items()}
+
+
+def _more(tree: dict[str, Any], places: _Places, faults: _Faults) -> list[str | SetConfig] | None:
+    """Take the further sets out of a config: sources, and sections with losses of their own."""
+    key, data = "data.more", tree.get("data")
+    found = data.pop("more", None) if isinstance(data, dict) else None
+    if found is not None and not isinstance(found, list):
+        faults.add(f"{places(key)}: {key!r} is {found!r}, expected a list of sources, or of sections with a source")
+        return None
+    return None if found is None else [_set(each, f"{key}.{n}", places, faults) for n, each in enumerate(found)]
+
+
+def _set(given: Any, key: str, places: _Places, faults: _Faults) -> Any:
+    if isinstance(given, dict):
+        losses = None if given.get("loss") is None else _losses(given["loss"], f"{key}.loss", places, faults)
+        kept = _checked(_hints(SetConfig), {k: v for k, v in given.items() if k != "loss"}, f"{key}.", places, faults)
+        return _read(SetConfig, kept, f"{key}.", places, faults, loss=losses)
+    if not isinstance(given, str):
+        faults.add(f"{places(key)}: {key!r} is {given!r}, expected a source, or a section with one")
+    return given
 
 
 def _augment(tree: dict[str, Any], places: _Places, faults: _Faults) -> Any:
@@ -202,7 +232,8 @@ def _checked(
         if below is hints[name] and not isinstance(value, dict):
             faults.add(f"{places(key)}: {key!r} is a section, got the value {value!r}")
             continue
-        if isinstance(value, dict) and key not in ("data.columns", "model.builder"):  # below those are the user's names
+        of_user = any(get_origin(kind) is dict for kind in (hints[name], *get_args(hints[name])))
+        if isinstance(value, dict) and not of_user:  # the names below are the user's own
             if below is None:
                 faults.add(f"{places(key)}: {key!r} is a value, nothing lies below it")
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,10 @@ class GradedPairs:
     def __len__(self) -> int:
         """Count the pairs."""
         return len(self.left)
+
+    def ungraded(self) -> Pairs:
+        """Give the pairs alone, unlabelled."""
+        return replace(Pairs.from_texts(self.left, self.right, [-1] * len(self), self.source), report=self.report)
 
 
 def read_graded(

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from typing import Any
 
 import numpy as np
 
-from textsiam.data.clusters import cluster_ids, connected_components, contradictions, text_forms
+from textsiam.data.clusters import cluster_ids, connected_components, contradictions, same_thing, text_forms
 from textsiam.data.pairs import Pairs, ReadReport
 
 _EXAMPLES = 3
@@ -105,6 +105,23 @@ def leakage(named: Mapping[str, Pairs]) -> Leakage:
         both = _contradicted(joint, clusters) - alone[first] - alone[second]
         overlaps.append(Overlap(first, second, len(shared), len(near), crossing, both, examples))
     return Leakage(tuple(overlaps))
+
+
+def apart_from(pairs: Pairs, held_out: Sequence[Pairs]) -> np.ndarray:
+    """Say of each pair (n,) bool whether it shares no question, duplicate cluster or near-identical text with others.
+
+    Args:
+        pairs: what may leak.
+        held_out: what must not be known; duplicates of both connect clusters.
+    """
+    joint = Pairs.concat([pairs, *(part for part in held_out if len(part))])
+    index: dict[str, int] = {}
+    forms = np.array([index.setdefault(form, place) for place, form in enumerate(text_forms(joint))])
+    edges = zip(same_thing(joint), (np.arange(len(forms)), forms), strict=True)
+    blocks = connected_components(len(forms), *map(np.concatenate, edges))
+    n = len(pairs)
+    known = np.isin(blocks, blocks[np.concatenate([joint.left[n:], joint.right[n:]])])
+    return ~(known[joint.left[:n]] | known[joint.right[:n]])
 
 
 def _contradicted(pairs: Pairs, clusters: np.ndarray | None = None) -> int:

@@ -20,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
+from textsiam.inference.checkpoint import complete_weights
 from textsiam.inference.inputs import IMAGES, TEXTS, Inputs, Prepared
 from textsiam.inference.opening import keep_facts, own_classes, positions_of, unit_length, width_of, within_positions
 from textsiam.inference.tokens import token_limit
@@ -117,6 +118,7 @@ def open_tower(
             tower = SentenceTransformer._load_with_module_classes(where, cast(Any, own), device=device)
         else:
             tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
+        complete_weights(tower, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
             return _measured(where, device)

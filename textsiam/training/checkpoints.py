@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from accelerate import Accelerator
 
 from textsiam.data.pairs import Pairs
 from textsiam.saving import SaveError, whole_folder, write_failure
+from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.losses.objective import Objective
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -110,9 +111,13 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if _NAME.fullmatch(p.name) and (p / "run.json").exists())
 
 
-def run_identity(pairs: Pairs, validation: Pairs | None, objective: Objective) -> dict[str, Any]:
+def run_identity(
+    pairs: Pairs, validation: Pairs | None, objective: Objective, more: Sequence[TrainingSet] = ()
+) -> dict[str, Any]:
     """Return what a run learns from: data and losses, as `check_identity` compares them."""
+    further = {"more": {str(place): each.identity() for place, each in enumerate(more)}} if more else {}
     return {
+        **further,
         "data": pairs.fingerprint,
         "validation": None if validation is None else validation.fingerprint,
         **objective.identity(),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from textsiam.data.splits import question_disjoint_parts
 from textsiam.models.ensemble import average_twins, check_averageable
 from textsiam.models.twin import Twin
 from textsiam.training.batches.gradient_cache import encoded
+from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.distributed import gather_batch, process_state
 from textsiam.training.losses.objective import Objective
 from textsiam.training.members import Member, train_members
@@ -33,6 +35,7 @@ def train(
     output: str | Path,
     settings: Settings | None = None,
     validation: Pairs | None = None,
+    more: Sequence[TrainingSet] = (),
     resume: bool = False,
     quiet: bool = False,
 ) -> TrainResult:
@@ -50,6 +53,8 @@ def train(
         output: Folder for checkpoints, tokens, history.jsonl and tracker logs.
         settings: The knobs; None takes the defaults.
         validation: Labelled pairs that share no question with `pairs`; choose the best weights and stop early.
+        more: Further sets, whose batches come among those of `pairs`, which have weight 1. They must share no question
+            with `validation`.
         resume: Go on from the newest checkpoint in `output`, if there is one: the result is the same as if the
             run had never stopped (bit for bit on a CPU).
         quiet: Show no progress bar.
@@ -63,8 +68,8 @@ def train(
     """
     settings, output = settings or Settings(), Path(output)
     if settings.seeds > 1:
-        return _train_several(twin, pairs, objective, output, settings, validation, resume=resume, quiet=quiet)
-    run = Run(twin, pairs, objective, output, settings, validation)
+        return _train_several(twin, pairs, objective, output, settings, validation, more, resume=resume, quiet=quiet)
+    run = Run(twin, pairs, objective, output, settings, validation, more)
     if resume:
         run.resume()
     started = time.perf_counter()
@@ -106,7 +111,7 @@ def _learn(run: Run, quiet: bool) -> None:
 
 def _train_several(
     twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None,
-    *, resume: bool, quiet: bool,
+    more: Sequence[TrainingSet], *, resume: bool, quiet: bool,
 ) -> TrainResult:  # fmt: skip
     """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022)."""
     check_averageable(twin)
@@ -114,7 +119,11 @@ def _train_several(
     kept, apart = _parts(pairs, settings)
     members = [
         Member(
-            output / f"run-{k}", part, validation, replace(settings, seeds=1, cross_fit=None, seed=settings.seed + k)
+            output / f"run-{k}",
+            part,
+            validation,
+            replace(settings, seeds=1, cross_fit=None, seed=settings.seed + k),
+            tuple(each.apart_from(apart[k : k + 1]) for each in more),
         )
         for k, part in enumerate(kept)
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 from textsiam.data.pairs import Pairs
 from textsiam.models.twin import Twin
 from textsiam.saving import whole_folder
+from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.checkpoints import check_identity, run_identity
 from textsiam.training.distributed import process_state
 from textsiam.training.losses.objective import Objective
@@ -27,12 +28,14 @@ class Member:
         pairs: Labelled pairs to learn from.
         validation: Pairs that choose its best weights, or None.
         settings: Knobs of its training.
+        more: Further sets to learn from.
     """
 
     folder: Path
     pairs: Pairs
     validation: Pairs | None
     settings: Settings
+    more: tuple[TrainingSet, ...] = ()
 
 
 def train_members(
@@ -63,16 +66,17 @@ def train_members(
     """
     twins, results = [], []
     for member in members:
-        twin, minimised = copy.deepcopy((origin, objective))  # together: a head belongs to both
+        twin, minimised, more = copy.deepcopy((origin, objective, member.more))  # together: a head belongs to all
         finished = member.folder / "finished"
-        identity = {**run_identity(member.pairs, member.validation, objective), **member.settings.identity()}
+        learned = run_identity(member.pairs, member.validation, objective, member.more)
+        identity = {**learned, **member.settings.identity()}
         if resume and finished.is_dir():
             check_identity(finished, identity)
             twin.load_state_dict(Twin.from_pretrained(finished / "twin", device="cpu").state_dict())
             result = TrainResult(**json.loads((finished / "result.json").read_text()))
         else:
             result = train(twin, member.pairs, minimised, output=member.folder, settings=member.settings,
-                           validation=member.validation, resume=resume, quiet=quiet)  # fmt: skip
+                           validation=member.validation, more=more, resume=resume, quiet=quiet)  # fmt: skip
             if not result.interrupted and process_state().is_main_process:
                 with whole_folder(finished) as fresh:
                     twin.save_pretrained(fresh / "twin")

@@ -19,10 +19,11 @@ from textsiam.models.twin import Twin
 from textsiam.training.batches.collation import Batch, TrainingPairs
 from textsiam.training.batches.crew import shareable
 from textsiam.training.batches.sampling import make_sampler, usable_rows
+from textsiam.training.batches.sets import MixedBatches, TrainingSet, acquainted
 from textsiam.training.batches.token_store import stored_tokens
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
 from textsiam.training.distributed import broadcast, check_shardable, make_accelerator
-from textsiam.training.losses.objective import Embedded, Objective
+from textsiam.training.losses.objective import Embedded, Objective, Objectives
 from textsiam.training.mining.each_epoch import EpochMiner
 from textsiam.training.reporting.log import RunLog
 from textsiam.training.reporting.result import TrainResult
@@ -39,7 +40,14 @@ class Run:
     """The moving parts of one run; `textsiam.training.loop.train` says in which order they move."""
 
     def __init__(
-        self, twin: Twin, pairs: Pairs, objective: Objective, output: Path, settings: Settings, validation: Pairs | None
+        self,
+        twin: Twin,
+        pairs: Pairs,
+        objective: Objective,
+        output: Path,
+        settings: Settings,
+        validation: Pairs | None,
+        more: Sequence[TrainingSet] = (),
     ) -> None:
         if validation is not None and not validation.both_labels:
             raise ValueError(f"{validation.source}: validation needs labelled pairs, duplicates and others")
@@ -48,38 +56,26 @@ class Run:
         world = self.accelerator.num_processes
         set_seed(settings.seed, device_specific=True)
         self._sharded = check_shardable(self.accelerator, settings, twin)
-        if objective.encodes_twice and not any(isinstance(m, nn.Dropout) and m.p for m in twin.left.modules()):
-            raise ValueError("simcse: the tower has no dropout, so that a text is encoded alike both times")
-        sampler = make_sampler(pairs, settings, objective, world=world)
+        for each in more:
+            each.check()
         self.threads = self._threads(twin)
         if self.threads > 1:  # a weight that two threads cast for each other would be rounded as chance has it
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # pyright: ignore
-        self.data = TrainingPairs(
-            pairs,
-            twin,
-            sampler,
-            # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
-            token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device),
-            seed=settings.seed,
-            negatives=objective.needs_negatives,
-            twice=objective.encodes_twice,
-            rank=self.accelerator.process_index,
-            world=world,
-            threads=self.threads,
-            prepare=self._prepared,
-        )
-        self.steps_per_epoch = sampler.steps // settings.gradient_accumulation_steps
+        sets = acquainted([TrainingSet(pairs, objective), *more])
+        parts = [self._ready(twin, each, settings if each is sets[0] else settings.of_further_set()) for each in sets]
+        self.data = MixedBatches(parts, [each.weight for each in sets], seed=settings.seed)
+        self.steps_per_epoch = self.data.steps // settings.gradient_accumulation_steps
         self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
         self.identity = {
-            **run_identity(pairs, validation, objective),
+            **run_identity(pairs, validation, objective, more),
             "parameters": sum(p.numel() for p in twin.parameters()),
             "processes": world,
             "lora": None if twin.lora is None else asdict(twin.lora),
             **settings.identity(),
         }
         self.twin, self.served = twin, ServedTwin(twin)
-        freeze_unused(twin, self.data.collate(usable_rows(pairs, objective)[:2]))
-        self._prepare(twin, objective)
+        freeze_unused(twin, parts[0].collate(usable_rows(pairs, objective)[:2]))
+        self._prepare(twin, Objectives([each.objective for each in sets]) if more else objective)
         self.state = RunState()
         self.runlog = RunLog(self.accelerator, self.state, output)
         trained = nn.ModuleList([self.model, self.objective])
@@ -89,6 +85,27 @@ class Run:
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)
         self.stopped_early = self.interrupted = False
+
+    def _ready(self, twin: Twin, given: TrainingSet, settings: Settings) -> TrainingPairs:
+        """Return the pairs of a set, made ready for training."""
+        objective, world = given.objective, self.accelerator.num_processes
+        if objective.encodes_twice and not any(isinstance(m, nn.Dropout) and m.p for m in twin.left.modules()):
+            raise ValueError("simcse: the tower has no dropout, so that a text is encoded alike both times")
+        return TrainingPairs(
+            given.pairs,
+            twin,
+            make_sampler(given.pairs, settings, objective, world=world),
+            # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
+            token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device),
+            seed=settings.seed,
+            negatives=objective.needs_negatives,
+            twice=objective.encodes_twice,
+            grades=given.grades,
+            rank=self.accelerator.process_index,
+            world=world,
+            threads=self.threads,
+            prepare=self._prepared,
+        )
 
     def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
         with self.accelerator.local_main_process_first():  # the others read what it wrote
@@ -104,7 +121,7 @@ class Run:
             return 1
         return torch.get_num_threads() if shareable(twin.left) else 1
 
-    def _prepare(self, twin: Twin, objective: Objective) -> None:
+    def _prepare(self, twin: Twin, objective: Objective | Objectives) -> None:
         settings = self.settings
         for tower in twin.towers:
             if settings.gradient_checkpointing:
@@ -192,7 +209,7 @@ class Run:
                     self.miner.mine(twin, epoch)
                 self.miner.share(self.accelerator, epoch)
                 self.runlog.record({"step": self.state.step, "mined_share": self.miner.found})
-        self.data.mined = self.miner.negatives.numpy()
+        self.data.parts[0].mined = self.miner.negatives.numpy()
 
     def _current(self) -> Twin:
         """Return the twin with the present weights, or their running mean."""

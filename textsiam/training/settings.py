@@ -187,6 +187,12 @@ class Settings:
         """Return the knobs as plain values."""
         return asdict(replace(self, augment=described(self.augment)))
 
+    def of_further_set(self) -> Settings:
+        """Return the same for a set beside the first: batches of the same size, of pairs as they come."""
+        size = self.batch_size // self.gradient_accumulation_steps
+        plain: dict[str, Any] = dict.fromkeys(("duplicate_share", "per_cluster", "mine"))
+        return replace(self, **plain, batch_size=size, gradient_accumulation_steps=1)
+
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run resumes: all that touches the weights."""
         return {k: v for k, v in self.to_dict().items() if k not in _FREE_ON_RESUME}

@@ -35,12 +35,13 @@ class Batch:
         left_rows: Where each pair's left embedding stands in what `left` encodes to, `(n,)`.
         right_rows: The same for the right text, in what `right` (or `left`) encodes to, `(n,)`.
         negative_rows: The same for a text of another cluster, `(n,)`; None unless a loss asks for it.
-        labels: 1 = duplicate, 0 = not, `(n,)`.
+        labels: 1 = duplicate, 0 = not, or the grades of the pairs, `(n,)`.
         left_clusters: Cluster of each left text, `(n,)`.
         right_clusters: Cluster of each right text, `(n,)`.
         negative_clusters: Cluster of each negative, `(n,)`, or None.
         again_rows: Where the left texts stand a second time in what `left` encodes to, `(n,)`; None unless a loss asks
             for it.
+        part: Which of the sets of the run the pairs are of.
     """
 
     left: list[Features]
@@ -53,6 +54,7 @@ class Batch:
     right_clusters: Tensor
     negative_clusters: Tensor | None = None
     again_rows: Tensor | None = None
+    part: int = 0
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +75,7 @@ class TrainingPairs:
         seed: Fixes the order of the pairs and the drawn negatives.
         negatives: Draw a text of another cluster for each pair (for triplet losses).
         twice: Encode each left text a second time.
+        grades: Grades of the pairs, in place of labels, `(n,)`; None where they are labelled.
         rank: Which process this is.
         world: How many processes there are; each takes an equal, contiguous share of every batch.
         threads: How many share the chunks of a batch: it is cut so that each gets about as much.
@@ -92,12 +95,14 @@ class TrainingPairs:
         seed: int = 0,
         negatives: bool = False,
         twice: bool = False,
+        grades: np.ndarray | None = None,
         rank: int = 0,
         world: int = 1,
         threads: int = 1,
         prepare: Prepare = prepare,
     ) -> None:
         self.pairs, self.sampler = pairs, sampler
+        self.targets = pairs.labels.astype(np.int64) if grades is None else grades.astype(np.float32)
         self.clusters = cluster_ids(pairs)
         self.left_inputs = prepare(twin.left, pairs.texts)
         self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
@@ -105,6 +110,13 @@ class TrainingPairs:
         self.rank, self.world, self.threads = rank, world, threads
         self.mined: np.ndarray | None = None
         self._shared = twin.right is None
+
+    def batches(self, first: int) -> Iterator[Batch]:
+        """Yield the batches from number `first` on, counted over all epochs, without end."""
+        epoch, start = divmod(first, self.sampler.steps)
+        while True:
+            yield from self.epoch(epoch, start=start)
+            epoch, start = epoch + 1, 0
 
     def epoch(self, epoch: int, *, start: int = 0) -> Iterator[Batch]:
         """Yield this process's batches of an epoch, from batch `start` on; the same on every call."""
@@ -128,7 +140,7 @@ class TrainingPairs:
             seed: Of what changes the inputs, where something does; None leaves them as they are.
         """
         swapped, rows = rows >= len(self.pairs), rows % len(self.pairs)
-        left, right, labels = self.pairs.left[rows], self.pairs.right[rows], self.pairs.labels[rows].astype(np.int64)
+        left, right, labels = self.pairs.left[rows], self.pairs.right[rows], self.targets[rows]
         if negative is not None:
             right, labels = np.where(swapped, negative[rows], right), np.where(swapped, 0, labels)
         against = negative[rows] if negative is not None and self.negatives else None

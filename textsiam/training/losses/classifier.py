@@ -51,6 +51,8 @@ class SoftmaxLoss(Term):
     hardly learn. Weights start at zero: no verdict before evidence, the same on all processes.
     """
 
+    contrasts: ClassVar[bool] = True
+
     def build(self, dim: int) -> nn.Linear:
         """Return the layer for embeddings of `dim` dimensions."""
         layer = nn.Linear(3 * dim, 2)
@@ -89,6 +91,7 @@ class HeadLoss(Term):
 
     frozen: bool = False
     trains_head: ClassVar[bool] = True
+    contrasts: ClassVar[bool] = True
 
     def __call__(self, batch: Embedded, head: Head) -> Tensor:
         """Return the loss of a batch."""

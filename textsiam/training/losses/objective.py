@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -113,6 +113,28 @@ class Objective(nn.Module):
         if _key(name) in self.owners:
             return term(batch, self.owners[_key(name)][str(batch.u.shape[1])])  # pyright: ignore[reportIndexIssue]
         return term(batch)
+
+
+class Objectives(nn.Module):
+    """What several sets of pairs are trained by: each batch is of one of them, and has its objective.
+
+    Args:
+        parts: An objective for each set; they may share a head.
+    """
+
+    def __init__(self, parts: Sequence[Objective]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def allocate(self, dim: int) -> None:
+        """Make the weights and the memories of all; see `Objective.allocate`."""
+        for part in self.parts:
+            part.allocate(dim)  # pyright: ignore[reportCallIssue]
+
+    def forward(self, batch: Embedded) -> Tensor:
+        """Return the loss of a batch; weights of other sets get a gradient of 0, which several processes wait for."""
+        untouched = [weights.flatten()[:0].sum() for weights in self.parameters()]
+        return torch.stack([self.parts[batch.part](batch), *untouched]).sum()
 
 
 def _key(name: str) -> str:

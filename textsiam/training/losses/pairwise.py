@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -68,6 +68,7 @@ class ContrastiveLoss(Term):
     margin: float = positive(0.5)
     distance: str = "cosine"
     form: Form = "margin_minus_distance"
+    contrasts: ClassVar[bool] = True
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
@@ -116,6 +117,7 @@ class OnlineContrastiveLoss(Term):
 
     margin: float = positive(0.5)
     distance: str = "cosine"
+    contrasts: ClassVar[bool] = True
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""
@@ -161,10 +163,12 @@ def cosent(
 
 @dataclass(frozen=True)
 class CoSENTLoss(Term):
-    """`cosent` of the labelled pairs."""
+    """`cosent` of the labelled pairs, or of graded ones."""
 
     temperature: float = positive(0.05)
     distance: str = "cosine"
+    reads_grades: ClassVar[bool] = True
+    contrasts: ClassVar[bool] = True
 
     def __call__(self, batch: Embedded) -> Tensor:
         """Return the loss of a batch."""

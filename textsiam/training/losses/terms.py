@@ -36,7 +36,7 @@ class Embedded:
         u: Embeddings of the left texts, `(n, dim)`.
         v: Embeddings of the right texts, `(n, dim)`.
         negative: Embeddings of texts of other clusters than the left ones, `(n, dim)`, or None.
-        labels: 1 = duplicate, 0 = not, `(n,)`.
+        labels: 1 = duplicate, 0 = not, or grades of similarity, larger = more similar, `(n,)`.
         left_clusters: Cluster of each left text, `(n,)`.
         right_clusters: Cluster of each right text, `(n,)`.
         shared: Whether both sides come from one tower, so that left embeddings may be compared with left ones.
@@ -44,6 +44,7 @@ class Embedded:
         left_memory: Left texts of earlier batches, without gradients, or None.
         right_memory: The same for the right side.
         again: Embeddings of the left texts encoded a second time, with other dropout, `(n, dim)`, or None.
+        part: Which of the sets of the run the pairs are of.
     """
 
     u: Tensor
@@ -57,6 +58,7 @@ class Embedded:
     left_memory: Texts | None = None
     right_memory: Texts | None = None
     again: Tensor | None = None
+    part: int = 0
 
     @property
     def left(self) -> Texts:
@@ -112,6 +114,8 @@ class Term(ABC):
         positives_only: Whether it ignores pairs that are no duplicates.
         trains_head: Whether it is called with the twin's head too, and trains it.
         encodes_twice: Whether it reads `Embedded.again`.
+        reads_grades: Whether it takes grades of similarity in place of labels.
+        contrasts: Whether it needs pairs of both labels, and has no other way to learn what is apart.
 
     Raises:
         ValueError: A weight that is not positive, or a value that is none of those that a `Literal` names.
@@ -130,6 +134,8 @@ class Term(ABC):
     positives_only: ClassVar[bool] = False
     trains_head: ClassVar[bool] = False
     encodes_twice: ClassVar[bool] = False
+    reads_grades: ClassVar[bool] = False
+    contrasts: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         hints = get_type_hints(type(self))

@@ -9,11 +9,10 @@ from transformers import get_scheduler
 from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.training.batches.collation import Batch
-from textsiam.training.losses.objective import Objective
 from textsiam.training.settings import Settings
 
 
-def make_optimizer(twin: Twin, objective: Objective, settings: Settings) -> torch.optim.AdamW:
+def make_optimizer(twin: Twin, objective: torch.nn.Module, settings: Settings) -> torch.optim.AdamW:
     """Return AdamW over the weights to train: matrices with weight decay, biases and norms without."""
     trained = [p for module in (twin, objective) for p in module.parameters() if p.requires_grad]
     groups = [
