@@ -91,7 +91,10 @@ def serve(
     rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute of one client at most.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut long inputs instead of refusing them.")] = False,
     host_name: Annotated[
-        list[str] | None, typer.Option(help="What clients may call the server, beside its address and the loopback.")
+        list[str] | None,
+        typer.Option(
+            envvar="TEXTSIAM_HOST_NAMES", help="What clients may call the server, beside its address and the loopback."
+        ),
     ] = None,
     origin: Annotated[
         list[str] | None,
