@@ -87,7 +87,7 @@ def test_a_server_behind_a_proxy_answers_by_its_names_alone(tower, textsiam, mon
         def status(host, **more):
             return client.post(undo, headers={"host": host, **more}).status_code
 
-        # containers and health checks; a proxy that passes the host on, as nginx with $host and Caddy do; one that does not
+        # containers and health checks; proxies that pass the host on, as Caddy and nginx with $host, and that do not
         assert [status(host) for host in ("server:8080", "localhost:8080", "127.0.0.1:8080")] == [200] * 3
         page = {"origin": "https://forum.example", "sec-fetch-site": "same-origin"}
         assert [status(host, **page) for host in ("forum.example", "forum.example:443", "127.0.0.1:8080")] == [200] * 3
