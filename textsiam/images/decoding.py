@@ -84,6 +84,8 @@ def plain_raster(image: Image, where: str, kind: str = "image") -> Image:
         frames = getattr(image, "n_frames", 1)
         if frames == 1:
             image.load()
+            if "_decoder" in vars(image):  # of a WebP: it and `fp` hold the pixels three times more, for further frames
+                vars(image).update(_decoder=None, fp=None)
             plain = _plain_by_strips(_upright(image))
     except Exception as error:  # damaged content makes Pillow raise errors of every type
         raise DataError(f"{where}: is a truncated or damaged {kind} ({_cause(error)})") from None
