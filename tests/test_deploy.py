@@ -61,6 +61,44 @@ def test_the_commands_of_the_files_are_commands_of_textsiam():
     assert used <= known
 
 
+def test_the_files_say_how_a_server_behind_a_proxy_is_called():
+    assert all("TEXTSIAM_HOST_NAMES" in path.read_text() for path in DEPLOY.iterdir() if path.is_file())
+
+
+def test_a_server_behind_a_proxy_answers_by_its_names_alone(tower, textsiam, monkeypatch, tmp_path):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    from starlette.testclient import TestClient
+
+    from textsiam.models.twin import Twin
+
+    service = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["server"]
+    names = service["environment"]["TEXTSIAM_HOST_NAMES"].replace("${TEXTSIAM_HOST_NAMES:-}", "Forum.example")
+    token, apps = "a-token-of-some-length", []
+    monkeypatch.setenv("TEXTSIAM_HOST_NAMES", names)
+    monkeypatch.setenv("TEXTSIAM_TOKEN", token)
+    monkeypatch.setattr("textsiam.serving.runner.run_server", lambda app, **_: apps.append(app))
+    model = Twin(tower).save_pretrained(tmp_path / "twin")
+    said = textsiam("serve", model, "--host", "0.0.0.0", "--reviews", tmp_path / "reviews.sqlite")
+    assert said.status == 0, said.err
+    head = {"authorization": f"Bearer {token}"}
+    undo = "/ui/api/undo"
+    with TestClient(apps[0], headers=head) as client:
+
+        def status(host, **more):
+            return client.post(undo, headers={"host": host, **more}).status_code
+
+        # containers and health checks; proxies that pass the host on, as Caddy and nginx with $host, and that do not
+        assert [status(host) for host in ("server:8080", "localhost:8080", "127.0.0.1:8080")] == [200] * 3
+        page = {"origin": "https://forum.example", "sec-fetch-site": "same-origin"}
+        assert [status(host, **page) for host in ("forum.example", "forum.example:443", "127.0.0.1:8080")] == [200] * 3
+        assert [status(host) for host in ("evil.example", "database", "forum.example.evil.example")] == [421] * 3
+        assert status("forum.example", origin="https://evil.example") == 403
+    monkeypatch.setenv("TEXTSIAM_HOST_NAMES", "https://forum.example")
+    said = textsiam("serve", model)
+    assert (said.status, said.err.count("\n")) == (1, 1)
+    assert "the host name is 'https://forum.example', expected one such as 'forum.example', without a port" in said.err
+
+
 def test_the_unit_can_be_verified(tmp_path):
     verify = shutil.which("systemd-analyze")
     if verify is None:

@@ -50,6 +50,22 @@ def test_every_command_and_option_exists(line):
         assert {t for t in tokens if t.startswith("--")} <= known
 
 
+def leaf_commands(command, name=""):
+    for word, below in getattr(command, "commands", {}).items():
+        yield from leaf_commands(below, f"{name} {word}")
+    if not hasattr(command, "commands"):
+        yield name.strip(), command
+
+
+@pytest.mark.parametrize("name", LEAVES := dict(leaf_commands(get_command(app))))
+def test_every_command_and_option_is_told_of(name):
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    assert re.search(rf"textsiam {name}\b", pages)
+    told = {"--help", *re.findall(r"(?<![\w-])--?[a-z][\w-]*", pages)}
+    options = [set(one.opts) | set(one.secondary_opts) for one in LEAVES[name].params if one.opts[0].startswith("-")]
+    assert [sorted(spellings) for spellings in options if not spellings & told] == []
+
+
 _LONG = ("train", "serve", "export")  # have tests of their own
 
 

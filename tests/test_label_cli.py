@@ -206,7 +206,9 @@ def test_options_are_checked(model, questions, textsiam, tmp_path, options, mess
         (("questions.txt",), "QUESTIONS and --label FILE go together: the file is for answers about them"),
         (("questions.txt", "--label", "labels.csv"), "--label labels.csv: answers are a .tsv file"),
         (("questions.txt", "--label", "l.tsv", "--precision", "1"), "--precision must be between 0 and 1, got 1.0"),
-        (("--labels", "300"), "--confidence, --labels, --noise and --seed go with --label"),
+        (("--labels", "300"), "--labels goes with --label"),
+        (("--on-bad-row", "skip"), "--on-bad-row goes with --label"),
+        (("--id-column", "Nr"), "--id-column goes with --label"),
     ],
 )
 def test_options_of_a_server_that_asks_are_checked(textsiam, options, message, monkeypatch):
@@ -216,6 +218,24 @@ def test_options_of_a_server_that_asks_are_checked(textsiam, options, message, m
     said = textsiam("serve", "all-MiniLM-L6-v2", *options)
     assert said.status == 2
     assert message in " ".join(said.err.replace("│", " ").split())
+
+
+def test_a_server_that_asks_reads_as_label_does_and_says_the_same(model, sentences, textsiam, tmp_path, monkeypatch):
+    pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
+    monkeypatch.setattr("textsiam.serving.runner.run_server", lambda *_, **__: None)
+    table = tmp_path / "questions.tsv"
+    rows = [f'{k}\t"{sentence}' for k, sentence in enumerate(sentences)]  # a quote that is a sign
+    table.write_text("\n".join(["Nr\tTitle", *rows, "99\t"]) + "\n")
+    named = ("--column", "Title", "--no-quoted", "--on-bad-row", "skip")
+    for options, first in ((named, "2"), ((*named, "--id-column", "Nr"), "0")):
+        answers = [tmp_path / f"{command}-{first}.tsv" for command in ("label", "serve")]
+        asked = textsiam("label", model, table, "--output", answers[0], *options, typed="q\n")
+        served = textsiam("serve", model, table, "--label", answers[1], *options)
+        assert (asked.status, served.status) == (0, 0), asked.err + served.err
+        notes = [line for line in asked.err.splitlines() if line.startswith(("note: ", "warning: "))]
+        assert any("1 of 49 left out" in line for line in notes)
+        assert any("line" in line and "ids" in line for line in notes) == (first == "2")
+        assert notes == [line for line in served.err.splitlines() if line.startswith(("note: ", "warning: "))]
 
 
 def test_a_precision_is_not_rounded_up(model, questions, textsiam, tmp_path):

@@ -208,6 +208,7 @@ def _answers(source: str) -> Truth:
     from textsiam.sources import read_pairs
 
     pairs = read_pairs(source)
+    tell_read(pairs.report)
     cluster = dict(zip(pairs.texts, cluster_ids(pairs).tolist(), strict=True))
     return lambda left, right: left == right or cluster.get(left, -1) == cluster.get(right, -2)
 

@@ -12,17 +12,20 @@ from textsiam.commands.labelling import Confidence, Labels, Noise, Seed, checked
 from textsiam.commands.options import (
     BadRow,
     Column,
+    IdColumn,
     Json,
     Model,
     Prior,
     Quoted,
+    TextColumn,
     chosen_decision,
     named_columns,
     open_twin,
+    refuse_given,
     tell_read,
     tell_shift,
 )
-from textsiam.terminal import print_json, say, warn
+from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
     from textsiam.decision.recalibration import Recalibration
@@ -32,9 +35,11 @@ if TYPE_CHECKING:
     from textsiam.serving.page.labelling import Labelling
 
 _EXTRA = ("fastapi", "limits", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
+_OF_LABEL = ("confidence", "labels", "noise", "seed", "column", "id_column", "on_bad_row", "quoted")
 
 
 def serve(
+    context: typer.Context,
     model: Model,
     questions: Annotated[
         str | None, typer.Argument(help="With --label: the questions, a forum folder or a file as for flag.")
@@ -77,14 +82,19 @@ def serve(
     labels: Labels = 100,
     noise: Noise = 0.0,
     seed: Seed = 0,
-    column: Annotated[str | None, typer.Option(help="Name of the column that holds the questions.")] = None,
+    column: TextColumn = None,
+    id_column: IdColumn = None,
     on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
     max_queue: Annotated[int, typer.Option(min=1, help="Tokens that may wait; what comes on top gets 429.")] = 262_144,
     max_batch: Annotated[int, typer.Option(min=1, help="Inputs of a request at most.")] = 10_000,
     rate: Annotated[int | None, typer.Option(min=1, help="Requests a minute of one client at most.")] = None,
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut long inputs instead of refusing them.")] = False,
     host_name: Annotated[
-        list[str] | None, typer.Option(help="What clients may call the server, beside its address and the loopback.")
+        list[str] | None,
+        typer.Option(
+            envvar="TEXTSIAM_HOST_NAMES", help="What clients may call the server, beside its address and the loopback."
+        ),
     ] = None,
     origin: Annotated[
         list[str] | None,
@@ -97,7 +107,8 @@ def serve(
 
     if missing := [module for module in _EXTRA if find_spec(module) is None]:
         raise typer.BadParameter(f"{missing[0]} is not installed: pip install 'textsiam[serve]'")
-    asked = _asked(questions, label, precision, confidence, labels, noise, seed)
+    wished = 0.95 if precision is None else precision
+    asked = _asked(context, questions, label, wished, confidence, labels, noise, seed)
     if asked is not None:
         precision = None  # it says what the answers are to prove, and nothing of the decision that is there
     from textsiam.serving.admission.moderators import read_moderators
@@ -120,7 +131,8 @@ def serve(
     opened = None if index is None else _open_index(index)
     store = None if place is None else Reviews(place, announce=webhook is not None)
     twin = open_twin(model)
-    labelling = None if asked is None else _labelling(twin, model, *asked, column, on_bad_row)
+    reading = {"column": column, "id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
+    labelling = None if asked is None else _labelling(twin, model, *asked, **reading)
     if precision is not None or prior is not None:
         twin.decision = chosen_decision(twin, None, precision, prior)
     from textsiam.search.ingest import index_shift
@@ -180,34 +192,24 @@ def _open_index(index: str) -> QuestionIndex:
 
 
 def _asked(
-    questions: str | None,
-    label: Path | None,
-    precision: float | None,
-    confidence: float,
-    labels: int,
-    noise: float,
-    seed: int,
+    context: typer.Context, questions: str | None, label: Path | None, *wished: Any
 ) -> tuple[str, Path, Aim] | None:
     """Return what people are to be asked about, where their answers go and what is wished; None without --label."""
-    if label is None or questions is None:
-        if questions is not None or label is not None:
-            raise typer.BadParameter("QUESTIONS and --label FILE go together: the file is for answers about them")
-        if (confidence, labels, noise, seed) != (0.95, 100, 0.0, 0):
-            raise typer.BadParameter("--confidence, --labels, --noise and --seed go with --label")
-        return None
-    wished = 0.95 if precision is None else precision
-    return questions, label, checked_aim("--label", label, wished, confidence, labels, noise, seed)
+    if label is not None and questions is not None:
+        return questions, label, checked_aim("--label", label, *wished)
+    if label is not None or questions is not None:
+        raise typer.BadParameter("QUESTIONS and --label FILE go together: the file is for answers about them")
+    refuse_given(context, _OF_LABEL, "goes with --label")
+    return None
 
 
-def _labelling(
-    twin: Scorer, model: str, source: str, path: Path, aim: Aim, column: str | None, on_bad_row: BadRow
-) -> Labelling:
+def _labelling(twin: Scorer, model: str, source: str, path: Path, aim: Aim, **reading: Any) -> Labelling:
     """Find what people may be asked about, and open the file of their answers."""
     from textsiam.serving.page.labelling import Labelling
     from textsiam.sources import read_texts
 
-    read = read_texts(source, column=column, on_bad_row=on_bad_row)
-    warn(read.report.warnings)
+    read = read_texts(source, **reading)
+    tell_read(read.report)
     command = f"textsiam flag {model} {source} --labels {path}"
     return Labelling(open_session(twin, read, path, aim), read, command=command)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 import random
 import signal
 import sys
@@ -51,20 +52,25 @@ def others(address, body):
         asking.join()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_path, tries, result, served):
+def coded(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.fixture
+def image_twin(tmp_path):
+    """A folder with a twin for images."""
     encoder = scratch_image_encoder(size=224, channels=3, widths=(8, 16), depths=(1, 1), dim=16, device="cpu")
-    Twin(encoder).eval().save_pretrained(tmp_path / "twin")
+    return Twin(encoder).eval().save_pretrained(tmp_path / "twin")
 
-    def coded(image):
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        return base64.b64encode(buffer.getvalue()).decode()
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(image_twin, tries, result, served):
     rng = np.random.default_rng(0)
     small = {"inputs": [coded(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)))]}
     large = coded(Image.new("1", (7071, 7071)))
-    with served(tmp_path / "twin") as (process, ready, _):
+    with served(image_twin) as (process, ready, _):
         address = ready["address"]
         httpx2.post(f"{address}/embed", json=small, timeout=60)
         idle = memory(process, "VmRSS")
@@ -76,6 +82,51 @@ def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(tmp_pa
     assert peak < 1024
     assert p99 < 0.5
     result(images=len(body["inputs"]), peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
+
+
+LARGE = [
+    ("PNG", "1", {}),
+    ("PNG", "P", {}),
+    ("PNG", "LA", {"compress_level": 1}),
+    ("PNG", "RGBA", {"compress_level": 1}),
+    ("JPEG", "RGB", {"quality": 10}),
+    ("JPEG", "RGB", {"quality": 10, "progressive": True}),
+    ("JPEG", "CMYK", {"quality": 10}),
+    ("WEBP", "RGB", {"quality": 10, "method": 0}),
+    ("WEBP", "RGBA", {"lossless": True, "quality": 0, "method": 0}),
+    ("TIFF", "RGB", {"compression": "tiff_adobe_deflate"}),
+]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+@pytest.mark.skipif(os.environ.get("TEXTSIAM_HOSTILE") != "all", reason="takes minutes: TEXTSIAM_HOSTILE=all")
+def test_thirty_large_images_of_ten_kinds_no_two_alike_take_little_memory(image_twin, result, served):
+    bands, images = Image.linear_gradient("L").point(lambda value: value // 64 * 64), []
+    for k in range(30):
+        kind, mode, options = LARGE[k // 3]
+        image = bands.rotate(12 * k).resize((7071, 7071), Image.Resampling.NEAREST).convert(mode)
+        image.paste(0, (200 * k, 0, 200 * k + 100, 7071))
+        images.append(coded(image, kind, **options))
+    assert len(set(images)) == 30
+    mixed, statuses = images[::3] + images[1::3] + images[2::3], []  # each request has all kinds
+    bodies = {"/embed": {"inputs": mixed[:10]}, "/v1/embeddings": {"input": mixed[10:20]},
+              "/similarity": {"inputs": {"source_sentence": mixed[20], "sentences": mixed[21:]}}}  # fmt: skip
+    with served(image_twin) as (process, ready, _):
+        httpx2.post(f"{ready['address']}/embed", json={"inputs": [coded(Image.new("RGB", (64, 64)))]}, timeout=60)
+        idle = memory(process, "VmRSS")
+
+        def send(path):
+            statuses.append(httpx2.post(f"{ready['address']}{path}", json=bodies[path], timeout=600).status_code)
+
+        senders = [threading.Thread(target=send, args=(path,)) for path in bodies]
+        for sender in senders:
+            sender.start()
+        for sender in senders:
+            sender.join()
+        peak = memory(process, "VmHWM") - idle
+    assert statuses == [200] * 3
+    assert peak < 1024
+    result(images=len(images), peak_mib_over_idle=round(peak))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

@@ -15,6 +15,10 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 
+import httpx2
+
+from textsiam.models.twin import Twin
+from textsiam.serving.page import webhook
 from textsiam.serving.page.reviews import Reviews, Suspect
 from textsiam.serving.page.webhook import Webhook, signed_headers, webhook_secret
 
@@ -56,14 +60,20 @@ def store(tmp_path):
         yield made
 
 
-def sent(store, forum, count):
-    """Send until the forum was told so often; returns headers and bodies."""
-    sender = Webhook(store, f"http://127.0.0.1:{forum.server_port}/hook", SECRET, pause=0.01)
-    deadline = time.monotonic() + 20
+def wait_until_told(forum, count, patience=20):
+    """Wait until the forum was told so often; returns headers, what was said, and its bytes."""
+    deadline = time.monotonic() + patience
     while len(forum.told) < count and time.monotonic() < deadline:
         time.sleep(0.01)
-    sender.close()
     return [(headers, json.loads(body), body) for headers, body in forum.told]
+
+
+def sent(store, forum, count):
+    """Send until the forum was told so often."""
+    sender = Webhook(store, f"http://127.0.0.1:{forum.server_port}/hook", SECRET, pause=0.01)
+    told = wait_until_told(forum, count)
+    sender.close()
+    return told
 
 
 def test_an_accepted_pair_is_told_signed(store, forum):
@@ -108,6 +118,53 @@ def test_what_was_taken_back_is_told_after_it_and_survives_a_restart(store, foru
     assert [kind for kind, number in told if number == 1] == [
         "duplicate.accepted", "duplicate.accepted", "duplicate.withdrawn",
     ]  # fmt: skip
+
+
+def test_what_was_begun_to_be_sent_when_the_process_died_is_sent_under_the_same_key(store, forum, monkeypatch):
+    monkeypatch.setattr(webhook, "_LEASE", 0.2)
+    store.choose({1: "waiting"}, "accepted")
+    with monkeypatch.context() as patch:
+        patch.setattr(Webhook, "_run", lambda _: None)
+        entry = Webhook(store, "http://127.0.0.1:9/", SECRET)._claim()  # and no more is heard of it
+    assert [headers["webhook-id"] for headers, _, _ in sent(store, forum, 1)] == [entry.key]
+
+
+@pytest.mark.slow
+def test_a_served_decision_reaches_a_forum_that_refuses_it_first_and_after_kill_9(tower, tmp_path, forum, served):
+    model, path = Twin(tower).save_pretrained(tmp_path / "twin"), tmp_path / "flagged.tsv"
+    path.write_text("question1\tquestion2\n" + "".join(f"left {k}\tright {k}\n" for k in range(12)))
+    arguments = (model, "--reviews", tmp_path / "reviews.sqlite", "--suspects", path,
+                 "--webhook", f"http://127.0.0.1:{forum.server_port}/hook")  # fmt: skip
+
+    def accept(address, numbers):
+        for number in numbers:
+            body = {"number": number, "choice": "accepted", "was": "waiting"}
+            assert httpx2.post(f"{address}/ui/api/decisions", json=body, timeout=60).status_code == 200
+
+    with served(*arguments, TEXTSIAM_WEBHOOK_SECRET=SECRET) as (process, ready, _):
+        forum.answers = [500, 500]
+        accept(ready["address"], [1])
+        first = wait_until_told(forum, 3, 60)
+        assert [said["data"]["number"] for _, said, _ in first] == [1, 1, 1]
+        assert len({headers["idempotency-key"] for headers, _, _ in first}) == 1
+        assert len(first) == 3
+        forum.answers = [500] * 10_000
+        accept(ready["address"], range(2, 12))
+        process.kill()
+        process.wait()
+    forum.answers.clear()
+    refused = [(headers["idempotency-key"], said["data"]["number"]) for headers, said, _ in wait_until_told(forum, 0)][
+        3:
+    ]
+    forum.told.clear()
+    with served(*arguments, TEXTSIAM_WEBHOOK_SECRET=SECRET):
+        # what was being sent when the process died is sent a minute later
+        taken = [
+            (headers["idempotency-key"], said["data"]["number"]) for headers, said, _ in wait_until_told(forum, 10, 90)
+        ]
+    assert sorted(number for _, number in taken) == list(range(2, 12))
+    assert len({key for key, _ in taken}) == 10
+    assert set(refused) <= set(taken)  # under the same keys
 
 
 def test_undo_tells_and_without_a_webhook_nothing_is_kept(store, forum, reviews):

@@ -191,7 +191,10 @@ function leave(pairs, to) {
 
 /** A decision was refused for good: the pair in focus stays there, whatever comes of it. */
 function refused(pair, now) {
-  if (now === undefined || now === null) view.recount(STATE_OF[pair.choice] ?? pair.state, pair.state);
+  if (now === undefined || now === null) {
+    view.recount(STATE_OF[pair.choice] ?? pair.state, pair.state);
+    if (view.filter.state === pair.state) view.insert(pair, { returned: true });
+  }
   attempt(() => look({ own: true }));
 }
 
