@@ -103,7 +103,7 @@ def population(name):
 @cache
 def guess(name):
     """Return what `label` takes for P(duplicate | score) before the first answer."""
-    from textsiam.decision.shape import two_heaps
+    from textsiam.decision.estimate import two_heaps
 
     return two_heaps(population(name)[0])
 
