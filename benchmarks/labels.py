@@ -14,6 +14,8 @@ right pairs than was promised; runs that certify nothing are counted apart. The 
   answers flipped, either way or all towards "yes", P = 0.9 and noise 0.05.
 * `forum`: the sample forum, all pairs of its 2,908 questions, whose clusters are complete, P = 0.55: the highest
   multiple of 0.05 that some threshold reaches at a recall of 0.2.
+* `demo`: the questions of the sample forum that the twin of `make demo` never saw, all pairs, scored by that twin
+  (`runs/quickstart`); P by the same rule.
 * `quora`, `yahoo`: pairs of QQP's dev set and 20,000 of Yahoo! Answers, scored by the same model, P = 0.8 and 0.7: they
   were not looked at while the plan was made.
 * constructed collections of 100,000 pairs for which no certificate may be issued at P = 0.95: `flat`, right with 0.949
@@ -39,12 +41,16 @@ from quality import DATA, facts
 
 RESULTS = Path(__file__).parent / "results" / "labels.json"
 MODEL = "all-MiniLM-L6-v2"
+DEMO = Path(__file__).parents[1] / "runs" / "quickstart"
+# Model and questions, whose clusters are those of the sample forum.
+COLLECTIONS = {"forum": (MODEL, "sample:forum"), "demo": (DEMO / "model", str(DEMO / "test.tsv"))}
 # Precision, answers that are planned and at most given, noise that is allowed for, and the one there is.
 SETS = {
     "askubuntu": (0.95, 100, 300, 0.0, ""),
     "askubuntu, 5 % flipped": (0.9, 200, 400, 0.05, "either"),
     "askubuntu, 5 % flipped to yes": (0.9, 200, 400, 0.05, "yes"),
     "forum": (0.55, 200, 300, 0.0, ""),
+    "demo": (0.65, 300, 300, 0.0, ""),
     "quora": (0.8, 100, 300, 0.0, ""),
     "yahoo": (0.7, 100, 300, 0.0, ""),
     "flat": (0.95, 100, 300, 0.0, ""),
@@ -70,16 +76,17 @@ def population(name):
         scores = Twin.from_pretrained(MODEL).pair_similarity(pairs.texts, pairs.left, pairs.right)
         order = np.argsort(-scores, kind="stable")
         return scores[order], pairs.labels[order].astype(bool)
-    if kind == "forum":
+    if kind in COLLECTIONS:
         from textsiam import Twin, read_pairs
         from textsiam.data.clusters import cluster_ids
         from textsiam.labelling.candidates import find_candidates
         from textsiam.sources import read_texts
 
-        pairs, read = read_pairs("sample:forum"), read_texts("sample:forum")
+        model, questions = COLLECTIONS[kind]
+        pairs, read = read_pairs("sample:forum"), read_texts(questions)
         cluster = dict(zip(pairs.texts, cluster_ids(pairs).tolist(), strict=True))
         of = np.array([cluster.get(text, -1 - i) for i, text in enumerate(read.texts)])
-        found = find_candidates(Twin.from_pretrained(MODEL), read.texts)
+        found = find_candidates(Twin.from_pretrained(model), read.texts)
         return found.scores, of[found.left] == of[found.right]
     rng, n = np.random.default_rng(5), 100_000
     scores = np.linspace(1.0, 0.3, n, dtype=np.float32)
@@ -103,9 +110,14 @@ def population(name):
 @cache
 def guess(name):
     """Return what `label` takes for P(duplicate | score) before the first answer."""
-    from textsiam.decision.shape import two_heaps
+    from textsiam import Twin
+    from textsiam.decision.estimate import two_heaps
 
-    return two_heaps(population(name)[0])
+    found, kind = two_heaps(population(name)[0]), name.partition(",")[0]
+    if found is not None or kind not in {*PAIRS, *COLLECTIONS}:
+        return found
+    decision = Twin.from_pretrained(COLLECTIONS.get(kind, (MODEL, ""))[0]).decision
+    return decision and decision.probability
 
 
 def one(name, seed, trace=False):
@@ -212,6 +224,11 @@ def way(kind, seed, name="forum"):
     return certified
 
 
+def oracle_recall(name):
+    """Return the median recall of what an oracle certifies which draws from the best set alone."""
+    return float(np.median([way("uniform", seed, name)[-1] for seed in range(40)]))
+
+
 @cache
 def best_size(name):
     """Return the set that finds most duplicates among those that 300 uniform answers prove in three of four runs."""
@@ -306,6 +323,7 @@ def summary(name, runs, workers):
             found[key] = [round(float(q), 4) for q in np.quantile([row[key] for row in done], [0.05, 0.5, 0.95])]
         found["covered"] = float(np.mean([row["covered"] for row in done]))
         found["oracle_answers"] = float(np.median(oracle))
+        found["oracle_recall"] = oracle_recall(name)
     return found
 
 
@@ -327,13 +345,13 @@ def write(key, value):
 
 def table():
     """Print the rows as Markdown."""
-    print("| set | runs | P | certified | broken | answers | oracle | recall | covered | width |")
-    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print("| set | runs | P | certified | broken | answers | oracle | recall | oracle | covered | width |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for row in json.loads(RESULTS.read_text())["rows"]:
         cell = {k: f"{v[1]:g} ({v[0]:g}–{v[2]:g})" for k, v in row.items() if isinstance(v, list)}
         cells = [row["set"], row["runs"], row.get("precision", ""), row.get("certified", ""), row["broken"]]
         cells += [cell.get("answers", ""), row.get("oracle_answers", ""), cell.get("recall", ""),
-                  row.get("covered", ""), cell.get("width", "")]  # fmt: skip
+                  row.get("oracle_recall", ""), row.get("covered", ""), cell.get("width", "")]  # fmt: skip
         print("|", " | ".join(map(str, cells)), "|")
 
 

@@ -90,7 +90,7 @@ def run_recipe(name: str, seed: int) -> list[dict]:
         row = {"kind": "recipes", "name": f"{name}, {kind}", "seed": seed, "steps": outcome.result.steps}
         row |= {"seconds": seconds, "training_seconds": outcome.result.seconds}
         row |= {"reranker_seconds": outcome.reranker_seconds if kind == "reranked" else None}
-        row |= {field: vars(getattr(evaluation.report, field)) for field in fields}
+        row |= {field: getattr(evaluation.report, field).to_dict() for field in fields}
         rows.append(row | elsewhere(judged, DATA.parent))
     return rows
 

@@ -116,7 +116,7 @@ def judge(twin, calibration, test):
     twin.calibrate(calibration, rule="accuracy", prior=PRIOR)
     report = evaluate_pairs(twin, test).report
     fields = ("average_precision", "roc_auc", "accuracy", "f1", "calibration_error")
-    return {name: vars(getattr(report, name)) for name in fields}
+    return {name: getattr(report, name).to_dict() for name in fields}
 
 
 def run(method, epochs, share):

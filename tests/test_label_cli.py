@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from unittest.mock import Mock
 from xml.sax.saxutils import quoteattr
 
 import pytest
 
+from textsiam.labelling import candidates
 from textsiam.labelling.labels import LabelFile
 from textsiam.models.twin import Twin
 from textsiam.search import duplicates as search
+from textsiam.search import gallery_folder
 
 
 @pytest.fixture(scope="module")
@@ -89,15 +92,19 @@ def test_flag_writes_what_is_certified_and_says_so(model, questions, textsiam, t
     assert found["certificate"]["pairs"] >= pairs
 
 
-def test_flag_compares_the_texts_once(model, questions, textsiam, tmp_path, monkeypatch):
+def test_flag_compares_the_texts_and_knows_the_model_once(model, questions, textsiam, tmp_path, monkeypatch):
     output, encoded = tmp_path / "labels.tsv", []
     textsiam("label", model, questions, "--labels", "40", "--output", output, typed="y\n" * 500)
     encode = Twin.encode
     monkeypatch.setattr(
         Twin, "encode", lambda twin, texts, **how: encoded.append(len(texts)) or encode(twin, texts, **how)
     )
+    known = Mock(wraps=candidates.scorer_fingerprint)
+    monkeypatch.setattr(candidates, "scorer_fingerprint", known)
+    monkeypatch.setattr(gallery_folder, "scorer_fingerprint", known)
     assert textsiam("flag", model, questions, "--labels", output).status == 0
     assert encoded == [48]  # without the copy
+    assert known.call_count == 1
 
 
 def test_what_was_certified_travels_with_the_model(model, questions, textsiam, tmp_path, truth, monkeypatch):

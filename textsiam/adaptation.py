@@ -18,7 +18,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits, split_pairs
 from textsiam.data.tables.errors import DataError
 from textsiam.data.time_split import split_pairs_by_time
-from textsiam.evaluation.intervals import FEWEST, Estimate
+from textsiam.decision.intervals import FEWEST, Estimate
 from textsiam.evaluation.link_ranks import difference, reciprocal_ranks
 from textsiam.forums.reading import read_links, read_questions
 from textsiam.inference.encoders import ModelError

@@ -408,9 +408,11 @@ _NAMES = {
         for name in ("CollectionDecision", "Tell", "warn", "store_decisions", "restore_decisions")
     },
     "training.objective.Texts": "training.losses.terms",
+    **dict.fromkeys(("search.operating.Rate", "search.operating.ratio_rate"), "decision.intervals"),
 }
 # Where a name is now -> what it is called now.
 _RENAMED_NAMES = {
+    "decision.intervals.Rate": "Estimate",
     "inference.fast.fast_tower.Paced": "DeviceRunner",
     "inference.fast.fast_tower.moved": "to_device",
     "images.pixels.made_up_pixels": "dummy_pixels",

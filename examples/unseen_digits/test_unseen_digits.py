@@ -24,10 +24,12 @@ from transformers import ResNetModel
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
+from run import measures  # noqa: E402
 from unseen_digits import DrawingResNet, Pen, drawing_tower, enclosed, normal_form  # noqa: E402
 
 from textsiam.config.run import build_augment, build_twin, read_config  # noqa: E402
-from textsiam.data.pairs import sample_pairs  # noqa: E402
+from textsiam.data.pairs import Pairs, sample_pairs  # noqa: E402
+from textsiam.decision.decision import fit_decision  # noqa: E402
 from textsiam.images.augmentation import Augment, augmented  # noqa: E402
 from textsiam.models.twin import Twin  # noqa: E402
 
@@ -333,3 +335,25 @@ def test_the_config_reads_and_its_changes_are_those_of_the_published_figures():
     assert (shared.clusters, type(own)) == (True, Pen)
     found = [augmented(picture(name), [shared, own], [0, 1, 2], row=k, cluster=9) for name in GLYPHS for k in range(9)]
     assert hashlib.sha256(b"".join(each.tobytes() for each in found)).hexdigest()[:16] == "5493f1de77edfb7e"
+
+
+class _Lengths:
+    """Scores pairs by their lengths."""
+
+    decision = fit_decision(np.linspace(0, 1, 40), np.arange(40) // 20)
+
+    def pair_similarity(self, texts, left, right):
+        lengths = np.array([len(text) for text in texts])
+        return 1 / (1 + abs(lengths[left] - lengths[right]))
+
+
+def test_an_interval_that_is_not_known_is_null_in_the_results():
+    names = [letter * length for letter in "ab" for length in range(1, 6)]
+    left, right = np.triu_indices(10, 1)
+    of = np.arange(10) // 5
+    pairs = Pairs(
+        names, left, right, (of[left] == of[right]).astype(np.int8), "two people", None, groups=of, images=True
+    )
+    found = json.loads(json.dumps(measures(_Lengths(), pairs), allow_nan=False))
+    assert found["accuracy"]["low"] is None
+    assert found["eer"]["note"] == "no interval: 2 identities are too few for one"

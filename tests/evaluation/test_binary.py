@@ -145,7 +145,7 @@ def test_the_intervals_are_those_of_a_naive_bootstrap(decimals: int) -> None:
 def test_the_chunks_of_the_bootstrap_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     scores, labels, p = sample(100)
     whole = binary_report(scores, labels, threshold=0.3, probabilities=p, bootstrap=50)
-    monkeypatch.setattr("textsiam.evaluation.intervals._CHUNK_CELLS", 700)
+    monkeypatch.setattr("textsiam.decision.intervals._CHUNK_CELLS", 700)
     assert binary_report(scores, labels, threshold=0.3, probabilities=p, bootstrap=50) == whole
     assert binary_report(scores, labels, threshold=0.3, probabilities=p, bootstrap=50, seed=1) != whole
 

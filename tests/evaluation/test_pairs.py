@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.intervals import Units
 from textsiam.evaluation.binary import binary_report
-from textsiam.evaluation.intervals import Units
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.slices import slice_reports
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.metrics import ndcg_score
 
-from textsiam.evaluation.intervals import Units
+from textsiam.decision.intervals import Units
 from textsiam.evaluation.retrieval import (
     _weighted_spearman,
     evaluate_sts,

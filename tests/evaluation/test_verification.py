@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 
 from textsiam.decision.decision import fit_decision
+from textsiam.decision.intervals import Units, interval
 from textsiam.evaluation.binary import binary_report
-from textsiam.evaluation.intervals import Units, interval
 from textsiam.evaluation.pairs import evaluate_pairs
 from textsiam.evaluation.verification import allowed, evaluate_verification, verification_report
 

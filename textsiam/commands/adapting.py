@@ -13,7 +13,7 @@ from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
     from textsiam.adaptation import Adaptation
-    from textsiam.evaluation.intervals import Estimate
+    from textsiam.decision.intervals import Estimate
 
 
 def adapt(

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -109,10 +108,10 @@ def flag(
     unread = tell_unread(twin, read.texts, read.ids)
     every, copies = _pairs_and_copies(read, expand_exact=expand_exact)
     if labels is not None:
-        session, told = answered(twin, read, labels), Told()
+        session = answered(twin, read, labels)
         decision = session.decision(precision)
         found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
-        told.pure_clusters = pure_of(session, found)
+        told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
     else:
         decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
         told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
@@ -122,7 +121,7 @@ def flag(
         found = _joined(twin, read, given, approximate=approximate, job=job)
         if twin.collection is None and (prior is not None or told.shift is None):
             found, told.estimate = estimated(found, decision, every, prior)
-    told.certificate = certified(twin, read, decision, found)
+        told.certificate = certified(twin, read, decision, found)
     _write_pairs(output, found, read)
     if output is not None and partitions is not None and partitions != work:
         shutil.rmtree(partitions)  # all that it was for is in the output
@@ -193,7 +192,7 @@ def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
 
 
 def _facts(found: Duplicates, read: Texts) -> dict[str, Any]:
-    recall = {} if found.recall is None else {"recall": asdict(found.recall)}
+    recall = {} if found.recall is None else {"recall": found.recall.to_dict()}
     facts = {"questions": len(read), "threshold": found.threshold, "read": read.report.to_dict(), **recall}
     clusters = [[read.ids[m] for m in members] for members in found.clusters]
     return {**facts, "pairs": list(_flagged_rows(found, read)), "clusters": clusters}

@@ -150,7 +150,7 @@ def audit(
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
     """Find the candidates of a collection, and open the file of answers about them."""
-    from textsiam.decision.shape import two_heaps
+    from textsiam.decision.estimate import two_heaps
     from textsiam.labelling.session import Session
 
     decision = twin.decision

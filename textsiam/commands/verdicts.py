@@ -46,7 +46,7 @@ class Told:
 
 
 def certified(twin: Scorer, read: Texts, decision: Decision | None, found: Duplicates) -> Certificate | None:
-    """Return what is proven of flagged pairs; where it is so of others only, say so."""
+    """Return what a decision that the model kept proves of flagged pairs; where it is so of others only, say so."""
     if decision is None or decision.certificate is None:
         return None
     from textsiam.data.texts import texts_digest

@@ -1,8 +1,14 @@
-"""How many of the pairs found in a collection are right, where the decision knows picked pairs only.
+"""What the scores of a collection tell without labels.
+
+How many of the pairs found are right, where the decision knows picked pairs only (`estimate_collection`).
 
 Pairs that people label were picked because they look alike, so the pairs of strangers among them score higher than
 strangers do: a prior of all pairs of a collection (one in a thousand, say) put on top of their odds makes every
 probability far too small. But the collection shows itself how many of its pairs reach a score.
+
+And which pairs are duplicates, by the shape of the scores, where these form two heaps that stand apart (`two_heaps`).
+Nothing is known of the heaps but their scores, so this is a first guess for the one who asks people, and never a
+verdict: on pairs picked because they look alike, the heaps run into each other, and the guess would be wrong.
 """
 
 from __future__ import annotations
@@ -14,9 +20,12 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.isotonic import IsotonicRegression
 
 from textsiam.decision.calibration import check_fraction, finite_scores
+from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 
 _BINS = 10
+_APART = 2.5
+_FEW = 50
 _ENOUGH = 0.2  # share of the duplicates that must score above a threshold for the prior to be read there
 
 
@@ -71,3 +80,35 @@ def estimate_collection(
     right = given * pairs * share[filled] / count[filled]
     rising = IsotonicRegression(out_of_bounds="clip").fit(np.flatnonzero(filled), right, sample_weight=count[filled])
     return CollectionEstimate(given, np.minimum(rising.predict(place.astype(np.float64)), 1.0))
+
+
+def two_heaps(scores: ArrayLike) -> Probability | None:
+    """Return P(upper heap | score) under a mixture of two normal distributions; None where they are not apart.
+
+    They are apart where Ashman's D = |μ₁ - μ₀| / √((σ₀² + σ₁²) / 2) is at least 2.5; from 2 on, two heaps can be told
+    from one (Ashman, Bird and Zepf, "Detecting bimodality in astronomical datasets", 1994).
+
+    Args:
+        scores: Of pairs, in any order, (p,).
+
+    Returns:
+        A function of scores, non-decreasing between the means of the heaps and constant beyond them; None also for
+        fewer than fifty scores.
+    """
+    from sklearn.mixture import GaussianMixture
+
+    values = np.asarray(scores, np.float64)
+    if len(values) < _FEW or np.ptp(values) == 0:
+        return None
+    fitted = GaussianMixture(2, n_init=3, random_state=0).fit(values[:, None])
+    centres, spreads = np.asarray(fitted.means_)[:, 0], np.asarray(fitted.covariances_)[:, 0, 0]
+    low, high = np.argsort(centres)
+    means, variances = centres[[low, high]], spreads[[low, high]]
+    if means[1] - means[0] < _APART * np.sqrt(variances.mean()):
+        return None
+
+    def probability(wanted: NDArray[np.float64]) -> NDArray[np.float64]:
+        between = np.clip(wanted, means[0], means[1])
+        return fitted.predict_proba(np.asarray(between, np.float64)[:, None])[:, high]
+
+    return probability

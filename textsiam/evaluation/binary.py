@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, finite_scores
-from textsiam.evaluation.intervals import Estimate, Units, interval, plain
+from textsiam.decision.intervals import Estimate, Units, interval, plain
 
 RECALLS = (0.5, 0.8, 0.9, 0.95)
 BINS = 15

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from textsiam.evaluation.intervals import Estimate, Units, interval
+from textsiam.decision.intervals import Estimate, Units, interval
 
 if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer

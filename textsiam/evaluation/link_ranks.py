@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from textsiam.data.pairs import Pairs
-from textsiam.evaluation.intervals import FEWEST, Estimate, interval
+from textsiam.decision.intervals import FEWEST, Estimate, interval
 from textsiam.models.scorer import Scorer
 
 _BLOCK = 1024

@@ -11,8 +11,8 @@ from typing import Any
 import evaluate
 from datasets import Features, List, Value
 
+from textsiam.decision.intervals import Units
 from textsiam.evaluation.binary import binary_report
-from textsiam.evaluation.intervals import Units
 from textsiam.evaluation.retrieval import retrieval_report, spearman
 
 

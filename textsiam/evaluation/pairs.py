@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from textsiam.decision.calibration import finite_scores
 from textsiam.decision.decision import Decision
+from textsiam.decision.intervals import Estimate, Units, plain
 from textsiam.evaluation.binary import BinaryReport, binary_report
-from textsiam.evaluation.intervals import Estimate, Units, plain
 from textsiam.evaluation.slices import SliceReport, slice_reports
 
 if TYPE_CHECKING:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import numpy as np
 
 from textsiam.data.pairs import Pairs
+from textsiam.decision.intervals import Estimate, Units, interval
 from textsiam.evaluation.binary import Report
-from textsiam.evaluation.intervals import Estimate, Units, interval
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike

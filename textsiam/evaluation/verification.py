@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from textsiam.decision.calibration import binary_labels, check_fraction, finite_scores
+from textsiam.decision.intervals import Estimate, Units, interval
 from textsiam.evaluation.binary import Report, binary_report, lines
-from textsiam.evaluation.intervals import Estimate, Units, interval
 from textsiam.evaluation.pairs import PairScorer, evaluate_pairs
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.intervals import Estimate
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
 from textsiam.inference.unread import Unread
@@ -23,7 +24,6 @@ from textsiam.search.join.approximate import Sharding, most_pairs
 from textsiam.search.join.exact import FoundPairs, pairs_above
 from textsiam.search.join.job import PartitionedVectors
 from textsiam.search.join.ray import JobConfig
-from textsiam.search.operating_point import Rate
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -52,7 +52,7 @@ class Duplicates:
     probability: np.ndarray
     clusters: list[list[int]]
     threshold: float
-    recall: Rate | None = None
+    recall: Estimate | None = None
     unread: int = 0
 
     def __len__(self) -> int:

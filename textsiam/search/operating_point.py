@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,25 +12,11 @@ from numpy.typing import NDArray
 
 from textsiam.decision.calibration import check_fraction
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.intervals import Estimate, clustered_rate
 from textsiam.decision.thresholds import operating_points
 
-FEWEST = 10  # units below which no interval is given
 _RATES = ("false_accepts", "true_accepts")
 _FITTED = 200_000  # impostor comparisons that the probability is fitted on at most
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share with its 95 % confidence interval, 0 to 1 where too little is known for one; `note` says why."""
-
-    value: float
-    low: float
-    high: float
-    note: str = ""
-
-    def __str__(self) -> str:
-        """Return for example "0.893 [0.885, 0.901]"."""
-        return f"{self.value:.3f} " + (f"({self.note})" if self.note else f"[{self.low:.3f}, {self.high:.3f}]")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,8 +35,8 @@ class OperatingPoint:
 
     decision: Decision
     far: float
-    false_accepts: Rate
-    true_accepts: Rate
+    false_accepts: Estimate
+    true_accepts: Estimate
     enrolled: int
     probes: int
 
@@ -71,7 +57,7 @@ class OperatingPoint:
 
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with the tensors of the decision it restores the point."""
-        rates = {name: asdict(getattr(self, name)) for name in _RATES}
+        rates = {name: getattr(self, name).to_dict() for name in _RATES}
         return {**vars(self), "decision": self.decision.metadata(), **rates}
 
     @classmethod
@@ -83,7 +69,7 @@ class OperatingPoint:
             ValueError: As for `Decision.restore`.
         """
         decision = Decision.restore(facts["decision"], tensors)
-        rates = {name: Rate(**facts[name]) for name in _RATES}
+        rates = {name: Estimate.restore(facts[name]) for name in _RATES}
         return cls(decision=decision, **rates, **{name: facts[name] for name in ("far", "enrolled", "probes")})
 
 
@@ -135,48 +121,3 @@ def fit_operating_point(
         enrolled=enrolled,
         probes=genuine.size,
     )
-
-
-def clustered_rate(events: NDArray[np.bool_], *, names: Sequence[str] | None = None, confidence: float = 0.95) -> Rate:
-    """Return the share of events (probes, k), with an interval that takes those of one probe as dependent.
-
-    The interval of Clopper and Pearson for n* independent trials, n* = p (1 - p) / (s² / n) with the variance s² of the
-    shares of the n probes; at most all trials, and n where nothing or everything happened. Korn and Graubard,
-    "Confidence Intervals for Proportions with Small Expected Number of Positive Counts", 1998.
-
-    Args:
-        events: What happened.
-        names: (probes,) whose each probe is: then those of one identity are dependent, too.
-        confidence: Of the interval.
-    """
-    hits, counts = events.sum(axis=1), np.full(len(events), events.shape[1])
-    if names is None:
-        return ratio_rate(hits, counts, noun="probes", confidence=confidence)
-    _, who = np.unique(np.asarray(names), return_inverse=True)
-    hits, counts = (np.bincount(who, part).astype(np.int64) for part in (hits, counts))
-    return ratio_rate(hits, counts, noun="identities", confidence=confidence)
-
-
-def ratio_rate(
-    hits: NDArray[np.int64], counts: NDArray[np.int64], *, noun: str = "texts", confidence: float = 0.95
-) -> Rate:
-    """Return the share of events, hits out of counts `(units,)`, that of one unit being dependent.
-
-    As `clustered_rate`, where units have different numbers of events: s² is the variance of `hits - p · counts`, in
-    units of the mean count (the linearised ratio; Cochran, "Sampling Techniques", 1977, section 6.3). Without any event
-    the share is 1, of no trials. Fewer than ten units give no interval.
-    """
-    from scipy.special import betaincinv
-
-    hits, counts = hits[counts > 0], counts[counts > 0]
-    if not counts.size:
-        return Rate(1.0, 0.0, 1.0)
-    n, p = counts.size, float(hits.sum() / counts.sum())
-    if n < FEWEST:
-        return Rate(p, 0.0, 1.0, f"no interval: {n} {noun} are too few for one")
-    variance = float(((hits - p * counts) / counts.mean()).var(ddof=1)) / n if n > 1 else 0.0
-    trials = min(p * (1.0 - p) / variance, float(counts.sum())) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
-    seen, error = p * trials, (1.0 - confidence) / 2.0
-    low = float(betaincinv(seen, trials - seen + 1.0, error)) if seen > 0.0 else 0.0
-    high = float(betaincinv(seen + 1.0, trials - seen, 1.0 - error)) if seen < trials else 1.0
-    return Rate(p, low, high)

@@ -11,8 +11,8 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from textsiam.decision.intervals import Estimate
 from textsiam.evaluation.binary import BinaryReport
-from textsiam.evaluation.intervals import Estimate
 from textsiam.evaluation.report.examples import mistakes
 from textsiam.evaluation.report.pictures import EmbeddingMap, Thumbnail, embedding_figure
 from textsiam.evaluation.report.plots import (

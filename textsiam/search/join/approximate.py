@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from textsiam.decision.intervals import Estimate, ratio_rate
 from textsiam.inference.batching import Progress
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.models.scorer import Scorer
 from textsiam.search.join.exact import Comparison, FoundPairs, in_order, workers_of
-from textsiam.search.operating_point import Rate, ratio_rate
 
 _ROUNDS = 8  # of k-means: the shares of the pairs that it finds change little after
 _PER_SHARD = 64  # vectors that k-means looks at, for each centre
@@ -69,7 +69,7 @@ class MostPairs:
     """
 
     pairs: FoundPairs
-    recall: Rate | None
+    recall: Estimate | None
 
 
 def most_pairs(
@@ -176,7 +176,7 @@ def _inside_shards(
 
 def measured_recall(
     twin: Scorer, points: Tensor, found: FoundPairs, threshold: float, *, sample: int, seed: int = 0
-) -> Rate | None:
+) -> Estimate | None:
     """Return the share of the pairs of some vectors that was found, with its 95 % interval.
 
     Vectors are drawn and not pairs, which the interval knows; see `ratio_rate`.

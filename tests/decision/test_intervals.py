@@ -1,16 +1,18 @@
-"""What an interval draws: clusters and identities, never the pairs that depend on each other."""
+"""Intervals of bootstraps and shares: clusters and identities are independent, never the pairs that share one."""
 
 from __future__ import annotations
 
+import json
 import math
 import time
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 
 from textsiam.data.pairs import Pairs
+from textsiam.decision.intervals import Estimate, Units, clustered_rate, interval, ratio_rate
 from textsiam.evaluation.binary import binary_report
-from textsiam.evaluation.intervals import Estimate, Units, interval
 from textsiam.evaluation.verification import verification_report
 
 
@@ -108,3 +110,60 @@ def test_fifteen_thousand_pairs_take_seconds():
     started = time.perf_counter()
     binary_report(rng.normal(size=15_000), pairs.labels, threshold=0, units=Units.of_pairs(pairs))
     assert time.perf_counter() - started < 20
+
+
+def test_probes_of_one_identity_depend_on_each_other():
+    events = np.repeat(np.random.default_rng(0).random(20) < 0.5, 10)[:, None]  # all ten of an identity, or none
+    names = [f"n{i // 10}" for i in range(200)]
+    alone, together = clustered_rate(events), clustered_rate(events, names=names)
+    assert together.value == alone.value
+    assert together.high - together.low > 2.5 * (alone.high - alone.low)
+
+
+def test_fewer_than_ten_identities_give_a_word_and_no_interval():
+    events = np.random.default_rng(0).random((180, 1)) < 0.5
+    rate = clustered_rate(events, names=[f"n{i % 9}" for i in range(180)])
+    assert str(rate) == f"{events.mean():.3f} (no interval: 9 identities are too few for one)"
+    facts = json.loads(json.dumps(rate.to_dict(), allow_nan=False))
+    assert (facts["low"], facts["high"]) == (None, None)
+    assert Estimate.restore(facts) == rate
+
+
+def test_a_share_of_no_trials_may_be_anything():
+    nothing = np.zeros(3, np.int64)
+    assert ratio_rate(nothing, nothing) == Estimate(1.0, 0.0, 1.0)
+
+
+def test_independent_events_have_the_exact_interval():
+    for hits, n in ((0, 50), (3, 50), (50, 50)):
+        events = (np.arange(n) < hits)[:, None]
+        expected = binomtest(hits, n).proportion_ci(0.95, method="exact")
+        found = clustered_rate(events)
+        # s² divides by n - 1, so that n* is n - 1
+        assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=0.01)
+        assert found.value == hits / n
+
+
+def test_there_are_no_more_trials_than_events():
+    events = np.zeros((100, 10), bool)
+    events[:, 0] = events[0, 1] = True  # shares that differ less than those of independent events
+    found, expected = clustered_rate(events), binomtest(101, 1000).proportion_ci(0.95, method="exact")
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_dependent_events_have_a_wider_interval():
+    rng = np.random.default_rng(0)
+    alone = rng.random((100, 30)) < 0.1
+    together = np.repeat(rng.random((100, 1)) < 0.1, 30, axis=1)
+    assert clustered_rate(alone).high - clustered_rate(alone).low < 0.03
+    wide = clustered_rate(together)
+    assert (wide.low, wide.high) == pytest.approx(
+        tuple(binomtest(int(together[:, 0].sum()), 100).proportion_ci(0.95, method="exact")), abs=0.01
+    )
+    covered = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        share = rng.beta(1, 9, size=(80, 1))  # each probe has a rate of its own, 0.1 on average
+        rate = clustered_rate(rng.random((80, 30)) < share)
+        covered += rate.low <= 0.1 <= rate.high
+    assert covered >= 185

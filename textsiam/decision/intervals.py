@@ -1,11 +1,11 @@
-"""Figures with intervals: what is drawn again in a bootstrap, and when there is too little to draw from."""
+"""Figures with intervals: of a bootstrap or of shares, and when there is too little for one."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -23,7 +23,7 @@ _LARGEST = 0.1  # share of the pairs in one component from which components are 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value with its 95 % bootstrap interval, nan where the interval is not known; `note` says why."""
+    """A value with its 95 % interval, nan where the interval is not known; `note` says why."""
 
     value: float
     low: float
@@ -48,6 +48,12 @@ class Estimate:
         """Return what fits in JSON: nan becomes None, and a note stands there where there is one."""
         shown = {name: plain(getattr(self, name)) for name in ("value", "low", "high")}
         return shown | ({"note": self.note} if self.note else {})
+
+    @classmethod
+    def restore(cls, facts: Mapping[str, Any]) -> Estimate:
+        """Return the estimate that gave these facts; a fact that is no field of it is a TypeError."""
+        known: dict[str, Any] = {name: math.nan if fact is None else fact for name, fact in facts.items()}
+        return cls(**known)
 
 
 def plain(value: float) -> float | None:
@@ -122,8 +128,8 @@ class Units:
         """Say that one of the parts (n,) of the items is of too few units for an interval; "" if none is."""
         for part in parts:
             units = np.union1d(self.first[part], self.second[part]).size
-            if 0 < units < FEWEST:
-                return f"no interval: {units} {self.noun} are too few for one"
+            if units and (note := _too_few(units, self.noun)):
+                return note
         return ""
 
 
@@ -137,3 +143,54 @@ def interval(value: float, replicates: NDArray[np.float64], *, note: str = "") -
         return Estimate(float(value), math.nan, math.nan, note)
     low, high = np.quantile(known, [0.025, 0.975])
     return Estimate(float(value), float(low), float(high))
+
+
+def clustered_rate(
+    events: NDArray[np.bool_], *, names: Sequence[str] | None = None, confidence: float = 0.95
+) -> Estimate:
+    """Return the share of events (probes, k), with an interval that takes those of one probe as dependent.
+
+    The interval of Clopper and Pearson for n* independent trials, n* = p (1 - p) / (s² / n) with the variance s² of the
+    shares of the n probes; at most all trials, and n where nothing or everything happened. Korn and Graubard,
+    "Confidence Intervals for Proportions with Small Expected Number of Positive Counts", 1998.
+
+    Args:
+        events: What happened.
+        names: (probes,) whose each probe is: then those of one identity are dependent, too.
+        confidence: Of the interval.
+    """
+    hits, counts = events.sum(axis=1), np.full(len(events), events.shape[1])
+    if names is None:
+        return ratio_rate(hits, counts, noun="probes", confidence=confidence)
+    _, who = np.unique(np.asarray(names), return_inverse=True)
+    hits, counts = (np.bincount(who, part).astype(np.int64) for part in (hits, counts))
+    return ratio_rate(hits, counts, noun="identities", confidence=confidence)
+
+
+def ratio_rate(
+    hits: NDArray[np.int64], counts: NDArray[np.int64], *, noun: str = "texts", confidence: float = 0.95
+) -> Estimate:
+    """Return the share of events, hits out of counts `(units,)`, that of one unit being dependent.
+
+    As `clustered_rate`, where units have different numbers of events: s² is the variance of `hits - p · counts`, in
+    units of the mean count (the linearised ratio; Cochran, "Sampling Techniques", 1977, section 6.3). Without any event
+    the share is 1, of no trials. Fewer than ten units give no interval.
+    """
+    from scipy.special import betaincinv
+
+    hits, counts = hits[counts > 0], counts[counts > 0]
+    if not counts.size:
+        return Estimate(1.0, 0.0, 1.0)
+    n, p = counts.size, float(hits.sum() / counts.sum())
+    if note := _too_few(n, noun):
+        return Estimate(p, math.nan, math.nan, note)
+    variance = float(((hits - p * counts) / counts.mean()).var(ddof=1)) / n if n > 1 else 0.0
+    trials = min(p * (1.0 - p) / variance, float(counts.sum())) if variance > 0.0 and 0.0 < p < 1.0 else float(n)
+    seen, error = p * trials, (1.0 - confidence) / 2.0
+    low = float(betaincinv(seen, trials - seen + 1.0, error)) if seen > 0.0 else 0.0
+    high = float(betaincinv(seen + 1.0, trials - seen, 1.0 - error)) if seen < trials else 1.0
+    return Estimate(p, low, high)
+
+
+def _too_few(units: int, noun: str) -> str:
+    return f"no interval: {units} {noun} are too few for one" if units < FEWEST else ""
