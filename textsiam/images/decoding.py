@@ -6,7 +6,7 @@ import io
 import struct
 import warnings
 from importlib import import_module
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -83,8 +83,10 @@ def plain_raster(image: Image, where: str, kind: str = "image") -> Image:
     try:
         frames = getattr(image, "n_frames", 1)
         if frames == 1:
+            if held := "_decoder" in vars(image):  # of a WebP: it and `fp` hold the pixels three times more
+                vars(image).update(_decoder=_OneFrame(vars(image)["_decoder"]))
             image.load()
-            if "_decoder" in vars(image):  # of a WebP: it and `fp` hold the pixels three times more, for further frames
+            if held:
                 vars(image).update(_decoder=None, fp=None)
             plain = _plain_by_strips(_upright(image))
     except Exception as error:  # damaged content makes Pillow raise errors of every type
@@ -94,6 +96,20 @@ def plain_raster(image: Image, where: str, kind: str = "image") -> Image:
     if plain is None:
         raise DataError(f"{where}: has values of mode {image.mode!r} beyond 16 bits; save it with 8 or 16 bits")
     return plain
+
+
+class _OneFrame:
+    """A decoder of Pillow that is let go of once it has given its only frame."""
+
+    def __init__(self, decoder: Any) -> None:
+        self._decoder = decoder
+
+    def get_next(self) -> Any:
+        decoder, self._decoder = self._decoder, None
+        return None if decoder is None else decoder.get_next()
+
+    def reset(self) -> None:
+        """Go back to no other frame."""
 
 
 def _by_magic(data: bytes, where: str) -> RasterFormat:
