@@ -13,6 +13,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import received_picture, received_pixels
 from textsiam.images.pixels import PATCH, ready_picture
+from textsiam.serving.heap import give_back_free_memory
 from textsiam.serving.problem_details import Refused, too_large, unfit
 
 T = TypeVar("T")
@@ -74,7 +75,11 @@ class Pictures:
 
                 def open_one(value: str = value, k: int = k, ready: bool = is_large and tower is not None) -> str:
                     name = _told(received_picture, value, where(k), decode=not ready)
-                    return _told(ready_picture, name, where(k), tower) if ready else name
+                    if not ready:
+                        return name
+                    made = _told(ready_picture, name, where(k), tower)
+                    give_back_free_memory()  # its pixels, which the heap would keep beside those of the next
+                    return made
 
                 names.append(await self._run(self._alone if is_large else self._small, open_one))
                 tokens.append(1 if is_large and tower is not None else pixels // PATCH)
