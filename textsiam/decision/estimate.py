@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from textsiam.decision.calibration import check_fraction, finite_scores
 from textsiam.decision.decision import Decision
@@ -53,6 +52,8 @@ def estimate_collection(
     Raises:
         ValueError: The prior is not between 0 and 1.
     """
+    from sklearn.isotonic import IsotonicRegression
+
     given = None if prior is None else check_fraction(prior, name="prior")
     scores = finite_scores(found)
     known = np.sort(decision.scores[decision.labels == 1].astype(np.float64))

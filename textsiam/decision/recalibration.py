@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import log_loss
 
 from textsiam.decision.calibration import (
     MINIMUM_PER_CLASS,
@@ -185,6 +184,8 @@ def _moved(calibrator: Calibrator, slope: float, intercept: float, shift: float)
 
 
 def _standing(p: NDArray[np.float64], flagged: NDArray[np.bool_], labels: NDArray[np.int8]) -> Standing:
+    from sklearn.metrics import log_loss
+
     hits = float((flagged & (labels == 1)).sum())
     return Standing(
         log_loss=float(log_loss(labels, p)),
