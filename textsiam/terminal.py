@@ -114,6 +114,9 @@ def progress_bars(*stages: tuple[str, str]) -> Iterator[list[Callable[[int, int]
     Args:
         stages: What each is called, and what it counts.
     """
+    if not (sys.stderr.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")):
+        yield [lambda done, total: None for _ in stages]  # nobody watches, and rich need not be loaded
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

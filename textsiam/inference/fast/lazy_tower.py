@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from textsiam.inference.fast.saved_bert import SavedBert, read_bert
+from textsiam.inference.fast.saved_bert import SavedBert, files_of, read_bert
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -45,8 +45,8 @@ class LazyTower(nn.Module):
         object.__getattribute__(self, "__dict__").update(
             found,
             prompts=facts["prompts"],
-            default_prompt_name=facts.get("default_prompt_name"),
-            similarity_fn_name=facts.get("similarity_fn_name") or "cosine",
+            default_prompt_name=facts["default_prompt_name"],
+            similarity_fn_name=facts["similarity_fn_name"],
             max_seq_length=saved.max_tokens,
         )
 
@@ -118,9 +118,9 @@ def become(tower: LazyTower) -> Any:
                 with tempfile.TemporaryDirectory() as folder:
                     _write(saved, Path(folder))
                     full = known["_opened"](Path(folder))
-            known.update(full.eval().__dict__)
+            known.update(full.eval().__dict__)  # and only then the class: others may be asking meanwhile
             object.__setattr__(tower, "__class__", type(full))
-            for name in ("_saved", "_folder", "_stamps", "_opened"):
+            for name in ("_saved", "_folder", "_stamps", "_opened", "similarity_fn_name", "max_seq_length"):
                 del known[name]
             tower.model_card_data.register_model(tower)  # pyright: ignore
     return tower
@@ -128,7 +128,7 @@ def become(tower: LazyTower) -> Any:
 
 def _stamps(folder: Path) -> list[Any]:
     """Return what changes when a file of a folder does."""
-    stats = ((file, file.stat()) for file in sorted(folder.rglob("*")))
+    stats = ((file, file.stat()) for file in files_of(folder))
     return [(str(file), stat.st_mtime_ns, stat.st_size, stat.st_ino) for file, stat in stats]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from textsiam.inference.fast.saved_modules import require
+
 _SPECIAL = {"unk": "[UNK]", "sep": "[SEP]", "pad": "[PAD]", "cls": "[CLS]", "mask": "[MASK]"}
 _NONE = (None, [], {})
 # What a config may say without changing what a tokenizer does to a text; None where any value will do.
@@ -37,7 +39,7 @@ class SavedTokenizer:
 
     def __init__(self, rules: Tokenizer, special: Mapping[str, str], own_limit: int | None) -> None:
         self.own_limit = own_limit
-        ids = {role: rules.token_to_id(token) for role, token in special.items()}
+        ids: dict[str, Any] = {role: rules.token_to_id(token) for role, token in special.items()}
         self.backend_tokenizer = rules
         self.pad_token_id, self.unk_token_id = ids["pad"], ids["unk"]
         self.all_special_ids = list(ids.values())
@@ -60,23 +62,32 @@ class SavedTokenizer:
         return self.unk_token_id if found is None else found
 
 
-def read_tokenizer(files: Mapping[str, bytes]) -> SavedTokenizer | None:
-    """Open a saved BERT tokenizer; None where transformers might make another one of its files.
+def read_tokenizer(files: Mapping[str, bytes]) -> SavedTokenizer:
+    """Open a saved BERT tokenizer.
 
-    transformers builds a BERT tokenizer anew, of the vocabulary in the file and of its config: so both must say the same.
+    transformers builds a BERT tokenizer anew, of the vocabulary in the file and of its config: both must say the same.
 
     Args:
         files: The files of the folder, by name.
+
+    Raises:
+        Unusual: transformers might make another tokenizer of the files.
     """
     config, rules = (json.loads(files[name]) for name in ("tokenizer_config.json", "tokenizer.json"))
-    if not all(key in _USUAL and ((usual := _USUAL[key]) is None or config[key] in usual) for key in config):
-        return None
+    require(all(key in _USUAL and ((usual := _USUAL[key]) is None or config[key] in usual) for key in config))
     special = {role: _content(config.get(f"{role}_token", token)) for role, token in _SPECIAL.items()}
     older = json.loads(files.get("special_tokens_map.json", b"{}"))
-    if any(special.get(key.removesuffix("_token")) != _content(value) for key, value in older.items()):
-        return None
-    if "tokenizer_class" not in config or not _rebuilt_alike(rules, config, special):
-        return None
+    require(all(special.get(key.removesuffix("_token")) == _content(value) for key, value in older.items()))
+    require("tokenizer_class" in config and rules["pre_tokenizer"] == {"type": "BertPreTokenizer"})
+    require(rules["normalizer"] == {
+        "type": "BertNormalizer",
+        "clean_text": True,
+        "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
+        "strip_accents": config.get("strip_accents"),
+        "lowercase": config.get("do_lower_case", True),
+    })  # fmt: skip
+    _require_usual_words(rules, special, config.get("added_tokens_decoder"))
+    _require_usual_ends(rules["post_processor"], special)
     opened = Tokenizer.from_buffer(files["tokenizer.json"])
     opened.no_padding()
     own = config.get("model_max_length")
@@ -87,42 +98,23 @@ def _content(token: Any) -> Any:
     return token["content"] if isinstance(token, dict) else token
 
 
-def _rebuilt_alike(rules: Mapping[str, Any], config: Mapping[str, Any], special: Mapping[str, str]) -> bool:
-    """Say whether the rules in the file are those that transformers builds of the config and the vocabulary."""
-    added = {token["content"]: token for token in rules["added_tokens"]}
-    plain = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    named = config.get("added_tokens_decoder", {str(token["id"]): token for token in added.values()})
+def _require_usual_words(rules: Mapping[str, Any], special: Mapping[str, str], named: Any) -> None:
+    """Take no vocabulary but one of pieces of words, and no tokens beside it but the special ones, which are in it."""
     model = {key: value for key, value in rules["model"].items() if key != "vocab"}
-    single = [next(iter(part.values())) for part in rules["post_processor"]["single"]]
-    return (
-        rules["normalizer"]
-        == {
-            "type": "BertNormalizer",
-            "clean_text": True,
-            "handle_chinese_chars": config.get("tokenize_chinese_chars", True),
-            "strip_accents": config.get("strip_accents"),
-            "lowercase": config.get("do_lower_case", True),
-        }
-        and rules["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-        and rules["decoder"] == {"type": "WordPiece", "prefix": "##", "cleanup": True}
-        and model
-        == {
-            "type": "WordPiece",
-            "unk_token": special["unk"],
-            "continuing_subword_prefix": "##",
-            "max_input_chars_per_word": 100,
-        }
-        and sorted(added) == sorted(special.values())
-        and all({**token, **plain} == token == {**plain, **_known(token)} for token in added.values())
-        and all(rules["model"]["vocab"].get(content) == token["id"] for content, token in added.items())
-        and {int(key): _content(token) for key, token in named.items()}
-        == {t["id"]: t["content"] for t in added.values()}
-        and all({**token, **plain} == token for token in named.values())
-        and rules["post_processor"]["type"] == "TemplateProcessing"
-        and [part["id"] for part in single] == [special["cls"], "A", special["sep"]]
-        and not any(part["type_id"] for part in single)
-    )
+    pieces = {"continuing_subword_prefix": "##", "max_input_chars_per_word": 100}
+    require(model == {"type": "WordPiece", "unk_token": special["unk"], **pieces})
+    require(rules["decoder"] == {"type": "WordPiece", "prefix": "##", "cleanup": True})
+    plain = {"special": True, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    ids = {rules["model"]["vocab"][token]: token for token in special.values()}
+    added = {token["id"]: token for token in rules["added_tokens"]}
+    require(added == {key: {"id": key, "content": token, **plain} for key, token in ids.items()})
+    if named is not None:
+        require(named == {str(key): {"content": token, **plain} for key, token in ids.items()})
 
 
-def _known(token: Mapping[str, Any]) -> dict[str, Any]:
-    return {"id": token["id"], "content": token["content"]}
+def _require_usual_ends(ends: Mapping[str, Any], special: Mapping[str, str]) -> None:
+    """Take no tokens around a text but one before and one behind it, all of one type."""
+    single = [part[kind] for part in ends["single"] for kind in part]
+    types = [part["type_id"] for part in single]
+    require(ends["type"] == "TemplateProcessing" and types == [0, 0, 0])
+    require([part["id"] for part in single] == [special["cls"], "A", special["sep"]])
