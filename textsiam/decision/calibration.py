@@ -206,6 +206,13 @@ def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isoto
     )
 
 
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Return the mean negative log-likelihood of labels (n,) by probabilities of a duplicate (n,), in nats."""
+    from sklearn import metrics
+
+    return float(metrics.log_loss(labels, probabilities))
+
+
 def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
     """Return a fold number for each row, every class spread evenly over the folds.
 
@@ -244,8 +251,6 @@ def fit_calibrator(scores: NDArray[np.float64], labels: NDArray[np.int8], *, see
     Raises:
         ValueError: if a class has fewer than five pairs, or the scores rank the classes upside down.
     """
-    from sklearn.metrics import log_loss
-
     positives = int(labels.sum())
     negatives = labels.size - positives
     if min(positives, negatives) < MINIMUM_PER_CLASS:

@@ -24,6 +24,7 @@ from textsiam.decision.calibration import (
     finite_scores,
     fit_logistic,
     from_log_odds,
+    log_loss,
     log_odds,
     prior_shift,
     stratified_folds,
@@ -184,11 +185,9 @@ def _moved(calibrator: Calibrator, slope: float, intercept: float, shift: float)
 
 
 def _standing(p: NDArray[np.float64], flagged: NDArray[np.bool_], labels: NDArray[np.int8]) -> Standing:
-    from sklearn.metrics import log_loss
-
     hits = float((flagged & (labels == 1)).sum())
     return Standing(
-        log_loss=float(log_loss(labels, p)),
+        log_loss=log_loss(labels, p),
         probability=float(p.mean()),
         accuracy=float((flagged == (labels == 1)).mean()),
         precision=hits / flagged.sum() if flagged.any() else float("nan"),

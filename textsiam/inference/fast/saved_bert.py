@@ -97,7 +97,7 @@ def _read(folder: Path) -> SavedBert:
     (kind, path), *rest = [_place(module) for module in json.loads(files["modules.json"])]
     require(kind == "Transformer" and [kind for kind, _ in rest[:1]] == ["Pooling"])
     facts = _facts(json.loads(files.get("config_sentence_transformers.json", b"{}")))
-    require(facts["similarity_fn_name"] == "cosine" or rest[-1][0] == "Normalize")
+    require(facts["similarity_fn_name"] in (None, "cosine") or rest[-1][0] == "Normalize")
     own = {name.removeprefix(path): content for name, content in files.items() if name.startswith(path)}
     require(not _FOREIGN & set(own))
     config, stored = json.loads(own["config.json"]), {f"{path}model.safetensors": _weights(folder / path)}
@@ -150,7 +150,7 @@ def _facts(saved: Mapping[str, Any]) -> dict[str, Any]:
     require(all(isinstance(prompt, str) for prompt in prompts.values()))
     require(saved.get("default_prompt_name") in (None, *prompts))
     usual = {"default_prompt_name": None, "truncate_dim": None}
-    return {**usual, **saved, "prompts": prompts, "similarity_fn_name": saved.get("similarity_fn_name") or "cosine"}
+    return {**usual, **saved, "prompts": prompts, "similarity_fn_name": saved.get("similarity_fn_name", "cosine")}
 
 
 def _weights(folder: Path) -> dict[str, Tensor]:
