@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.isotonic import IsotonicRegression
 
 from textsiam.decision.decision import Decision, fit_decision
-from textsiam.decision.estimate import estimate_collection
+from textsiam.decision.estimate import estimate_collection, rising
 
 PAIRS = 200_000
 
@@ -62,3 +63,11 @@ def test_where_nothing_is_found_there_is_no_estimate(decision):
     assert estimate_collection(decision, [5.0], pairs=10) is None
     with pytest.raises(ValueError, match="prior must be between 0 and 1"):
         estimate_collection(decision, [0.9], pairs=10, prior=2.0)
+
+
+def test_what_never_falls_is_scikit_learns_isotonic_regression():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 40):
+        values, weights = rng.normal(size=size).round(1), rng.integers(1, 9, size).astype(float)
+        theirs = IsotonicRegression().fit_transform(np.arange(size), values, sample_weight=weights)
+        assert rising(values, weights) == pytest.approx(theirs, abs=1e-12)

@@ -261,7 +261,7 @@ def test_vectors_follow_weights_that_are_changed_after_the_first_were_encoded(sa
     twin = Twin.from_pretrained(saved, device="cpu")
     before = twin.encode(TEXTS)
     with torch.no_grad():
-        twin.left[0].model.embeddings.word_embeddings.weight.mul_(-1)
+        twin.left.get_parameter("0.model.embeddings.word_embeddings.weight").mul_(-1)
     after = twin.encode(TEXTS)
     assert not np.allclose(before, after, atol=1e-2)
     assert np.array_equal(after, Twin(twin.left).encode(TEXTS))
@@ -277,9 +277,8 @@ def test_a_folder_that_has_changed_meanwhile_does_not_change_the_tower(saved: Pa
     else:
         save_file({name: -tensor for name, tensor in weights.items()}, saved / "new", {"format": "pt"})
         (saved / "new").replace(saved / "model.safetensors")
-    assert {n: tuple(t.shape) for n, t in twin.left[0].model.state_dict().items()} == {
-        n: tuple(t.shape) for n, t in weights.items()
-    }
+    names = {name.removeprefix("0.model.") for name in twin.left.state_dict() if name.startswith("0.")}
+    assert names == set(weights)
     assert np.array_equal(twin.encode(TEXTS), before)
 
 
@@ -306,7 +305,7 @@ def test_asymmetric_twins_and_ensembles_are_read_alike(
 ) -> None:
     left, right = SentenceTransformer(str(saved), device="cpu"), SentenceTransformer(str(saved), device="cpu")
     with torch.no_grad():
-        right[2].linear.weight.mul_(-1)  # pyright: ignore
+        right[2].get_parameter("linear.weight").mul_(-1)
     twin = Twin(left.eval(), right.eval())
     twin.save_pretrained(tmp_path / "two")
     Ensemble([twin, twin]).save_pretrained(tmp_path / "both")
@@ -346,4 +345,3 @@ print("\\n" + json.dumps(loaded))
     assert loaded["score"] == []
     for name, found in loaded.items():
         assert not {"transformers", "sentence_transformers"} & set(found), name
-    print(loaded)
