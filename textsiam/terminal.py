@@ -23,10 +23,14 @@ _UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
 def quieten_libraries() -> None:
     """Keep other libraries' progress bars and chatter out of our output."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
-    from transformers.utils import logging as chatter
+    # Both are read when transformers is imported, which scoring may not need at all.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging as chatter
 
-    chatter.disable_progress_bar()
-    chatter.set_verbosity_error()
+        chatter.disable_progress_bar()
+        chatter.set_verbosity_error()
     logging.getLogger("sentence_transformers").setLevel(logging.ERROR)
 
 
@@ -110,6 +114,9 @@ def progress_bars(*stages: tuple[str, str]) -> Iterator[list[Callable[[int, int]
     Args:
         stages: What each is called, and what it counts.
     """
+    if not (sys.stderr.isatty() or os.environ.get("FORCE_COLOR") or os.environ.get("TTY_COMPATIBLE")):
+        yield [lambda done, total: None for _ in stages]  # nobody watches, and rich need not be loaded
+        return
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

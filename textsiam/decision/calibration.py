@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import log_loss, roc_auc_score
 
 logger = logging.getLogger(__name__)
 
@@ -197,6 +195,8 @@ def fit_platt(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Platt:
 
 def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isotonic:
     """Fit isotonic regression to scores (n,) and labels (n,), bounded by Platt's smoothed targets."""
+    from sklearn.isotonic import IsotonicRegression
+
     positives = int(labels.sum())
     low, high = _smoothed(positives, labels.size - positives)
     fitted = IsotonicRegression(out_of_bounds="clip").fit(scores, labels.astype(np.float64))
@@ -204,6 +204,13 @@ def fit_isotonic(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> Isoto
         knots=np.asarray(fitted.X_thresholds_, dtype=np.float64),
         probabilities=np.clip(np.asarray(fitted.y_thresholds_, dtype=np.float64), low, high),
     )
+
+
+def log_loss(labels: ArrayLike, probabilities: ArrayLike) -> float:
+    """Return the mean negative log-likelihood of labels (n,) by probabilities of a duplicate (n,), in nats."""
+    from sklearn import metrics
+
+    return float(metrics.log_loss(labels, probabilities))
 
 
 def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
@@ -221,6 +228,8 @@ def stratified_folds(labels: NDArray[np.int8], seed: int) -> NDArray[np.int64]:
 
 def _check_direction(scores: NDArray[np.float64], labels: NDArray[np.int8]) -> None:
     """Refuse scores that rank the classes upside down, as distances or swapped labels do."""
+    from sklearn.metrics import roc_auc_score
+
     positives = int(labels.sum())
     auc = float(roc_auc_score(labels, scores))
     noise = np.sqrt((labels.size + 1) / (12.0 * positives * (labels.size - positives)))

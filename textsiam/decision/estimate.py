@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.isotonic import IsotonicRegression
 
 from textsiam.decision.calibration import check_fraction, finite_scores
 from textsiam.decision.curve import Probability
@@ -78,8 +77,23 @@ def estimate_collection(
         given = min(float(room[recall >= min(_ENOUGH, recall[0])].min()), 0.5)
     filled = count > 0
     right = given * pairs * share[filled] / count[filled]
-    rising = IsotonicRegression(out_of_bounds="clip").fit(np.flatnonzero(filled), right, sample_weight=count[filled])
-    return CollectionEstimate(given, np.minimum(rising.predict(place.astype(np.float64)), 1.0))
+    fitted = rising(right, count[filled])[np.searchsorted(np.flatnonzero(filled), place)]
+    return CollectionEstimate(given, np.minimum(fitted, 1.0))
+
+
+def rising(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Return what is nearest to values `(n,)` among what never falls: isotonic regression, weighted `(n,)`.
+
+    Neighbours that fall are pooled into their mean. (Loading scikit-learn's takes as long as encoding 1,000 questions.)
+    """
+    pools: list[tuple[float, float, int]] = []
+    for mean, weight in zip(values.tolist(), weights.tolist(), strict=True):
+        size = 1
+        while pools and pools[-1][0] >= mean:
+            lower, heavy, before = pools.pop()
+            mean, weight, size = (lower * heavy + mean * weight) / (heavy + weight), heavy + weight, size + before
+        pools.append((mean, weight, size))
+    return np.repeat([mean for mean, _, _ in pools], [size for *_, size in pools])
 
 
 def two_heaps(scores: ArrayLike) -> Probability | None:

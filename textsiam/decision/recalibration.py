@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import log_loss
 
 from textsiam.decision.calibration import (
     MINIMUM_PER_CLASS,
@@ -25,6 +24,7 @@ from textsiam.decision.calibration import (
     finite_scores,
     fit_logistic,
     from_log_odds,
+    log_loss,
     log_odds,
     prior_shift,
     stratified_folds,
@@ -187,7 +187,7 @@ def _moved(calibrator: Calibrator, slope: float, intercept: float, shift: float)
 def _standing(p: NDArray[np.float64], flagged: NDArray[np.bool_], labels: NDArray[np.int8]) -> Standing:
     hits = float((flagged & (labels == 1)).sum())
     return Standing(
-        log_loss=float(log_loss(labels, p)),
+        log_loss=log_loss(labels, p),
         probability=float(p.mean()),
         accuracy=float((flagged == (labels == 1)).mean()),
         precision=hits / flagged.sum() if flagged.any() else float("nan"),

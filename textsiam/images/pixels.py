@@ -6,16 +6,18 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
-from sentence_transformers import SentenceTransformer
 
 from textsiam.images.augmentation import Augmentation, augmented
 from textsiam.images.names import open_picture
 from textsiam.images.ready import Ready
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer
 
 # Images that augmentation changes are shrunk first, to no less than the processor makes of them, and kept while there
 # is room. One that cuts the middle out makes an image larger than the tower takes it, though not by more than this.
@@ -94,13 +96,15 @@ class Pixels:
 
     def _kept(self, row: int) -> Image.Image:
         """Open an image that is to be changed, not much larger than the tower takes it, or remember it."""
+        from PIL.Image import Resampling
+
         found = self._memory.get(row)
         if found is None:
             found = self._opened(row)
             scale = self._side / min(found.size)
             if scale < 1:
                 size = (round(scale * found.width), round(scale * found.height))
-                found = found.resize(size, Image.Resampling.BILINEAR)
+                found = found.resize(size, Resampling.BILINEAR)
             if (len(self._memory) + 1) * found.width * found.height * len(found.mode) <= _KEPT_BYTES:
                 self._memory[row] = found
         return found
@@ -159,6 +163,8 @@ def image_mode(tower: SentenceTransformer) -> str:
 
 def dummy_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
     """Return the features of black images, as many as fit into so many tokens, and at least one."""
+    from PIL import Image
+
     blank = Image.new(image_mode(tower), (64, 64))
     features = _features(tower, [blank])
     pixels = features["pixel_values"]

@@ -8,14 +8,17 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
-from textsiam.inference.tokens import default_prompt, tokenizer_rules
+from textsiam.inference.fast.lazy_tower import saved_bert
+from textsiam.inference.tokens import default_prompt, tokenizer_of, tokenizer_rules
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 class CacheError(ValueError):
@@ -29,8 +32,10 @@ def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
     module and the number format: two towers of one fingerprint encode alike, up to rounding.
     """
     digest = hashlib.sha256()
+    saved = saved_bert(tower)
+    described = saved and saved.described
     facts = {
-        "modules": [[type(m).__name__, getattr(m, "get_config_dict", dict)()] for m in tower],
+        "modules": described or [[type(m).__name__, getattr(m, "get_config_dict", dict)()] for m in tower],
         "prompt": default_prompt(tower),
         "tokens": tower.max_seq_length,
         "format": number_format,
@@ -43,18 +48,19 @@ def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
 
 def _reading(tower: SentenceTransformer) -> Any:
     """Return how a tower reads its inputs: what its tokenizer or its image processor does."""
-    if tower.tokenizer is None:
+    if tokenizer_of(tower) is None:
         return getattr(tower[0], "processor").to_dict()  # noqa: B009 (not every first module has one)
-    return tokenizer_rules(tower) or tower.tokenizer.get_vocab()
+    return tokenizer_rules(tower) or tokenizer_of(tower).get_vocab()
 
 
 def weights_digest(module: nn.Module) -> str:
     """Return the sha256 of a module's weights (names, types, shapes, bytes), 64 hexadecimal digits."""
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    saved = saved_bert(module)
+    for name, tensor in sorted((module.state_dict() if saved is None else saved.weights).items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}\n".encode())
-        digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b"")
+        digest.update(plain.reshape(-1).view(torch.uint8).numpy().data if plain.numel() else b"")
     return digest.hexdigest()
 
 

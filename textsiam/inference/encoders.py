@@ -6,25 +6,26 @@ Towers without pretrained weights are built in `textsiam.inference.scratch`.
 from __future__ import annotations
 
 import hashlib
+import os
+import sys
 import warnings
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
-from PIL import Image
 from safetensors import SafetensorError
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
 
-from textsiam.inference.checkpoint import complete_weights
+from textsiam.inference.fast.lazy_tower import lazy_tower, saved_bert
 from textsiam.inference.inputs import IMAGES, TEXTS, Inputs, Prepared
 from textsiam.inference.opening import keep_facts, own_classes, positions_of, unit_length, width_of, within_positions
 from textsiam.inference.tokens import token_limit
 from textsiam.legacy import drawing_model
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_NAMES = (MINILM, MINILM.split("/")[1])
@@ -42,6 +43,8 @@ class ModelError(ValueError):
 
 def inputs_of(tower: SentenceTransformer) -> Inputs:
     """Return what kind of inputs a tower takes."""
+    if saved_bert(tower) is not None:
+        return TEXTS
     modalities = getattr(tower[0], "modalities", ["text"])
     return IMAGES if "image" in modalities and "text" not in modalities else TEXTS
 
@@ -63,10 +66,29 @@ def packaged_minilm() -> Path | None:
         return None
     folder = Path(spec.origin).parent / "model"
     weights = folder / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else "no such file"
+    digest = _sha256(weights) if weights.exists() else "no such file"
     if digest != _MINILM_SHA256:
         raise ModelError(f"{weights}: sha256 is {digest}, expected {_MINILM_SHA256}; reinstall textsiam[minilm]")
     return folder
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as opened:
+        while block := opened.read(1 << 20):  # in one piece, it would be the memory that takes the time
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _is_cached(name: str) -> bool:
+    """Say whether the Hub's cache holds the weights of a model; its library is asked only where there is a cache."""
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface")
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE") or Path(home, "hub")
+    if "huggingface_hub" not in sys.modules and not Path(os.path.expandvars(cache)).expanduser().is_dir():
+        return False
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(name, "model.safetensors"), str)
 
 
 def resolve(name_or_path: str | Path) -> str:
@@ -85,16 +107,13 @@ def resolve(name_or_path: str | Path) -> str:
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"{name}: no such folder")
     if name in MINILM_NAMES:
-        from huggingface_hub import try_to_load_from_cache
-
-        cached = try_to_load_from_cache(MINILM, "model.safetensors")
-        packaged = None if isinstance(cached, str) else packaged_minilm()
+        packaged = None if _is_cached(MINILM) else packaged_minilm()
         return str(packaged) if packaged else MINILM
     return name
 
 
 def open_tower(
-    name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False
+    name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False, lazy: bool = False
 ) -> SentenceTransformer:
     """Open a saved `SentenceTransformer`, or wrap a plain transformer with mean pooling; its vectors have length 1.
 
@@ -102,11 +121,22 @@ def open_tower(
         name_or_path: A folder, a Hub id, or `all-MiniLM-L6-v2` (packaged).
         device: Where the weights go; None lets torch choose.
         trust_remote_code: Run code that comes with the model. Off unless asked.
+        lazy: Read no more than encoding needs, where that is possible: what is returned becomes a `SentenceTransformer`
+            when it is asked for more. It is not in training.
 
     Raises:
         ModelError: The model cannot be found or read; the cause is chained.
     """
     where = resolve(name_or_path)
+    if lazy and not trust_remote_code and Path(where).is_dir():
+        later = lazy_tower(Path(where), partial(open_tower, device="cpu"), device)
+        if later is not None:
+            return cast(Any, later)
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
+    from textsiam.inference.checkpoint import complete_weights
+
     own = {} if trust_remote_code else own_classes(Path(where))
     if strange := next((ref for ref, found in own.items() if found is None), None):
         raise ModelError(
@@ -139,6 +169,8 @@ def open_tower(
 
 def pooling_of(tower: SentenceTransformer) -> str | None:
     """Return how a tower makes one vector of those of its tokens, as "mean" or "mean+max"; None where nothing says."""
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     pooling = next((module for module in tower if isinstance(module, Pooling)), None)
     if pooling is None:
         return None
@@ -148,6 +180,10 @@ def pooling_of(tower: SentenceTransformer) -> str | None:
 
 def _measured(where: str, device: str | None) -> SentenceTransformer:
     """Return a CNN with mean pooling; its width is seen on a black image, and put into its config."""
+    from PIL import Image
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+
     backbone: Any = Transformer(where)
     with torch.inference_mode():
         seen = backbone.eval()(backbone.preprocess([Image.new("RGB", (64, 64))]))
@@ -236,6 +272,8 @@ def encoder(
     Raises:
         ModelError: The model cannot be found, or an option does not fit it.
     """
+    from sentence_transformers import SentenceTransformer
+
     if isinstance(model, str | Path):
         model = open_tower(model, device=device, trust_remote_code=trust_remote_code)
     elif not isinstance(model, SentenceTransformer):
@@ -258,6 +296,10 @@ def rebuilt(
     Raises:
         ModelError: `dim` is not positive.
     """
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Router
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling, Transformer
+
     backbone: Any = tower[0]
     modules: list[torch.nn.Module] = list(tower)
     if isinstance(backbone, Router):
@@ -282,6 +324,8 @@ def rebuilt(
 
 def _limited(tower: SentenceTransformer, max_tokens: int | None) -> SentenceTransformer:
     """Return the tower, which cuts texts after so many tokens from now on."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
     if max_tokens is not None:
         if max_tokens < 3:
             raise ModelError(f"max_tokens must be >= 3 (two are special), got {max_tokens}")

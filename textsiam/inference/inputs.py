@@ -8,10 +8,9 @@ difference.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
@@ -19,6 +18,9 @@ from textsiam.images.pixels import Pixels, dummy_pixels
 from textsiam.images.ready import Ready
 from textsiam.inference.preprocessed import Preprocessed, reads_tokens
 from textsiam.inference.tokens import Counter, Tokens, dummy_tokens, token_counter, tokenise, unencodable
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Prepared = Tokens | Preprocessed | Pixels
 """Inputs made ready for a tower, of which batches are taken by their rows."""

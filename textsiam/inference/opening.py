@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Transformer
 
 from textsiam.inference.tokens import token_limit
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 
 def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
@@ -45,6 +46,8 @@ def positions_of(backbone: Any) -> int | None:
 
     RoBERTa and its like count positions from behind the id of their padding, so that two of 514 are never used.
     """
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
     if not isinstance(backbone, Transformer):
         return None
     config: Any = backbone.config.get_text_config()
@@ -70,6 +73,8 @@ def unit_length(tower: SentenceTransformer) -> None:
     The first components are taken by a product that is not trained: so they are also what an export gives, and what
     plain `SentenceTransformer` gives, once the tower was saved.
     """
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
     if isinstance(tower[-1], Normalize):
         tower.pop(-1)
     width = next((w for module in reversed(list(tower)) if (w := width_of(module)) is not None), None)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.tokens import Tokens, default_prompt
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _LETTERS = 4  # of a token, about
 _preprocessing = threading.Lock()
@@ -22,6 +24,10 @@ def reads_tokens(tower: SentenceTransformer) -> bool:
     So does a transformer with pooling; others encode by means of their own: static or word embeddings, bags of words,
     chat templates, pooling without the prompt, XLNet's token types.
     """
+    if saved_bert(tower) is not None:
+        return True
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     backbone: Any = tower[0]
     pooling = next((module for module in tower if isinstance(module, Pooling)), None)
     if not isinstance(backbone, Transformer) or pooling is None or not pooling.include_prompt:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from textsiam.inference.encoders import prepare
 from textsiam.inference.fast.fast_tower import to_device
 from textsiam.inference.tokens import chunk_by_tokens
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _BUDGET = 1024  # tokens of a batch
 
@@ -26,6 +28,8 @@ def raw_vectors(tower: SentenceTransformer, inputs: Sequence[str]) -> np.ndarray
     Returns:
         Vectors `(n, dim)` float32.
     """
+    from sentence_transformers.sentence_transformer.modules import Normalize
+
     vectors = np.zeros((len(inputs), tower.get_embedding_dimension() or 0), np.float32)
     for rows, features in _passed(tower, inputs, Normalize):
         vectors[rows] = features["sentence_embedding"].float().cpu().numpy()
@@ -42,6 +46,8 @@ def token_vectors(tower: SentenceTransformer, inputs: Sequence[str]) -> np.ndarr
     Returns:
         An array of n arrays, each `(tokens, width)` float32.
     """
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
     vectors = np.empty(len(inputs), object)
     for rows, features in _passed(tower, inputs, Pooling):
         found = features["token_embeddings"].float().cpu().numpy()

@@ -7,13 +7,16 @@ import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from textsiam.images.ready import Ready
+from textsiam.inference.fast.lazy_tower import saved_bert
+
+if TYPE_CHECKING:
+    from sentence_transformers import CrossEncoder, SentenceTransformer
 
 LONGEST = 2**31 - 1  # tokens: transformers says 10³⁰ where a tokenizer knows of no limit
 
@@ -80,6 +83,12 @@ class Tokens:
         raise ValueError("augment changes images: these inputs are texts, leave it out")
 
 
+def tokenizer_of(tower: SentenceTransformer | CrossEncoder) -> Any:
+    """Return the tokenizer of a model; of a tower that no library has opened, the one that reads its file."""
+    saved = saved_bert(tower)
+    return tower.tokenizer if saved is None else saved.tokenizer
+
+
 def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000) -> Tokens:
     """Tokenise texts with the tokenizer, the default prompt and the length limit of a tower.
 
@@ -135,7 +144,7 @@ def token_blocks(
     prompt = default_prompt(tower)
     for start in range(0, len(texts), block):
         batch = texts[start : start + block]
-        ids = tower.tokenizer(
+        ids = tokenizer_of(tower)(
             ["" if isinstance(text, Ready) else prompt + text for text in batch],
             **_cut(tower),
             padding=False,
@@ -215,13 +224,14 @@ def tokenizer_rules(tower: SentenceTransformer) -> dict[str, Any] | None:
 
 
 def _fast_tokenizer(tower: SentenceTransformer) -> Any:
-    backend = getattr(tower.tokenizer, "backend_tokenizer", tower.tokenizer)
+    tokenizer = tokenizer_of(tower)
+    backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
     return backend if hasattr(backend, "to_str") else None
 
 
 def pad_id_of(tower: SentenceTransformer | CrossEncoder) -> int:
     """Return the token id that fills a batch."""
-    return tower.tokenizer.pad_token_id or 0
+    return tokenizer_of(tower).pad_token_id or 0
 
 
 def token_limit(model: SentenceTransformer | CrossEncoder) -> int | None:
@@ -240,7 +250,7 @@ def dummy_tokens(tower: SentenceTransformer | CrossEncoder, tokens: int) -> dict
     """Return the features of dummy texts of 16 tokens (or the tower's limit), as many as fit into so many tokens."""
     longest = min(16, token_limit(tower) or 16)
     count = max(1, tokens // longest)
-    ids = torch.arange(count * longest).view(count, longest) % len(tower.tokenizer)
+    ids = torch.arange(count * longest).view(count, longest) % len(tokenizer_of(tower))
     return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
-from textsiam.inference.tokens import token_blocks, token_counter, token_limit
+from textsiam.inference.tokens import token_blocks, token_counter, token_limit, tokenizer_of
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _SPACES = ("▁", "Ġ", "Ċ")  # tokens of some vocabularies that stand for a space
 
@@ -57,7 +59,7 @@ def _both(one: Unread, other: Unread) -> Unread:
 
 
 def _unread_of(tower: SentenceTransformer, texts: Sequence[str]) -> Unread:
-    tokenizer: Any = tower.tokenizer
+    tokenizer = tokenizer_of(tower)
     count = len(texts)
     if not hasattr(tokenizer, "all_special_ids"):
         none = np.zeros(count, bool)

@@ -7,16 +7,18 @@ same modules in both towers, so they are trained once; on disk each tower is who
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import Router
 from torch import nn
 
 from textsiam.inference.encoders import ModelError
+from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.opening import keep_facts
 from textsiam.inference.tokens import default_prompt, tokenizer_rules
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Shared = int | Literal["all"]
 """Transformer layers that the sides share, counted from below, the embeddings always among them; or everything."""
@@ -80,6 +82,9 @@ def by_side(tower: SentenceTransformer) -> tuple[SentenceTransformer, SentenceTr
     names = ("query", document)
     if tower.default_prompt_name not in (None, *names):
         names = (tower.default_prompt_name, tower.default_prompt_name)
+    said = {prompts.get(name, "") for name in names}
+    if saved_bert(tower) is not None and said == {default_prompt(tower)}:  # it has no routes
+        return tower, None
     routes = _routed(tower, "query"), _routed(tower, "document")
     same = all(a is b for a, b in zip(*routes, strict=False)) and len(routes[0]) == len(routes[1])
     if same and prompts.get(names[0], "") == prompts.get(names[1], ""):
@@ -99,6 +104,8 @@ def of_one_kind(tower: SentenceTransformer) -> SentenceTransformer:
 
 def _routed(tower: SentenceTransformer, task: str | None) -> list[nn.Module]:
     """Return the modules that texts of a task pass."""
+    from sentence_transformers.base.modules import Router
+
     modules: list[nn.Module] = []
     for module in tower:
         if not isinstance(module, Router):
@@ -113,6 +120,8 @@ def _routed(tower: SentenceTransformer, task: str | None) -> list[nn.Module]:
 
 def _with(tower: SentenceTransformer, modules: list[nn.Module], prompt: str | None) -> SentenceTransformer:
     """Return the tower with these modules and this prompt; None keeps its own, and the tower itself if it can."""
+    from sentence_transformers import SentenceTransformer
+
     if len(modules) != len(tower) or any(a is not b for a, b in zip(modules, tower, strict=True)):
         built = SentenceTransformer(modules=modules, device=str(tower.device))
     elif prompt in (None, default_prompt(tower)):
@@ -146,6 +155,8 @@ def share(left: SentenceTransformer, right: SentenceTransformer, layers: Shared)
         ModelError: The towers have other tokenizers, or layers of other shapes, or not as many.
     """
     if layers == "all":
+        from sentence_transformers import SentenceTransformer
+
         prompts = {"prompts": right.prompts, "default_prompt_name": right.default_prompt_name}
         return SentenceTransformer(modules=list(left), device=str(left.device), **prompts)
     if tokenizer_rules(left) != tokenizer_rules(right):

@@ -8,13 +8,12 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import SentenceTransformer
 from torch import nn
 
 from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
@@ -28,6 +27,9 @@ from textsiam.models.learned import Head
 from textsiam.models.scorer import Scorer
 from textsiam.models.twin import Twin
 from textsiam.saving import recover, whole_folder
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _FORMATS = (1, 2)  # the first knew no head
 _FILE = "ensemble.json"

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
-from sentence_transformers import SentenceTransformer
 
 from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
 from textsiam.decision.decision import Decision
@@ -28,6 +27,8 @@ from textsiam.models.learned import Head, build_head
 from textsiam.saving import recover, whole_folder
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.rerank.base import BaseReranker
 
 _FORMAT = 1
@@ -60,7 +61,7 @@ def read_twin(
     recover(Path(name_or_path))
     described = _description(resolve(name_or_path))
     if described is None:
-        tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code)
+        tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code, lazy=True)
         left, right = by_side(tower)
         if right is not None and not sides:
             warnings.warn(
@@ -76,7 +77,8 @@ def read_twin(
         )
     folder, facts, arrays = described
     places = facts["towers"]
-    towers = [open_tower(folder / place, device=device, trust_remote_code=trust_remote_code) for place in places]
+    how = {"device": device, "trust_remote_code": trust_remote_code, "lazy": True}
+    towers = [open_tower(folder / place, **how) for place in places]
     try:
         if facts.get("shared_layers") is not None:
             towers[1] = tie(towers[0], towers[1], facts["shared_layers"])

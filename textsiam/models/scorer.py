@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 
 from textsiam.decision.collection import CollectionDecision, Tell, warn
 from textsiam.decision.decision import Decision, Verdict, fit_decision
@@ -24,6 +23,8 @@ from textsiam.models.domain import domain_of_pairs
 from textsiam.models.learned import Head
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.rerank.base import BaseReranker
 
 Self = TypeVar("Self", bound="Scorer")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.decision.collection import CollectionDecision
@@ -25,6 +24,8 @@ from textsiam.models.learned import Head
 from textsiam.models.scorer import Scorer
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.rerank.base import BaseReranker
 
 
@@ -52,6 +53,9 @@ class Twin(nn.Module, Scorer):
         True
     """
 
+    left: SentenceTransformer
+    right: SentenceTransformer | None
+
     def __init__(
         self,
         left: SentenceTransformer,
@@ -67,8 +71,8 @@ class Twin(nn.Module, Scorer):
         super().__init__()
         if right is not None and (a := left.get_embedding_dimension()) != (b := right.get_embedding_dimension()):
             raise ValueError(f"towers must give vectors of one width, got {a} (left) and {b} (right)")
-        self.left = left
-        self.right = right
+        self.add_module("left", left)  # as an attribute, it would be asked for its class, and a lazy one opened
+        self.add_module("right", right)
         self.distance: Distance = distance_named(distance)
         self.head = head
         self.decision = decision

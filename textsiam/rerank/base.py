@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.linear_model import LogisticRegression
 
 from textsiam.decision.calibration import Platt, check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.inference.encoders import ModelError
@@ -217,6 +216,8 @@ def _sides(texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[l
 
 def _logistic(features: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
     """Return weights and intercept of a logistic regression on two features; a constant one has weight 0."""
+    from sklearn.linear_model import LogisticRegression
+
     mean, scale = features.mean(0), np.maximum(features.std(0), 1e-9)
     fitted = LogisticRegression().fit((features - mean) / scale, labels)
     weights = fitted.coef_[0] / scale

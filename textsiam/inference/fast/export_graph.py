@@ -10,10 +10,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.inference.encoders import ModelError
@@ -23,6 +22,9 @@ from textsiam.inference.fast.int8 import check_int8
 from textsiam.inference.fast.runtimes import GRAPH_FILES, GraphFormat, require
 from textsiam.inference.preprocessed import reads_tokens
 from textsiam.inference.tokens import chunk_by_tokens, tokenise
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 _CALIBRATION_TEXTS, _CALIBRATION_TOKENS, _RANGE_TOKENS = 300, 128, 1024
 

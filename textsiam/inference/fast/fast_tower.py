@@ -7,20 +7,23 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from timeit import repeat
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
+from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.fast.processor import one_core
+from textsiam.inference.fast.saved_bert import SavedBert
 from textsiam.inference.inputs import TEXTS
 from textsiam.inference.preprocessed import reads_tokens
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Precision = Literal["auto", "fp32", "bf16"]
 
@@ -60,6 +63,10 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
 
 def is_plain(tower: SentenceTransformer) -> bool:
     """Say whether a tower is a transformer with plain pooling, whose inputs are made ready apart from it."""
+    if saved_bert(tower) is not None:
+        return True
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     pooling = next((m for m in tower if isinstance(m, Pooling)), None)
     return isinstance(tower[0], Transformer) and pooling is not None and pooling.include_prompt
 
@@ -124,6 +131,8 @@ class FastTower(DeviceRunner):
         compiled: Compile the backbone with `torch.compile`. One that is fused is left as it is.
     """
 
+    _saved: SavedBert | None = None
+
     def __init__(
         self,
         tower: SentenceTransformer,
@@ -137,6 +146,10 @@ class FastTower(DeviceRunner):
         self.tower = tower if device in (None, tower.device) else copy.deepcopy(tower).to(device).eval()
         self.dtype = dtype = dtype if reads_tokens(tower) else torch.float32
         self.replicas = []
+        self._saved = saved_bert(self.tower)
+        if self._saved is not None:
+            self.backbone = FusedBert(self._saved.backbone, dtype)
+            return
         self._weights = Weights(tower)
         backbone: nn.Module = self.tower[0]
         # Copies and not casts: training goes on with the fp32 weights.
@@ -157,7 +170,9 @@ class FastTower(DeviceRunner):
 
     @property
     def stale(self) -> bool:
-        """Whether the weights of the tower have changed since this copy was made."""
+        """Whether the weights of the tower have changed since this copy was made, or may have."""
+        if self._saved is not None:
+            return saved_bert(self.source) is None
         return self.backbone is not self.source[0] and self._weights.changed
 
     @property
@@ -178,9 +193,13 @@ class FastTower(DeviceRunner):
         state = backbone(features)
         if "token_embeddings" in state:
             state["token_embeddings"] = state["token_embeddings"].float()
-        for module in list(self.tower)[1:]:
+        for module in list(self.tower)[1:] if self._saved is None else self._saved.behind:
             state = module(state)
         return state["sentence_embedding"].float()
+
+    @property
+    def _fusable(self) -> bool:
+        return saved_bert(self.source) is not None or fusable(self.source[0])
 
     @cached_property
     def padded(self) -> bool:
@@ -188,7 +207,7 @@ class FastTower(DeviceRunner):
 
         It does where neighbouring tokens are mixed without regard to the mask (ConvBERT, FNet, RWKV …).
         """
-        if self.inputs is not TEXTS or fusable(self.source[0]):
+        if self.inputs is not TEXTS or self._fusable:
             return True
         texts = [_PROBE[: len(_PROBE) // 8], _PROBE]
         prepared = self.inputs.prepare(self.source, texts)
@@ -198,7 +217,7 @@ class FastTower(DeviceRunner):
     @cached_property
     def faithful(self) -> bool:
         """Whether vectors in this number format have a cosine to fp32 of 0.9999, judged by a few texts."""
-        if self.dtype == torch.float32 or fusable(self.source[0]) or self.inputs is not TEXTS:
+        if self.dtype == torch.float32 or self._fusable or self.inputs is not TEXTS:
             return True
         words = _PROBE.split()
         texts = [" ".join(words[start : start + count]) for count in (1, 2, 4, 8, 16) for start in range(0, 24, 4)]

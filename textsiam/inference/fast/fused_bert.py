@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 from torch.nn.functional import embedding, gelu, layer_norm, linear, pad, scaled_dot_product_attention
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
 # Up to so many tokens two batched products beat the fused kernel: in fp32, and in bf16.
 _SHORT, _SHORT_HALF = 48, 192
@@ -25,6 +27,8 @@ _GRAIN, _FEW, _FINE = 16, 64, 8
 
 def fusable(backbone: nn.Module) -> bool:
     """Whether `FusedBert` computes what this backbone does: an encoder of BERT's shape on a CPU, with exact GELU."""
+    from sentence_transformers.sentence_transformer.modules import Transformer
+
     if not isinstance(backbone, Transformer):
         return False
     model: Any = encoder_of(backbone)

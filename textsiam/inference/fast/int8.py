@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
@@ -14,6 +13,9 @@ from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.activation_ranges import LayerRanges, Range
 from textsiam.inference.fast.fused_bert import FusedBert, Layer, encoder_of, joined, norm_of
 from textsiam.inference.fast.processor import multiplies_bytes
+
+if TYPE_CHECKING:
+    from sentence_transformers.sentence_transformer.modules import Transformer
 
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
 _ROWS = 1024

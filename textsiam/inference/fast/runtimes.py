@@ -12,11 +12,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 
 from textsiam.inference.cache import weights_digest
@@ -24,6 +23,9 @@ from textsiam.inference.encoders import ModelError, inputs_of
 from textsiam.inference.fast.activation_ranges import read_ranges
 from textsiam.inference.fast.fast_tower import FastTower, Weights, fast_dtype
 from textsiam.inference.fast.int8 import Int8Bert, check_int8
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 GraphFormat = Literal["onnx", "openvino", "torch"]
 Run = Callable[[np.ndarray, np.ndarray], np.ndarray]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import received_picture, received_pixels
 from textsiam.images.pixels import PATCH, ready_picture
 from textsiam.serving.heap import give_back_free_memory
 from textsiam.serving.problem_details import Refused, too_large, unfit
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 T = TypeVar("T")
 

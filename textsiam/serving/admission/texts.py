@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.ready import Ready
@@ -16,6 +15,9 @@ from textsiam.inference.inputs import TEXTS
 from textsiam.inference.tokens import LONGEST, default_prompt, token_limit, unlimited_rules
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.problem_details import Refused, too_large, unfit
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
 
 Direction = Literal["left", "right", "Left", "Right"]
 Where = Callable[[int], str]
