@@ -110,6 +110,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--index-location", help="where it makes an index; {} is a number that each test has for itself")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Leave torch with one thread, whatever number a test made it believe in: others are trained in threads."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None and torch.get_num_threads() != 1:
+        torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def question_clusters() -> list[list[str]]:
     """Sixteen questions, three wordings each."""

@@ -90,7 +90,7 @@ def test_the_alarm_is_one_line_and_in_json(textsiam, files, tmp_path, command):
 def test_two_texts_raise_no_alarm(textsiam, files):
     _, out, err = textsiam("score", files / "twin", "ärger", "пример", "--json")
     assert json.loads(out)["domain_shift"] is None
-    assert err == ""
+    assert ALARM not in err
 
 
 def test_serve_says_it_of_the_index(textsiam, files, tmp_path, monkeypatch):

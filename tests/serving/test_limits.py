@@ -47,7 +47,9 @@ def test_any_other_address_needs_a_token(host, monkeypatch):
 def test_the_docs_tell_the_limits_as_they_are():
     text = " ".join((Path(__file__).parents[2] / "docs" / "serving.md").read_text(encoding="utf-8").split())
     limits = ServerSettings()
-    sizes = f"({limits.max_body >> 20} MiB, {limits.max_batch:,}, {limits.max_characters:,} characters, "
+    sizes = (
+        f"({limits.max_body >> 20} MiB, {limits.max_batch:,} or `--max-batch`, {limits.max_characters:,} characters, "
+    )
     for said in (
         f"{sizes}{MAX_PIXELS // 10**6} million pixels)",
         f"{limits.max_values:,} in all lists and objects",

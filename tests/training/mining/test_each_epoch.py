@@ -67,7 +67,7 @@ def test_batches_hold_what_the_weights_of_the_epoch_found(driver, tmp_path, mini
     count = run_type.count
 
     def noting(self, *batch):
-        data, epoch = self.data, self.state.step // self.steps_per_epoch
+        data, epoch = self.data.parts[0], self.state.step // self.steps_per_epoch
         if self.state.step % self.steps_per_epoch == 0:
             seen.append([(int(r), int(n)) for r, n in enumerate(data.mined[:, 0]) if n >= 0])
             np.testing.assert_array_equal(data.mined, minings[epoch][1].by_pair(2))

@@ -168,6 +168,9 @@ def perform(stage: Stage, run: Runner, progress: Progress | None = None) -> None
     left = [item for item in missing if not stage.file(item).exists()]
     if left:
         raise JobError(f"{stage.file(left[0])} and {len(left) - 1} others are missing: run the job again to go on")
+    for folder in {stage.file(item).parent for item in missing}:
+        for aside in folder.glob(".*.tmp"):  # what a killed worker was writing
+            aside.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
