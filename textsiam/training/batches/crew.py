@@ -24,6 +24,9 @@ from textsiam.inference.fast.processor import share_out
 from textsiam.training.batches.collation import Features
 
 
+_SHORT = 128  # tokens up to which two batched products beat the fused kernel, forward and backward
+
+
 def shareable(tower: SentenceTransformer) -> bool:
     """Whether the chunks of a tower may be encoded in threads: whatever it draws is dropout that `OwnDropout` draws."""
     return fusable(tower[0]) and all(type(m).__module__.startswith("sentence_transformers.") for m in tower)
@@ -107,7 +110,7 @@ class OwnDropout(TorchFunctionMode):
         kwargs = kwargs or {}
         if function is F.dropout:
             return self._dropout(*args, **kwargs)
-        if function is F.scaled_dot_product_attention and kwargs.get("dropout_p"):
+        if function is F.scaled_dot_product_attention and (kwargs.get("dropout_p") or args[1].shape[-2] <= _SHORT):
             return self._attention(*args, **kwargs)
         return function(*args, **kwargs)
 
