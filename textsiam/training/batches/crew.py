@@ -23,7 +23,6 @@ from textsiam.inference.fast.fused_bert import fusable
 from textsiam.inference.fast.processor import share_out
 from textsiam.training.batches.collation import Features
 
-
 _SHORT = 128  # tokens up to which two batched products beat the fused kernel, forward and backward
 
 
