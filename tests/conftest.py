@@ -111,6 +111,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 @pytest.fixture(autouse=True)
+def as_it_was(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Refuse a test that leaves the tower of all tests in training: its dropout would be others' wrong vectors."""
+    yield
+    if "tower" in request.fixturenames and not hasattr(request.module, "tower"):
+        tower = request.getfixturevalue("tower")
+        left = tower.training
+        tower.eval()
+        assert not left, "the tower of all tests is left in training: take fresh_tower"
+
+
+@pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
     """Leave torch with one thread, whatever number a test made it believe in: others are trained in threads."""
     yield

@@ -126,8 +126,17 @@ def test_patterns_and_lists_of_files_are_looked_for_too(sources, tmp_path):
     assert str(fault) == f"data.more.0: {folder}/no*.tsv: no such file"
 
 
-def test_losses_of_a_set_train_the_head_beside_those_of_the_run():
-    given = ["--model.head.kind", "mlp", "--loss.head.weight", "1", "--loss.contrastive.weight", "1"]
+def test_losses_of_a_set_train_the_head_beside_those_of_the_run(tmp_path):
+    given = [
+        "--output",
+        str(tmp_path),
+        "--model.head.kind",
+        "mlp",
+        "--loss.head.weight",
+        "1",
+        "--loss.contrastive.weight",
+        "1",
+    ]
     assert faults(read_config([*given, "--data.more", "[{source: x, loss: {info_nce: {}}}, {source: y}]"])) == []
 
 

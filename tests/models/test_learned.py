@@ -131,8 +131,8 @@ TEXTS = ["a b c", "a b d", "x y z", "c b a", "z z z", "q r s"]
 
 
 @pytest.fixture
-def twin(tower: SentenceTransformer) -> Twin:
-    return Twin(tower, head=shaken(PairHead(tower.get_embedding_dimension() or 0, hidden=5)).float())
+def twin(fresh_tower: SentenceTransformer) -> Twin:
+    return Twin(fresh_tower, head=shaken(PairHead(fresh_tower.get_embedding_dimension() or 0, hidden=5)).float())
 
 
 def test_the_head_scores_the_pairs(twin: Twin) -> None:
