@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import tempfile
 import time
@@ -27,6 +26,7 @@ METHODS = ("zero_shot", *PEERS, "textsiam")
 BATCH_SIZE = 128
 # Share of duplicates among the public Quora pairs; the calibration pairs hold twice as many.
 PRIOR = 0.369
+_TELLING = ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8")
 PACE_OF = {"OnlineContrastiveLoss": "peer bf16", "textsiam": "textsiam"}  # who of train.py runs at whose pace
 
 
@@ -170,13 +170,10 @@ def results_file(name):
 
 def processor():
     """Return the name of the processor, and those of its instructions that figures depend on most."""
-    known = Path("/proc/cpuinfo")
-    if not known.exists():
-        return platform.processor() or platform.machine()
-    lines = dict(line.split(":", 1) for line in known.read_text().splitlines() if ":" in line)
-    found = {key.strip(): value.strip() for key, value in lines.items()}
-    has = [flag for flag in ("avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8") if flag in found.get("flags", "")]
-    return ", ".join([found.get("model name", platform.machine()), *has])
+    from textsiam.inference.fast import cores
+
+    name, instructions = cores.processor()
+    return ", ".join([name, *(flag for flag in _TELLING if flag in instructions)])
 
 
 def stored(file):

@@ -118,3 +118,12 @@ def test_threads_leave_the_cores_to_their_neighbours():
         done, how = pace(imports)
         assert how == expected
         assert done > 2 * spinning, (imports, done, spinning)
+
+
+def test_the_processor_is_that_of_the_first_core(monkeypatch, tmp_path):
+    cores_told = ["model name\t: A Fast One\nflags\t\t: fpu avx2 amx_bf16\n", "model name\t: Another\nflags\t\t: fpu\n"]
+    (tmp_path / "cpuinfo").write_text("\n".join(f"processor\t: {k}\n{told}" for k, told in enumerate(cores_told)))
+    monkeypatch.setattr(cores, "_INFO", tmp_path / "cpuinfo")
+    assert cores.processor() == ("A Fast One", {"fpu", "avx2", "amx_bf16"})
+    monkeypatch.setattr(cores, "_INFO", tmp_path / "none")
+    assert cores.processor()[1] == set()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
@@ -74,17 +73,14 @@ def _is_installed(name: str) -> bool:
 
 
 def _machine() -> dict[str, Any]:
-    from textsiam.inference.fast.cores import available_cores, cpu_quota
+    from textsiam.inference.fast.cores import available_cores, cpu_quota, processor
 
-    known = Path("/proc/cpuinfo")
-    lines = re.findall(r"^([\w ]+?)\s*: (.*)$", known.read_text(), re.M) if known.exists() else []
-    told = dict(reversed(lines))  # of the first core
-    flags = set((told.get("flags") or told.get("Features") or "").split())
+    name, instructions = processor()
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     return {
         "system": platform.platform(),
-        "processor": told.get("model name") or platform.processor() or platform.machine(),
-        "instructions": [name for name in _INSTRUCTIONS if name in flags],
+        "processor": name,
+        "instructions": [each for each in _INSTRUCTIONS if each in instructions],
         "cores": os.cpu_count(),
         "available_cores": available_cores(),
         "quota": cpu_quota(),

@@ -199,6 +199,22 @@ def tab(new_page: Callable[..., Page], request: pytest.FixtureRequest) -> Iterat
 
 
 @pytest.fixture
+def verdict() -> Callable[[Page, str], None]:
+    """Return what waits until the pair in focus has this verdict."""
+    from playwright.sync_api import expect
+
+    return lambda page, text: expect(page.locator("#verdict")).to_have_text(text)
+
+
+@pytest.fixture
+def counts() -> Callable[..., None]:
+    """Return what waits until so many pairs wait, are accepted, and are rejected."""
+    from playwright.sync_api import expect
+
+    return lambda page, *numbers: expect(page.locator(".tabs .count")).to_have_text(list(numbers))
+
+
+@pytest.fixture
 def session(tower: SentenceTransformer, sentences: list[str], tmp_path: Path) -> Session:
     ids = [f"q{k}" for k in range(len(sentences))]
     return Session(find_candidates(Twin(tower), sentences), ids, sentences, tmp_path / "labels.tsv", Aim(0.6, 0.9, 8))
@@ -228,3 +244,19 @@ def as_labeller(asking: Served) -> Callable[[Page, str], list[str]]:
         return page.locator(".text").all_text_contents()
 
     return opened
+
+
+@pytest.fixture
+def answer_all() -> Callable[[Page], None]:
+    """Return what answers yes at the page that asks until it has nothing more to ask."""
+    from playwright.sync_api import expect
+
+    def answered(page: Page) -> None:
+        for _ in range(60):
+            expect(page.locator("#undo")).to_have_attribute("aria-disabled", "false")
+            if page.locator("#empty").is_visible():
+                break
+            page.keyboard.press("y")
+        expect(page.locator("#empty-title")).to_have_text("Done")
+
+    return answered

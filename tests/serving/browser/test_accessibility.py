@@ -16,10 +16,6 @@ from textsiam.serving.page.reviews import Suspect
 pytestmark = pytest.mark.slow
 
 
-def verdict(page, text):
-    expect(page.locator("#verdict")).to_have_text(text)
-
-
 CONTRASTS = """() => {
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const rgb = (colour) => {
@@ -57,7 +53,7 @@ SHOWN = [
 
 
 @pytest.mark.parametrize("tab", SHOWN, indirect=True)
-def test_it_fits_and_can_be_read(serve, tab, suspects):
+def test_it_fits_and_can_be_read(serve, tab, suspects, verdict):
     long = Suspect(text1="wordwithoutanyspace" * 20, text2="Why is the sky " + "very " * 60 + "blue?", probability=0.99)
     page = tab.open(serve([*suspects, long]))
     verdict(page, "99 % likely the same")
@@ -125,7 +121,7 @@ def check(tab):
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
-def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, check):
+def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, check, verdict):
     lines = Suspect(text1="line\n" * 90, text2="word " * 900, id1="1", probability=0.995, facts1=LONG, facts2=LONG)
     served = serve([*suspects, lines])
     page = tab.open(served)
@@ -202,7 +198,7 @@ def test_axe_finds_nothing_where_a_token_is_asked_for(serve, tab, check):
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
-def test_axe_finds_nothing_at_the_page_that_asks(asking, session, tab, check, as_labeller):
+def test_axe_finds_nothing_at_the_page_that_asks(asking, session, tab, check, as_labeller, answer_all):
     page = tab.page
     page.goto(f"{asking.url}/ui/label")
     expect(page.locator("#labeller")).to_be_focused()
@@ -220,11 +216,6 @@ def test_axe_finds_nothing_at_the_page_that_asks(asking, session, tab, check, as
     page.unroute("**/answers")
     page.click("#alert-retry")
     expect(page.locator("#status")).to_have_text("Saved: the same.")
-    for _ in range(60):
-        expect(page.locator("#undo")).to_have_attribute("aria-disabled", "false")
-        if page.locator("#empty").is_visible():
-            break
-        page.keyboard.press("y")
-    expect(page.locator("#empty-title")).to_have_text("Done")
+    answer_all(page)
     expect(page.locator("#proven li").last).to_contain_text("To write these pairs")
     check("done")

@@ -14,15 +14,7 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.slow
 
 
-def verdict(page, text):
-    expect(page.locator("#verdict")).to_have_text(text)
-
-
-def counts(page, *numbers):
-    expect(page.locator(".tabs .count")).to_have_text(list(numbers))
-
-
-def test_decisions_by_key_are_kept_and_taken_back(serve, tab):
+def test_decisions_by_key_are_kept_and_taken_back(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -51,7 +43,7 @@ def test_decisions_by_key_are_kept_and_taken_back(serve, tab):
     assert set(served.states().values()) == {"waiting"}
 
 
-def test_a_pair_can_be_decided_again(serve, tab):
+def test_a_pair_can_be_decided_again(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -70,7 +62,7 @@ def test_a_pair_can_be_decided_again(serve, tab):
     assert served.states()[0.97] == "accepted"
 
 
-def test_a_decision_that_is_refused_waits_in_a_tray(serve, tab):
+def test_a_decision_that_is_refused_waits_in_a_tray(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     refused = '{"error": "the store of decisions cannot be used at the moment", "error_type": "Unhealthy"}'
@@ -102,7 +94,7 @@ def test_a_decision_that_is_refused_waits_in_a_tray(serve, tab):
     assert (served.states()[0.97], served.states()[0.74]) == ("accepted", "rejected")
 
 
-def test_what_was_refused_is_taken_back_without_the_server(serve, tab):
+def test_what_was_refused_is_taken_back_without_the_server(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -128,7 +120,7 @@ def test_what_was_refused_is_taken_back_without_the_server(serve, tab):
     assert undone == []  # nobody knows whether the first one arrived, so no second one is sent
 
 
-def test_a_late_answer_takes_no_focus_and_no_key(serve, tab):
+def test_a_late_answer_takes_no_focus_and_no_key(serve, tab, verdict):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -149,7 +141,7 @@ def test_a_late_answer_takes_no_focus_and_no_key(serve, tab):
     assert set(served.states().values()) == {"waiting"}
 
 
-def test_a_decision_whose_answer_was_lost_is_one_decision(serve, tab):
+def test_a_decision_whose_answer_was_lost_is_one_decision(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -174,7 +166,7 @@ def test_a_decision_whose_answer_was_lost_is_one_decision(serve, tab):
     assert set(served.states().values()) == {"waiting"}
 
 
-def test_keys_of_other_layouts_and_caps_lock(serve, tab):
+def test_keys_of_other_layouts_and_caps_lock(serve, tab, verdict, counts):
     page = tab.open(serve())
     verdict(page, "97 % likely the same")
     press = "([key, code]) => document.body.dispatchEvent(new KeyboardEvent('keydown', {key, code, bubbles: true}))"
@@ -206,7 +198,7 @@ def as_moderator(page, served, name):
     return page
 
 
-def test_two_moderators_share_a_queue(serve, new_page):
+def test_two_moderators_share_a_queue(serve, new_page, verdict, counts):
     served = serve(moderators=MODERATORS)
     anna, bert = (as_moderator(new_page(), served, name) for name in MODERATORS)
     verdict(bert, "97 % likely the same")
@@ -233,7 +225,7 @@ def test_two_moderators_share_a_queue(serve, new_page):
     assert served.states()[0.97] == "accepted"
 
 
-def test_not_sure_related_a_note_and_the_question_that_is_kept(serve, tab):
+def test_not_sure_related_a_note_and_the_question_that_is_kept(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -263,7 +255,7 @@ def test_not_sure_related_a_note_and_the_question_that_is_kept(serve, tab):
     expect(page.locator("#decided")).to_contain_text("Note: a matter of taste")
 
 
-def test_a_cluster_is_accepted_with_one_undo(serve, tab):
+def test_a_cluster_is_accepted_with_one_undo(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")

@@ -14,15 +14,7 @@ from textsiam.serving.page.reviews import Suspect
 pytestmark = pytest.mark.slow
 
 
-def verdict(page, text):
-    expect(page.locator("#verdict")).to_have_text(text)
-
-
-def counts(page, *numbers):
-    expect(page.locator(".tabs .count")).to_have_text(list(numbers))
-
-
-def test_search_and_tabs(serve, tab):
+def test_search_and_tabs(serve, tab, verdict, counts):
     served = serve()
     page = tab.open(served)
     verdict(page, "97 % likely the same")
@@ -46,7 +38,7 @@ def test_search_and_tabs(serve, tab):
     counts(page, "4", "1", "0")
 
 
-def test_the_slider_says_what_a_threshold_costs(serve, tab):
+def test_the_slider_says_what_a_threshold_costs(serve, tab, verdict):
     served = serve()
     page = tab.open(served)
     decision = served.decision
@@ -118,7 +110,7 @@ def test_a_long_queue_is_walked_in_order_with_few_rows(serve, tab):
     assert shown == order[start : start + 200]
 
 
-def test_the_list_stays_true_where_it_has_let_go_of_rows(serve, tab):
+def test_the_list_stays_true_where_it_has_let_go_of_rows(serve, tab, counts):
     many = [Suspect(text1=f"one {k}", text2=f"two {k}", probability=1 - k / 400) for k in range(320)]
     served = serve(many)
     page = tab.open(served)
@@ -157,7 +149,7 @@ def test_the_list_stays_true_where_it_has_let_go_of_rows(serve, tab):
     expect(page.locator("#place")).to_have_text("11 of 320")
 
 
-def test_pairs_are_filtered_by_tag_and_date(serve, tab, suspects):
+def test_pairs_are_filtered_by_tag_and_date(serve, tab, suspects, verdict, counts):
     facts = {"tags": "bread, baking", "created": "2024-05-06T07:08:09Z"}
     page = tab.open(serve([*suspects, Suspect(text1="a?", text2="b?", probability=0.66, facts1=facts)]))
     counts(page, "6", "0", "0")

@@ -17,18 +17,10 @@ from textsiam.models.twin import Twin
 pytestmark = pytest.mark.slow
 
 
-def verdict(page, text):
-    expect(page.locator("#verdict")).to_have_text(text)
-
-
-def counts(page, *numbers):
-    expect(page.locator(".tabs .count")).to_have_text(list(numbers))
-
-
 TOKEN = "a-token-of-some-length"
 
 
-def test_the_token_is_asked_for_and_kept_in_the_tab(serve, tab):
+def test_the_token_is_asked_for_and_kept_in_the_tab(serve, tab, verdict, counts):
     served = serve(token=TOKEN)
     page = tab.open(served)
     expect(page.locator("#ask")).to_be_visible()
@@ -61,7 +53,7 @@ def test_the_token_is_asked_for_and_kept_in_the_tab(serve, tab):
     assert len(lines) == 2
 
 
-def test_from_a_new_question_to_a_training_pair(serve, tab, minilm, pairs):
+def test_from_a_new_question_to_a_training_pair(serve, tab, minilm, pairs, verdict):
     twin = Twin(minilm).calibrate(pairs)
     served = serve([], twin=twin)
     page = tab.open(served)
@@ -85,7 +77,7 @@ def test_from_a_new_question_to_a_training_pair(serve, tab, minilm, pairs):
     assert list(learned.labels) == [1]
 
 
-def test_an_empty_queue_says_what_to_do(serve, tab, suspects):
+def test_an_empty_queue_says_what_to_do(serve, tab, suspects, verdict):
     served = serve([])
     page = tab.open(served)
     expect(page.locator("#empty-title")).to_have_text("Nothing is waiting yet")
@@ -98,7 +90,7 @@ def test_an_empty_queue_says_what_to_do(serve, tab, suspects):
     expect(page.locator("#empty-text")).to_contain_text("0 accepted, 1 rejected")
 
 
-def test_new_pairs_are_looked_for_and_offered(serve, tab, suspects):
+def test_new_pairs_are_looked_for_and_offered(serve, tab, suspects, verdict):
     served = serve(suspects[:1])
     page = tab.open(served)
     verdict(page, "89 % likely the same")

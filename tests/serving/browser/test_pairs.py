@@ -16,15 +16,7 @@ from textsiam.serving.page.reviews import Suspect
 pytestmark = pytest.mark.slow
 
 
-def verdict(page, text):
-    expect(page.locator("#verdict")).to_have_text(text)
-
-
-def counts(page, *numbers):
-    expect(page.locator(".tabs .count")).to_have_text(list(numbers))
-
-
-def test_the_queue_is_sorted_and_differences_are_marked(serve, tab):
+def test_the_queue_is_sorted_and_differences_are_marked(serve, tab, verdict, counts):
     page = tab.open(serve())
     expect(page.locator(".row .likely")).to_have_text(["97 %", "89 %", "74 %", "52 %", "31 %"])
     counts(page, "5", "0", "0")
@@ -110,7 +102,7 @@ def test_a_row_shows_the_part_that_differs_and_long_questions_scroll_together(se
     expect(page.locator("#text2")).to_have_attribute("tabindex", "0")  # the keyboard reaches what scrolls
 
 
-def test_a_text_from_right_to_left_turns_nothing_around_it(serve, tab):
+def test_a_text_from_right_to_left_turns_nothing_around_it(serve, tab, verdict):
     page = tab.open(serve([Suspect(text1="\u05d0 \u202e abc", text2="b?", id1="\u05d0", probability=0.5)]))
     verdict(page, "50 % likely the same")
     for id in ("text1", "id1", "text2"):
@@ -142,7 +134,7 @@ def test_what_is_known_of_a_question_is_shown_and_its_url_is_a_link(serve, tab):
     expect(page.locator("#known2 a")).to_have_count(0)
 
 
-def test_the_cluster_shows_what_hangs_together(serve, tab):
+def test_the_cluster_shows_what_hangs_together(serve, tab, verdict, counts):
     page = tab.open(serve())
     verdict(page, "97 % likely the same")
     page.keyboard.press("c")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import re
 import sys
 import threading
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Literal
 
 Waiting = Literal["passive", "throttled", "active", "unknown"]
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+_INFO = Path("/proc/cpuinfo")
 _GROUPS = Path("/sys/fs/cgroup")
 _parked: list[threading.Thread] = []
 
@@ -26,6 +28,16 @@ def available_cores() -> int:
     own = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = cpu_quota()
     return own if quota is None else max(1, min(own, math.ceil(quota)))
+
+
+def processor() -> tuple[str, set[str]]:
+    """Return the name of the processor, and its instructions as Linux names them; none where it does not tell."""
+    import platform
+
+    lines = re.findall(r"^([\w ]+?)\s*: (.*)$", _INFO.read_text(), re.M) if _INFO.exists() else []
+    told = dict(reversed(lines))  # of the first core
+    name = told.get("model name") or platform.processor() or platform.machine()
+    return name, set((told.get("flags") or told.get("Features") or "").split())
 
 
 def cpu_quota() -> float | None:

@@ -33,9 +33,9 @@ def encoded(
         model: The prepared twin.
         batch: What to encode.
         cached: Whether to encode twice and save memory.
-        threads: How many share the chunks of a shared tower; see `crew`.
+        threads: How many share the chunks (see `crew`); more than one only for a shared tower without the cache.
     """
-    if threads > 1 and not cached and batch.right is None:
+    if threads > 1:
 
         def encode(chunks: list[Features]) -> Tensor:
             return _embed(accelerator, model, (chunks, None))[0]
