@@ -69,7 +69,7 @@ def test_cores_are_those_of_the_affinity_within_the_quota(monkeypatch, quota, ex
 @pytest.fixture
 def before_torch(monkeypatch):
     """As in a process that has not loaded torch, with nothing chosen."""
-    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.delitem(sys.modules, "torch", raising=False)
     monkeypatch.setattr(cores, "_parked", [])
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"):
         monkeypatch.setenv(name, "x")  # so that whatever is set is taken back
