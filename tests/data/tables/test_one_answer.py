@@ -313,7 +313,7 @@ ROW = b"a\tb\t1\n"
     [
         ("pairs.tsv", b"question1\tquestion2\tlabel\n" + ROW),
         ("unnamed", b"question1\tquestion2\tlabel\n" + ROW),
-        ("unnamed", gzip.compress(b"Sentence1;Sentence2;label\na;b;1\n")),
+        ("unnamed", gzip.compress(b"Sentence1;Sentence2;label\na;b;1\n", mtime=0)),
         ("unnamed", b'{"sentence1": "a", "sentence2": "b", "label": 1}\n'),
     ],
 )
