@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-hostile fast fix lint bench check docs audit clean
+.PHONY: setup demo test test-hostile fast fix lint bench bench-quick check docs audit clean
 
 setup: $(READY)
 
@@ -54,6 +54,10 @@ bench: $(READY)
 	$(BIN)/python benchmarks/quality.py table
 	$(BIN)/python benchmarks/join.py encode
 	$(BIN)/python benchmarks/join.py run
+
+# The main ratios to sentence-transformers in at most five minutes, beside those that were recorded last.
+bench-quick: $(READY)
+	$(BIN)/python benchmarks/quick.py
 
 docs: $(READY)
 	$(BIN)/python -m pytest --doctest-modules textsiam tests/test_readme.py

@@ -40,8 +40,9 @@ def splits():
 
 
 def train_peer(
-    loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True, seed=0
-):
+    loss_name, train, *, epochs=1.0, max_steps=-1, learning_rate=1e-4, batch_size=BATCH_SIZE, bf16=True, seed=0,
+    callbacks=None,
+):  # fmt: skip
     """Train with sentence-transformers' trainer, in bf16 where there is any; returns a twin and its seconds."""
     import torch
     from datasets import Dataset
@@ -74,7 +75,8 @@ def train_peer(
             data_seed=seed,
         )
         loss = getattr(losses, loss_name)(model)
-        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_dict(rows), loss=loss)
+        trainer = SentenceTransformerTrainer(model, arguments, train_dataset=Dataset.from_dict(rows), loss=loss,
+                                             callbacks=callbacks)  # fmt: skip
         started, cpu = time.perf_counter(), time.process_time()
         trainer.train()
         return Twin(model), time.perf_counter() - started, time.process_time() - cpu
