@@ -13,8 +13,10 @@ from torch.nn.functional import embedding, gelu, layer_norm, linear, pad, scaled
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-# Up to so many tokens two batched products beat the fused kernel: in fp32, and in bf16.
-_SHORT, _SHORT_HALF = 48, 192
+# Up to so many tokens softmax over keys that stand before queries is fastest: in fp32, and in bf16.
+_SHORT, _SHORT_HALF = 48, 64
+# Bytes of scores that are computed at once for longer texts: they stay in the cache.
+_SCORES = 1 << 20
 # Softmax over the middle axis is vectorised where the last one is a multiple of this, in fp32.
 _LANES = 16
 # Rows that weights are packed for: a batch of the usual budget. Any other number works too.
@@ -160,9 +162,7 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     batch, longest, _, heads, width = mixed.shape
     half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
     if longest > (_SHORT_HALF if half else _SHORT):
-        q, k, v = mixed.permute(2, 0, 3, 1, 4)
-        bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
-        attended = scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+        attended = _attend_in_parts(mixed, bias) if half else _attend_fused(mixed, bias)
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
     # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
     queries = -(-longest // lanes) * lanes
@@ -176,6 +176,32 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     weights = scores.softmax(1).to(mixed.dtype).transpose(1, 2)
     attended = torch.bmm(weights, v).view(batch, heads, queries, width)[:, :, :longest]
     return attended.transpose(1, 2).reshape(batch, longest, heads * width)
+
+
+def _attend_fused(mixed: Tensor, bias: Tensor | None) -> Tensor:
+    """Return attention by torch's kernel, `(batch, heads, longest, d)`."""
+    batch, longest = mixed.shape[:2]
+    q, k, v = mixed.permute(2, 0, 3, 1, 4)
+    bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+
+
+def _attend_in_parts(mixed: Tensor, bias: Tensor | None) -> Tensor:
+    """Return attention by two batched products for a few heads at a time, `(batch, heads, longest, d)`.
+
+    The scores of all heads would leave the cache between the products, and be new memory each time.
+    """
+    batch, longest, _, heads, width = mixed.shape
+    q, k, v = mixed.permute(2, 0, 3, 1, 4).reshape(3, batch * heads, longest, width)
+    bias = None if bias is None else bias.to(q.dtype).expand(batch, heads, 1, longest).reshape(-1, 1, longest)
+    attended, keys = torch.empty_like(q), k.transpose(1, 2)
+    step = max(1, _SCORES // (q.element_size() * longest**2))
+    for part in (slice(start, start + step) for start in range(0, batch * heads, step)):
+        scores = torch.bmm(q[part], keys[part])
+        if bias is not None:
+            scores += bias[part]
+        torch.bmm(scores.softmax(-1), v[part], out=attended[part])
+    return attended.view(batch, heads, longest, width)
 
 
 def _lanes(longest: int) -> int:
