@@ -10,7 +10,7 @@ from importlib import import_module
 from importlib.machinery import ModuleSpec
 from typing import TYPE_CHECKING, Any
 
-from textsiam.inference.fast.cores import share_cores
+from textsiam.inference.fast.cores import keep_few_kernels, share_cores
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-share_cores()  # before torch is loaded, if it is not: then its threads wait as they should from the start
+# Before torch is loaded, if it is not: then its threads wait as they should from the start.
+share_cores()
+keep_few_kernels()
 
 __all__ = [
     "Decision",

@@ -395,6 +395,7 @@ _PLACES |= {"data.images": "images", "loss_config": "config.loss"}
 # Names that went to another file than the rest of their module.
 _NAMES = {
     "loss_config.DistanceName": "config.model",
+    "serving.memory.keep_few_kernels": "inference.fast.cores",
     "search.postgres_tables.migrate_rows": "search.index.durable",
     "training.losses.check_positive": "training.losses.functional",
     "training.losses.log_one_plus_sum": "training.losses.functional",

@@ -21,9 +21,7 @@ if not hasattr(libc, "malloc_trim"):
 
 # A small tower meets 169 shapes of batches, each with two products of its own, and says by how many MiB it has grown.
 MANY_SHAPES = """
-from textsiam.serving.heap import keep_few_kernels
-keep_few_kernels()
-import numpy as np, torch
+import textsiam, numpy as np, torch
 from textsiam.inference.fast.fast_tower import FastTower
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.inference.tokens import tokenise

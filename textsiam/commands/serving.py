@@ -112,9 +112,6 @@ def serve(
     if asked is not None:
         precision = None  # it says what the answers are to prove, and nothing of the decision that is there
     from textsiam.serving.admission.moderators import read_moderators
-    from textsiam.serving.heap import keep_few_kernels
-
-    keep_few_kernels()
     from textsiam.serving.limits import ServerSettings, token_for
     from textsiam.serving.page.reviews import Reviews, ReviewsError
     from textsiam.serving.page.webhook import Webhook, webhook_secret

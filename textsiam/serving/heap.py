@@ -6,18 +6,7 @@ import asyncio
 import ctypes
 import os
 
-# oneDNN keeps a kernel for each product of a shape, up to 1,024 of them, and torch as many in front of it. Each has a
-# description of a third of a megabyte or more on the heap. A server meets new shapes for hours, and what comes and goes
-# between the tensors of batches leaves the heap in pieces. So few are kept: to make all kernels of a batch anew takes
-# 2 ms, and the batch 100.
-_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 _EVERY = 30.0  # seconds
-
-
-def keep_few_kernels() -> None:
-    """Bound the kernels that are kept, before the first is made; what the environment says already stays."""
-    for name, value in _KERNELS.items():
-        os.environ.setdefault(name, value)
 
 
 def give_back_free_memory() -> None:

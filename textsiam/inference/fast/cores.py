@@ -1,4 +1,4 @@
-"""The cores that this process may use, and threads that leave them to others while they wait.
+"""The cores that this process may use, threads that leave them to others while they wait, and kernels that are kept.
 
 A thread of OpenMP that waits for another one spins: it keeps its core busy, for up to a millisecond after every
 operation. Beside another busy process that is a cliff: the thread that is waited for does not get the core on which the
@@ -18,6 +18,11 @@ from typing import Literal
 
 Waiting = Literal["passive", "throttled", "active", "unknown"]
 _POLICIES = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+# oneDNN keeps a kernel for each product of a shape, up to 1,024 of them, and torch as many in front of it. Each has a
+# description of up to a megabyte on the heap. Training meets new shapes at every step, a server for hours, and what
+# comes and goes between the tensors of batches leaves the heap in pieces. So few are kept: to make all kernels of a
+# batch anew takes 2 ms, and the batch 100.
+_KERNELS = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
 _INFO = Path("/proc/cpuinfo")
 _GROUPS = Path("/sys/fs/cgroup")
 _parked: list[threading.Thread] = []
@@ -74,6 +79,12 @@ def share_cores() -> None:
         torch.set_num_threads(cores)
     if not chosen and not _parked:
         _park()
+
+
+def keep_few_kernels() -> None:
+    """Bound the kernels that are kept, before the first is made; what the environment says already stays."""
+    for name, value in _KERNELS.items():
+        os.environ.setdefault(name, value)
 
 
 def waiting() -> Waiting:
