@@ -1,13 +1,16 @@
 """Training side by side: pairs/s of textsiam's loop and of sentence-transformers' trainer, in alternating rounds.
 
     python benchmarks/train.py run
+    python benchmarks/train.py ways                           # two processes, checkpointing, long texts
     python benchmarks/train.py agree                          # the same steps reach the same validation AP
     python benchmarks/train.py table
 
 Same pairs, backbone and batch size (on a GPU each takes its fastest, all in one process), contrastive loss over hard
 pairs on both sides. The peer runs as it comes (fp32) and in bf16 like textsiam. The time of a shorter run is taken off,
 so that start-up does not count. `agree` trains both for as many steps with the same loss, learning rate and schedule,
-and compares the average precision on validation pairs over several seeds: what is faster must not learn less.
+and compares the average precision on validation pairs over several seeds: what is faster must not learn less. `ways`
+trains textsiam on questions and on texts of 256 tokens (batches of 32) in one process and in two, and with less memory;
+the pace is that of its log, without the first lines, and memory that of the largest process.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import subprocess
+import sys
+from pathlib import Path
 
 from encode import ceiling, child_of, spread
 from quality import BATCH_SIZE, accelerator, facts, results_file, splits, train_peer, train_textsiam
@@ -24,6 +30,7 @@ RESULTS = results_file("train")
 BATCH_SIZES = (128, 512, 2048) if accelerator() else (BATCH_SIZE,)
 # What the recipe adds to the loss that the peer has too.
 _ONE_LOSS = [f"--{key}=null" for key in ("model.head", "loss.head", "loss.info_nce", "training.duplicate_share")]
+RECIPE = Path(__file__).parents[1] / "configs" / "qqp.yaml"
 METHODS = ("peer default", "peer bf16", "textsiam")
 
 
@@ -85,6 +92,65 @@ def run(rounds, steps):
         "ceiling_gflops": ceiling("bfloat16"),
         "facts": facts(),
     }
+
+
+WAYS = {
+    "one process": [],
+    "two processes": [],
+    "gradient checkpointing": ["--training.gradient_checkpointing=true"],
+    "gradient cache": ["--training.gradient_cache=true"],
+}
+
+
+def way(name, tokens, steps):
+    """Return the pairs/s of textsiam trained in one of the ways, as its log says, and the peak memory."""
+    import tempfile
+
+    from textsiam.config.run import build_objective, build_twin, read_config
+    from textsiam.training.loop import train
+
+    pairs, *_ = splits()
+    options = [*WAYS[name], "--training.seeds=1", "--training.log_every=2", "--training.tracker=none"]
+    if tokens > 128:
+        pairs = lengthened(pairs.select(range(2000)), tokens)
+        options += [f"--model.max_tokens={tokens}", "--training.batch_size=32"]
+    config = read_config([str(RECIPE), *options, f"--training.max_steps={steps}"])
+    twin = build_twin(config.model, pairs, seed=0)
+    with tempfile.TemporaryDirectory() as folder:
+        objective = build_objective(config.loss, twin.head)
+        history = train(twin, pairs, objective, output=folder, settings=config.training, quiet=True).history
+    paces = [record["pairs_per_second"] for record in history if "pairs_per_second" in record][2:]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"pairs_per_second": len(paces) / sum(1 / pace for pace in paces), "peak_mib": peak}
+
+
+def lengthened(pairs, tokens):
+    """Return pairs whose texts are followed by those of other questions, up to so many words."""
+    from dataclasses import replace
+    from itertools import cycle, islice
+
+    words = [word for text in pairs.texts for word in text.split()]
+    texts = [" ".join([text, *islice(cycle(words), 7 * i, 7 * i + tokens)]) for i, text in enumerate(pairs.texts)]
+    return replace(pairs, texts=texts)
+
+
+def ways(rounds, steps):
+    """Compare the ways in alternating rounds; returns the results."""
+    found = {}
+    for _ in range(rounds):
+        for tokens in (128, 256):
+            for name in WAYS:
+                launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+                launch += [str(RECIPE.parent / "accelerate" / f"{'ddp_cpu' if 'two' in name else 'one_process'}.yaml")]
+                command = [*launch, __file__, "way", name, "--tokens", str(tokens), "--steps", str(steps)]
+                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+                key = f"{name}, {'questions' if tokens == 128 else 'texts of 256 tokens'}"
+                row = found.setdefault(key, {"pairs_per_second": [], "peak_mib": 0})
+                row["pairs_per_second"].append(min(row["pairs_per_second"] for row in rows))
+                row["peak_mib"] = max(row["peak_mib"], *(row["peak_mib"] for row in rows), 0)
+                print(key, rows, flush=True)
+    return {key: {**row, "pairs_per_second": spread(row["pairs_per_second"])} for key, row in found.items()}
 
 
 def reached(method, seed, steps):
@@ -151,9 +217,17 @@ def main():
     for sub in (judge, agreer):
         sub.add_argument("--steps", type=int, default=100)
     commands.add_parser("table")
+    others, one_way = commands.add_parser("ways"), commands.add_parser("way")
+    others.add_argument("--rounds", type=int, default=2)
+    one_way.add_argument("name", choices=[*WAYS])
+    one_way.add_argument("--tokens", type=int, default=128)
+    for sub in (others, one_way):
+        sub.add_argument("--steps", type=int, default=16)
     arguments = parser.parse_args()
     if arguments.command == "pace":
         print(json.dumps(pace(arguments.method, arguments.steps, arguments.batch)))
+    elif arguments.command == "way":
+        print(json.dumps(way(arguments.name, arguments.tokens, arguments.steps)))
     elif arguments.command == "reached":
         print(json.dumps(reached(arguments.method, arguments.seed, arguments.steps)))
     elif arguments.command == "table":
@@ -162,6 +236,8 @@ def main():
         before = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
         if arguments.command == "agree":
             results = before | {"agreement": agree(arguments.seeds, arguments.steps)}
+        elif arguments.command == "ways":
+            results = before | {"ways": ways(arguments.rounds, arguments.steps) | {"facts": facts()}}
         else:
             results = before | run(arguments.rounds, arguments.steps)
         RESULTS.parent.mkdir(exist_ok=True)
