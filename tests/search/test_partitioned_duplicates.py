@@ -18,7 +18,6 @@ from textsiam.decision.decision import fit_decision
 from textsiam.inference.unread import Unread
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import Duplicates, find_duplicates
-from textsiam.search.join import job as parts
 from textsiam.search.join.ray import JobConfig
 
 
@@ -80,8 +79,9 @@ def test_a_job_with_no_memory_gives_what_memory_gives(
 ) -> None:
     twin = places.twin
     twin.reranker = Opinion() if reranked else None  # pyright: ignore[reportAttributeAccessIssue]
-    monkeypatch.setattr(parts, "_opened", lambda *_: twin)
-    monkeypatch.setattr(parts, "scorer_fingerprint", lambda _: "0")
+    for module in ("job", "rescoring"):
+        monkeypatch.setattr(f"textsiam.search.join.{module}.opened", lambda *_: twin)
+    monkeypatch.setattr("textsiam.search.join.job.scorer_fingerprint", lambda _: "0")
     monkeypatch.setattr("textsiam.search.join.sorted_pairs.BLOCK", 3)
     monkeypatch.setattr("textsiam.search.exact_duplicates.BLOCK", 3)
     monkeypatch.setattr("textsiam.search.join.pair_files.BLOCK", 3)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from hashlib import blake2b
 from itertools import islice
@@ -29,7 +30,7 @@ class StoredStrings(Sequence[str]):
 
     def __init__(self, path: Path, rows: np.ndarray | None = None) -> None:
         self._path, self._rows = path, rows
-        self._starts = np.memmap(path.with_suffix(".starts"), np.int64, "r")
+        self._starts = np.asarray(np.memmap(path.with_suffix(".starts"), np.int64, "r"))
         self._file = path.open("rb", buffering=0)
         finalize(self, self._file.close)
 
@@ -49,7 +50,7 @@ class StoredStrings(Sequence[str]):
         if not -len(self) <= place < len(self):
             raise IndexError(f"there are {len(self)} strings, and none is number {place}")
         place = place % len(self)
-        return self._read(np.array([place]) if self._rows is None else self._rows[place : place + 1])[0]
+        return self._one(place if self._rows is None else int(self._rows[place]))
 
     def __iter__(self) -> Iterator[str]:
         """Read all, a block at a time."""
@@ -60,40 +61,69 @@ class StoredStrings(Sequence[str]):
         """Return some of all, by their places, `(m,)`; nothing is read or written."""
         return StoredStrings(self._path, rows if self._rows is None else self._rows[rows])
 
+    def _one(self, row: int) -> str:
+        start, stop = self._starts[row : row + 2].tolist()
+        self._file.seek(start)
+        return self._file.read(stop - start).decode("utf-8", "surrogatepass")
+
     def _read(self, rows: np.ndarray) -> list[str]:
         if not len(rows):
             return []
         first, last = int(rows.min()), int(rows.max())
-        if last - first >= _SPARSE * len(rows):
-            return [self._read(rows[i : i + 1])[0] for i in range(len(rows))]
+        size = int(self._starts[last + 1] - self._starts[first])
+        if len(rows) > 1 and (last - first >= _SPARSE * len(rows) or size > 16 * _BUFFER):
+            return [self._one(row) for row in rows.tolist()]
         starts = self._starts[first : last + 2].tolist()
         self._file.seek(starts[0])
-        data = self._file.read(starts[-1] - starts[0])
+        data = self._file.read(size)
         spans = (slice(starts[i] - starts[0], starts[i + 1] - starts[0]) for i in (rows - first).tolist())
         return [data[span].decode("utf-8", "surrogatepass") for span in spans]
 
 
-def store_strings(path: Path, strings: Iterable[str]) -> StoredStrings:
-    """Write strings into a file, as they come; where each starts stands beside it, in a file that ends in `.starts`.
+class StringsFile:
+    """Strings on their way into a file; where each starts stands beside it, in a file that ends in `.starts`.
+
+    Args:
+        path: The file.
 
     Raises:
         OSError: The place cannot be written to.
     """
-    place, starts, waiting = 0, [0], []
-    held = 0
-    with path.open("wb") as file, path.with_suffix(".starts").open("wb") as index:
-        for text in strings:
-            data = text.encode("utf-8", "surrogatepass")
-            waiting.append(data)
-            place, held = place + len(data), held + len(data) + 8
-            starts.append(place)
-            if held > _BUFFER:
-                file.write(b"".join(waiting))
-                index.write(np.array(starts, np.int64).data)
-                waiting, starts, held = [], [], 0
-        file.write(b"".join(waiting))
-        index.write(np.array(starts, np.int64).data)
-    return StoredStrings(path)
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._waiting, self._starts, self._size = path, bytearray(), array("q", [0]), 0
+        self._files = path.open("wb"), path.with_suffix(".starts").open("wb")
+        for file in self._files:
+            finalize(self, file.close)
+
+    def append(self, text: str) -> None:
+        """Add a string."""
+        data = text.encode("utf-8", "surrogatepass")
+        self._waiting += data
+        self._size += len(data)
+        self._starts.append(self._size)
+        if len(self._waiting) + len(self._starts) > _BUFFER:
+            self._write()
+
+    def close(self) -> StoredStrings:
+        """Write what is waiting, and return all strings."""
+        self._write()
+        for file in self._files:
+            file.close()
+        return StoredStrings(self._path)
+
+    def _write(self) -> None:
+        for file, waiting in zip(self._files, (self._waiting, self._starts), strict=True):
+            file.write(waiting)
+        self._waiting, self._starts = bytearray(), array("q")
+
+
+def store_strings(path: Path, strings: Iterable[str]) -> StoredStrings:
+    """Write strings into a file, as they come; see `StringsFile`."""
+    file = StringsFile(path)
+    for text in strings:
+        file.append(text)
+    return file.close()
 
 
 def first_of_equal(strings: Sequence[str], folder: Path | None = None) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -68,6 +69,13 @@ class Duplicates:
     def blocks(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield left, right, similarity and probability of the next pairs, in bounded memory."""
         return slices(self.left, self.right, self.similarity, self.probability)
+
+    def with_probability(self, probability: Callable[[np.ndarray], np.ndarray]) -> Duplicates:
+        """Return the same pairs with probabilities by their similarity, from `(n,)` to `(n,)`."""
+        stored = self.probability.filename if isinstance(self.probability, np.memmap) else None
+        room = MEMORY if stored is None else Room(1, Path(stored).parent)
+        (column,) = room.columns("probability", ((probability(block[2]),) for block in self.blocks()), [np.float64])
+        return replace(self, probability=column)
 
 
 @dataclass(frozen=True, eq=False)

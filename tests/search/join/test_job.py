@@ -17,15 +17,16 @@ from textsiam.search.duplicates import Duplicates, find_duplicates
 from textsiam.search.join import job as parts
 from textsiam.search.join.approximate import Sharding
 from textsiam.search.join.exact import FoundPairs, pairs_above
-from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartitionedVectors, found_by, perform, run_here
+from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartitionedVectors, perform, run_here
 from textsiam.search.join.ray import JobConfig
+from textsiam.search.join.rescoring import found_by
 
 
 @pytest.fixture
 def saved(twin: Twin, tmp_path: Path) -> Iterator[str]:
-    parts._opened.cache_clear()
+    parts.opened.cache_clear()
     yield str(twin.save_pretrained(tmp_path / "twin"))
-    parts._opened.cache_clear()
+    parts.opened.cache_clear()
 
 
 @pytest.fixture
@@ -165,6 +166,7 @@ DRIVER = """
 import json, sys
 from textsiam.models.twin import Twin
 from textsiam.search.join.ray import JobConfig
+from textsiam.search.join.rescoring import found_by
 from textsiam.search.duplicates import find_duplicates
 
 model, folder, threshold, texts = sys.argv[1], sys.argv[2], float(sys.argv[3]), json.load(open(sys.argv[4]))

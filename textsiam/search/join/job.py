@@ -28,8 +28,7 @@ from textsiam.models.ensemble import open_scorer
 from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import scorer_fingerprint
 from textsiam.search.join.exact import Comparison, FoundPairs
-from textsiam.search.join.pair_files import gathered, stream_found, write_found
-from textsiam.search.join.sorted_pairs import Blocks
+from textsiam.search.join.pair_files import gathered, write_found
 from textsiam.whole_file import whole_file
 
 _FORMAT = 2
@@ -216,7 +215,7 @@ class Encoding:
         """Encode a partition."""
         import pyarrow.parquet as pq
 
-        twin = _opened(self.job.model, self.job.fingerprint)
+        twin = opened(self.job.model, self.job.fingerprint)
         texts = pq.read_table(self.job.texts_of(int(item)))["text"].to_pylist()
         path = self.file(item)
         path.parent.mkdir(exist_ok=True)
@@ -253,7 +252,7 @@ class Joining:
     def __call__(self, item: str) -> None:
         """Compare two partitions."""
         one, other = map(int, item.split("-"))
-        twin = _opened(self.job.model, self.job.fingerprint)
+        twin = opened(self.job.model, self.job.fingerprint)
         numbers, height = sorted({one, other}), self.job.size(one)
         points = torch.from_numpy(np.concatenate([np.load(self.job.vectors_of(number)) for number in numbers]))
         after = 0 if one == other else height
@@ -266,37 +265,6 @@ class Joining:
                 for left, right, similarity in gathered(compare.found())
             ),
         )
-
-
-@dataclass(frozen=True)
-class Rescoring(Joining):
-    """The stage that gives the pairs of `Joining` a second look: `rescored-0.8/00002-00007.parquet`."""
-
-    def file(self, item: str) -> Path:
-        """Return the file of the pairs."""
-        return Path(self.job.folder) / f"rescored-{self.threshold!r}" / f"{item}.parquet"
-
-    def __call__(self, item: str) -> None:
-        """Ask the reranker of the model about the pairs of two partitions."""
-        import pyarrow.parquet as pq
-
-        one, other = map(int, item.split("-"))
-        twin, starts, height = _opened(self.job.model, self.job.fingerprint), self.job.partitions, self.job.size(one)
-        tables = [pq.read_table(self.job.texts_of(number)) for number in sorted({one, other})]
-        texts = [text for table in tables for text in table["text"].to_pylist()]
-        shift = 0 if one == other else height
-
-        def rescored() -> Iterator[FoundPairs]:
-            for left, right, similarity in stream_found(Joining.file(self, item)):
-                places = left - starts[one], right - starts[other] + shift
-                yield FoundPairs(left, right, twin.rescore(texts, *places, similarity))
-
-        write_found(self.file(item), rescored())
-
-
-def found_by(stage: Joining) -> Blocks:
-    """Return the pairs of all items of a stage, block by block, in no particular order."""
-    return Blocks(lambda: (block for item in stage.items() for block in stream_found(stage.file(item))))
 
 
 class PartitionedVectors:
@@ -333,7 +301,7 @@ class PartitionedVectors:
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, fingerprint: str) -> Scorer:
+def opened(model: str, fingerprint: str) -> Scorer:
     """Open the model of a job, once in a process.
 
     Raises:

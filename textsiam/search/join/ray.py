@@ -29,14 +29,13 @@ from textsiam.search.join.job import (
     JobError,
     Joining,
     PartitionedVectors,
-    Rescoring,
     Runner,
     Stage,
     empty_scratch,
-    found_by,
     perform,
     run_here,
 )
+from textsiam.search.join.rescoring import Rescoring, found_by
 from textsiam.search.join.sorted_pairs import Room
 
 PARTITION_SIZE = 65_536

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 
 from textsiam.search.join.exact import FoundPairs
 
+T = TypeVar("T")
 BLOCK = 65_536
 """Pairs that are looked at together."""
 COLUMNS = np.int64, np.int64, np.float32
@@ -22,17 +23,17 @@ COLUMNS = np.int64, np.int64, np.float32
 _RECORD = np.dtype(list(zip(FoundPairs._fields, COLUMNS, strict=True)))
 
 
-class Blocks:
-    """Pairs in blocks that can be looked through again and again.
+class Blocks(Iterable[T]):
+    """Blocks, as of pairs, that can be looked through again and again.
 
     Args:
         begin: Begins with the first block.
     """
 
-    def __init__(self, begin: Callable[[], Iterator[FoundPairs]]) -> None:
+    def __init__(self, begin: Callable[[], Iterator[T]]) -> None:
         self._begin = begin
 
-    def __iter__(self) -> Iterator[FoundPairs]:
+    def __iter__(self) -> Iterator[T]:
         """Yield the blocks."""
         return self._begin()
 
