@@ -133,15 +133,12 @@ def _texts_folder(partitions: Path | None, *, keep: bool) -> Iterator[Path | Non
     if partitions is None:
         yield None
         return
-    from textsiam.search.join.job import empty_scratch
+    from textsiam.search.join.job import scratch_of
 
-    texts = empty_scratch(partitions, "texts")
-    try:
+    with scratch_of(partitions) as texts:
         yield texts
-        if not keep:
-            shutil.rmtree(partitions)  # all that it was for is in the output
-    finally:
-        shutil.rmtree(texts.parent, ignore_errors=True)
+    if not keep:
+        shutil.rmtree(partitions)  # all that it was for is in the output
 
 
 def _pairs_looked_at(found: Duplicates, texts: int, *, expand_exact: bool) -> int:

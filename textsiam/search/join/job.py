@@ -8,9 +8,11 @@ cluster that see the same folder (`textsiam.search.join.ray`).
 
 from __future__ import annotations
 
+import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -138,6 +140,26 @@ def empty_scratch(folder: str | Path, name: str) -> Path:
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True)
     return scratch.resolve()
+
+
+@contextmanager
+def scratch_of(folder: str | Path) -> Iterator[Path]:
+    """Give an empty folder inside that of a job, which nobody else works in meanwhile; it is gone in the end.
+
+    Raises:
+        JobError: As for `empty_scratch`; or another process is at work in the folder.
+    """
+    _check_is_free(Path(folder))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / ".lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError(f"{folder}: another process is at work there: wait for it, or name another folder") from None
+        try:
+            yield empty_scratch(folder, "texts")
+        finally:
+            shutil.rmtree(Path(folder) / ".scratch", ignore_errors=True)
 
 
 class Stage(Protocol):
