@@ -53,7 +53,7 @@ def stream_clusters(n: int, pairs: Iterable[FoundPairs], room: Room) -> Iterator
     clusters that have begun in it.
 
     Args:
-        n: The number of nodes: up to 24 bytes of memory each.
+        n: The number of nodes: some 36 bytes of memory each.
         pairs: The pairs, of which no similarity is NaN, in blocks; looked through three times.
         room: How many pairs may be in memory, about 200 bytes each, and where the others go.
     """

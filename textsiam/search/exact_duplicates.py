@@ -17,7 +17,7 @@ from textsiam.search.join.sorted_pairs import BLOCK
 class ExactDuplicates:
     """Which of n inputs are equal: m distinct ones, numbered by first appearance.
 
-    All are int32, int64 from 2³¹ inputs on: at most 16 bytes of memory an input.
+    All are int32, int64 from 2³¹ inputs on: at most 16 bytes of memory an input, and some 44 while they are made.
 
     Attributes:
         first: The first input of each kind, `(m,)`.
