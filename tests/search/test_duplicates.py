@@ -10,6 +10,7 @@ from sentence_transformers import SentenceTransformer
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.inference.encoders import ModelError
+from textsiam.models.domain import collection_shift
 from textsiam.models.learned import Mahalanobis
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import find_duplicates, fit_collection_decision
@@ -292,3 +293,19 @@ def test_a_collection_decision_of_a_few_huge_classes_sees_them_all(twin: Twin) -
     assert found.texts == 36
     sizes = (10 + 6, 10, 10)  # ten of each, then what has room
     assert found.decision.labels.sum() == sum(n * (n - 1) // 2 for n in sizes)
+
+
+def test_the_domain_of_the_texts_is_compared_without_encoding_them_again(monkeypatch):
+    twin = Twin.from_pretrained("all-MiniLM-L6-v2")
+    nouns = ("Katze", "Birne", "Strasse", "Uhr", "Brille")
+    texts = [f"{verb} die {noun} {k}?" for k in range(6) for verb in ("Wo ist", "Wer hat") for noun in nouns]
+    shift = collection_shift(twin, texts)
+    assert shift is not None  # the decision was learned on English
+    encoded: list[int] = []
+    encode = Twin.encode
+    monkeypatch.setattr(
+        Twin, "encode", lambda self, inputs, **k: encoded.append(len(inputs)) or encode(self, inputs, **k)
+    )
+    found = find_duplicates(twin, [*texts, *texts[:9]], threshold=0.99)
+    assert found.shift == shift
+    assert encoded == [len(texts)]

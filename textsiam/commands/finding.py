@@ -37,7 +37,6 @@ from textsiam.terminal import bold, dim, print_json, progress_bar, progress_bars
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
-    from textsiam.decision.domain import DomainShift
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
 
@@ -104,11 +103,11 @@ def flag(
             told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
         else:
             decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-            told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
             job = None if partitions is None else (model, partitions, ray)
             given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
             given["unread"] = None if include_unread else unread
             found = _joined(twin, read, given, approximate=approximate, job=job)
+            told = Told(shift=found.shift, picked=threshold is None and twin.collection is None)
             if twin.collection is None and (prior is not None or told.shift is None):
                 every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
                 found, told.estimate = estimated(found, decision, every, prior)
@@ -167,12 +166,6 @@ def _joined(
             sharding=Sharding() if approximate else None,
             job=None if job is None else JobConfig(*job),
         )
-
-
-def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
-    from textsiam.models.domain import collection_shift
-
-    return collection_shift(twin, read.texts, words=not read.images)
 
 
 def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: bool) -> None:

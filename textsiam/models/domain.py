@@ -39,9 +39,18 @@ class VectorScorer(Protocol):
         ...
 
 
+class Vectors(Protocol):
+    """Vectors that are looked up."""
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return some, `(rows, dim)` float32."""
+        ...
+
+
 def domain_of(
-    twin: VectorScorer, texts: Sequence[str], *, apart: Sequence[str] | None = None, words: bool = True, seed: int = 0
-) -> Domain | None:
+    twin: VectorScorer, texts: Sequence[str], *, apart: Sequence[str] | None = None, words: bool = True, seed: int = 0,
+    vectors: Vectors | None = None,
+) -> Domain | None:  # fmt: skip
     """Return the figures of texts; at most 256 of them are encoded.
 
     Args:
@@ -50,23 +59,35 @@ def domain_of(
         apart: Those of them that are compared with each other; None takes all.
         words: Whether these are texts, whose words and lengths mean something.
         seed: Which of them are looked at.
+        vectors: Of the texts that are compared, where they are at hand: then nothing is encoded.
 
     Returns:
         The domain; None where there are fewer than 50.
     """
-    rng = np.random.default_rng(seed)
-
-    def drawn(among: Sequence[str], most: int) -> list[str]:
-        order: list[int] = rng.permutation(len(among))[:most].tolist()
-        return [among[i] for i in order]
-
-    sample = drawn(texts if apart is None else apart, NEIGHBOURS)
-    if len(sample) < FEWEST:
+    rng, compared = np.random.default_rng(seed), texts if apart is None else apart
+    rows: list[int] = rng.permutation(len(compared))[:NEIGHBOURS].tolist()
+    if len(rows) < FEWEST:
         return None
-    left, right = np.triu_indices(len(sample), 1)
-    similarity = np.zeros((len(sample), len(sample)), np.float32)
-    similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
-    return describe_domain(drawn(texts, _READ) if words else [], similarity + similarity.T)
+    if vectors is None:
+        left, right = np.triu_indices(len(rows), 1)
+        similarity = np.zeros((len(rows), len(rows)), np.float32)
+        sample = [compared[i] for i in rows]
+        similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
+        similarity += similarity.T
+    else:
+        similarity = _all_pairs(twin, vectors[np.array(rows)])
+    read: list[int] = rng.permutation(len(texts))[:_READ].tolist() if words else []
+    return describe_domain([texts[i] for i in read], similarity)
+
+
+def _all_pairs(twin: VectorScorer, vectors: np.ndarray) -> np.ndarray:
+    """Return the similarity of every two of m vectors, `(m, m)`, 0 on the diagonal."""
+    m = len(vectors)
+    similarity = np.zeros((m, m), np.float32)
+    for i in range(m - 1):  # a row at a time: all pairs at once would take 100 MB
+        row = np.repeat(vectors[i : i + 1], m - 1 - i, axis=0)
+        similarity[i, i + 1 :] = twin.vector_similarity(row, vectors[i + 1 :])
+    return similarity + similarity.T
 
 
 def domain_of_pairs(twin: VectorScorer, pairs: Pairs, *, seed: int = 0) -> Domain | None:
@@ -105,16 +126,19 @@ def pairs_shift(twin: VectorScorer, decision: Decision | None, pairs: Pairs, sco
     return domain_shift(decision, domain_of_pairs(twin, pairs), scores)
 
 
-def collection_shift(twin: VectorScorer, texts: Sequence[str], *, words: bool = True) -> DomainShift | None:
+def collection_shift(
+    twin: VectorScorer, texts: Sequence[str], *, words: bool = True, vectors: Vectors | None = None
+) -> DomainShift | None:
     """Return in what the texts of a collection differ from those that the decision was learned on, None if in nothing.
 
     Args:
         twin: Has the decision, and scores; at most 256 of the texts are encoded.
         texts: Texts, or names of images.
         words: Whether these are texts.
+        vectors: Of the texts, where they are at hand: then none is encoded.
     """
     known = _known(twin)
-    return None if known is None else domain_shift(known, domain_of(twin, texts, words=words))
+    return None if known is None else domain_shift(known, domain_of(twin, texts, words=words, vectors=vectors))
 
 
 def _known(twin: VectorScorer) -> Decision | None:
@@ -153,12 +177,9 @@ class DomainWatch:
 
     def check(self, taken: dict[str, np.ndarray]) -> bool:
         """Compare texts that were given up; returns whether they are unlike and those before were not."""
-        before, known, m = self.shift, _known(self._twin), len(taken)
+        before, known = self.shift, _known(self._twin)
         if known is None:
             return False
-        vectors, similarity = np.stack(list(taken.values())), np.zeros((m, m), np.float32)
-        for i in range(m - 1):  # a row at a time: all pairs at once would take 100 MB
-            row = np.repeat(vectors[i : i + 1], m - 1 - i, axis=0)
-            similarity[i, i + 1 :] = self._twin.vector_similarity(row, vectors[i + 1 :])
-        self.shift = domain_shift(known, describe_domain(list(taken), similarity + similarity.T))
+        similarity = _all_pairs(self._twin, np.stack(list(taken.values())))
+        self.shift = domain_shift(known, describe_domain(list(taken), similarity))
         return before is None and self.shift is not None

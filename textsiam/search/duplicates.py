@@ -14,11 +14,15 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.stored_strings import StoredStrings
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.decision.domain import DomainShift
 from textsiam.decision.intervals import Estimate
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
+from textsiam.inference.encoders import inputs_of
+from textsiam.inference.inputs import TEXTS
 from textsiam.inference.unread import Unread
 from textsiam.legacy import old_arguments
+from textsiam.models.domain import collection_shift
 from textsiam.models.scorer import Scorer
 from textsiam.search.duplicate_clusters import Vectors, clusters_of_texts
 from textsiam.search.exact_duplicates import ExactDuplicates
@@ -48,6 +52,7 @@ class Duplicates:
         unread: Pairs that were left out, since nothing that the twin reads tells them apart.
         copies: How many texts are equal to one before them.
         distinct: How many of the pairs are of different texts, each two of them counted once.
+        shift: In what the texts are unlike those that the decision was learned on; None if in nothing.
 
     What a job in partitions found is mapped into memory from its folder.
     """
@@ -62,6 +67,7 @@ class Duplicates:
     unread: int = 0
     copies: int = 0
     distinct: int = 0
+    shift: DomainShift | None = None
 
     def __len__(self) -> int:
         return len(self.left)
@@ -197,7 +203,9 @@ def find_duplicates(
         told_apart = (block._replace(similarity=twin.rescore(distinct, *block)) for block in told_apart)
     joined = JoinedTexts(copies, vectors, FoundPairs(*room.columns("found", told_apart, COLUMNS)), room)
     found = joined.duplicates(twin, threshold, decision, expand_exact=expand_exact)
-    return replace(found, recall=recall, unread=sum(left_out))
+    words = inputs_of(twin.tower()) is TEXTS
+    shift = collection_shift(twin, distinct, words=words, vectors=vectors)
+    return replace(found, recall=recall, unread=sum(left_out), shift=shift)
 
 
 def _told_apart(
