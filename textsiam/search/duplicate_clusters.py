@@ -101,6 +101,6 @@ def clusters_of_texts(
 def _centrality(vectors: Vectors, group: np.ndarray, count: np.ndarray) -> np.ndarray:
     """Return how near each vector of a group is to their mean, rounded so that the nearest of two is the first."""
     parts = [slice(start, start + _ROWS) for start in range(0, len(group), _ROWS)]
-    means = [np.average(vectors[group[part]], axis=0, weights=count[part]) for part in parts]
-    mean = np.average(means, axis=0, weights=[count[part].sum() for part in parts])
+    weights = count.astype(np.float64)
+    mean = sum(weights[part] @ vectors[group[part]] for part in parts) / weights.sum()
     return np.concatenate([np.round(vectors[group[part]] @ mean, 5) for part in parts])
