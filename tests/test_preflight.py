@@ -85,6 +85,10 @@ def test_an_image_twin_takes_one_try(tmp_path, textsiam):
         (["--model.left=./nowhere"], "./nowhere: no such folder"),
         (["--model.scratch.hidden=8", "--model.scratch_image.size=28"], "each build the left tower"),
         (["--model.scratch_image.size=28"], "data.train holds none"),
+        (
+            ["--model.scratch.hidden=8", "--training.trained_share=0.5"],
+            "with pretrained weights",
+        ),
         (["--data.test={tmp}/missing.tsv"], "missing.tsv: no such file"),
         (["--data.pairs=9"], "are for labelled images"),
         (["--reranker.model=./nowhere"], "./nowhere: no such folder"),

@@ -10,6 +10,7 @@ from textsiam.config.data import check_data, further_sets, of_images
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
 from textsiam.config.sets import SetConfig, build_set_objective
+from textsiam.inference.encoders import ModelError, resolve
 from textsiam.manifest import Manifest
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
@@ -19,6 +20,7 @@ from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from textsiam.models.learned import Head
+    from textsiam.training.losses.objective import Objective
 
 RESULTS = ("model", "report.html", "summary.json")
 """What a finished run leaves."""
@@ -44,11 +46,14 @@ def faults(config: Config) -> list[ValueError]:
     check(lambda: build_augment(settings.augment))
     if settings.augment is not None and not images:
         found.append(ConfigError("training.augment changes images: these inputs are texts, leave it out"))
+    if settings.trained_share is not None and (config.model.scratch or config.model.scratch_image):
+        found.append(ConfigError("training.trained_share averages with pretrained weights, but there are none"))
     chosen, reranker = config.model.head, config.reranker
     head = None if chosen is None else check(lambda: build_head(chosen, 4))
     objective = check(lambda: build_objective(config.loss, head))
     if objective is not None:
         check(lambda: check_batches(settings, objective, world=state.num_processes))
+        check(lambda: _check_teacher(objective))
     for place, each in further_sets(config.data).items():
         check(lambda place=place, each=each: _check_loss(f"data.more.{place}", each, config, head))
     if reranker is not None:
@@ -62,9 +67,18 @@ def faults(config: Config) -> list[ValueError]:
 def _check_loss(key: str, given: SetConfig, config: Config, head: Head | None) -> None:
     """Refuse a loss of a further set that does not go with the model."""
     try:
-        build_set_objective(given, config.loss, head)
-    except ConfigError as error:
+        _check_teacher(build_set_objective(given, config.loss, head))
+    except ValueError as error:
         raise ConfigError(f"{key}: {error}") from error
+
+
+def _check_teacher(objective: Objective) -> None:
+    """Refuse a teacher whose folder is not there."""
+    try:
+        if objective.teacher is not None:
+            resolve(objective.teacher)
+    except ModelError as error:
+        raise ConfigError(f"loss.distillation.teacher: {error}") from error
 
 
 def _refuse_folder(output: Path, config: Config) -> None:

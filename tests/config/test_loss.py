@@ -33,8 +33,9 @@ OURS = [name for name in LOSSES if name != "head"]
 KNOBS: dict[str, Any] = {
     "margin": 0.9, "distance": "angular", "soft": True, "form": "squared_margin", "temperature": 0.4,
     "symmetric": False, "hard_negatives": True, "l2": 0.3, "degrees": 30.0, "mining": "all", "balance": 0.2,
-    "cutoff": 0.8, "far": 1.2,
+    "cutoff": 0.8, "far": 1.2, "teacher": "another/model",
 }  # fmt: skip
+SEEN_ELSEWHERE = {"teacher"}  # in the batch, which has its vectors
 ONLY_WHERE = {"cutoff": {"mining": "distance_weighted"}, "far": {"mining": "distance_weighted"}}
 
 
@@ -44,7 +45,8 @@ def batch() -> Embedded:
     clusters = torch.arange(12) // 2
     labels = (torch.arange(12) % 3 != 0).long()
     right = torch.where(labels == 1, clusters, clusters + 10)
-    return Embedded(u, (u + v) / 2, n, labels, clusters, right, negative_clusters=clusters + 20, again=(u + n) / 2)
+    more = {"negative_clusters": clusters + 20, "again": (u + n) / 2, "taught": (v, n)}
+    return Embedded(u, (u + v) / 2, n, labels, clusters, right, **more)
 
 
 def value(name: str, **knobs: Any) -> float:
@@ -58,7 +60,7 @@ def test_every_loss_builds_and_every_knob_reaches_it(name: str) -> None:
     assert value(name) > 0
     assert value(name, weight=3.0) == pytest.approx(3 * value(name))
     for knob in fields(LOSSES[name]):
-        if knob.name != "weight":
+        if knob.name not in {"weight", *SEEN_ELSEWHERE}:
             where = ONLY_WHERE.get(knob.name, {})
             changed = value(name, **{knob.name: KNOBS[knob.name]}, **where)
             assert changed != pytest.approx(value(name, **where)), knob.name
@@ -82,7 +84,7 @@ def test_every_distance_is_read_by_its_name(distance: str) -> None:
     assert (found.loss, found.model.distance) == ({"batch_triplet": BatchTripletLoss(distance=distance)}, distance)
 
 
-@pytest.mark.parametrize("name", sorted({*OURS} - {"softmax", "batch_triplet", "simcse"}))
+@pytest.mark.parametrize("name", sorted({*OURS} - {"softmax", "batch_triplet", "simcse", "distillation"}))
 def test_defaults_are_those_of_the_functions(name: str) -> None:
     knobs = inspect.signature(getattr(losses, name)).parameters
     for field in fields(LOSSES[name]):
@@ -204,8 +206,8 @@ def test_every_knob_is_counted() -> None:
 
         return [hint, *(each for part in get_args(hint) for each in within(part))]
 
-    assert sum(len(fields(section)) for section in loss_sections().values()) == 39
-    assert count(Config) <= 140 + 2 + 4 + 2  # those of SimCSE, of adapters and of further sets came later
+    assert sum(len(fields(section)) for section in loss_sections().values()) == 41
+    assert count(Config) <= 140 + 2 + 4 + 2 + 3  # SimCSE, adapters, further sets, distillation and the trained share
 
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "losses.md").read_text(encoding="utf-8")
@@ -226,7 +228,7 @@ def test_every_mining_is_documented() -> None:
 
 def test_examples_in_the_docs_are_read(tmp_path: Path) -> None:
     examples = re.findall(r"```yaml\n(.*?)```", DOCS, re.S)
-    assert len(examples) == 3
+    assert len(examples) == 4
     for example in examples:
         (tmp_path / "run.yaml").write_text(example)
         assert build_objective(read_config([str(tmp_path / "run.yaml")]).loss).terms

@@ -90,6 +90,13 @@ def test_left_texts_that_are_encoded_twice_are_gathered(launch, tmp_path):
         assert_same_gradients(outcome(tmp_path / "2", rank), outcome(tmp_path / "1"), steps=3)
 
 
+def test_what_a_teacher_says_is_gathered(launch, tmp_path):
+    given = {"settings": {"max_steps": 3}, "validate": False}
+    launch(*(job(tmp_path / str(n), ["distillation", "contrastive"], world=n, **given) for n in (1, 2)))
+    for rank in range(2):
+        assert_same_gradients(outcome(tmp_path / "2", rank), outcome(tmp_path / "1"), steps=3)
+
+
 @pytest.mark.parametrize("half", [False, True], ids=["twin", "asymmetric twin"])
 @pytest.mark.parametrize("gradient_accumulation_steps", [1, 2])
 def test_the_gradient_cache_on_two_processes_has_the_gradient_of_one_without(

@@ -131,6 +131,7 @@ def gather_batch(accelerator: Accelerator, batch: Batch, left: Tensor, right: Te
         shared=batch.right is None,
         negative_clusters=None if batch.negative_clusters is None else everywhere(batch.negative_clusters),
         again=None if batch.again_rows is None else everywhere(left[batch.again_rows]),
+        taught=None if batch.taught is None else (everywhere(batch.taught[0]), everywhere(batch.taught[1])),
         part=batch.part,
     )
 

@@ -63,10 +63,13 @@ def train(
         What happened, with the history of losses and validations.
 
     Raises:
+        ValueError: Weights are to be averaged, of a twin with batch norms, whose statistics fit no mean.
         ResumeError: The checkpoint in `output` belongs to another run.
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
     settings, output = settings or Settings(), Path(output)
+    if settings.seeds > 1 or settings.trained_share is not None:
+        check_averageable(twin)
     if settings.seeds > 1:
         return _train_several(twin, pairs, objective, output, settings, validation, more, resume=resume, quiet=quiet)
     run = Run(twin, pairs, objective, output, settings, validation, more)
@@ -114,7 +117,6 @@ def _train_several(
     more: Sequence[TrainingSet], *, resume: bool, quiet: bool,
 ) -> TrainResult:  # fmt: skip
     """Train copies of a twin with several seeds, and give it the mean of their weights (Wortsman et al. 2022)."""
-    check_averageable(twin)
     started = time.perf_counter()
     kept, apart = _parts(pairs, settings)
     members = [

@@ -14,12 +14,14 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from textsiam.data.pairs import Pairs
+from textsiam.inference.cache import weights_digest
 from textsiam.inference.inputs import Prepared
 from textsiam.models.twin import Twin
 from textsiam.training.batches.collation import Batch, TrainingPairs
 from textsiam.training.batches.crew import shareable
 from textsiam.training.batches.sampling import make_sampler, usable_rows
 from textsiam.training.batches.sets import MixedBatches, TrainingSet, acquainted
+from textsiam.training.batches.teacher import Taught
 from textsiam.training.batches.token_store import stored_tokens
 from textsiam.training.checkpoints import RunState, check_identity, list_checkpoints, run_identity, save_checkpoint
 from textsiam.training.distributed import broadcast, check_shardable, make_accelerator
@@ -73,7 +75,11 @@ class Run:
             "lora": None if twin.lora is None else asdict(twin.lora),
             **settings.identity(),
         }
-        self.twin, self.served = twin, ServedTwin(twin)
+        if settings.trained_share is not None:
+            self.identity["start"] = [weights_digest(tower) for tower in twin.towers]
+        if teachers := [part.taught.weights for part in parts if part.taught is not None]:
+            self.identity["teachers"] = teachers
+        self.twin, self.served = twin, ServedTwin(twin, trained_share=settings.trained_share)
         freeze_unused(twin, parts[0].collate(usable_rows(pairs, objective)[:2]))
         self._prepare(twin, Objectives([each.objective for each in sets]) if more else objective)
         self.state = RunState()
@@ -105,6 +111,7 @@ class Run:
             world=world,
             threads=self.threads,
             prepare=self._prepared,
+            taught=Taught.by(objective.teacher, twin, given.pairs.texts) if objective.reads_teacher else None,
         )
 
     def _prepared(self, tower: SentenceTransformer, names: Sequence[str]) -> Prepared:

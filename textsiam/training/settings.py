@@ -98,6 +98,9 @@ class Settings:
         max_gradient_norm: Gradients longer than this are scaled down; None leaves them.
         ema_decay: Decay per step of a running mean of the weights that is validated and saved instead of the last
             weights; None saves the last weights.
+        trained_share: Share of the trained weights in what is validated and saved; the rest are those that training
+            started from (WiSE-FT, Wortsman et al. 2022, "Robust Fine-Tuning of Zero-Shot Models"). None takes the
+            trained ones alone.
         seeds: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
         cross_fit: Share of the pairs that each of several runs leaves out, each another part and no question in two:
             what is learned about the twin's scores can be learned from those pairs then. None leaves out nothing.
@@ -134,6 +137,7 @@ class Settings:
     schedule: Literal["linear", "cosine", "constant_with_warmup"] = "linear"
     max_gradient_norm: float | None = positive(1.0)
     ema_decay: float | None = below_one(None)
+    trained_share: float | None = share(None)
     seeds: int = at_least_one(1)
     cross_fit: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

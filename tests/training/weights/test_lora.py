@@ -91,7 +91,9 @@ def test_sides_that_share_layers_share_their_adapters(
 
 
 @needs_peft
-@pytest.mark.parametrize("more", [{}, {"ema_decay": 0.9}, {"seeds": 2}], ids=["plain", "average", "seeds"])
+@pytest.mark.parametrize(
+    "more", [{}, {"ema_decay": 0.9}, {"seeds": 2}, {"trained_share": 0.5}], ids=["plain", "average", "seeds", "share"]
+)
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(
     tower: SentenceTransformer, pairs: Pairs, tmp_path: Path, more: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

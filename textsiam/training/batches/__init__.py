@@ -1,4 +1,4 @@
-"""What each step is fed: sampling, collation into chunks, stored tokens."""
+"""What each step is fed: sampling, collation into chunks, stored tokens, what a teacher says."""
 
 
 def __getattr__(name: str) -> object:

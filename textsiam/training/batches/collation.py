@@ -19,6 +19,7 @@ from textsiam.inference.inputs import Prepared
 from textsiam.inference.tokens import chunk_by_tokens
 from textsiam.models.twin import Twin
 from textsiam.training.batches.sampling import Sampler, epoch_order
+from textsiam.training.batches.teacher import Taught
 from textsiam.training.mining.triplets import draw_negatives
 
 Features = dict[str, Any]
@@ -41,6 +42,7 @@ class Batch:
         negative_clusters: Cluster of each negative, `(n,)`, or None.
         again_rows: Where the left texts stand a second time in what `left` encodes to, `(n,)`; None unless a loss asks
             for it.
+        taught: Vectors that a teacher gives the left and the right texts, `(n, width)` each; None without one.
         part: Which of the sets of the run the pairs are of.
     """
 
@@ -54,6 +56,7 @@ class Batch:
     right_clusters: Tensor
     negative_clusters: Tensor | None = None
     again_rows: Tensor | None = None
+    taught: tuple[Tensor, Tensor] | None = None
     part: int = 0
 
     def __len__(self) -> int:
@@ -80,6 +83,7 @@ class TrainingPairs:
         world: How many processes there are; each takes an equal, contiguous share of every batch.
         threads: How many share the chunks of a batch: it is cut so that each gets about as much.
         prepare: How inputs are made ready for a tower.
+        taught: What a teacher says of the texts; None without one.
 
     Attributes:
         mined: Negatives that were mined for each pair, `(n, k)`, −1 = no more; None before any were.
@@ -100,6 +104,7 @@ class TrainingPairs:
         world: int = 1,
         threads: int = 1,
         prepare: Prepare = prepare,
+        taught: Taught | None = None,
     ) -> None:
         self.pairs, self.sampler = pairs, sampler
         self.targets = pairs.labels.astype(np.int64) if grades is None else grades.astype(np.float32)
@@ -109,7 +114,7 @@ class TrainingPairs:
         self.token_budget, self.seed, self.negatives, self.twice = token_budget, seed, negatives, twice
         self.rank, self.world, self.threads = rank, world, threads
         self.mined: np.ndarray | None = None
-        self._shared = twin.right is None
+        self._shared, self.taught = twin.right is None, taught
 
     def batches(self, first: int) -> Iterator[Batch]:
         """Yield the batches from number `first` on, counted over all epochs, without end."""
@@ -164,6 +169,7 @@ class TrainingPairs:
             right_clusters=torch.from_numpy(self.clusters[right].astype(np.int64)),
             negative_clusters=None if against is None else torch.from_numpy(self.clusters[against].astype(np.int64)),
             again_rows=at_left[n:] if self.twice else None,
+            taught=None if self.taught is None else self.taught.of(left, right),
         )
 
     def _chunks(

@@ -13,6 +13,7 @@ Conventions, the same in every function:
 from __future__ import annotations
 
 from textsiam.training.losses.classifier import HeadLoss, SoftmaxLoss, head_loss, pair_softmax
+from textsiam.training.losses.distillation import DistillationLoss
 from textsiam.training.losses.in_batch import BatchTripletLoss
 from textsiam.training.losses.pairwise import (
     ContrastiveLoss,
@@ -48,6 +49,7 @@ LOSSES: dict[str, type[Term]] = {
     "batch_triplet": BatchTripletLoss,
     "head": HeadLoss,
     "simcse": SimCSELoss,
+    "distillation": DistillationLoss,
 }
 """What the section `loss` of a config may name, besides the dotted path of a `Term` of the user's own."""
 

@@ -27,6 +27,8 @@ class Objective(nn.Module):
     Attributes:
         needs_negatives: Whether a loss reads `Embedded.negative`.
         encodes_twice: Whether a loss reads `Embedded.again`.
+        reads_teacher: Whether a loss reads `Embedded.taught`.
+        teacher: Folder or Hub id of the model that it learns from; None: the twin as it is before training.
         positives_only: Whether every loss ignores pairs that are no duplicates.
 
     Raises:
@@ -59,6 +61,9 @@ class Objective(nn.Module):
         self.widths = widths
         self.needs_negatives = any(term.needs_negatives for term in terms.values())
         self.encodes_twice = any(term.encodes_twice for term in terms.values())
+        students = [term for term in terms.values() if term.reads_teacher]
+        self.reads_teacher = bool(students)
+        self.teacher: str | None = next((getattr(term, "teacher", None) for term in students), None)
         self.positives_only = all(term.positives_only for term in terms.values())
 
     def identity(self) -> dict[str, Any]:

@@ -44,6 +44,7 @@ class Embedded:
         left_memory: Left texts of earlier batches, without gradients, or None.
         right_memory: The same for the right side.
         again: Embeddings of the left texts encoded a second time, with other dropout, `(n, dim)`, or None.
+        taught: Vectors that the teacher gives the left and the right texts, `(n, width)` each, or None.
         part: Which of the sets of the run the pairs are of.
     """
 
@@ -58,6 +59,7 @@ class Embedded:
     left_memory: Texts | None = None
     right_memory: Texts | None = None
     again: Tensor | None = None
+    taught: tuple[Tensor, Tensor] | None = None
     part: int = 0
 
     @property
@@ -114,6 +116,7 @@ class Term(ABC):
         positives_only: Whether it ignores pairs that are no duplicates.
         trains_head: Whether it is called with the twin's head too, and trains it.
         encodes_twice: Whether it reads `Embedded.again`.
+        reads_teacher: Whether it reads `Embedded.taught`, of the model that its field `teacher` names.
         reads_grades: Whether it takes grades of similarity in place of labels.
         contrasts: Whether it needs pairs of both labels, and has no other way to learn what is apart.
 
@@ -134,6 +137,7 @@ class Term(ABC):
     positives_only: ClassVar[bool] = False
     trains_head: ClassVar[bool] = False
     encodes_twice: ClassVar[bool] = False
+    reads_teacher: ClassVar[bool] = False
     reads_grades: ClassVar[bool] = False
     contrasts: ClassVar[bool] = False
 

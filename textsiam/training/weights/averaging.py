@@ -1,8 +1,8 @@
-"""A running mean of the weights: steadier than the last step, at the cost of one more copy."""
+"""Means of weights: a running one, steadier than the last step, and one with the weights that training started from."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -49,3 +49,19 @@ class WeightAverage(AveragedModel):
     def _copy(self, weights: Iterable[Tensor]) -> None:
         for parameter, weight in zip(self._live, weights, strict=True):
             parameter.copy_(weight)
+
+
+def between(start: Mapping[str, Tensor], trained: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return `(1 − share) · start + share · trained`, taken in double precision (WiSE-FT, Wortsman et al. 2022).
+
+    Args:
+        start: Weights by name; those of other names than `trained` has are left out.
+        trained: Weights by name. What is no floating-point number stays as it is here.
+        share: That of the trained ones.
+    """
+
+    def mixed(name: str, weight: Tensor) -> Tensor:
+        first = start[name].to(weight.device, torch.float64)
+        return torch.lerp(first, weight.double(), share).to(weight.dtype)
+
+    return {name: mixed(name, w) if w.is_floating_point() else w for name, w in trained.items()}
