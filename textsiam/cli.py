@@ -11,7 +11,18 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from textsiam import __version__
-from textsiam.commands import adapting, doctor, finding, importing, indexing, labelling, making, scoring, serving
+from textsiam.commands import (
+    adapting,
+    doctor,
+    finding,
+    galleries,
+    importing,
+    indexing,
+    labelling,
+    making,
+    scoring,
+    serving,
+)
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -24,6 +35,7 @@ data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is
 app.add_typer(data_app, name="data")
 app.add_typer(importing.import_app, name="import")
 app.add_typer(indexing.index_app, name="index")
+app.add_typer(galleries.gallery_app, name="gallery")
 
 app.command()(scoring.score)
 app.command()(scoring.evaluate)

@@ -45,10 +45,12 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
                 kept = target / path.relative_to(fresh)
                 path.chmod(kept.stat().st_mode & 0o777 if kept.is_file() else given)
                 _sync(path)
+        _sync(fresh)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a crash right after the renames
             target.rename(old)
         fresh.rename(target)
+        _sync(target.parent)  # the name is on the disk, too
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         kept = f"; {target} is as it was before" if target.exists() else ""

@@ -1,0 +1,159 @@
+"""What a false accept rate among some identities says of identities never seen: upper bounds that count identities.
+
+The comparisons of one identity depend on each other on both sides: one face looks like everybody's, and another one is
+looked like by everybody. So thousands of comparisons of twenty people are no more than twenty people.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+_DRAWS = 1000  # sets of identities that are drawn
+_STEPS = 30  # halvings on the way to a bound
+_SWEEPS = 20  # of least squares in turn: nobody is compared with itself, and the table has holes
+_LEAST = 1e-9  # rate below which nothing is told apart
+
+
+def independent_pairs(probing: int, enrolled: int, both: int) -> int:
+    """Return how many comparisons of two identities no identity of which stands in another one.
+
+    All comparisons fall apart into sets of so many, the rounds of a tournament, as long as no identity is favoured:
+    n / 2 where all n identities are enrolled and probe, the smaller number where nobody does both; between, at least
+    comparisons / (most comparisons of an identity + 2) (Vizing 1964; in sets of one size by de Werra 1971).
+
+    Args:
+        probing: Identities whose inputs were looked up.
+        enrolled: Identities that they were compared with.
+        both: Identities that are both.
+    """
+    if not both:
+        return min(probing, enrolled)
+    if both == probing == enrolled:
+        return both // 2
+    return (probing * enrolled - both) // (probing + enrolled)
+
+
+def worst_case_bound(rate: float, pairs: int, *, confidence: float = CONFIDENCE) -> float:
+    """Return the largest false accept rate that may have shown at most this one, whatever identities are like.
+
+    The largest p with exp(-m · KL(rate, p)) >= 1 - confidence, for m independent pairs; where nothing was accepted, it
+    is 1 - (1 - confidence)^(1/m), the rule of three over identities. Hoeffding, "Probability Inequalities for Sums of
+    Bounded Random Variables", 1963, section 5: the mean over all pairs is that of means over independent ones.
+
+    Args:
+        rate: The share accepted, each pair of identities counted alike.
+        pairs: As `independent_pairs` counts them.
+        confidence: Of the bound.
+    """
+    from scipy.special import rel_entr
+
+    if not pairs or rate >= 1.0:
+        return 1.0
+    most = -math.log1p(-confidence) / pairs
+    low, high = rate, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2.0
+        apart = float(rel_entr(rate, middle) + rel_entr(1.0 - rate, 1.0 - middle))
+        low, high = (middle, high) if apart <= most else (low, middle)
+    return high
+
+
+def identities_needed(far: float, *, confidence: float = CONFIDENCE) -> int:
+    """Return how many enrolled identities with a probe each promise a rate, whatever identities are like.
+
+    As few as that are enough if no impostor is accepted: 598 for 0.01 and a confidence of 0.95.
+    """
+    return 2 * math.ceil(math.log1p(-confidence) / math.log1p(-far) - 1e-9)
+
+
+def random_effects_bound(
+    scores: NDArray[np.float32],
+    impostor: NDArray[np.bool_],
+    who: NDArray[np.int64],
+    own: NDArray[np.int64],
+    rate: float,
+    *,
+    confidence: float = CONFIDENCE,
+    seed: int = 0,
+) -> float:
+    """Return the largest false accept rate that identities which differ normally may have shown at most this one.
+
+    The normal scores (van der Waerden) of all impostor comparisons are taken as z = a + b + e, with an effect a of the
+    enrolled identity, b of the probing one and a rest e, all normal. Whatever the distribution of the scores, a
+    threshold of rate p is then z = Φ⁻¹(1 - p). Identities are drawn anew on both sides, those that are both with equal
+    effects, as a cosine has it; variances are drawn from what the seen ones say of them, (n - 1) s² / χ². The bound is
+    the largest p under which the share accepted is at most `rate` in 1 - confidence of the draws. Comparisons of one
+    pair of identities count as one. Owen, "The Pigeonhole Bootstrap", 2007, says why a bootstrap of the seen identities
+    would not do: of those that nobody saw accepted, none ever is.
+
+    Args:
+        scores: Similarities (probes, enrolled).
+        impostor: (probes, enrolled) whether this compares two identities.
+        who: (probes,) the number of the probing identity, from 0 on without a gap.
+        own: (probes,) its column, -1 where it is not enrolled.
+        rate: The share accepted.
+        confidence: Of the bound.
+        seed: Of the draws.
+
+    Returns:
+        A rate between `rate` and 1; 1 where fewer than two identities are on a side.
+    """
+    from scipy.special import betainc, ndtr, ndtri
+
+    if (shape := (int(who.max(initial=-1)) + 1, scores.shape[1])) < (2, 2) or shape[1] < 2:
+        return 1.0
+    of_rows, of_columns = _effects(scores, impostor, who)
+    rng = np.random.default_rng(seed)
+    freedom = min(shape) - 1
+    wider = freedom / rng.chisquare(freedom, (_DRAWS, 1))
+    seen_spread = [part.var(ddof=1) for part in (of_rows, of_columns)]
+    rest = max(1.0 - sum(seen_spread), 0.05)
+    share = [part * wider / (sum(seen_spread) * wider + rest) for part in seen_spread]
+    drawn = [rng.normal(size=(_DRAWS, count)) for count in shape]
+    column = np.full(shape[0], -1)
+    column[who] = own
+    drawn[1][:, column[column >= 0]] = drawn[0][:, column >= 0]
+    pairs = shape[0] * shape[1] - int((column >= 0).sum())
+
+    def chance(p: float) -> float:
+        z = ndtri(p)
+        rows, columns = (
+            ndtr((z + np.sqrt(part) * effects) / np.sqrt(1.0 - part))
+            for part, effects in zip(share, drawn, strict=True)
+        )  # what each identity alone makes of p; far out in the tail two of them multiply
+        alike = (rows[:, column >= 0] * columns[:, column[column >= 0]]).sum(axis=1)  # nobody is compared with itself
+        seen = (rows.sum(axis=1) * columns.sum(axis=1) - alike) / (p * pairs)
+        return float(betainc(pairs * (1.0 - rate), pairs * rate + 1.0, 1.0 - np.minimum(seen, 1.0)).mean())
+
+    low, high = math.log(max(rate, _LEAST)), 0.0
+    for _ in range(_STEPS):
+        middle = (low + high) / 2.0
+        low, high = (middle, high) if chance(math.exp(middle)) > 1.0 - confidence else (low, middle)
+    return math.exp(high)
+
+
+def _effects(
+    scores: NDArray[np.float32], impostor: NDArray[np.bool_], who: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the effect of each probing and of each enrolled identity on the normal scores, by least squares."""
+    from scipy.special import ndtri
+    from scipy.stats import rankdata
+
+    normal = np.zeros(scores.shape)
+    flat = scores[impostor]
+    normal[impostor] = ndtri(rankdata(flat) / (flat.size + 1.0))
+    people = int(who.max()) + 1
+    totals, counts = np.zeros((people, scores.shape[1])), np.zeros((people, scores.shape[1]))
+    np.add.at(totals, who, normal)
+    np.add.at(counts, who, impostor)
+    cells = totals / np.maximum(counts, 1.0)  # each pair of identities counts alike
+    there = (counts > 0).astype(np.float64)
+    rows, columns = np.zeros(people), np.zeros(scores.shape[1])
+    for _ in range(_SWEEPS):
+        rows = (there * (cells - columns)).sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
+        columns = (there * (cells - rows[:, None])).sum(axis=0) / np.maximum(there.sum(axis=0), 1.0)
+    return rows, columns
