@@ -4,6 +4,8 @@
     python benchmarks/join.py run                             # 10,000, 50,000 and 150,000, or all that there are
     python benchmarks/join.py run --sizes 50000 --methods textsiam paraphrase_mining_embeddings
     python benchmarks/join.py table                           # Markdown from results/join.json
+    python benchmarks/join.py clusters                        # 100 million synthetic pairs: sorted and clustered
+    python benchmarks/join.py million                         # `flag` on a million questions; --count 50000 is quick
 
 Every measurement is a process of its own, in alternating rounds, so that peak memory is its own too. Recall is the
 share of the exact pairs, from an fp32 product of all vectors, that a method returns at the same threshold. Clustering
@@ -12,6 +14,9 @@ round, on all cores (each with a product of its own); the share counts the produ
 
 semhash finds approximate neighbours and encodes by itself: it is given the same vectors. faiss compares by range search
 with a flat index, which is exact, and with an IVF index, which is not.
+
+The million are all distinct questions of Quora (train and dev) and Yahoo, and what becomes of them by rules: see
+`varied` in join_large.py. The seconds until a stage is over count from the start of the command.
 """
 
 from __future__ import annotations
@@ -19,6 +24,7 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -28,6 +34,7 @@ from types import SimpleNamespace
 
 import numpy as np
 from encode import cell, child_of, spread
+from join_large import million, sort_and_cluster, synthetic
 from quality import DATA, facts
 
 RESULTS = Path(__file__).parent / "results" / "join.json"
@@ -298,11 +305,28 @@ def table():
             print(f"\n{int(size):,}: {share} % of {cell(row['ceiling_gflops'])} GFLOP/s\n")
 
 
+def stored():
+    """Return what was measured."""
+    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+
+
+def store(results):
+    """Write down what was measured."""
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n")
+
+
 def main():
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="command", required=True)
-    subs = {name: commands.add_parser(name) for name in ("encode", "run", "one", "truth", "ceiling", "table")}
+    subs = {name: commands.add_parser(name) for name in RUN}
+    for name in ("clusters", "synthetic", "sorted"):
+        subs[name].add_argument("--texts", type=int, default=20_000_000)
+        subs[name].add_argument("--pairs", type=int, default=100_000_000)
+        subs[name].add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()) / "textsiam-join-pairs")
+    subs["million"].add_argument("--count", type=int, default=1_000_000)
+    subs["million"].add_argument("--threshold", type=float, default=0.9)
     for name in ("encode", "run", "one", "truth"):
         subs[name].add_argument("--vectors", type=Path, default=VECTORS)
     for name in ("one", "truth"):
@@ -316,30 +340,60 @@ def main():
     subs["run"].add_argument("--rounds", type=int, default=3)
     subs["run"].add_argument("--limit", type=float, default=900, help="seconds that a method may be expected to take")
     a = parser.parse_args()
-    if a.command == "table":
-        return table()
-    if a.command == "encode":
-        said = encode_all(a.vectors, a.count)
-    elif a.command == "ceiling":
-        said = {"gflops": ceiling()}
-    elif a.command == "truth":
-        np.save(truth_file(a.vectors, a.size, a.threshold), exact(np.load(a.vectors)[: a.size], a.threshold))
-        said = {}
-    elif a.command == "one":
-        said = measure(a.method, a.vectors, a.size, a.threshold)
-    else:
-        said = run(a.vectors, a.sizes, a.methods, a.threshold, a.rounds, a.limit)
-        RESULTS.parent.mkdir(exist_ok=True)
-        old = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-        now = facts()
-        same = old.get("facts", {}).get("cpu") == now["cpu"]
-        sizes = old.get("sizes", {}) if same else {}  # what another processor did is no row of this table
-        for size, row in said.items():  # methods that were not measured again keep what they had
-            row["methods"] = sizes.get(size, {}).get("methods", {}) | row["methods"]
-        stored = {"threshold": a.threshold, "sizes": sizes | said, "facts": now}
-        RESULTS.write_text(json.dumps(stored, indent=1) + "\n")
-    print(json.dumps(said))
-    return None
+    print(json.dumps(RUN[a.command](a)))
+
+
+def run_and_keep(a):
+    """Compare all methods, and keep what those that were not measured again had."""
+    said, old, now = run(a.vectors, a.sizes, a.methods, a.threshold, a.rounds, a.limit), stored(), facts()
+    same = old.get("facts", {}).get("cpu") == now["cpu"]
+    sizes = old.get("sizes", {}) if same else {}  # what another processor did is no row of this table
+    for size, row in said.items():
+        row["methods"] = sizes.get(size, {}).get("methods", {}) | row["methods"]
+    store(old | {"threshold": a.threshold, "sizes": sizes | said, "facts": now})
+    return said
+
+
+def keep(name, count, row):
+    """Keep a row of a table whose rows may be of several processors."""
+    old = stored()
+    store(old | {name: old.get(name, {}) | {str(count): row | {"facts": facts()}}})
+    return row
+
+
+def clusters_and_keep(a):
+    """Write synthetic pairs, and sort and cluster them, each in a process of its own."""
+    where = ("--texts", a.texts, "--pairs", a.pairs, "--folder", a.folder)
+    child_of(__file__, "synthetic", *where)
+    said = child_of(__file__, "sorted", *where)
+    shutil.rmtree(a.folder)
+    return keep("clusters", said["pairs"], said)
+
+
+def million_and_keep(a):
+    """Flag a million questions, or as many as asked for."""
+    said = million(questions(sys.maxsize), a.count, a.threshold)
+    return keep("million", said["questions"], said)
+
+
+def write_truth(a):
+    """Write the numbers of the exact pairs."""
+    np.save(truth_file(a.vectors, a.size, a.threshold), exact(np.load(a.vectors)[: a.size], a.threshold))
+    return {}
+
+
+RUN = {
+    "table": lambda a: table(),
+    "encode": lambda a: encode_all(a.vectors, a.count),
+    "ceiling": lambda a: {"gflops": ceiling()},
+    "truth": write_truth,
+    "one": lambda a: measure(a.method, a.vectors, a.size, a.threshold),
+    "run": run_and_keep,
+    "clusters": clusters_and_keep,
+    "synthetic": lambda a: synthetic(a.folder, a.texts, a.pairs),
+    "sorted": lambda a: sort_and_cluster(a.folder, a.texts),
+    "million": million_and_keep,
+}
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from textsiam import cli
@@ -261,8 +264,6 @@ def test_flag_a_table_into_a_file(textsiam, model, tmp_path, ending):
 
 
 def test_flag_into_parquet_and_approximately(textsiam, model, tmp_path, sentences):
-    import pyarrow.parquet as pq
-
     questions = tmp_path / "questions.txt"
     questions.write_text("\n".join(sentences) + "\n")
     exact = textsiam("flag", model, questions, "--threshold", "0.5", "--output", tmp_path / "exact.parquet", "--json")
@@ -290,6 +291,41 @@ def test_flag_in_parts_is_the_same_command(textsiam, model, tmp_path, sentences)
     other.write_text("a\nb\n")
     said = textsiam("flag", model, other, "--threshold", "0.5", "--work", tmp_path / "work")
     assert_one_line(said, "holds a job with another list of texts: remove it, or name another folder")
+
+
+def test_flag_in_parts_from_parquet_keeps_nothing_but_the_partitions(textsiam, model, tmp_path, sentences):
+    texts = [*sentences, *sentences[:5], sentences[0]]
+    pq.write_table(pa.table({"id": range(len(texts)), "text": texts}), tmp_path / "questions.parquet")
+    command = ("flag", model, tmp_path / "questions.parquet", "--threshold", "0.5")
+    whole = textsiam(*command, "--output", tmp_path / "whole.parquet")
+    parted = textsiam(*command, "--output", tmp_path / "parted.parquet", "--work", tmp_path / "work")
+    assert parted.out == whole.out
+    assert "6 questions are copies" in parted.err
+    tables = [pq.read_table(tmp_path / f"{name}.parquet") for name in ("whole", "parted")]
+    assert tables[0].equals(tables[1])
+    assert not (tmp_path / "work" / ".scratch").exists()
+    assert textsiam(*command, "--work", tmp_path / "work", "--json").json == textsiam(*command, "--json").json
+    with (tmp_path / "work" / ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        said = textsiam(*command, "--work", tmp_path / "work")
+    assert_one_line(said, "work: another process is at work there: wait for it, or name another folder")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    assert_one_line(textsiam(*command, "--work", tmp_path / "mine"), "mine is not empty and holds no job")
+    assert os.listdir(tmp_path / "mine") == ["letter.txt"]
+
+
+def test_a_limit_holds_for_json_too_and_says_how_many_there_are(textsiam, model, question_file):
+    command = ("flag", model, question_file, "--threshold", "0.5", "--json")
+    whole, few = textsiam(*command).json, textsiam(*command, "--limit", "2").json
+    assert few["pairs"] == whole["pairs"][:2]
+    assert few["clusters"] == whole["clusters"][:2]
+    assert few["found"] == {"pairs": len(whole["pairs"]), "clusters": len(whole["clusters"])}
+    assert few["found"]["pairs"] > 2
+    assert "found" not in whole
+    none = textsiam(*command, "--limit", "0").json
+    assert none["pairs"] == none["clusters"] == []
+    assert "--limit must be >= 0, got -1" in textsiam(*command, "--limit", "-1").err
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,7 @@ import json
 import logging
 import os
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -16,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-_ALIKE = 5  # equal texts of a cluster that are shown
 _UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
 
 
@@ -64,40 +62,6 @@ def print_verdict(row: dict[str, Any], *, with_texts: bool) -> None:
     if with_texts:
         parts.append(f"{row['question1']} | {row['question2']}")
     print("  ".join(parts))
-
-
-def print_clusters(
-    clusters: Sequence[Sequence[int]],
-    pairs: Iterable[Mapping[str, Any]],
-    ids: Sequence[str],
-    texts: Sequence[str],
-    *,
-    limit: int,
-) -> None:
-    """Print clusters, the surest first: those whose weakest pair is the most similar.
-
-    Args:
-        clusters: Indices of texts, the central one first.
-        pairs: Flagged pairs, best first, with `cluster`, `similarity` and `probability`.
-        ids: Id of each text.
-        texts: The texts.
-        limit: Clusters to print at most.
-    """
-    weakest: dict[int, Mapping[str, Any]] = {
-        pair["cluster"]: pair for pair in pairs if pair["cluster"] is not None
-    }  # the last one stays
-    for c in sorted(weakest, key=lambda c: -weakest[c]["similarity"])[:limit]:
-        first, *others = clusters[c]
-        sure = "" if weakest[c]["probability"] is None else f", probability ≥ {weakest[c]['probability']:.2f}"
-        print(f"{bold(texts[first])}  {dim(ids[first] + sure)}")
-        seen = Counter((texts[first],))
-        for member in others:
-            seen[texts[member]] += 1
-            if seen[texts[member]] <= _ALIKE:
-                print(f"   = {texts[member]}  {dim(ids[member])}")
-        for text, count in seen.items():
-            if count > _ALIKE:
-                print(f"   = {text}  {dim(f'{count - _ALIKE:,} more like it')}")
 
 
 @contextmanager
@@ -189,9 +153,30 @@ def say(message: str, *, stream: TextIO | None = None) -> None:
     print(message, file=stream or sys.stderr)
 
 
+class LazyList(list[Any]):
+    """A list that `print_json` works out while it prints it, once.
+
+    Args:
+        values: What it holds.
+        count: How many these are.
+    """
+
+    def __init__(self, values: Iterable[Any], count: int) -> None:
+        super().__init__()
+        self._values, self._count = values, count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self._values)
+
+
 def print_json(value: object) -> None:
-    """Print a value as JSON on stdout."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    """Print a value as JSON on stdout, piece by piece."""
+    for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
+        sys.stdout.write(piece)
+    sys.stdout.write("\n")
 
 
 def rounded(value: float) -> float:

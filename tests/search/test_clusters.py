@@ -14,7 +14,7 @@ def naive(n: int, pairs: dict[tuple[int, int], float]) -> list[list[int]]:
     """Greedy complete linkage, word for word: best pair first, merge if every pair across was found."""
     groups = [{i} for i in range(n)]
     found = {frozenset(pair) for pair in pairs}
-    for a, b in sorted(pairs, key=lambda pair: -pairs[pair]):
+    for a, b in sorted(pairs, key=lambda pair: (-pairs[pair], pair)):
         one = next(g for g in groups if a in g)
         other = next(g for g in groups if b in g)
         if one is not other and all(frozenset((x, y)) in found for x in one for y in other):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from textsiam.commands.flagged import found_facts, left_out, print_found, unread_facts, write_pairs
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     TABLE_FORMATS,
@@ -31,30 +33,13 @@ from textsiam.commands.options import (
     tell_unread,
 )
 from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
-from textsiam.terminal import (
-    bold,
-    dim,
-    print_clusters,
-    print_json,
-    progress_bar,
-    progress_bars,
-    rounded,
-    say,
-)
+from textsiam.terminal import bold, dim, print_json, progress_bar, progress_bars, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
     from textsiam.decision.domain import DomainShift
-    from textsiam.inference.unread import Unread
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
-
-# The columns of a flagged pair; of a forum also those of its metadata, such as url1, url2.
-_PAIR: dict[str, type] = {
-    **dict.fromkeys(("id1", "id2", "question1", "question2"), str),
-    **dict.fromkeys(("similarity", "probability"), float),
-    "cluster": int,
-}
 
 
 def flag(
@@ -91,7 +76,10 @@ def flag(
         bool,
         typer.Option("--include-unread", help="Flag pairs too that differ only in unknown tokens or behind the cut."),
     ] = False,
-    limit: Annotated[int, typer.Option(help="Clusters to print at most.")] = 20,
+    limit: Annotated[
+        int | None,
+        typer.Option(help="Clusters to print at most, 20 by default; with --json also pairs, and all by default."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Find the duplicates inside a file of questions, and the clusters that they form."""
@@ -99,43 +87,62 @@ def flag(
 
     if labels is not None:
         _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
+    if limit is not None and limit < 0:
+        raise typer.BadParameter(f"--limit must be >= 0, got {limit}")
     partitions = _partitions_folder(output, work, ray, approximate=approximate)
     check_output(output)
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
-    read = read_texts(one_or_all(questions), column=column, **options)
-    tell_read(read.report)
-    twin = open_twin(model)
-    unread = tell_unread(twin, read.texts, read.ids)
-    every, copies = _pairs_and_copies(read, expand_exact=expand_exact)
-    if labels is not None:
-        session = answered(twin, read, labels)
-        decision = session.decision(precision)
-        found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
-        told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
-    else:
-        decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-        told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
-        job = None if partitions is None else (model, partitions, ray)
-        given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
-        given["unread"] = None if include_unread else unread
-        found = _joined(twin, read, given, approximate=approximate, job=job)
-        if twin.collection is None and (prior is not None or told.shift is None):
-            found, told.estimate = estimated(found, decision, every, prior)
-        told.certificate = certified(twin, read, decision, found)
-    _write_pairs(output, found, read)
-    if output is not None and partitions is not None and partitions != work:
-        shutil.rmtree(partitions)  # all that it was for is in the output
-    shift = tell_shift(told.shift)
-    if as_json:
-        learned = None if decision is None else decision.learned_from
-        facts = {**_facts(found, read), "exact_copies": copies, **_unread_facts(unread, found), **told.facts()}
-        print_json({**facts, "decision": learned, "domain_shift": shift})
+    with _texts_folder(partitions, keep=partitions == work) as store:
+        read = read_texts(one_or_all(questions), column=column, store=store, **options)
+        tell_read(read.report)
+        twin = open_twin(model)
+        unread = tell_unread(twin, read.texts, read.ids)
+        if labels is not None:
+            session = answered(twin, read, labels)
+            decision = session.decision(precision)
+            found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
+            told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
+        else:
+            decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
+            told = Told(shift=_shift(twin, read), picked=threshold is None and twin.collection is None)
+            job = None if partitions is None else (model, partitions, ray)
+            given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
+            given["unread"] = None if include_unread else unread
+            found = _joined(twin, read, given, approximate=approximate, job=job)
+            if twin.collection is None and (prior is not None or told.shift is None):
+                every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
+                found, told.estimate = estimated(found, decision, every, prior)
+            told.certificate = certified(twin, read, decision, found)
+        write_pairs(output, found, read)
+        shift = tell_shift(told.shift)
+        if as_json:
+            learned = None if decision is None else decision.learned_from
+            facts = {**found_facts(found, read, limit), "exact_copies": found.copies, **unread_facts(unread, found)}
+            print_json({**facts, **told.facts(), "decision": learned, "domain_shift": shift})
+            return
+        print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
+        if output is not None:
+            say(f"{len(found):,} pairs written to {output}")
+        for sentence in [*left_out(found, read, 0 if expand_exact else found.copies), *told.sentences()]:
+            say(sentence)
+
+
+@contextmanager
+def _texts_folder(partitions: Path | None, *, keep: bool) -> Iterator[Path | None]:
+    """Give a folder for the texts of a job in partitions; in the end, the whole folder of the job is kept, or none."""
+    if partitions is None:
+        yield None
         return
-    _print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
-    if output is not None:
-        say(f"{len(found):,} pairs written to {output}")
-    for sentence in [*_left_out(found, read, 0 if expand_exact else copies), *told.sentences()]:
-        say(sentence)
+    from textsiam.search.join.job import scratch_of
+
+    with scratch_of(partitions) as texts:
+        yield texts
+    if not keep:
+        shutil.rmtree(partitions)  # all that it was for is in the output
+
+
+def _pairs_looked_at(found: Duplicates, texts: int, *, expand_exact: bool) -> int:
+    return math.comb(texts, 2) if expand_exact else math.comb(texts - found.copies, 2) + found.copies
 
 
 def _joined(
@@ -162,40 +169,10 @@ def _joined(
         )
 
 
-def _left_out(found: Duplicates, read: Texts, copies: int) -> Iterator[str]:
-    """Say which pairs are not among the flagged ones."""
-    if found.unread:
-        yield f"{found.unread:,} pairs differ in nothing that is read, and are not flagged; --include-unread does"
-    if copies:
-        yield f"{copies:,} {read.noun} are copies, each a pair with the first like it; --expand-exact gives all pairs"
-    if found.recall is not None:
-        yield f"approximate: {found.recall} of all pairs are expected to be found"
-
-
-def _unread_facts(unread: Unread | None, found: Duplicates) -> dict[str, Any]:
-    if unread is None:
-        return {}
-    return {"unread": {"unknown": int(unread.nothing.sum()), "cut": int(unread.cut.sum()), "pairs": found.unread}}
-
-
-def _pairs_and_copies(read: Texts, *, expand_exact: bool) -> tuple[int, int]:
-    """Return how many pairs are looked at, and how many texts are copies of others."""
-    distinct = len(set(read.texts))
-    copies = len(read) - distinct
-    return (math.comb(len(read), 2) if expand_exact else math.comb(distinct, 2) + copies), copies
-
-
 def _shift(twin: Scorer, read: Texts) -> DomainShift | None:
     from textsiam.models.domain import collection_shift
 
     return collection_shift(twin, read.texts, words=not read.images)
-
-
-def _facts(found: Duplicates, read: Texts) -> dict[str, Any]:
-    recall = {} if found.recall is None else {"recall": found.recall.to_dict()}
-    facts = {"questions": len(read), "threshold": found.threshold, "read": read.report.to_dict(), **recall}
-    clusters = [[read.ids[m] for m in members] for members in found.clusters]
-    return {**facts, "pairs": list(_flagged_rows(found, read)), "clusters": clusters}
 
 
 def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: bool) -> None:
@@ -203,14 +180,6 @@ def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: boo
         raise typer.BadParameter("--labels excludes --threshold and --prior: the answers say both")
     if elsewhere:
         raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
-
-
-def _write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
-    if output is not None:
-        from textsiam.data.tables.writers import write_table
-
-        also = {f"{name}{side}": str for name in read.metadata for side in (1, 2)}
-        write_table(output, _PAIR | also, _flagged_rows(found, read))
 
 
 def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
@@ -226,32 +195,6 @@ def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, 
             "--ray needs --output or --work: the partitions of the job are written beside it, or there"
         )
     return output.with_name(f"{output.name}.partitions")
-
-
-def _print_found(found: Duplicates, read: Texts, expected: str, limit: int) -> None:
-    print_clusters(found.clusters, _flagged_rows(found, read), read.ids, read.texts, limit=limit)
-    hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
-    print(
-        f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
-        f"similarity ≥ {found.threshold:.4f}{expected}"
-    )
-
-
-def _flagged_rows(found: Duplicates, read: Texts) -> Iterator[dict[str, Any]]:
-    """Yield a row for each flagged pair, best first."""
-    cluster_of = {member: c for c, members in enumerate(found.clusters) for member in members}
-    for a, b, s, p in zip(found.left, found.right, found.similarity, found.probability, strict=True):
-        yield {
-            "id1": read.ids[a],
-            "id2": read.ids[b],
-            "question1": read.texts[a],
-            "question2": read.texts[b],
-            "similarity": rounded(float(s)),
-            "probability": None if p != p else rounded(float(p)),
-            # A chain of lookalikes is no cluster: both texts of a flagged pair need not be in the same one.
-            "cluster": cluster_of.get(a) if cluster_of.get(a) == cluster_of.get(b) else None,
-            **{f"{name}{side}": values[at] for name, values in read.metadata.items() for side, at in ((1, a), (2, b))},
-        }
 
 
 def encode(

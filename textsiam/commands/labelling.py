@@ -197,7 +197,7 @@ def _until_promised(session: Session, said: Callable[[Question], bool], who: str
 def _truth(session: Session, read: Texts, said: Truth, pairs: int) -> dict[str, float]:
     """Return precision and recall (among the candidates) of the certified pairs; nothing where there are none."""
     rows = zip(session.candidates.left.tolist(), session.candidates.right.tolist(), strict=True)
-    right = [said(read.texts[left], read.texts[other]) for left, other in rows]
+    right = [said(read.texts[int(left)], read.texts[int(other)]) for left, other in rows]
     found = sum(right[:pairs])
     return {"precision": found / pairs, "recall": found / max(sum(right), 1)} if pairs else {}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from textsiam.commands.options import PICKED
@@ -53,10 +53,8 @@ def certified(twin: Scorer, read: Texts, decision: Decision | None, found: Dupli
     from textsiam.search.gallery_folder import scorer_fingerprint
 
     certificate = decision.certified(scorer_fingerprint(twin), texts_digest(read.texts))
-    keys = twin.to_keys(read.texts)
-    pairs = {frozenset((keys[a], keys[b])) for a, b in zip(found.left, found.right, strict=True)}
     # an approximate search finds others, and so does one that gives more pairs a second look
-    if certificate is None or sum(len(pair) == 2 for pair in pairs) != certificate.pairs:
+    if certificate is None or found.distinct != certificate.pairs:
         warn((f"nothing is certified of what is flagged here: the decision was {decision.learned_from}",))
         return None
     return certificate
@@ -74,16 +72,18 @@ def estimated(
 ) -> tuple[Duplicates, CollectionEstimate | None]:
     """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
     from textsiam.decision.estimate import estimate_collection
+    from textsiam.search.join.sorted_pairs import Blocks
 
     if decision is None:
         return found, None
-    estimate = estimate_collection(decision, found.similarity, pairs=pairs, prior=prior)
-    return (found if estimate is None else replace(found, probability=estimate.probability)), estimate
+    scores = Blocks(lambda: (block[2] for block in found.blocks()))
+    estimate = estimate_collection(decision, scores, pairs=pairs, prior=prior)
+    return (found if estimate is None else found.with_probability(estimate.probability)), estimate
 
 
 def expected_share(found: Duplicates, shift: DomainShift | None, estimate: CollectionEstimate | None) -> str:
     """Say how many of the flagged pairs are right, as far as that can be known without labels."""
-    right = found.probability.sum()
+    right = sum(float(block[3].sum()) for block in found.blocks())
     if not len(found) or right != right:
         return ""
     if estimate is not None:

@@ -35,6 +35,46 @@ def connected_components(n: int, left: np.ndarray, right: np.ndarray) -> np.ndar
     return by_first_appearance(labels)
 
 
+class Components:
+    """The connected components of n nodes, whose edges come in any number of blocks: union-find.
+
+    Args:
+        n: the number of nodes; 4 bytes of memory each, 8 from 2³¹ nodes on.
+    """
+
+    def __init__(self, n: int) -> None:
+        self._parent = np.arange(n, dtype=np.int32 if n < 2**31 else np.int64)
+
+    def join(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Add edges, given by their ends (e,), (e,) in 0..n-1.
+
+        Raises:
+            ValueError: an end lies outside 0..n-1.
+        """
+        n = len(self._parent)
+        if len(left) and not 0 <= min(left.min(), right.min()) <= max(left.max(), right.max()) < n:
+            raise ValueError(f"an edge leaves the {n} nodes")
+        a, b = self._roots(left), self._roots(right)
+        apart = a != b
+        nodes, ends = np.unique(np.concatenate([a[apart], b[apart]]), return_inverse=True)
+        component = connected_components(len(nodes), *np.split(ends, 2))
+        _, first = np.unique(component, return_index=True)
+        self._parent[nodes] = nodes[first][component]
+
+    def smallest(self) -> np.ndarray:
+        """Return the smallest node of each one's component (n,); not a copy."""
+        while (above := self._parent[self._parent] != self._parent).any():
+            self._parent[above] = self._parent[self._parent[above]]
+        return self._parent
+
+    def _roots(self, nodes: np.ndarray) -> np.ndarray:
+        roots = self._parent[nodes]
+        while ((above := self._parent[roots]) != roots).any():
+            roots = above
+        self._parent[nodes] = roots
+        return roots
+
+
 def by_first_appearance(labels: np.ndarray) -> np.ndarray:
     """Renumber groups 0, 1, 2, … in the order in which they first appear (n,) int32."""
     _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)

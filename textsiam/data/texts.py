@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from textsiam.data.stored_strings import StringsFile, first_of_equal, store_strings
 from textsiam.data.tables.columns import (
     ID_NAMES,
     IMAGE_NAMES,
@@ -36,12 +39,13 @@ _FLOAT = re.compile(r"-?\d+\.0")
 class Texts:
     """Texts in their order, each with an id that no other has; equal texts under two ids stay two.
 
+    Those that were read into files of their own stay there, and are read as they are asked for.
     `images` says that the texts are names of images. `metadata` is what else is known of each text, by name and in the
     order of the texts; "" is unknown.
     """
 
-    ids: list[str]
-    texts: list[str]
+    ids: Sequence[str]
+    texts: Sequence[str]
     source: str
     report: ReadReport
     images: bool = False
@@ -71,6 +75,7 @@ def read_texts(
     quoted: bool | None = None,
     load: Loader | None = None,
     image_cells: ImageCells | None = None,
+    store: Path | None = None,
 ) -> Texts:
     """Read texts with their ids from a file; `textsiam.sources.read_texts` says how, and reads images too.
 
@@ -83,6 +88,8 @@ def read_texts(
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
         image_cells: what names the images of a table; without it, such a table is refused.
+        store: an empty folder that texts and ids are written into instead of being held in memory, where only some
+            16 bytes of each are; of a table of pairs, the distinct texts are in memory too.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
@@ -90,7 +97,8 @@ def read_texts(
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
     options = {"split": split, "quoted": quoted, "load": load, "known": (column, id_column)}
     parts = list(open_parts(source, bad, sample="forum_questions.tsv", **options))
-    found, images = _Found(several=len(parts) > 1), set()
+    several, images = len(parts) > 1, set()
+    found = _Found(several=several) if store is None else _StoredFound(store, several=several)
     for part in parts:
         with part as (table, within):
             name = _text_column(table, column, id_column)
@@ -102,6 +110,8 @@ def read_texts(
                 _read_distinct(table, within, name, cell, found)
     if len(images) > 1:
         raise DataError(f"{bad.name}: some hold images, and some texts")
+    if isinstance(found, _StoredFound):
+        return found.texts(bad, images=images.pop())
     return texts_found(bad, _whole_numbers(bad, found), {}, images=images.pop())
 
 
@@ -117,20 +127,60 @@ class _Found(dict[str, str]):
         super().__init__()
         self.several = several
         self.parts: list[str] = []
+        self.within: list[tuple[BadRows, str]] = []
         self.lines = array("q")  # in the order of the ids; the part is above the lowest 40 bits
         self.given, self.whole = False, True
         self.distinct: set[str] = set()
 
-    def begin(self, part: str) -> None:
+    def begin(self, part: str, bad: BadRows, unit: str) -> None:
         self.parts.append(part)
+        self.within.append((bad, unit))
 
     def put(self, key: str, text: str, line: int) -> None:
         self[key] = text
         self.lines.append((len(self.parts) - 1) << 40 | line)
 
     def place(self, key: str) -> str:
-        part, line = divmod(self.lines[list(self).index(key)], 1 << 40)
+        return self.place_of(list(self).index(key))
+
+    def place_of(self, row: int) -> str:
+        part, line = divmod(self.lines[row], 1 << 40)
         return f"{self.parts[part]}{line}"
+
+
+class _StoredFound(_Found):
+    """The same in files: which ids are repeated is looked for in the end."""
+
+    def __init__(self, folder: Path, *, several: bool) -> None:
+        super().__init__(several=several)
+        self._folder, self._ids, self._texts = folder, StringsFile(folder / "ids"), StringsFile(folder / "texts")
+
+    def __contains__(self, key: object) -> bool:
+        return False
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def put(self, key: str, text: str, line: int) -> None:
+        self._ids.append(key)
+        self._texts.append(text)
+        self.lines.append((len(self.parts) - 1) << 40 | line)
+
+    def texts(self, bad: BadRows, *, images: bool) -> Texts:
+        ids, texts = self._ids.close(), self._texts.close()
+        first = first_of_equal(ids, self._folder)
+        once = first == np.arange(len(first), dtype=first.dtype)
+        for row in np.flatnonzero(~once).tolist():
+            part, line = divmod(self.lines[row], 1 << 40)
+            within, unit = self.within[part]
+            within(f"{unit}{line}", *_repeated(ids[row], self.place_of(int(first[row]))))
+        if not once.all():
+            ids, texts = (each.rows(np.flatnonzero(once)) for each in (ids, texts))
+        if not len(ids):
+            raise bad.nothing_usable("holds no text")
+        if _all_whole(bad, self):
+            ids = store_strings(self._folder / "whole", (key.removesuffix(".0") for key in ids))
+        return Texts(ids, texts, bad.name, bad.report(len(ids), len(ids)), images)
 
 
 def _text_column(table: Table, column: str | None, id_column: str | None) -> str | tuple[str, str]:
@@ -157,7 +207,7 @@ def _read_with_ids(
     id_name = id_column or known_column([each for each in table.columns if each != column], ID_NAMES)
     bad.note(renamed(("texts", "ids"), (column, id_name), {*TEXT_NAMES, *ID_NAMES, *named}))
     unit, missing = table.unit or "line ", 0
-    found.begin(f"{bad.name}:{table.unit}" if found.several else unit)
+    found.begin(f"{bad.name}:{table.unit}" if found.several else unit, bad, table.unit)
     for line, (value, *ids) in table.values([column, *([id_name] if id_name else [])]):
         where = f"{table.unit}{line}"
         text = cell(column, value)
@@ -175,7 +225,7 @@ def _read_with_ids(
             key = str(line) if id_name is None else f"{unit}{line}"
             key = f"{Path(bad.name).name}:{key}" if found.several else key
         if key in found:
-            bad(where, "repeated id", f"id {key!r} is taken already, by {found.place(key)}")
+            bad(where, *_repeated(key, found.place(key)))
         else:
             found.put(key, text, line)
     if missing and not table.lines_are_ids:
@@ -183,6 +233,10 @@ def _read_with_ids(
         if id_name is not None:
             why = f"{id_name!r} is empty in {missing:,} row{'s' if missing > 1 else ''}"
         bad.note(f"{unit.strip()} numbers stand in for ids: {why}")
+
+
+def _repeated(key: str, place: str) -> tuple[str, str]:
+    return "repeated id", f"id {key!r} is taken already, by {place}"
 
 
 def _id(value: object) -> str | None:
@@ -196,7 +250,7 @@ def _id(value: object) -> str | None:
 
 
 def _read_distinct(table: Table, bad: BadRows, names: tuple[str, str], cell: Cell, found: _Found) -> None:
-    found.begin("")
+    found.begin("", bad, table.unit)
     bad.note("the distinct texts of pairs, numbered from 1")
     for line, values in table.values(names):
         for name, value in zip(names, values, strict=True):
@@ -210,10 +264,13 @@ def _read_distinct(table: Table, bad: BadRows, names: tuple[str, str], cell: Cel
 
 def _whole_numbers(bad: BadRows, found: _Found) -> dict[str, str]:
     """Give ids that are whole numbers without their `.0`: what a table writes as soon as one of its ids is missing."""
-    if not (found.given and found.whole):
-        return found
-    bad.note("ids such as '1.0' are read as '1'")
-    return {key.removesuffix(".0"): text for key, text in found.items()}
+    return {key.removesuffix(".0"): text for key, text in found.items()} if _all_whole(bad, found) else found
+
+
+def _all_whole(bad: BadRows, found: _Found) -> bool:
+    if whole := found.given and found.whole:
+        bad.note("ids such as '1.0' are read as '1'")
+    return whole
 
 
 def texts_digest(texts: Iterable[str]) -> str:

@@ -13,6 +13,7 @@ verdict: on pairs picked because they look alike, the heaps run into each other,
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -30,17 +31,23 @@ _ENOUGH = 0.2  # share of the duplicates that must score above a threshold for t
 
 @dataclass(frozen=True, eq=False)
 class CollectionEstimate:
-    """An estimate without labels: `prior` is the share of duplicates among all pairs, `probability` (p,) of the found.
+    """An estimate without labels: `prior` is the share of duplicates among all pairs.
 
     It takes the duplicates of the collection to score as those do that the decision was learned on. It is no promise.
+    Between two of `edges` (b,), scores have one probability of `fitted` (b + 1,).
     """
 
     prior: float
-    probability: NDArray[np.float64] = field(repr=False)
+    edges: NDArray[np.float64] = field(repr=False)
+    fitted: NDArray[np.float64] = field(repr=False)
+
+    def probability(self, scores: ArrayLike) -> NDArray[np.float64]:
+        """Return P(duplicate) of pairs that were found, (p,)."""
+        return self.fitted[np.searchsorted(self.edges, finite_scores(scores), side="right")]
 
 
 def estimate_collection(
-    decision: Decision, found: ArrayLike, *, pairs: int, prior: float | None = None
+    decision: Decision, found: Iterable[ArrayLike], *, pairs: int, prior: float | None = None
 ) -> CollectionEstimate | None:
     """Estimate which of the pairs that a search found are duplicates, from the scores alone.
 
@@ -51,7 +58,7 @@ def estimate_collection(
 
     Args:
         decision: Learned on picked pairs.
-        found: Scores of all pairs of the collection above some threshold, (p,).
+        found: Scores of all pairs of the collection above some threshold, in blocks; looked through twice.
         pairs: How many pairs the collection has.
         prior: Share of duplicates among all of them.
 
@@ -62,23 +69,24 @@ def estimate_collection(
         ValueError: The prior is not between 0 and 1.
     """
     given = None if prior is None else check_fraction(prior, name="prior")
-    scores = finite_scores(found)
+    lowest = min((float(finite_scores(block).min()) for block in found if np.size(block)), default=np.inf)
     known = np.sort(decision.scores[decision.labels == 1].astype(np.float64))
-    above = known[known >= scores.min()] if scores.size else known[:0]
+    above = known[known >= lowest]
     if not above.size:
         return None
     edges = np.unique(np.quantile(above, np.arange(1, _BINS) / _BINS, method="higher"))
-    place = np.searchsorted(edges, scores, side="right")
-    count = np.bincount(place, minlength=edges.size + 1).astype(np.float64)
+    count = np.zeros(edges.size + 1)
+    for block in found:
+        count += np.bincount(np.searchsorted(edges, finite_scores(block), side="right"), minlength=edges.size + 1)
     share = np.bincount(np.searchsorted(edges, above, side="right"), minlength=edges.size + 1) / known.size
     if given is None:
         reached, recall = count[::-1].cumsum()[::-1], share[::-1].cumsum()[::-1]
         room = reached / (pairs * recall)
         given = min(float(room[recall >= min(_ENOUGH, recall[0])].min()), 0.5)
     filled = count > 0
-    right = given * pairs * share[filled] / count[filled]
-    fitted = rising(right, count[filled])[np.searchsorted(np.flatnonzero(filled), place)]
-    return CollectionEstimate(given, np.minimum(fitted, 1.0))
+    right, fitted = given * pairs * share[filled] / count[filled], np.zeros(edges.size + 1)
+    fitted[filled] = np.minimum(rising(right, count[filled]), 1.0)
+    return CollectionEstimate(given, edges, fitted)
 
 
 def rising(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

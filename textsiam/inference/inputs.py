@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from textsiam.data.stored_strings import StoredStrings
 from textsiam.data.tables.errors import DataError
 from textsiam.images.names import picture_name, picture_version, received_picture
 from textsiam.images.pixels import Pixels, dummy_pixels
@@ -36,14 +37,14 @@ class _Texts:
 
     memory_format, bf16 = torch.preserve_format, True
 
-    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
-        """Return the strings that stand for inputs.
+    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> Sequence[str]:
+        """Return the strings that stand for inputs; those that are stored in a file stay there.
 
         Raises:
             TypeError: One is of another kind; the message names its position, counted from `first`.
             DataError: One is no Unicode text, such as an argument of a command that is not UTF-8.
         """
-        names = list(inputs)
+        names = inputs if isinstance(inputs, StoredStrings) else list(inputs)
         for position, text in enumerate(names, first):
             if not isinstance(text, str):
                 raise TypeError(f"input {position} is {type(text).__name__}, expected str")

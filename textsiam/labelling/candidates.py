@@ -86,7 +86,7 @@ def find_candidates(
         raise ValueError("duplicates are pairs of one kind of text, but the towers of this twin differ")
     keys = twin.to_keys(texts)
     copies = ExactDuplicates.among(keys)
-    distinct = [keys[i] for i in copies.first]
+    distinct = [keys[int(i)] for i in copies.first]
     if len(distinct) < 2:
         raise ValueError(f"a collection needs two distinct texts, got {len(distinct)}")
     vectors = twin.encode(distinct, progress=progress)

@@ -142,7 +142,7 @@ class Ensemble(Scorer):
         """Return the tower of the first member that encodes inputs of a side, "left" or "right"."""
         return self.twins[0].tower(side)
 
-    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> Sequence[str]:
         """Return the strings that stand for inputs; see `Twin.named`."""
         return self.twins[0].to_keys(inputs, side=side)
 

@@ -73,7 +73,7 @@ class Scorer(ABC):
         """Number format that texts are encoded in unless another is asked for."""
 
     @abstractmethod
-    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> Sequence[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
 
         Raises:

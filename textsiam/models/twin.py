@@ -168,7 +168,7 @@ class Twin(nn.Module, Scorer):
             raise ValueError(f"side must be 'left' or 'right', got {side!r}")
         return self.right if side == "right" and self.right is not None else self.left
 
-    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> list[str]:
+    def to_keys(self, inputs: Iterable[Any], *, side: str = "left") -> Sequence[str]:
         """Return the strings that stand for inputs: texts as they are, images by a name that holds them.
 
         Raises:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
+from textsiam.data.stored_strings import StoredStrings
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.intervals import Estimate
@@ -18,12 +20,12 @@ from textsiam.inference.batching import Progress
 from textsiam.inference.unread import Unread
 from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
-from textsiam.search.clusters import complete_clusters
+from textsiam.search.duplicate_clusters import Vectors, clusters_of_texts
 from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.join.approximate import Sharding, most_pairs
 from textsiam.search.join.exact import FoundPairs, pairs_above
-from textsiam.search.join.job import PartitionedVectors
 from textsiam.search.join.ray import JobConfig
+from textsiam.search.join.sorted_pairs import COLUMNS, MEMORY, Blocks, Room, slices, sorted_blocks
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -44,19 +46,36 @@ class Duplicates:
         threshold: Similarity from which a pair counts.
         recall: The measured share of all pairs of distinct texts that was found; None where all were.
         unread: Pairs that were left out, since nothing that the twin reads tells them apart.
+        copies: How many texts are equal to one before them.
+        distinct: How many of the pairs are of different texts, each two of them counted once.
+
+    What a job in partitions found is mapped into memory from its folder.
     """
 
     left: np.ndarray
     right: np.ndarray
     similarity: np.ndarray
     probability: np.ndarray
-    clusters: list[list[int]]
+    clusters: Sequence[list[int]]
     threshold: float
     recall: Estimate | None = None
     unread: int = 0
+    copies: int = 0
+    distinct: int = 0
 
     def __len__(self) -> int:
         return len(self.left)
+
+    def blocks(self) -> Iterator[tuple[np.ndarray, ...]]:
+        """Yield left, right, similarity and probability of the next pairs, in bounded memory."""
+        return slices(self.left, self.right, self.similarity, self.probability)
+
+    def with_probability(self, probability: Callable[[np.ndarray], np.ndarray]) -> Duplicates:
+        """Return the same pairs with probabilities by their similarity, from `(n,)` to `(n,)`."""
+        stored = self.probability.filename if isinstance(self.probability, np.memmap) else None
+        room = MEMORY if stored is None else Room(1, Path(stored).parent)
+        (column,) = room.columns("probability", ((probability(block[2]),) for block in self.blocks()), [np.float64])
+        return replace(self, probability=column)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,28 +86,36 @@ class JoinedTexts:
         copies: Which of them are equal.
         vectors: Of the distinct texts, `(m, dim)`.
         pairs: Of the distinct texts, scored: all that reach some similarity.
+        room: How many pairs may be in memory, and where the others go.
     """
 
     copies: ExactDuplicates
-    vectors: np.ndarray | PartitionedVectors
+    vectors: Vectors
     pairs: FoundPairs
+    room: Room = MEMORY
 
     def duplicates(
         self, twin: Scorer, threshold: float, decision: Decision | None, *, expand_exact: bool = False
     ) -> Duplicates:
         """Return the pairs of texts whose similarity reaches a threshold, and their clusters; see `find_duplicates`."""
-        left, right, similarity = self.pairs
-        kept = similarity.astype(np.float64) >= threshold
-        found = FoundPairs(left[kept], right[kept], similarity[kept])
-        own = _own_similarity(twin, self.vectors[self.copies.repeated])
-        equal = own.astype(np.float64) >= threshold
-        groups = _clusters(self.vectors, found, self.copies, self.copies.repeated[equal])
-        with_copies = self.copies.expanded if expand_exact else self.copies.linked
-        pairs = with_copies(found, self.copies.repeated[equal], own[equal])
-        order = np.lexsort((pairs.right, pairs.left, -pairs.similarity))
-        left, right, similarity = (column[order] for column in pairs)
-        probability = np.full(len(left), np.nan) if decision is None else decision.probability(similarity)
-        return Duplicates(left, right, similarity, probability, groups, float(threshold))
+        found = Blocks(lambda: _above(map(FoundPairs._make, slices(*self.pairs)), threshold))
+        repeated = self.copies.repeated
+        own = _own_similarity(twin, self.vectors, repeated)
+        reaching = own.astype(np.float64) >= threshold
+        equal, own = repeated[reaching], own[reaching]
+        groups = clusters_of_texts(self.vectors, found, self.copies, equal, self.room)
+        pairs = sorted_blocks(self.copies.pairs(found, equal, own, every=expand_exact), self.room)
+        probability = _no_probability if decision is None else decision.probability
+        columns = self.room.columns(
+            "pairs", ((*block, probability(block.similarity)) for block in pairs), (*COLUMNS, np.float64)
+        )
+        return Duplicates(
+            *columns,
+            clusters=groups if self.room.pairs else [*groups],
+            threshold=float(threshold),
+            copies=self.copies.copies,
+            distinct=sum(len(block.left) for block in found),
+        )
 
 
 @old_arguments(bulk="job")
@@ -147,38 +174,59 @@ def find_duplicates(
     if isinstance(texts, str):
         raise TypeError("expected a list of inputs, got one str: write find_duplicates(twin, [text, …])")
     keys = twin.to_keys(texts)
-    copies = ExactDuplicates.among(keys)
-    distinct = [keys[i] for i in copies.first]
     if job is not None and sharding is not None:
         raise ValueError("a job in partitions finds every pair: it cannot be approximate as well")
+    room = MEMORY if job is None else job.room()
+    copies = ExactDuplicates.among(keys, None if job is None else room.folder)
+    distinct = keys.rows(copies.first) if isinstance(keys, StoredStrings) else [keys[int(i)] for i in copies.first]
     least, recall = twin.unrescored_threshold(threshold), None
     if job is not None:
         begun = job.begin(twin, distinct)
         vectors = job.encode(begun, twin.dim, progress)
-        left, right, similarity = job.join(begun, least, joining)
+        pairs = job.join(begun, least, joining, rescored=twin.reranker is not None)
     else:
         vectors = twin.encode(distinct, progress=progress)
         if sharding is not None:
             most = most_pairs(twin, vectors, least, sharding=sharding, progress=joining)
-            (left, right, similarity), recall = most.pairs, most.recall
+            pairs, recall = [most.pairs], most.recall
         else:
-            left, right, similarity = pairs_above(twin, vectors, least, progress=joining)
-    left_out = 0
-    if unread is not None:
-        hidden = unread.of(copies.first).differ_unread(left, right)
-        left, right, similarity, left_out = left[~hidden], right[~hidden], similarity[~hidden], int(hidden.sum())
-    similarity = twin.rescore(distinct, left, right, similarity)
-    joined = JoinedTexts(copies, vectors, FoundPairs(left, right, similarity))
-    return replace(
-        joined.duplicates(twin, threshold, decision, expand_exact=expand_exact), recall=recall, unread=left_out
-    )
+            pairs = [pairs_above(twin, vectors, least, progress=joining)]
+    left_out: list[int] = []
+    told_apart = pairs if unread is None else _told_apart(pairs, unread, copies, left_out)
+    if job is None:
+        told_apart = (block._replace(similarity=twin.rescore(distinct, *block)) for block in told_apart)
+    joined = JoinedTexts(copies, vectors, FoundPairs(*room.columns("found", told_apart, COLUMNS)), room)
+    found = joined.duplicates(twin, threshold, decision, expand_exact=expand_exact)
+    return replace(found, recall=recall, unread=sum(left_out))
 
 
-def _own_similarity(twin: Scorer, vectors: np.ndarray) -> np.ndarray:
-    """Return the similarity of a text to its copy, `(n,)` float32."""
-    if twin.head is not None:
-        return twin.vector_similarity(vectors, vectors)
-    return np.full(len(vectors), float(twin.distance.similarity(torch.zeros(()))), np.float32)
+def _told_apart(
+    pairs: Iterable[FoundPairs], unread: Unread, copies: ExactDuplicates, left_out: list[int]
+) -> Iterator[FoundPairs]:
+    """Yield the pairs that something that is read tells apart; how many others each block has is added to a list."""
+    for block in pairs:
+        hidden = unread.differ_unread(copies.first[block.left], copies.first[block.right])
+        left_out.append(int(hidden.sum()))
+        yield FoundPairs(*(column[~hidden] for column in block))
+
+
+def _own_similarity(twin: Scorer, vectors: Vectors, rows: np.ndarray) -> np.ndarray:
+    """Return the similarity of texts to their copies, `(rows,)` float32."""
+    if twin.head is None:
+        return np.full(len(rows), float(twin.distance.similarity(torch.zeros(()))), np.float32)
+    parts = [vectors[rows[start : start + _SLICE]] for start in range(0, len(rows), _SLICE)]
+    return np.concatenate([np.zeros(0, np.float32), *(twin.vector_similarity(part, part) for part in parts)])
+
+
+def _no_probability(similarity: np.ndarray) -> np.ndarray:
+    return np.full(len(similarity), np.nan)
+
+
+def _above(blocks: Iterable[FoundPairs], threshold: float) -> Iterator[FoundPairs]:
+    """Yield the pairs whose similarity reaches a threshold."""
+    for block in blocks:
+        kept = block.similarity.astype(np.float64) >= threshold
+        yield FoundPairs(*(column[kept] for column in block))
 
 
 def fit_collection_decision(
@@ -216,25 +264,3 @@ def fit_collection_decision(
     if precision is not None:
         decision = decision.at_precision(precision)
     return CollectionDecision(decision, len(kept))
-
-
-def _clusters(
-    vectors: np.ndarray | PartitionedVectors, found: FoundPairs, copies: ExactDuplicates, equal: np.ndarray
-) -> list[list[int]]:
-    """Return groups of texts whose every pair was found, those nearest to their group's mean first.
-
-    Copies have the same pairs, and are each other's nearest: they are always together, and one stands for all.
-    """
-    groups = complete_clusters(len(vectors), *found)
-    grouped = np.concatenate([np.zeros(0, np.int64), *groups])
-    groups += [np.array([i]) for i in np.setdiff1d(equal, grouped).tolist()]
-    ordered = []
-    for group in groups:
-        group = group[np.argsort(-_centrality(vectors[group], copies.count[group]), kind="stable")]
-        ordered.append(np.concatenate([copies.of(i) for i in group.tolist()]).tolist())
-    return sorted(ordered, key=lambda g: (-len(g), g))
-
-
-def _centrality(vectors: np.ndarray, count: np.ndarray) -> np.ndarray:
-    """Return how near each vector is to the mean of all, rounded so that the nearest of two is always the first."""
-    return np.round(vectors @ np.average(vectors, axis=0, weights=count), 5)

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
+from textsiam.data.stored_strings import first_of_equal
 from textsiam.search.join.exact import FoundPairs
+from textsiam.search.join.sorted_pairs import BLOCK
 
 
 @dataclass(frozen=True, eq=False)
 class ExactDuplicates:
     """Which of n inputs are equal: m distinct ones, numbered by first appearance.
 
+    All are int32, int64 from 2³¹ inputs on: at most 16 bytes of memory an input, and some 44 while they are made.
+
     Attributes:
-        first: The first input of each kind, `(m,)` int64.
-        count: How many inputs of each kind there are, `(m,)` int64.
-        inputs: The inputs kind by kind, in order, `(n,)` int64.
-        start: Where each kind starts in `inputs`, `(m,)` int64.
+        first: The first input of each kind, `(m,)`.
+        count: How many inputs of each kind there are, `(m,)`.
+        inputs: The inputs kind by kind, in order, `(n,)`.
+        start: Where each kind starts in `inputs`, `(m,)`.
     """
 
     first: np.ndarray
@@ -27,14 +32,18 @@ class ExactDuplicates:
     start: np.ndarray
 
     @classmethod
-    def among(cls, inputs: Sequence[str]) -> ExactDuplicates:
-        """Find equal inputs."""
-        index: dict[str, int] = {}
-        kind = np.array([index.setdefault(text, len(index)) for text in inputs], np.int64)
-        order = np.argsort(kind, kind="stable")
-        count = np.bincount(kind, minlength=len(index)).astype(np.int64)
-        start = np.cumsum(count) - count
-        return cls(order[start], count, order, start)
+    def among(cls, inputs: Sequence[str], folder: Path | None = None) -> ExactDuplicates:
+        """Find equal inputs; see `textsiam.data.stored_strings.first_of_equal`."""
+        first = first_of_equal(inputs, folder)
+        firsts = np.flatnonzero(first == np.arange(len(first), dtype=first.dtype)).astype(first.dtype)
+        count = np.bincount(first, minlength=len(first))[firsts].astype(first.dtype)
+        order = np.argsort(first, kind="stable").astype(first.dtype)
+        return cls(firsts, count, order, (np.cumsum(count, dtype=first.dtype) - count))
+
+    @property
+    def copies(self) -> int:
+        """How many inputs are equal to one before them."""
+        return len(self.inputs) - len(self.first)
 
     @property
     def repeated(self) -> np.ndarray:
@@ -45,52 +54,45 @@ class ExactDuplicates:
         """Return the inputs of a kind, in order."""
         return self.inputs[self.start[kind] : self.start[kind] + self.count[kind]]
 
-    def linked(self, found: FoundPairs, equal: np.ndarray, similarity: np.ndarray) -> FoundPairs:
-        """Return the pairs of the first inputs of their kinds, and of each copy with the first of its kind.
+    def pairs(
+        self, found: Iterable[FoundPairs], equal: np.ndarray, similarity: np.ndarray, *, every: bool = False
+    ) -> Iterator[FoundPairs]:
+        """Yield pairs of inputs in bounded memory: of those of two kinds, and of the copies of one.
 
-        So n equal inputs are n - 1 pairs; `expanded` gives all n (n - 1) / 2.
-
-        Args:
-            found: Pairs of kinds.
-            equal: Kinds whose copies are pairs too.
-            similarity: Of the copies of each of these.
-        """
-        left, right = self.first[found.left], self.first[found.right]
-        across = FoundPairs(np.minimum(left, right), np.maximum(left, right), found.similarity)
-        copies = [self.of(kind)[1:] for kind in equal.tolist()]
-        times = [len(each) for each in copies]
-        within = FoundPairs(
-            np.repeat(self.first[equal], times),
-            np.concatenate([np.zeros(0, np.int64), *copies]),
-            np.repeat(similarity, times).astype(np.float32),
-        )
-        return FoundPairs.joined([across, within])
-
-    def expanded(self, found: FoundPairs, equal: np.ndarray, similarity: np.ndarray) -> FoundPairs:
-        """Return the pairs of inputs: every copy of one side with every copy of the other, and copies with each other.
+        The pairs of two kinds are those of their first inputs, and each copy is a pair with the first of its kind, so
+        that n equal inputs are n - 1 pairs; or every copy of one side with every copy of the other, and all
+        n (n - 1) / 2 of each other.
 
         Args:
             found: Pairs of kinds.
             equal: Kinds whose copies are pairs too.
             similarity: Of the copies of each of these.
+            every: Whether every pair is given.
         """
-        if not len(self.repeated):
-            return found
-        return FoundPairs.joined([
-            self._across(found),
-            *(self._within(kind, value) for kind, value in zip(equal.tolist(), similarity.tolist(), strict=True)),
-        ])  # fmt: skip
+        for left, right, scores in found:
+            widths = self.count[right].astype(np.int64)
+            times = self.count[left] * widths if every else np.ones(len(left), np.int64)
+            for pair, nth in _repeated(times):
+                a = self.inputs[self.start[left[pair]] + nth // widths[pair]]
+                b = self.inputs[self.start[right[pair]] + nth % widths[pair]]
+                yield _ordered(a, b, scores[pair])
+        sizes = self.count[equal].astype(np.int64)
+        for kind, nth in _repeated(sizes if every else np.ones(len(equal), np.int64)):  # copies, and those after each
+            place = self.start[equal[kind]] + nth
+            for copy, after in _repeated(sizes[kind] - 1 - nth):
+                inputs = self.inputs[place[copy]], self.inputs[place[copy] + 1 + after]
+                yield _ordered(*inputs, similarity[kind[copy]])
 
-    def _across(self, found: FoundPairs) -> FoundPairs:
-        left, right, similarity = found
-        times = self.count[left] * self.count[right]
-        pair = np.repeat(np.arange(len(left)), times)
-        nth = np.arange(len(pair)) - np.repeat(np.cumsum(times) - times, times)  # of the copies of the same pair
-        rights = self.count[right][pair]
-        a = self.inputs[self.start[left][pair] + nth // rights]
-        b = self.inputs[self.start[right][pair] + nth % rights]
-        return FoundPairs(np.minimum(a, b), np.maximum(a, b), similarity[pair])
 
-    def _within(self, kind: int, similarity: float) -> FoundPairs:
-        a, b = (self.of(kind)[ends] for ends in np.triu_indices(int(self.count[kind]), 1))
-        return FoundPairs(a, b, np.full(len(a), similarity, np.float32))
+def _repeated(times: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield, block by block, each index so many times, `(n,)`, and how often it was there before."""
+    stops = np.cumsum(times)
+    for start in range(0, int(stops[-1]) if len(stops) else 0, BLOCK):
+        place = np.arange(start, min(start + BLOCK, int(stops[-1])))
+        index = np.searchsorted(stops, place, side="right")
+        yield index, place - (stops[index] - times[index])
+
+
+def _ordered(a: np.ndarray, b: np.ndarray, similarity: np.ndarray) -> FoundPairs:
+    left, right = np.minimum(a, b).astype(np.int64), np.maximum(a, b).astype(np.int64)
+    return FoundPairs(left, right, similarity.astype(np.float32))

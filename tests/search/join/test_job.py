@@ -16,16 +16,17 @@ from textsiam.models.twin import Twin
 from textsiam.search.duplicates import Duplicates, find_duplicates
 from textsiam.search.join import job as parts
 from textsiam.search.join.approximate import Sharding
-from textsiam.search.join.exact import pairs_above
+from textsiam.search.join.exact import FoundPairs, pairs_above
 from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartitionedVectors, perform, run_here
 from textsiam.search.join.ray import JobConfig
+from textsiam.search.join.rescoring import found_by
 
 
 @pytest.fixture
 def saved(twin: Twin, tmp_path: Path) -> Iterator[str]:
-    parts._opened.cache_clear()
+    parts.opened.cache_clear()
     yield str(twin.save_pretrained(tmp_path / "twin"))
-    parts._opened.cache_clear()
+    parts.opened.cache_clear()
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def test_parts_give_the_pairs_of_the_whole(twin: Twin, saved: str, many: list[st
     stage = Joining(job, threshold)
     perform(stage, run_here, lambda *at: seen.append(at))
     assert seen[-1] == (len(many) * (len(many) - 1) // 2,) * 2
-    found, expected = stage.found(), pairs_above(twin, whole, threshold)
+    found, expected = FoundPairs.joined(found_by(stage)).sorted(), pairs_above(twin, whole, threshold)
     assert len(many) ** 2 / 20 < len(expected.left) < len(many) ** 2 / 5
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
@@ -165,6 +166,7 @@ DRIVER = """
 import json, sys
 from textsiam.models.twin import Twin
 from textsiam.search.join.ray import JobConfig
+from textsiam.search.join.rescoring import found_by
 from textsiam.search.duplicates import find_duplicates
 
 model, folder, threshold, texts = sys.argv[1], sys.argv[2], float(sys.argv[3]), json.load(open(sys.argv[4]))

@@ -19,8 +19,10 @@ import pytest
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
+from textsiam.search.join.exact import FoundPairs
 from textsiam.search.join.job import Encoding, Job, JobError, Joining, Stage, perform, run_here
 from textsiam.search.join.ray import JobConfig, RayRunner
+from textsiam.search.join.rescoring import found_by
 
 TEXTS = [f"How do I {verb} a {thing}{end}" for verb in ("mend", "buy", "sell", "paint", "lend")
          for thing in ("house", "car", "boat", "bike", "door", "lamp", "phone", "chair")
@@ -120,7 +122,7 @@ def test_a_killed_worker_and_a_lost_node_change_nothing(cluster: Any, saved: str
     # A worker on each node, both in the middle of an item.
     run_gated(stages[1], tmp_path / "gate", RayRunner(cluster.address, cpus=2), kill_a_worker_and_lose_a_node)
     assert deeds == ["worker", "node"]
-    expected, found = (stage.found() for stage in stages)
+    expected, found = (FoundPairs.joined(found_by(stage)).sorted() for stage in stages)
     assert len(expected.left) > 200
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)

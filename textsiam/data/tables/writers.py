@@ -14,7 +14,7 @@ from textsiam.whole_file import whole_file
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 TABLE_ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
-_GROUP = 65_536  # rows of Parquet that are held in memory
+_GROUP = 8_192  # rows of Parquet that are held in memory
 
 
 def write_table(

@@ -87,7 +87,7 @@ def random_effects_bound(
     threshold of rate p is then z = Φ⁻¹(1 - p). Identities are drawn anew on both sides, those that are both with equal
     effects, as a cosine has it; variances are drawn from what the seen ones say of them, (n - 1) s² / χ². The bound is
     the largest p under which the share accepted is at most `rate` in 1 - confidence of the draws. Comparisons of one
-    pair of identities count as one. Owen, "The Pigeonhole Bootstrap", 2007, says why a bootstrap of the seen identities
+    pair of identities count as the n / (1 + (n - 1) r) that they are worth, with the correlation r of the rest. Owen, "The Pigeonhole Bootstrap", 2007, says why a bootstrap of the seen identities
     would not do: of those that nobody saw accepted, none ever is.
 
     Args:
@@ -106,7 +106,7 @@ def random_effects_bound(
 
     if (shape := (int(who.max(initial=-1)) + 1, scores.shape[1])) < (2, 2) or shape[1] < 2:
         return 1.0
-    of_rows, of_columns = _effects(scores, impostor, who)
+    of_rows, of_columns, within = _effects(scores, impostor, who)
     rng = np.random.default_rng(seed)
     freedom = min(shape) - 1
     wider = freedom / rng.chisquare(freedom, (_DRAWS, 1))
@@ -118,6 +118,9 @@ def random_effects_bound(
     column[who] = own
     drawn[1][:, column[column >= 0]] = drawn[0][:, column >= 0]
     pairs = shape[0] * shape[1] - int((column >= 0).sum())
+    alike = 1.0 if within is None else min(max(1.0 - within / rest, 0.0), 1.0)
+    each = int(impostor.sum()) / pairs
+    worth = pairs * each / (1.0 + (each - 1.0) * alike)
 
     def chance(p: float) -> float:
         z = ndtri(p)
@@ -125,9 +128,9 @@ def random_effects_bound(
             ndtr((z + np.sqrt(part) * effects) / np.sqrt(1.0 - part))
             for part, effects in zip(share, drawn, strict=True)
         )  # what each identity alone makes of p; far out in the tail two of them multiply
-        alike = (rows[:, column >= 0] * columns[:, column[column >= 0]]).sum(axis=1)  # nobody is compared with itself
-        seen = (rows.sum(axis=1) * columns.sum(axis=1) - alike) / (p * pairs)
-        return float(betainc(pairs * (1.0 - rate), pairs * rate + 1.0, 1.0 - np.minimum(seen, 1.0)).mean())
+        itself = (rows[:, column >= 0] * columns[:, column[column >= 0]]).sum(axis=1)  # nobody is compared with it
+        seen = (rows.sum(axis=1) * columns.sum(axis=1) - itself) / (p * pairs)
+        return float(betainc(worth * (1.0 - rate), worth * rate + 1.0, 1.0 - np.minimum(seen, 1.0)).mean())
 
     low, high = math.log(max(rate, _LEAST)), 0.0
     for _ in range(_STEPS):
@@ -138,8 +141,11 @@ def random_effects_bound(
 
 def _effects(
     scores: NDArray[np.float32], impostor: NDArray[np.bool_], who: NDArray[np.int64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return the effect of each probing and of each enrolled identity on the normal scores, by least squares."""
+) -> tuple[NDArray[np.float64], NDArray[np.float64], float | None]:
+    """Return the effect of each probing and of each enrolled identity on the normal scores, by least squares.
+
+    The third is the variance among the comparisons of two identities; None where there is only one of each.
+    """
     from scipy.special import ndtri
     from scipy.stats import rankdata
 
@@ -156,4 +162,6 @@ def _effects(
     for _ in range(_SWEEPS):
         rows = (there * (cells - columns)).sum(axis=1) / np.maximum(there.sum(axis=1), 1.0)
         columns = (there * (cells - rows[:, None])).sum(axis=0) / np.maximum(there.sum(axis=0), 1.0)
-    return rows, columns
+    more = flat.size - int(there.sum())
+    within = float(((normal - cells[who])[impostor] ** 2).sum()) / more if more else None
+    return rows, columns, within

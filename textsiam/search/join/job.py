@@ -8,8 +8,11 @@ cluster that see the same folder (`textsiam.search.join.ray`).
 
 from __future__ import annotations
 
+import fcntl
 import json
+import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -27,10 +30,11 @@ from textsiam.models.ensemble import open_scorer
 from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import scorer_fingerprint
 from textsiam.search.join.exact import Comparison, FoundPairs
-from textsiam.search.join.pair_files import read_found, write_found
+from textsiam.search.join.pair_files import gathered, write_found
 from textsiam.whole_file import whole_file
 
 _FORMAT = 2
+_MAPPED = 16_384  # vectors that are read before their pages are given back
 
 
 class JobError(ValueError):
@@ -70,11 +74,10 @@ class Job:
         folder = Path(folder).resolve()
         model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
         job = cls(str(folder), model, scorer_fingerprint(twin), texts_digest(texts), len(texts), partition_size)
+        _check_is_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "job.json").exists():
             job._check((folder / "job.json").read_text(encoding="utf-8"))
-        elif any(not path.name.startswith(".") for path in folder.iterdir()):
-            raise JobError(f"{folder} is not empty and holds no job: name another folder")
         else:
             with whole_file(folder / "job.json") as aside:
                 aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
@@ -118,6 +121,45 @@ class Job:
             raise JobError(f"{self.folder}/job.json is damaged: remove the folder, or name another one") from error
         if other is not None:
             raise JobError(f"{self.folder} holds a job with another {other}: remove it, or name another folder")
+
+
+def _check_is_free(folder: Path) -> None:
+    found = {path.name for path in folder.iterdir() if not path.name.startswith(".")} if folder.exists() else set()
+    if found and "job.json" not in found:
+        raise JobError(f"{folder} is not empty and holds no job: name another folder")
+
+
+def empty_scratch(folder: str | Path, name: str) -> Path:
+    """Make a folder for what a command needs while it lasts, inside that of a job; what was left there is removed.
+
+    Raises:
+        JobError: The folder holds something else than a job.
+    """
+    _check_is_free(Path(folder))
+    scratch = Path(folder) / ".scratch" / name
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
+    return scratch.resolve()
+
+
+@contextmanager
+def scratch_of(folder: str | Path) -> Iterator[Path]:
+    """Give an empty folder inside that of a job, which nobody else works in meanwhile; it is gone in the end.
+
+    Raises:
+        JobError: As for `empty_scratch`; or another process is at work in the folder.
+    """
+    _check_is_free(Path(folder))
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    with open(Path(folder) / ".lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise JobError(f"{folder}: another process is at work there: wait for it, or name another folder") from None
+        try:
+            yield empty_scratch(folder, "texts")
+        finally:
+            shutil.rmtree(Path(folder) / ".scratch", ignore_errors=True)
 
 
 class Stage(Protocol):
@@ -195,7 +237,7 @@ class Encoding:
         """Encode a partition."""
         import pyarrow.parquet as pq
 
-        twin = _opened(self.job.model, self.job.fingerprint)
+        twin = opened(self.job.model, self.job.fingerprint)
         texts = pq.read_table(self.job.texts_of(int(item)))["text"].to_pylist()
         path = self.file(item)
         path.parent.mkdir(exist_ok=True)
@@ -232,18 +274,19 @@ class Joining:
     def __call__(self, item: str) -> None:
         """Compare two partitions."""
         one, other = map(int, item.split("-"))
-        twin = _opened(self.job.model, self.job.fingerprint)
+        twin = opened(self.job.model, self.job.fingerprint)
         numbers, height = sorted({one, other}), self.job.size(one)
         points = torch.from_numpy(np.concatenate([np.load(self.job.vectors_of(number)) for number in numbers]))
         after = 0 if one == other else height
         compare = Comparison(twin, points, self.threshold, rows=height, after=after)
-        left, right, similarity = FoundPairs.joined(compare.found()).sorted()
         starts = self.job.partitions
-        write_found(self.file(item), [FoundPairs(left + starts[one], right + starts[other] - after, similarity)])
-
-    def found(self) -> FoundPairs:
-        """Return the pairs of all items, in order of index."""
-        return FoundPairs.joined(read_found(self.file(item)) for item in self.items()).sorted()
+        write_found(
+            self.file(item),
+            (
+                FoundPairs(left + starts[one], right + starts[other] - after, similarity)
+                for left, right, similarity in gathered(compare.found())
+            ),
+        )
 
 
 class PartitionedVectors:
@@ -255,23 +298,32 @@ class PartitionedVectors:
     """
 
     def __init__(self, job: Job, dim: int) -> None:
-        self._partitions = [np.load(job.vectors_of(number), mmap_mode="r") for number in range(len(job.partitions))]
-        self._size, self._dim, self._count = job.partition_size, dim, job.count
+        self._job, self._dim, self._mapped, self._read = job, dim, {}, 0
 
     def __len__(self) -> int:
-        return self._count
+        return self._job.count
 
     def __getitem__(self, rows: np.ndarray) -> np.ndarray:
         """Return the vectors of these texts, `(rows, dim)` float32."""
         found = np.empty((len(rows), self._dim), np.float32)
-        partition = rows // self._size
+        partition = rows // self._job.partition_size
         for number in np.unique(partition).tolist():
-            found[partition == number] = self._partitions[number][rows[partition == number] - number * self._size]
+            chosen = partition == number
+            found[chosen] = self._vectors_of(number)[rows[chosen] - number * self._job.partition_size]
+        self._read += len(rows)
         return found
+
+    def _vectors_of(self, number: int) -> np.ndarray:
+        """Map a partition; what was read of all of them leaves memory now and then."""
+        if self._read > _MAPPED:
+            self._mapped, self._read = {}, 0
+        if number not in self._mapped:
+            self._mapped[number] = np.load(self._job.vectors_of(number), mmap_mode="r")
+        return self._mapped[number]
 
 
 @lru_cache(maxsize=1)
-def _opened(model: str, fingerprint: str) -> Scorer:
+def opened(model: str, fingerprint: str) -> Scorer:
     """Open the model of a job, once in a process.
 
     Raises:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from textsiam.saving import SaveError
 from textsiam.search.join.exact import FoundPairs
+from textsiam.search.join.sorted_pairs import BLOCK
 from textsiam.whole_file import whole_file
 
 
@@ -46,9 +47,28 @@ def write_found(path: str | Path, parts: Iterable[FoundPairs]) -> int:
     return count
 
 
+def gathered(parts: Iterable[FoundPairs]) -> Iterator[FoundPairs]:
+    """Yield the pairs of as many parts together as make a row group of 65,536 and more."""
+    held, count = [], 0
+    for part in parts:
+        held.append(part)
+        count += len(part.left)
+        if count >= BLOCK:
+            yield FoundPairs.joined(held)
+            held, count = [], 0
+    if count:
+        yield FoundPairs.joined(held)
+
+
 def read_found(path: str | Path) -> FoundPairs:
     """Read the pairs of a file that `write_found` wrote."""
+    return FoundPairs.joined(stream_found(path))
+
+
+def stream_found(path: str | Path) -> Iterator[FoundPairs]:
+    """Read the pairs of a file that `write_found` wrote, block by block."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path)
-    return FoundPairs(*(table[name].to_numpy() for name in FoundPairs._fields))
+    with pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(BLOCK, columns=list(FoundPairs._fields)):
+            yield FoundPairs(*(batch.column(name).to_numpy() for name in FoundPairs._fields))

@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,9 +31,12 @@ from textsiam.search.join.job import (
     PartitionedVectors,
     Runner,
     Stage,
+    empty_scratch,
     perform,
     run_here,
 )
+from textsiam.search.join.rescoring import Rescoring, found_by
+from textsiam.search.join.sorted_pairs import Room
 
 PARTITION_SIZE = 65_536
 """Texts of a partition: two of them at 384 dimensions are 0.2 GB, and comparing them takes one core about 8 seconds."""
@@ -51,6 +54,7 @@ class JobConfig:
             None does without Ray, one partition after the other in this process.
         partition_size: Texts of a partition.
         cpus: Cores of a worker.
+        pairs_in_memory: Pairs that are held in memory where they are sorted and clustered: 100 to 200 bytes each.
     """
 
     model: str
@@ -58,6 +62,11 @@ class JobConfig:
     address: str | None = None
     partition_size: int = PARTITION_SIZE
     cpus: int = 1
+    pairs_in_memory: int = 1_000_000
+
+    def room(self) -> Room:
+        """Make an empty folder for what is sorted, inside the folder of the job, and return it with its limit."""
+        return Room(self.pairs_in_memory, empty_scratch(self.folder, "pairs"))
 
     def begin(self, twin: Scorer, texts: Sequence[str]) -> Job:
         """Begin a job in the folder, or go on with the same one; see `Job.begin`."""
@@ -73,8 +82,16 @@ class JobConfig:
         perform(Encoding(job), self._runner(), progress)
         return PartitionedVectors(job, dim)
 
-    def join(self, job: Job, threshold: float, progress: Progress | None = None) -> FoundPairs:
-        """Return every pair i < j at or above the threshold, in order of index, as far as that was not done yet.
+    def join(
+        self, job: Job, threshold: float, progress: Progress | None = None, *, rescored: bool = False
+    ) -> Iterable[FoundPairs]:
+        """Return every pair i < j at or above the threshold, in blocks in any order, as far as not done yet.
+
+        Args:
+            job: What was begun, and encoded.
+            threshold: Least similarity.
+            progress: Called as `progress(done, total)`, in pairs compared.
+            rescored: Whether the model's reranker is asked about the pairs.
 
         Raises:
             JobError: As for `encode`.
@@ -82,7 +99,10 @@ class JobConfig:
         """
         stage = Joining(job, threshold)
         perform(stage, self._runner(), progress)
-        return stage.found()
+        if rescored:
+            stage = Rescoring(job, threshold)
+            perform(stage, self._runner())
+        return found_by(stage)
 
     def _runner(self) -> Runner:
         return run_here if self.address is None else RayRunner(self.address, self.cpus)
