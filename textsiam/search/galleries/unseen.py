@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 _DRAWS = 1000  # sets of identities that are drawn
-_STEPS = 30  # halvings on the way to a bound
+_STEPS = 18  # halvings on the way to a bound
 _SWEEPS = 20  # of least squares in turn: nobody is compared with itself, and the table has holes
 _LEAST = 1e-9  # rate below which nothing is told apart
 
@@ -87,8 +87,10 @@ def random_effects_bound(
     threshold of rate p is then z = Φ⁻¹(1 - p). Identities are drawn anew on both sides, those that are both with equal
     effects, as a cosine has it; variances are drawn from what the seen ones say of them, (n - 1) s² / χ². The bound is
     the largest p under which the share accepted is at most `rate` in 1 - confidence of the draws. Comparisons of one
-    pair of identities count as the n / (1 + (n - 1) r) that they are worth, with the correlation r of the rest. Owen, "The Pigeonhole Bootstrap", 2007, says why a bootstrap of the seen identities
-    would not do: of those that nobody saw accepted, none ever is.
+    pair of identities are worth n / (1 + (n - 1) r), with the correlation r of their rests (Kish 1965).
+
+    A bootstrap of the seen identities (Owen, "The Pigeonhole Bootstrap", 2007) would not do: where none of them was
+    accepted, none is in any resample.
 
     Args:
         scores: Similarities (probes, enrolled).
@@ -104,7 +106,8 @@ def random_effects_bound(
     """
     from scipy.special import betainc, ndtr, ndtri
 
-    if (shape := (int(who.max(initial=-1)) + 1, scores.shape[1])) < (2, 2) or shape[1] < 2:
+    shape = int(who.max(initial=-1)) + 1, scores.shape[1]
+    if min(shape) < 2:
         return 1.0
     of_rows, of_columns, within = _effects(scores, impostor, who)
     rng = np.random.default_rng(seed)
