@@ -191,7 +191,7 @@ def test_any_error_of_verify_is_2(place, calibrated, tmp_path, textsiam, monkeyp
     elif wrong == "damage":
         (calibrated / "gallery.safetensors").write_bytes(b"x")
     elif wrong == "crash":
-        monkeypatch.setattr(Gallery, "verify", lambda *_: 1 / 0)
+        monkeypatch.setattr(Gallery, "judged", lambda *_: 1 / 0)
     else:
         given[wrong] = tmp_path / "nowhere"
     said = textsiam("gallery", "verify", *given.values())
@@ -220,6 +220,16 @@ def test_people_of_the_training_are_named(place, tmp_path, textsiam):
     textsiam("gallery", "enroll", tmp_path / "model", tmp_path / "g", place / "enrolled")
     said = textsiam("gallery", "calibrate", tmp_path / "model", tmp_path / "g", place / "probes", "--far", 0.05)
     assert "2 of 16 identities have the names of those that the model was trained on (p 03, p 04)" in said.err
+
+
+def test_probes_of_strangers_alone_are_refused(place, calibrated, tmp_path, textsiam):
+    strangers = draw(tmp_path / "strangers", range(40, 50), range(4))
+    said = textsiam("gallery", "calibrate", place / "model", calibrated, strangers, "--far", 0.05)
+    assert said.status == 1
+    assert said.err.endswith(
+        "none of the calibration inputs is of an enrolled identity, so that nothing can be accepted\n"
+    )
+    assert textsiam("gallery", "verify", place / "model", calibrated, "p 03", strangers / "p 40" / "0.png").status < 2
 
 
 def test_wrong_rates_are_arguments(place, calibrated, textsiam):

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -83,7 +83,8 @@ def recover(target: Path) -> None:
     target = target.resolve()
     old = _aside(target)
     if old.exists() and not target.exists():
-        old.rename(target)
+        with suppress(FileNotFoundError):  # somebody else has put it back
+            old.rename(target)
 
 
 def _aside(target: Path) -> Path:

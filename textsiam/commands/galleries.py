@@ -12,9 +12,8 @@ from textsiam.commands.options import BadRow, Json, Model, open_twin, tell_read
 from textsiam.terminal import dim, fail, print_json, progress_bar, rounded, say, warn
 
 if TYPE_CHECKING:
-    from textsiam.decision.decision import Verdict
     from textsiam.models.scorer import Scorer
-    from textsiam.search.gallery import Gallery, Identity
+    from textsiam.search.gallery import Gallery
     from textsiam.search.operating_point import OperatingPoint
     from textsiam.sources import Identities
 
@@ -41,8 +40,7 @@ def enroll(
     twin, found = _opened(model, source, on_bad_row)
     from textsiam.search.gallery import Gallery
 
-    if gallery.exists():  # another model's is refused before there is any work
-        Gallery.load(gallery, twin)
+    Gallery.load(gallery, twin, new=True)  # another model's is refused before there is any work
     with progress_bar("enrolling") as progress:
         vectors = twin.encode(found.inputs, side="right", progress=progress)
     with Gallery.changing(gallery, twin, new=True) as enrolled:
@@ -139,18 +137,19 @@ def verify(
     try:
         enrolled = _loaded(gallery, open_twin(model))
         _check_enrolled(enrolled, [name], gallery)
-        verdict, point = enrolled.verify(name, file), enrolled.promise(name)
+        from textsiam.search.galleries.answers import verified
+
+        said = verified(enrolled, name, enrolled.twin.encode([file], side="left")[0])
         if as_json:
-            known = {"name": name, "accepted": verdict.duplicate, "references": enrolled.shots[name]}
-            print_json({**known, **_scored(verdict), **point.promised()})
+            print_json(said)
         else:
-            said = "accepted" if verdict.duplicate else "rejected"
-            print(f"{said}  probability {verdict.probability:.3f}  "
-                  f"similarity {verdict.similarity:.4f} (threshold {verdict.threshold:.4f})  {point}")  # fmt: skip
+            word, score = "accepted" if said["accepted"] else "rejected", f"similarity {said['similarity']:.4f}"
+            print(f"{word}  probability {said['probability']:.3f}  {score} (threshold {said['threshold']:.4f})  "
+                  f"{enrolled.promise(name)}")  # fmt: skip
         sys.stdout.flush()  # 0 would mean accepted, where nobody reads it
     except Exception as error:  # whatever it is, it must look neither accepted nor rejected
         fail(f"error: {error or type(error).__name__}", 2)
-    raise typer.Exit(0 if verdict.duplicate else 1)
+    raise typer.Exit(0 if said["accepted"] else 1)
 
 
 @gallery_app.command()
@@ -166,26 +165,16 @@ def identify(
     enrolled = _loaded(gallery, open_twin(model))
     files = _readable(enrolled, files) if on_bad_row == "skip" else files
     enrolled.identification_threshold()  # refuses before there is any work
-    scores = enrolled.similarities(files)
-    rows = [
-        {
-            "input": file,
-            "name": one.name,
-            **_scored(one),
-            "candidates": _candidates(enrolled, row, top_k),
-        }
-        for file, one, row in zip(files, enrolled.named(scores), scores, strict=True)
-    ]
+    from textsiam.search.galleries.answers import identified
+
+    found = identified(enrolled, enrolled.twin.encode(files, side="left"), top_k=top_k)
+    rows = [{"input": file, **one} for file, one in zip(files, found, strict=True)]
     if as_json:
         print_json(rows)
         return
     for row in rows:
         near = ", ".join(f"{c['name']} {c['similarity']:.4f} ({c['probability']:.3f})" for c in row["candidates"])
         print(f"{row['input']}  {'unknown' if row['name'] is None else row['name']}  {dim(near)}")
-
-
-def _scored(one: Verdict | Identity) -> dict[str, float]:
-    return {figure: rounded(getattr(one, figure)) for figure in ("probability", "similarity", "threshold")}
 
 
 def _opened(model: str, source: str, on_bad_row: BadRow) -> tuple[Scorer, Identities]:
@@ -257,16 +246,6 @@ def _say_before(gallery: Gallery, found: Identities, far: float) -> None:
             f"{len(seen):,} of {len(probing):,} identities have the names of those that the model was trained on "
             f"({', '.join(seen[:_NAMED])}): what is learned from people that training saw is no promise for others",
         ))  # fmt: skip
-
-
-def _candidates(gallery: Gallery, scores: Any, top_k: int) -> list[dict[str, Any]]:
-    best = (-scores).argsort(kind="stable")[:top_k]
-    point = gallery.identification
-    odds = [] if point is None else point.decision.probability(scores[best]).tolist()
-    return [
-        {"name": gallery.names[i], "similarity": rounded(float(scores[i])), "probability": rounded(p)}
-        for i, p in zip(best.tolist(), odds, strict=True)
-    ]
 
 
 def _thresholds(gallery: Gallery) -> dict[str, Any]:

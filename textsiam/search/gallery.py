@@ -108,12 +108,13 @@ class Gallery(Enrolled):
             raise TypeError("verify takes one name and one input, or a list of each: got a list and a str")
         if len(name) != len(inputs):
             raise ValueError(f"verify takes as many names as inputs, got {len(name)} and {len(inputs)}")
-        claimed = self._columns(name)
-        if not name:
-            return []
-        probes = self.twin.encode(inputs, side="left")
-        scores = self.twin.vector_similarity(probes, self.vectors()[claimed])
-        return [self.promise(one).decision.verdicts([s])[0] for one, s in zip(name, scores.tolist(), strict=True)]
+        self._columns(name)
+        return self.judged(name, self.twin.encode(inputs, side="left")) if name else []
+
+    def judged(self, names: Sequence[str], probes: np.ndarray) -> list[Verdict]:
+        """As `verify`, of the vectors (inputs, dim) of the inputs."""
+        scores = self.twin.vector_similarity(probes, self.vectors()[self._columns(names)])
+        return [self.promise(one).decision.verdicts([s])[0] for one, s in zip(names, scores.tolist(), strict=True)]
 
     def promise(self, name: str) -> OperatingPoint:
         """Return when a claim to be this identity is accepted, and what is known of that.
@@ -219,8 +220,8 @@ class Gallery(Enrolled):
 
     def take_thresholds(self, other: Gallery) -> None:
         """Take over what another gallery of the same twin was calibrated to."""
-        self.verification, self.identification = other.verification, other.identification
-        self.by_references = other.by_references
+        for part in ("verification", "identification", "by_references"):
+            setattr(self, part, getattr(other, part))
 
     def false_alarm_rate(self) -> float:
         """Return the share of strangers that `identify` is expected to name, with as many identities as now.
@@ -247,45 +248,45 @@ class Gallery(Enrolled):
             SaveError: The folder cannot be written; one that was there before is intact.
         """
         with gallery_lock(folder, write=True):
-            write_gallery(
-                GalleryParts(**{part: getattr(self, part) for part in GalleryParts._fields}), self.twin, folder
-            )
+            self._write(folder)
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, twin: Scorer) -> Gallery:
-        """Open a saved gallery with the twin that it was made by.
+    def load(cls, folder: str | Path, twin: Scorer, *, new: bool = False) -> Gallery:
+        """Open a saved gallery with the twin that it was made by; where there is none, `new` gives an empty one.
 
         Raises:
             ModelError: The folder holds no gallery, its files are damaged, or another model made its vectors.
         """
         with gallery_lock(folder, write=False):
-            return cls._read(folder, twin)
+            return cls._read(folder, twin, new)
 
     @classmethod
     @contextmanager
     def changing(cls, folder: str | Path, twin: Scorer, *, new: bool = False) -> Iterator[Gallery]:
-        """Yield a saved gallery, and save it when the block ends without an error; nobody else changes it meanwhile.
+        """Open a saved gallery as `load` does, and save it when the block ends without an error.
 
-        Args:
-            folder: The gallery.
-            twin: What it was made by.
-            new: An empty gallery where there is none.
+        Nobody else changes or reads it meanwhile.
 
         Raises:
             ModelError: As for `load`.
             SaveError: As for `save`.
         """
         with gallery_lock(folder, write=True):
-            recover(Path(folder))
-            gallery = cls(twin) if new and not Path(folder).exists() else cls._read(folder, twin)
+            gallery = cls._read(folder, twin, new)
             yield gallery
-            parts = GalleryParts(**{part: getattr(gallery, part) for part in GalleryParts._fields})
-            write_gallery(parts, twin, folder)
+            gallery._write(folder)
+
+    def _write(self, folder: str | Path) -> None:
+        parts = GalleryParts(**{part: getattr(self, part) for part in GalleryParts._fields})
+        write_gallery(parts, self.twin, folder)
 
     @classmethod
-    def _read(cls, folder: str | Path, twin: Scorer) -> Gallery:
+    def _read(cls, folder: str | Path, twin: Scorer, new: bool) -> Gallery:
         gallery = cls(twin)
+        recover(Path(folder))
+        if new and not Path(folder).exists():
+            return gallery
         for part, value in read_gallery(folder, twin)._asdict().items():
             setattr(gallery, part, value)
         return gallery

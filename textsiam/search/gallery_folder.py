@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from textsiam.inference.encoders import ModelError
 from textsiam.legacy import head_knobs_of_0_1
 from textsiam.models.scorer import Scorer
-from textsiam.saving import SaveError, recover, whole_folder
+from textsiam.saving import SaveError, whole_folder
 from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
 
@@ -98,7 +98,6 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
     Raises:
         ModelError: The folder holds no gallery, its files are damaged, or another model made its vectors.
     """
-    recover(Path(folder))
     path = Path(folder) / _FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

@@ -64,12 +64,10 @@ class OperatingPoint:
 
     def __str__(self) -> str:
         """Return what is known of false accepts, in words."""
-        rate = f"false accepts {self.false_accepts.value:.2%} of the probes"
+        rate = f"{self.false_accepts.value:.2%} of these impostors accepted"
         if self.worst_case is None:
             return f"{rate}, {self.false_accepts.note or 'no bound'}"
-        return (
-            f"{rate}, at most {self.false_accepts.high:.1%} for identities never seen ({self.worst_case:.1%} at worst)"
-        )
+        return f"{rate}, at most {self.false_accepts.high:.1%} of those never seen ({self.worst_case:.1%} at worst)"
 
     def metadata(self) -> dict[str, Any]:
         """Return what fits in JSON; with the tensors of the decision it restores the point."""
@@ -116,6 +114,8 @@ def fit_operating_point(
     Raises:
         ValueError: There are fewer than 1 / far impostors, or too few probes for a probability.
     """
+    if not genuine.size:
+        raise ValueError("none of the calibration inputs is of an enrolled identity, so that nothing can be accepted")
     if impostors.size < 1.0 / far - 1e-9:
         raise ValueError(
             f"a false accept rate of {far:g} needs at least {math.ceil(1.0 / far - 1e-9)} impostor comparisons, got "

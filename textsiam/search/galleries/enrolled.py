@@ -94,9 +94,13 @@ class Enrolled:
         Raises:
             ValueError: Nobody is enrolled.
         """
+        return self.similarities_of(self.twin.encode(inputs, side="left"))
+
+    def similarities_of(self, probes: np.ndarray) -> np.ndarray:
+        """As `similarities`, of the vectors (inputs, dim) of the inputs."""
         if not self.sums:
             raise ValueError("nobody is enrolled: use enroll(name, inputs) first")
-        return self.scores_of(self.twin.encode(inputs, side="left"), self.vectors())
+        return self.scores_of(probes, self.vectors())
 
     def scores_of(self, probes: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
         """Return the similarities (probes, enrolled) of vectors (probes, dim) and (enrolled, dim), all float32."""
