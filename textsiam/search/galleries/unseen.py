@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
-_DRAWS = 1000  # sets of identities that are drawn
+_DRAWS = 600  # sets of identities that are drawn
+_GROUPS = 48  # of identities, whose sums are formed in each draw
 _SWEEPS = 20  # of least squares in turn: nobody is compared with itself, and the table has holes
 _SPENT = 0.7  # part of the allowed error that is used; `benchmarks/galleries.py` says what the approximations take
 _LEAST = 1e-9  # rate below which nothing is told apart
@@ -128,19 +129,32 @@ def random_effects_bound(
     each = int(impostor.sum()) / pairs
     worth = pairs * each / (1.0 + (each - 1.0) * alike)
 
+    left = np.sqrt(1.0 - share[0] - share[1])  # the spread of the rest
+    rows, columns = (np.sqrt(part) * _thinned(effects) / left for part, effects in zip(share, drawn, strict=True))
+    sums = (rows[:, :, None] + columns[:, None, :]).astype(np.float32)
+    if sums.shape[1:] == shape:
+        sums[:, column >= 0, column[column >= 0]] = -np.inf  # nobody is compared with itself
+    scale = np.isfinite(sums[0]).mean()
+
     def chance(p: float) -> float:
-        z = ndtri(p)
-        rows, columns = (
-            ndtr((z + np.sqrt(part) * effects) / np.sqrt(1.0 - part))
-            for part, effects in zip(share, drawn, strict=True)
-        )  # what each identity alone makes of p; far out in the tail two of them multiply
-        itself = (rows[:, column >= 0] * columns[:, column[column >= 0]]).sum(axis=1)  # nobody is compared with it
-        seen = (rows.sum(axis=1) * columns.sum(axis=1) - itself) / (p * pairs)
-        return float(betainc(worth * (1.0 - rate), worth * rate + 1.0, 1.0 - np.minimum(seen, 1.0)).mean())
+        accepted = ndtr(sums + (ndtri(p) / left).astype(np.float32)[:, :, None])
+        seen = np.minimum(accepted.mean(axis=(1, 2), dtype=np.float64) / scale, 1.0)
+        return float(betainc(worth * (1.0 - rate), worth * rate + 1.0, 1.0 - seen).mean())
 
     least, error = math.log(max(rate, _LEAST)), _SPENT * (1.0 - confidence)
-    found: Any = brentq(lambda log_p: chance(math.exp(log_p)) - error, least, 0.0, xtol=1e-4)
+    try:
+        found: Any = brentq(lambda log_p: chance(math.exp(log_p)) - error, least, -_LEAST, xtol=1e-3)
+    except ValueError:  # under no rate would so little be surprising
+        return 1.0
     return math.exp(found)
+
+
+def _thinned(effects: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return effects (draws, identities), of more than 48 identities the means of 48 groups of like ones."""
+    if effects.shape[1] <= _GROUPS:
+        return effects
+    groups = np.array_split(np.sort(effects, axis=1), _GROUPS, axis=1)
+    return np.stack([group.mean(axis=1) for group in groups], axis=1)
 
 
 def _effects(
