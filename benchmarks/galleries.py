@@ -170,7 +170,7 @@ def table(rows: list[dict]) -> str:
     lines = [f"| {' | '.join(names)} |", "| --- " * len(names) + "|"]
     for row in rows:
         if "bound" in row:
-            name = row["kind"] + (f", {row['references']} references" if "references" in row else "")
+            name = row["kind"] + (f", references: {row['references']}" if "references" in row else "")
             shown = [f"{100 * row[b]['median']:.1f}, {row[b]['held']:.1%}" for b in ("bound", "worst_case")]
             before = f"{row['before']['held']:.1%}" if "before" in row else ""
             rates = f"{100 * row['true_mean']:.2f} ({100 * row['true_95']:.2f})"
