@@ -91,6 +91,7 @@ def test_the_commands_succeed_as_printed(minilm, tmp_path, monkeypatch, capsys):
 
 
 def _write_example_files(pairs, folder):
+    from textsiam.data.clusters import cluster_ids
     from textsiam.data.tables.writers import write_table
 
     rows = list(zip(pairs.left_texts[:600], pairs.right_texts[:600], pairs.labels[:600].tolist(), strict=True))
@@ -101,6 +102,12 @@ def _write_example_files(pairs, folder):
     write_table(folder / "questions.tsv", list(questions[0]), questions)
     write_table(folder / "questions.parquet", dict.fromkeys(questions[0], str), questions)
     write_table(folder / "documents.jsonl", list(questions[0]), questions)
+    people = [
+        [text for text, group in zip(pairs.texts, cluster_ids(pairs), strict=True) if group == k] for k in range(60)
+    ]
+    for name, takes in (("enrolled.tsv", slice(0, 2)), ("probes.tsv", slice(2, 4))):
+        people_rows = [{"name": t[0], "text": text} for t in people for text in t[takes]]
+        write_table(folder / name, ["name", "text"], people_rows)
     (folder / "queries.txt").write_text("\n".join(pairs.texts[:20]), encoding="utf-8")
     write_table(
         folder / "posts.csv", ["id", "title", "body"], [{**q, "title": q["question"], "body": "?"} for q in questions]

@@ -73,6 +73,14 @@ def called(capsys, *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+def test_the_model_remembers_who_it_was_trained_on(trained):
+    from textsiam import Twin
+
+    known = Twin.from_pretrained(trained[1] / "model", device="cpu").provenance["identities"]
+    assert known == [f"c{c}" for c in range(6)]
+    assert "c3" not in (trained[1] / "model" / "README.md").read_text()
+
+
 def test_the_report_shows_pictures_and_a_map(trained):
     page = (trained[1] / "report.html").read_text()
     assert "data:image/png;base64" in page

@@ -11,7 +11,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from textsiam import __version__
-from textsiam.commands import adapting, doctor, finding, importing, indexing, labelling, making, scoring, serving
+from textsiam.commands import (
+    doctor,
+    finding,
+    forums,
+    galleries,
+    indexing,
+    labelling,
+    making,
+    scoring,
+    serving,
+)
 from textsiam.terminal import fail
 
 app = typer.Typer(
@@ -22,8 +32,9 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
-app.add_typer(importing.import_app, name="import")
+app.add_typer(forums.import_app, name="import")
 app.add_typer(indexing.index_app, name="index")
+app.add_typer(galleries.gallery_app, name="gallery")
 
 app.command()(scoring.score)
 app.command()(scoring.evaluate)
@@ -34,7 +45,7 @@ app.command()(finding.encode)
 app.command()(finding.match)
 app.command()(indexing.check)
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
-app.command()(adapting.adapt)
+app.command()(forums.adapt)
 app.command()(making.mine)
 app.command()(making.export)
 app.command()(making.ensemble)

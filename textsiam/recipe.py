@@ -32,6 +32,7 @@ from textsiam.data.tables.writers import write_table
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
+from textsiam.images.files import class_folders
 from textsiam.images.pairs import thumbnail_of
 from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
@@ -353,6 +354,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
         ],
         "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
         "seed": config.training.seed,
+        "identities": class_folders(n for part in (splits.train, *more) if part.images for n in part.texts),
         **facts,
         "config": config.to_dict(),
     }  # fmt: skip

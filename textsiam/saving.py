@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
@@ -45,10 +45,12 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
                 kept = target / path.relative_to(fresh)
                 path.chmod(kept.stat().st_mode & 0o777 if kept.is_file() else given)
                 _sync(path)
+        _sync(fresh)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a crash right after the renames
             target.rename(old)
         fresh.rename(target)
+        _sync(target.parent)  # the name is on the disk, too
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         kept = f"; {target} is as it was before" if target.exists() else ""
@@ -81,7 +83,8 @@ def recover(target: Path) -> None:
     target = target.resolve()
     old = _aside(target)
     if old.exists() and not target.exists():
-        old.rename(target)
+        with suppress(FileNotFoundError):  # somebody else has put it back
+            old.rename(target)
 
 
 def _aside(target: Path) -> Path:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from textsiam.data.graded import GradedPairs
 from textsiam.data.graded import read_judged as read_judged_table
 from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
-from textsiam.data.tables.errors import DataError, OnBadRow
-from textsiam.data.tables.readers import Loader
+from textsiam.data.tables.columns import IMAGE_NAME, TEXT_NAMES, Table, known_column
+from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
+from textsiam.data.tables.readers import Loader, open_table
+from textsiam.data.tables.rows import Problem, cell_reader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
 from textsiam.forums.reading import duplicate_pairs, is_forum
@@ -22,6 +25,8 @@ from textsiam.forums.reading import read_texts as read_texts_of_forum
 from textsiam.images.files import holds_images
 from textsiam.images.pairs import draw_up_to
 from textsiam.images.readers import image_cells, read_image_names, read_images
+
+_IDENTITY_NAMES = ("name", "identity", "person", "writer", "speaker", "label", "class", "account", "id")
 
 
 def read_pairs(
@@ -148,3 +153,73 @@ def read_texts(
         return read_image_names(source, on_bad_row=on_bad_row)
     options = {"split": split, "quoted": quoted, "load": load, "image_cells": image_cells, "store": store}
     return read_table_of_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, **options)
+
+
+@dataclass(frozen=True)
+class Identities:
+    """Inputs in their order, texts or names of images, each with the name of its identity beside it."""
+
+    names: list[str]
+    inputs: list[str]
+    report: ReadReport
+
+
+def read_identities(source: str | Path, *, images: bool, on_bad_row: OnBadRow = "error") -> Identities:
+    """Read inputs with the identity of each: a folder of images for each identity, or a table of names and inputs.
+
+    The table has the columns name and path (name and text, for texts), in the usual spellings; of two columns without
+    such a header, the first line is a row, too. Paths are relative to the table.
+
+    Args:
+        source: A folder, .zip or idx file as for `textsiam.images.read_images`; or a table as for `read_pairs`.
+        images: Whether the inputs are images, or else texts.
+        on_bad_row: "error" stops at the first bad row or image, "skip" counts bad ones by reason in the report.
+
+    Raises:
+        DataError: The source cannot be read, with file, line and value; or an input is of two identities.
+    """
+    if not (str(source) == "-" or Path(source).exists()):
+        raise DataError(f"{source}: no such file or folder")
+    if holds_images(source):
+        if not images:
+            raise DataError(f"{source}: holds images, and the model reads texts: give a table of names and texts")
+        found = read_images(source, on_bad_row=on_bad_row)
+        return Identities([found.class_names[c] for c in found.classes.tolist()], found.names, found.report)
+    if Path(source).is_dir():
+        what = "a folder of images for each identity, or a table of names and " + ("paths" if images else "texts")
+        raise DataError(f"{source}: holds no image, expected {what}")
+    bad, owner = BadRows(str(source), on_bad_row=on_bad_row), dict[str, str]()
+    with open_table(source, bad, known=_IDENTITY_NAMES) as table:
+        for where, name, value, found in _named_cells(table, bad, images):
+            if isinstance(found, tuple):
+                bad(where, *found)
+            elif not name:
+                bad(where, "no name", "names no identity")
+            elif owner.setdefault(found, name) != name:
+                bad(where, "input of two identities", f"{value!r} is of {name!r} here, and of {owner[found]!r} before")
+    if not owner:
+        raise bad.nothing_usable("holds no identity")
+    return Identities([*owner.values()], [*owner], bad.report(len(owner), len(owner)))
+
+
+def _named_cells(table: Table, bad: BadRows, images: bool) -> Iterator[tuple[str, str, object, str | Problem]]:
+    """Yield where a row stands, its name, what stands beside it, and that as an input or why it is none."""
+    columns, header = _identity_columns(table, images)
+    if header:
+        bad.note("its columns have no such names as name and path or text, so that the first line is a row, too")
+    cell, rows = cell_reader(table, images, image_cells, bad.on_bad_row), table.values(columns)
+    for line, (name, value) in chain([(1, header)] if header else [], rows):
+        yield f"{table.unit}{line}", "" if name is None else str(name).strip(), value, cell(columns[1], value)
+
+
+def _identity_columns(table: Table, images: bool) -> tuple[tuple[str, str], tuple[str, ...]]:
+    """Return the columns of names and inputs, and the header where that is a row itself."""
+    name = known_column(table.columns, _IDENTITY_NAMES)
+    column = known_column(table.columns, ("path", IMAGE_NAME, "file", "filename") if images else TEXT_NAMES)
+    if name and column:
+        return (name, column), ()
+    if len(table.columns) == 2:
+        return (table.columns[0], table.columns[1]), table.columns
+    raise DataError(
+        f"{table.name}: expected the columns name and {'path' if images else 'text'}, got {', '.join(table.columns)}"
+    )

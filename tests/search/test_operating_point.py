@@ -44,6 +44,23 @@ def test_the_rate_holds_on_other_probes() -> None:
     assert np.mean(rates) == pytest.approx(0.05, abs=0.003)
 
 
+def test_weights_are_shares_of_the_rate() -> None:
+    """An identity of four probes at half of the weight of one of two: as if all had as many."""
+    genuine = np.arange(10, 20, dtype=np.float32)
+    impostors = np.array([9, 8, 1, 1, 2, 2], np.float32)
+    alike = fit_operating_point(genuine, impostors, far=0.34, prior=0.5, enrolled=1)
+    heavier = fit_operating_point(
+        genuine, impostors, far=0.34, prior=0.5, enrolled=1, weights=np.array([1, 1, 1, 1, 2, 2.0]) / 4
+    )
+    assert alike.false_accepts.value == pytest.approx(2 / 6)
+    assert heavier.false_accepts.value == pytest.approx(2 / 8)
+    few = fit_operating_point(
+        genuine, impostors, far=0.34, prior=0.5, enrolled=1, weights=np.array([2, 2, 1, 1, 1, 1.0])
+    )
+    assert few.false_accepts.value == pytest.approx(2 / 8)
+    assert few.decision.threshold > alike.decision.threshold
+
+
 def test_a_probe_whose_own_identity_is_not_the_best_is_not_found() -> None:
     genuine, impostors = scores()
     found = np.arange(genuine.size) % 2 == 0
@@ -66,6 +83,8 @@ def test_too_few_impostors() -> None:
     genuine, impostors = scores(9, 11)
     with pytest.raises(ValueError, match=r"0\.01 needs at least 100 impostor comparisons, got 99: give more"):
         fit_operating_point(genuine, impostors, far=0.01, prior=0.5, enrolled=1)
+    with pytest.raises(ValueError, match="none of the calibration inputs is of an enrolled identity"):
+        fit_operating_point(genuine[:0], impostors, far=0.1, prior=0.5, enrolled=1)
     with pytest.raises(ValueError, match="prior must be between"):
         point(prior=1.0)
 

@@ -45,6 +45,10 @@ def serve(
         str | None, typer.Argument(help="With --label: the questions, a forum folder or a file as for flag.")
     ] = None,
     index: Annotated[str | None, typer.Option(help="Questions to look through: a folder, or postgresql://…")] = None,
+    gallery: Annotated[
+        Path | None,
+        typer.Option(help="Identities that /verify and /identify look through: what `textsiam gallery` made."),
+    ] = None,
     reviews: Annotated[
         str | None,
         typer.Option(help="Where decisions are kept: an SQLite file, or postgresql://…; without it, beside the index."),
@@ -128,6 +132,7 @@ def serve(
     opened = None if index is None else _open_index(index)
     store = None if place is None else Reviews(place, announce=webhook is not None)
     twin = open_twin(model)
+    _check_gallery(gallery, twin)
     reading = {"column": column, "id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     labelling = None if asked is None else _labelling(twin, model, *asked, **reading)
     if precision is not None or prior is not None:
@@ -142,8 +147,9 @@ def serve(
 
     queued = 0 if store is None or suspects is None else store.add(read_suspects(suspects))
     app = create_app(
-        twin, opened, reviews=store, labelling=labelling, settings=settings, name=Path(model).name, shift=shift
-    )
+        twin, opened, reviews=store, labelling=labelling, gallery=gallery, settings=settings, name=Path(model).name,
+        shift=shift,
+    )  # fmt: skip
 
     sender = Webhook(store, webhook, secret) if store and webhook and secret else None
 
@@ -175,6 +181,14 @@ def _ready(model: str, facts: dict[str, Any]) -> list[str]:
     if facts["moderators"]:
         lines.append(f"decisions are made by {', '.join(facts['moderators'])}, each by a token of their own")
     return lines
+
+
+def _check_gallery(gallery: Path | None, twin: Scorer) -> None:
+    """Refuse another model's gallery now, and not by every request; where there is none, the first PUT makes it."""
+    if gallery is not None:
+        from textsiam.search.gallery import Gallery
+
+        Gallery.load(gallery, twin, new=True)
 
 
 def _open_index(index: str) -> QuestionIndex:

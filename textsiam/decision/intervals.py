@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -145,9 +145,7 @@ def interval(value: float, replicates: NDArray[np.float64], *, note: str = "") -
     return Estimate(float(value), float(low), float(high))
 
 
-def clustered_rate(
-    events: NDArray[np.bool_], *, names: Sequence[str] | None = None, confidence: float = 0.95
-) -> Estimate:
+def clustered_rate(events: NDArray[np.bool_], *, names: ArrayLike | None = None, confidence: float = 0.95) -> Estimate:
     """Return the share of events (probes, k), with an interval that takes those of one probe as dependent.
 
     The interval of Clopper and Pearson for n* independent trials, n* = p (1 - p) / (s² / n) with the variance s² of the

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -70,6 +70,17 @@ def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterato
                 yield inside, name
             else:
                 bad(inside, "unreadable image", problem)
+
+
+def class_folders(names: Iterable[str]) -> list[str]:
+    """Return the last folder of each image that lies in one, in a folder or a zip: what its class is called.
+
+    Example:
+        >>> class_folders(["people/Ada/1.png", "people.zip#old/Bo/2.png", "digits-idx3-ubyte#7"])
+        ['Ada', 'Bo']
+    """
+    inside = (name.rpartition("#")[2] for name in names if not name.startswith("data:"))
+    return sorted({Path(each).parent.name for each in inside} - {""}, key=natural_order)
 
 
 def natural_order(text: str) -> tuple[list[tuple[int, str]], str]:

@@ -47,7 +47,7 @@ def model_card(provenance: Mapping[str, Any], decision: Decision | None, name: s
         parts.append("## Measured\n\n" + "\n".join(rows) + "\n")
     if decision is not None:
         parts.append(_decision_text(decision))
-    facts = {k: v for k, v in provenance.items() if k not in ("measured", "config")}
+    facts = {k: v for k, v in provenance.items() if k not in ("measured", "config", "identities")}
     if facts:
         parts.append(
             "## Training\n\n" + "\n".join(f"* {k.replace('_', ' ')}: {_cell(v)}" for k, v in facts.items()) + "\n"

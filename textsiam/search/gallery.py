@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple, overload
 
 import numpy as np
-import torch
 
 from textsiam.decision.calibration import check_fraction
 from textsiam.decision.decision import Verdict
+from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.models.scorer import Scorer
-from textsiam.search.gallery_folder import GalleryParts, read_gallery, write_gallery
-from textsiam.search.operating_point import OperatingPoint, fit_operating_point
+from textsiam.saving import recover
+from textsiam.search.galleries.calibration import fit_identification, fit_verification
+from textsiam.search.galleries.enrolled import Enrolled, directions, places
+from textsiam.search.gallery_folder import GalleryParts, gallery_lock, read_gallery, write_gallery
+from textsiam.search.operating_point import OperatingPoint
 
-_ROWS = 65_536  # pairs scored at once
+REFERENCES: dict[int, int | None] = {1: 1, 2: 4, 5: None}
+"""Numbers of references that share a threshold, from the least to the most of them: 1, 2 to 4, 5 and more."""
 
 
 class Candidate(NamedTuple):
@@ -46,7 +51,7 @@ class Identity:
     threshold: float
 
 
-class Gallery:
+class Gallery(Enrolled):
     """Identities enrolled by one or several inputs each, verified one by one or identified among all.
 
     An identity is the mean of the unit vectors of its inputs, brought to length 1. So an input is compared once with
@@ -63,8 +68,10 @@ class Gallery:
         twin: What encodes and scores.
         verification: When a claimed identity is accepted; None before `calibrate`.
         identification: When the best identity is named; None before `calibrate`.
+        by_references: As `verification`, for identities of at least so many inputs, where enough identities have them.
         sums: Name → sum of the unit vectors of its inputs, `(dim,)` float64.
         shots: Name → number of its inputs.
+        references: Name → the unit vectors themselves, `(shots, dim)` float32; those enrolled by 0.1 are not known.
 
     Example:
         >>> gallery = Gallery(twin)  # doctest: +SKIP
@@ -74,73 +81,10 @@ class Gallery:
     """
 
     def __init__(self, twin: Scorer) -> None:
-        self.twin = twin
+        super().__init__(twin)
         self.verification: OperatingPoint | None = None
         self.identification: OperatingPoint | None = None
-        self.sums: dict[str, np.ndarray] = {}
-        self.shots: dict[str, int] = {}
-
-    def __len__(self) -> int:
-        return len(self.sums)
-
-    @property
-    def names(self) -> list[str]:
-        """The enrolled identities, in the order in which they came."""
-        return list(self.sums)
-
-    def enroll(self, name: str, inputs: str | Sequence[str]) -> None:
-        """Add inputs to an identity, which is new if its name is.
-
-        Raises:
-            ValueError: The name is empty, there is no input, or the vectors cancel each other out.
-        """
-        if not isinstance(name, str) or not name.strip():
-            raise ValueError(f"an identity needs a name, got {name!r}")
-        shots = [inputs] if isinstance(inputs, str) else list(inputs)
-        if not shots:
-            raise ValueError(f"{name}: no inputs to enroll")
-        total = self.twin.encode(shots, side="right").astype(np.float64).sum(axis=0) + self.sums.get(name, 0.0)
-        if np.linalg.norm(total) < 1e-6:
-            raise ValueError(f"{name}: the inputs have opposite vectors, whose mean points nowhere")
-        self.sums[name] = total
-        self.shots[name] = self.shots.get(name, 0) + len(shots)
-
-    def remove(self, name: str) -> None:
-        """Forget an identity.
-
-        Raises:
-            KeyError: It is not enrolled.
-        """
-        self._columns([name])
-        del self.sums[name], self.shots[name]
-
-    def vectors(self) -> np.ndarray:
-        """Return the vector of each identity, `(identities, dim)` float32 of length 1."""
-        if not self.sums:
-            return np.zeros((0, self.twin.dim), np.float32)
-        sums = np.stack(list(self.sums.values()))
-        return (sums / np.linalg.norm(sums, axis=1, keepdims=True)).astype(np.float32)
-
-    def similarities(self, inputs: Sequence[str]) -> np.ndarray:
-        """Return the similarity of each input to each identity, `(inputs, identities)` float32.
-
-        Raises:
-            ValueError: Nobody is enrolled.
-        """
-        if not self.sums:
-            raise ValueError("nobody is enrolled: use enroll(name, inputs) first")
-        probes, enrolled = self.twin.encode(inputs, side="left"), self.vectors()
-        scores = np.empty((len(probes), len(enrolled)), np.float32)
-        block = max(1, _ROWS // len(enrolled))
-        for start in range(0, len(probes), block):
-            part = probes[start : start + block]
-            if self.twin.head is None:
-                apart = self.twin.distance.all_pairs(torch.from_numpy(part), torch.from_numpy(enrolled))
-                scores[start : start + block] = self.twin.distance.similarity(apart).numpy()
-            else:  # it is asked about all of them
-                u, v = np.repeat(part, len(enrolled), axis=0), np.tile(enrolled, (len(part), 1))
-                scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
-        return scores
+        self.by_references: dict[int, OperatingPoint] = {}
 
     @overload
     def verify(self, name: str, inputs: str) -> Verdict: ...
@@ -149,24 +93,42 @@ class Gallery:
     def verify(self, name: str | list[str], inputs: str | list[str]) -> Verdict | list[Verdict]:
         """Say whether an input is of the identity it claims; `duplicate` is true when it is accepted.
 
+        The threshold is that of the number of the identity's inputs; see `promise`.
+
         Raises:
             ModelError: The gallery is not calibrated.
             KeyError: The identity is not enrolled.
             TypeError: One is a list and the other is not.
             ValueError: The lists differ in length.
         """
-        decision = self._calibrated("verification").decision
+        self._calibrated("verification")
         if isinstance(name, str) and isinstance(inputs, str):
             return self.verify([name], [inputs])[0]
         if isinstance(name, str) or isinstance(inputs, str):
             raise TypeError("verify takes one name and one input, or a list of each: got a list and a str")
         if len(name) != len(inputs):
             raise ValueError(f"verify takes as many names as inputs, got {len(name)} and {len(inputs)}")
-        claimed = self._columns(name)
-        if not name:
-            return []
-        probes = self.twin.encode(inputs, side="left")
-        return decision.verdicts(self.twin.vector_similarity(probes, self.vectors()[claimed]))
+        self._columns(name)
+        return self.judged(name, self.twin.encode(inputs, side="left")) if name else []
+
+    def judged(self, names: Sequence[str], probes: np.ndarray) -> list[Verdict]:
+        """As `verify`, of the vectors (inputs, dim) of the inputs."""
+        scores = self.twin.vector_similarity(probes, self.vectors()[self._columns(names)])
+        return [self.promise(one).decision.verdicts([s])[0] for one, s in zip(names, scores.tolist(), strict=True)]
+
+    def promise(self, name: str) -> OperatingPoint:
+        """Return when a claim to be this identity is accepted, and what is known of that.
+
+        It is `by_references` of the number of its inputs, and `verification` where too few identities had so many.
+
+        Raises:
+            ModelError: The gallery is not calibrated.
+            KeyError: The identity is not enrolled.
+        """
+        self._columns([name])
+        return self.by_references.get(
+            max(n for n in REFERENCES if n <= self.shots[name]), self._calibrated("verification")
+        )
 
     @overload
     def identify(self, inputs: str) -> Identity: ...
@@ -179,10 +141,12 @@ class Gallery:
             ModelError: The gallery is not calibrated.
             ValueError: Nobody is enrolled.
         """
-        decision = self._calibrated("identification").decision
-        if isinstance(inputs, str):
-            return self.identify([inputs])[0]
-        scores = self.similarities(inputs)
+        self._calibrated("identification")
+        return self.identify([inputs])[0] if isinstance(inputs, str) else self.named(self.similarities(inputs))
+
+    def named(self, similarities: np.ndarray) -> list[Identity]:
+        """As `identify`, from what `similarities` gave."""
+        decision, scores = self._calibrated("identification").decision, similarities.copy()
         rows, first = np.arange(len(scores)), scores.argmax(axis=1)
         best = scores[rows, first]
         scores[rows, first] = -np.inf
@@ -197,22 +161,34 @@ class Gallery:
         return found
 
     def calibrate(
-        self, inputs: Sequence[str], names: Sequence[str], *, far: float = 0.01, prior: float = 0.5
+        self,
+        inputs: Sequence[str],
+        names: Sequence[str],
+        *,
+        far: float = 0.01,
+        prior: float = 0.5,
+        open_set: bool = False,
+        progress: Progress | None = None,
     ) -> Gallery:
-        """Learn both thresholds from inputs whose identity is known; returns the gallery itself.
+        """Learn the thresholds from inputs whose identity is known; returns the gallery itself.
 
         * Verification: an input claims an identity. Genuine is its similarity to its own, impostors are those to all
-          others. The rate does not depend on how many are enrolled.
+          others. The rate does not depend on how many are enrolled. Once more for one input of each identity, for
+          those of 2 to 4, and of 5 and more: `by_references`.
         * Identification: an input is compared with all. Genuine is its similarity to its own identity; the impostor is
           its best similarity to all others, as if its own were not enrolled. More identities make a larger best one,
           so the threshold holds for the n - 1 others of now: `identification.enrolled`. When the gallery grows,
           calibrate again, or read the rate to expect from `false_alarm_rate`.
 
         Args:
-            inputs: Inputs of enrolled identities that were not enrolled themselves and that training never saw.
+            inputs: Inputs of identities that were not enrolled themselves and that training never saw.
             names: The identity of each.
-            far: The share of impostors that is accepted at most, on these inputs.
+            far: The share of impostors that is accepted at most, on these inputs; `false_accepts.high` bounds it for
+                identities never seen.
             prior: Share of genuine inputs where the gallery is used; the probabilities are stated for it.
+            open_set: Names that are not enrolled are impostors, and not a mistake; and what the inputs show of claims
+                is learned, also where they are too few for identification, which stays None.
+            progress: Called as `progress(done, total)` after every batch of inputs.
 
         Raises:
             ValueError: A name is not enrolled, fewer than two identities are, or there are too few inputs for the rate.
@@ -220,26 +196,32 @@ class Gallery:
         far = check_fraction(far, name="false accept rate")
         if len(inputs) != len(names):
             raise ValueError(f"expected a name for each of {len(inputs)} inputs, got {len(names)}")
-        if missing := sorted(set(names) - set(self.sums)):
+        if (missing := sorted(set(names) - set(self.sums))) and not open_set:
             raise ValueError(f"{missing[0]!r} is not enrolled: {len(missing)} of the calibration identities are not")
-        others = len(self) - 1
-        if others < 1:
+        if len(self) < 2:
             raise ValueError(f"calibration compares identities, but {len(self)} is enrolled")
-        rows = np.arange(len(inputs))
-        scores = self.similarities(inputs)
-        own = self._columns(names)
-        genuine = scores[rows, own]
-        strange = np.ones(scores.shape, bool)
-        strange[rows, own] = False
-        impostors = scores[strange].reshape(len(inputs), others)
-        best = impostors.max(axis=1)
-        self.verification, self.identification = (
-            fit_operating_point(genuine, impostors, far=far, prior=prior, enrolled=1, names=names),
-            fit_operating_point(
-                genuine, best[:, None], far=far, prior=prior, enrolled=others, found=genuine > best, names=names
-            ),
-        )  # fmt: skip
+        who = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
+        rates = {"far": far, "prior": prior}
+        probes = self.twin.encode(inputs, side="left", progress=progress)
+        scores, own = self.scores_of(probes, self.vectors()), places(self.names, names)
+        verification, identification = fit_verification(scores, own, who, **rates), None
+        with suppress(ValueError) if open_set else nullcontext():
+            identification = fit_identification(scores, own, who, **rates)
+        few = {}
+        for least, most in REFERENCES.items():
+            known = [name for name, vectors in self.references.items() if len(vectors) >= least]
+            if len(known) < 2:
+                break
+            enrolled = directions([self.references[name][:most].sum(axis=0, dtype=np.float64) for name in known])
+            with suppress(ValueError):  # too few of them for the rate
+                few[least] = fit_verification(self.scores_of(probes, enrolled), places(known, names), who, **rates)
+        self.verification, self.identification, self.by_references = verification, identification, few
         return self
+
+    def take_thresholds(self, other: Gallery) -> None:
+        """Take over what another gallery of the same twin was calibrated to."""
+        for part in ("verification", "identification", "by_references"):
+            setattr(self, part, getattr(other, part))
 
     def false_alarm_rate(self) -> float:
         """Return the share of strangers that `identify` is expected to name, with as many identities as now.
@@ -265,25 +247,49 @@ class Gallery:
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
         """
-        write_gallery(GalleryParts(self.sums, self.shots, self.verification, self.identification), self.twin, folder)
+        with gallery_lock(folder, write=True):
+            self._write(folder)
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, twin: Scorer) -> Gallery:
-        """Open a saved gallery with the twin that it was made by.
+    def load(cls, folder: str | Path, twin: Scorer, *, new: bool = False) -> Gallery:
+        """Open a saved gallery with the twin that it was made by; where there is none, `new` gives an empty one.
 
         Raises:
             ModelError: The folder holds no gallery, its files are damaged, or another model made its vectors.
         """
-        gallery = cls(twin)
-        gallery.sums, gallery.shots, gallery.verification, gallery.identification = read_gallery(folder, twin)
-        return gallery
+        with gallery_lock(folder, write=False):
+            return cls._read(folder, twin, new)
 
-    def _columns(self, names: Sequence[str]) -> np.ndarray:
-        place = {name: column for column, name in enumerate(self.sums)}
-        if missing := [name for name in names if name not in place]:
-            raise KeyError(f"{missing[0]!r} is not enrolled")
-        return np.array([place[name] for name in names], np.int64)
+    @classmethod
+    @contextmanager
+    def changing(cls, folder: str | Path, twin: Scorer, *, new: bool = False) -> Iterator[Gallery]:
+        """Open a saved gallery as `load` does, and save it when the block ends without an error.
+
+        Nobody else changes or reads it meanwhile.
+
+        Raises:
+            ModelError: As for `load`.
+            SaveError: As for `save`.
+        """
+        with gallery_lock(folder, write=True):
+            gallery = cls._read(folder, twin, new)
+            yield gallery
+            gallery._write(folder)
+
+    def _write(self, folder: str | Path) -> None:
+        parts = GalleryParts(**{part: getattr(self, part) for part in GalleryParts._fields})
+        write_gallery(parts, self.twin, folder)
+
+    @classmethod
+    def _read(cls, folder: str | Path, twin: Scorer, new: bool) -> Gallery:
+        gallery = cls(twin)
+        recover(Path(folder))
+        if new and not Path(folder).exists():
+            return gallery
+        for part, value in read_gallery(folder, twin)._asdict().items():
+            setattr(gallery, part, value)
+        return gallery
 
     def _calibrated(self, mode: str) -> OperatingPoint:
         point = getattr(self, mode)

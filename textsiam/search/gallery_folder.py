@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from textsiam.inference.encoders import ModelError
 from textsiam.legacy import head_knobs_of_0_1
 from textsiam.models.scorer import Scorer
-from textsiam.saving import recover, whole_folder
+from textsiam.saving import SaveError, whole_folder
 from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
 
@@ -28,8 +31,36 @@ class GalleryParts(NamedTuple):
 
     sums: dict[str, np.ndarray]
     shots: dict[str, int]
+    references: dict[str, np.ndarray]
     verification: OperatingPoint | None
     identification: OperatingPoint | None
+    by_references: dict[int, OperatingPoint]
+
+
+@contextmanager
+def gallery_lock(folder: str | Path, *, write: bool) -> Iterator[None]:
+    """Keep other processes from changing a gallery meanwhile; to write, also from reading it.
+
+    The folder around it is locked: the gallery itself is replaced by every change.
+
+    Raises:
+        SaveError: There is no folder around it, and none can be made.
+    """
+    around = Path(folder).resolve().parent
+    if write:
+        try:
+            around.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise SaveError(f"cannot write {folder}: {error.strerror or error}") from error
+    elif not around.is_dir():
+        yield  # whoever reads says that there is nothing
+        return
+    descriptor = os.open(around, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None:
@@ -39,15 +70,21 @@ def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None
         SaveError: The folder cannot be written; one that was there before is intact.
     """
     points = {"verification": parts.verification, "identification": parts.identification}
+    few = {f"references.{least}": point for least, point in parts.by_references.items()}
     facts = {
         "format": _FORMAT,
         "model": scorer_fingerprint(twin),
         "shots": parts.shots,
+        "references": [len(parts.references[name]) for name in parts.sums],
         **{mode: None if point is None else point.metadata() for mode, point in points.items()},
+        "by_references": {str(least): point.metadata() for least, point in parts.by_references.items()},
     }
-    sums = np.stack(list(parts.sums.values())) if parts.sums else np.zeros((0, twin.dim))
-    arrays = {"sums": sums}
-    for mode, point in points.items():
+    none = np.zeros((0, twin.dim), np.float32)
+    arrays = {
+        "sums": np.stack([*parts.sums.values()]) if parts.sums else none,
+        "references": np.concatenate([parts.references[name] for name in parts.sums]) if parts.sums else none,
+    }
+    for mode, point in {**points, **few}.items():
         if point is not None:
             arrays |= {f"{mode}.{name}": array for name, array in point.decision.tensors().items()}
     with whole_folder(folder) as fresh:
@@ -61,7 +98,6 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
     Raises:
         ModelError: The folder holds no gallery, its files are damaged, or another model made its vectors.
     """
-    recover(Path(folder))
     path = Path(folder) / _FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
@@ -72,8 +108,19 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
         arrays = load_file(Path(folder) / _ARRAYS)
         shots = {name: int(count) for name, count in facts["shots"].items()}
         sums = dict(zip(shots, arrays["sums"], strict=True))
-        points = (_restored(mode, facts[mode], arrays) for mode in ("verification", "identification"))
-        return GalleryParts(sums, shots, *points)
+        counts = facts.get("references", [0] * len(shots))  # a gallery of 0.1 has sums alone
+        cuts = (
+            np.split(arrays["references"], np.cumsum(counts)[:-1])
+            if any(counts)
+            else [arrays["sums"][:0].astype(np.float32)] * len(shots)
+        )
+        references = dict(zip(shots, cuts, strict=True))
+        verification, identification = (_restored(m, facts[m], arrays) for m in ("verification", "identification"))
+        few = {
+            int(least): OperatingPoint.restore(point, _own(f"references.{least}", arrays))
+            for least, point in facts.get("by_references", {}).items()
+        }
+        return GalleryParts(sums, shots, references, verification, identification, few)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else error
         raise ModelError(f"{path}: {reason}") from error
@@ -94,6 +141,9 @@ def scorer_fingerprint(twin: Scorer) -> str:
 
 
 def _restored(mode: str, facts: Mapping[str, Any] | None, arrays: Mapping[str, np.ndarray]) -> OperatingPoint | None:
+    return None if facts is None else OperatingPoint.restore(facts, _own(mode, arrays))
+
+
+def _own(mode: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     prefix = f"{mode}."
-    own = {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
-    return None if facts is None else OperatingPoint.restore(facts, own)
+    return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

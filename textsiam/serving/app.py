@@ -8,6 +8,7 @@ import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -31,6 +32,7 @@ from textsiam.serving.page.reviews import Reviews, ReviewsError
 from textsiam.serving.page.routes import page_routes
 from textsiam.serving.problem_details import Refused, problem_body
 from textsiam.serving.routes.embeddings import PROBLEMS, embedding_routes
+from textsiam.serving.routes.galleries import gallery_routes
 from textsiam.serving.routes.questions import question_routes
 from textsiam.serving.routes.tokens import token_routes
 from textsiam.serving.telemetry import Meters
@@ -48,6 +50,7 @@ def create_app(
     *,
     reviews: Reviews | None = None,
     labelling: Labelling | None = None,
+    gallery: Path | None = None,
     settings: ServerSettings | None = None,
     name: str = "textsiam",
     shift: DomainShift | None = None,
@@ -59,6 +62,7 @@ def create_app(
         index: The questions that `/duplicates` looks through; without one, that route answers 409.
         reviews: Where suspects and decisions are kept; without them moderators review nothing.
         labelling: The pairs that people are asked about at `/ui/label`, if any are.
+        gallery: The folder of the identities that `/verify` and `/identify` look through.
         settings: Limits and the token.
         name: What the model is called.
         shift: In what the questions of the index differ from those that the decision was learned on; see `index_shift`.
@@ -87,6 +91,7 @@ def create_app(
     app.include_router(embedding_routes(engine, name))
     app.include_router(question_routes(engine, index, reviews))
     app.include_router(token_routes(engine))
+    app.include_router(gallery_routes(engine, gallery))
     if reviews is not None:
         app.include_router(page_routes(engine, reviews))
     if labelling is not None:

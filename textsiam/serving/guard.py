@@ -41,7 +41,9 @@ _OPEN = frozenset({"/", "/health", "/ping", "/ui", "/ui/", "/ui/label"})
 _OPEN_FILES = "/ui/files/"
 _PAGE = "/ui/api/"
 _WRITES = frozenset({"PUT", "DELETE", "POST", "PATCH"})
-_READING_POSTS = frozenset({"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates"})
+_READING_POSTS = frozenset(
+    {"/embed", "/similarity", "/rerank", "/v1/embeddings", "/duplicates", "/verify", "/identify"}
+)
 _REQUEST_ID = re.compile(r"[\w.-]{1,64}")
 _CLIENTS = 10_000
 

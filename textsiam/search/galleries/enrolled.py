@@ -1,0 +1,135 @@
+"""Who is enrolled, by the unit vectors of their inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from textsiam.models.scorer import Scorer
+
+_ROWS = 65_536  # pairs scored at once
+
+
+class Enrolled:
+    """Identities enrolled by one or several inputs each; see `textsiam.search.gallery.Gallery`.
+
+    Args:
+        twin: What encodes and scores.
+    """
+
+    def __init__(self, twin: Scorer) -> None:
+        self.twin = twin
+        self.sums: dict[str, np.ndarray] = {}
+        self.shots: dict[str, int] = {}
+        self.references: dict[str, np.ndarray] = {}
+
+    def __len__(self) -> int:
+        return len(self.sums)
+
+    @property
+    def names(self) -> list[str]:
+        """The enrolled identities, in the order in which they came."""
+        return list(self.sums)
+
+    def enroll(self, name: str, inputs: str | Sequence[str]) -> None:
+        """Add inputs to an identity, which is new if its name is.
+
+        Raises:
+            ValueError: The name is empty, there is no input, or the vectors cancel each other out.
+        """
+        shots = [inputs] if isinstance(inputs, str) else list(inputs)
+        if not shots:
+            raise ValueError(f"{name}: no inputs to enroll")
+        self.add(self.twin.encode(shots, side="right"), [name] * len(shots))
+
+    def add(self, vectors: np.ndarray, names: Sequence[str], *, replace: bool = False) -> None:
+        """Add encoded inputs to the identities named beside them, or, with `replace`, have these consist of them alone.
+
+        Args:
+            vectors: What the right tower gave, (n, dim) float32.
+            names: n identities.
+            replace: Forget what is known of them.
+
+        Raises:
+            ValueError: As for `enroll`, and nobody is enrolled then.
+        """
+        if strange := [name for name in names if not isinstance(name, str) or not name.strip()]:
+            raise ValueError(f"an identity needs a name, got {strange[0]!r}")
+        rows: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            rows.setdefault(name, []).append(row)
+        sums, references = {}, {}
+        for name, own in rows.items():
+            known = None if replace else self.references.get(name)
+            before = 0.0 if known is None else self.sums[name]
+            sums[name] = before + vectors[own].astype(np.float64).sum(axis=0)
+            references[name] = vectors[own] if known is None else np.concatenate([known, vectors[own]])
+            if np.linalg.norm(sums[name]) < 1e-6:
+                raise ValueError(f"{name}: the inputs have opposite vectors, whose mean points nowhere")
+        kept = {} if replace else self.shots
+        self.shots |= {name: kept.get(name, 0) + len(own) for name, own in rows.items()}
+        self.sums |= sums
+        self.references |= references
+
+    def remove(self, name: str) -> None:
+        """Forget an identity.
+
+        Raises:
+            KeyError: It is not enrolled.
+        """
+        self._columns([name])
+        del self.sums[name], self.shots[name], self.references[name]
+
+    def vectors(self) -> np.ndarray:
+        """Return the vector of each identity, `(identities, dim)` float32 of length 1."""
+        if not self.sums:
+            return np.zeros((0, self.twin.dim), np.float32)
+        return directions(list(self.sums.values()))
+
+    def similarities(self, inputs: Sequence[str]) -> np.ndarray:
+        """Return the similarity of each input to each identity, `(inputs, identities)` float32.
+
+        Raises:
+            ValueError: Nobody is enrolled.
+        """
+        return self.similarities_of(self.twin.encode(inputs, side="left"))
+
+    def similarities_of(self, probes: np.ndarray) -> np.ndarray:
+        """As `similarities`, of the vectors (inputs, dim) of the inputs."""
+        if not self.sums:
+            raise ValueError("nobody is enrolled: use enroll(name, inputs) first")
+        return self.scores_of(probes, self.vectors())
+
+    def scores_of(self, probes: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
+        """Return the similarities (probes, enrolled) of vectors (probes, dim) and (enrolled, dim), all float32."""
+        scores = np.empty((len(probes), len(enrolled)), np.float32)
+        block = max(1, _ROWS // len(enrolled))
+        for start in range(0, len(probes), block):
+            part = probes[start : start + block]
+            if self.twin.head is None:
+                apart = self.twin.distance.all_pairs(torch.from_numpy(part), torch.from_numpy(enrolled))
+                scores[start : start + block] = self.twin.distance.similarity(apart).numpy()
+            else:  # it is asked about all of them
+                u, v = np.repeat(part, len(enrolled), axis=0), np.tile(enrolled, (len(part), 1))
+                scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
+        return scores
+
+    def _columns(self, names: Sequence[str]) -> np.ndarray:
+        found = places(self.names, names)
+        if (found < 0).any():
+            raise KeyError(f"{names[int(found.argmin())]!r} is not enrolled")
+        return found
+
+
+def directions(sums: Sequence[np.ndarray]) -> np.ndarray:
+    """Return sums of vectors (n, dim) as float32 of length 1."""
+    stacked = np.stack(sums)
+    return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
+
+
+def places(known: Sequence[str], names: Sequence[str]) -> np.ndarray:
+    """Return where each name (n,) stands among the known ones, -1 where it does not."""
+    place = {name: i for i, name in enumerate(known)}
+    return np.array([place.get(name, -1) for name in names], np.int64)
