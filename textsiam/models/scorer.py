@@ -166,6 +166,11 @@ class Scorer(ABC):
             return similarity
         return self.reranker.rescore(texts, left, right, similarity, precision=precision)
 
+    @property
+    def rescores(self) -> bool:
+        """Whether `rescore` may change a score."""
+        return self.reranker is not None
+
     def unrescored_threshold(self, threshold: float) -> float:
         """Return the least `vector_similarity` of pairs whose score may reach a threshold after `rescore`."""
         if self.reranker is None or self.reranker.combination is None:

@@ -189,7 +189,7 @@ def find_duplicates(
     if job is not None:
         begun = job.begin(twin, distinct)
         vectors = job.encode(begun, twin.dim, progress)
-        pairs = job.join(begun, least, joining, rescored=twin.reranker is not None)
+        pairs = job.join(begun, least, joining, rescored=twin.rescores)
     else:
         vectors = twin.encode(distinct, progress=progress)
         if sharding is not None:
