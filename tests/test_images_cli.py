@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def test_the_model_remembers_who_it_was_trained_on(trained):
 
     known = Twin.from_pretrained(trained[1] / "model", device="cpu").provenance["identities"]
     assert known == [f"c{c}" for c in range(6)]
-    assert "c3" not in (trained[1] / "model" / "README.md").read_text()
+    assert not re.search(r"\bc3\b", (trained[1] / "model" / "README.md").read_text())  # digests may hold the letters
 
 
 def test_the_report_shows_pictures_and_a_map(trained):
