@@ -76,7 +76,8 @@ def scorer():
     def similarity(u, v):
         return COSINE.similarity(COSINE(torch.from_numpy(u), torch.from_numpy(v))).numpy()
 
-    return SimpleNamespace(distance=COSINE, head=None, device=torch.device("cpu"), vector_similarity=similarity)
+    known = {"head": None, "reranker": None, "scores_by_cosine": True, "candidate_threshold": lambda least: least}
+    return SimpleNamespace(distance=COSINE, device=torch.device("cpu"), vector_similarity=similarity, **known)
 
 
 def ours(vectors, threshold):
