@@ -16,12 +16,11 @@ import argparse
 import json
 import tempfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from elsewhere import cranfield
-from quality import DATA, PRIOR, facts, finished, keep, splits, stored
+from quality import DATA, PRIOR, facts, keep, splits, stored, train_recipe
 
 RESULTS = Path(__file__).parent / "results" / "keeping.json"
 FIGURES = {
@@ -177,19 +176,15 @@ def trained(options, folder, seed):
         folder: Where trained twins are kept.
         seed: Of the training.
     """
-    from textsiam.config.run import build_objective, build_twin, read_config
     from textsiam.models.twin import Twin
-    from textsiam.training.loop import train
 
     place = folder / f"{' '.join(options).replace('--', '').replace('/', '-') or 'recipe'}, seed {seed}"
     if not place.exists():
         pairs = splits()[0]
         off = ["--training.trained_share", "null", "--loss.distillation", "null"]
-        config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml"), *off, *options])
-        twin = build_twin(config.model, pairs, seed=seed)
-        settings = replace(config.training, tracker="none", seeds=1, seed=seed, checkpoint_every=40)
-        where = {"output": folder / f"run of {place.name}", "resume": True}
-        result = finished(train(twin, pairs, build_objective(config.loss, twin.head), settings=settings, **where))
+        changes = {"seeds": 1, "seed": seed, "checkpoint_every": 40}
+        run = folder / f"run of {place.name}"
+        twin, result, _ = train_recipe(pairs, run, [*off, *options], resume=True, **changes)
         known = {"options": options, "seed": seed, "pairs": len(pairs), "steps": result.steps}
         twin.provenance = {"benchmark": known | {"seconds": result.seconds}}
         twin.save_pretrained(place)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 DATA = Path(os.environ.get("TEXTSIAM_DATA", Path(__file__).parents[2] / "shared/data")) / "qqp"
 RESULTS = Path(__file__).parent / "results" / "quality.json"
+RECIPE = Path(__file__).parents[1] / "configs" / "qqp.yaml"
 PEERS = ("ContrastiveLoss", "OnlineContrastiveLoss", "CoSENTLoss", "MultipleNegativesRankingLoss")
 METHODS = ("zero_shot", *PEERS, "textsiam")
 BATCH_SIZE = 128
@@ -84,24 +85,28 @@ def train_peer(
 
 def train_textsiam(train, validation, *, epochs=None, max_steps=None, options=()):
     """Train with configs/qqp.yaml; returns the twin, seconds (validation included) and those of all cores, passes."""
+    changes = {} if epochs is None else {"epochs": epochs}
+    if max_steps:
+        changes |= {"max_steps": max_steps, "seeds": 1}
+    with tempfile.TemporaryDirectory() as folder:
+        started, cpu = time.perf_counter(), time.process_time()
+        twin, _, settings = train_recipe(train, folder, options, validation=validation, **changes)
+        passes = settings.epochs * settings.seeds
+        return twin, time.perf_counter() - started, time.process_time() - cpu, passes
+
+
+def train_recipe(train, folder, options=(), *, validation=None, resume=False, **changes):
+    """Train in a folder as configs/qqp.yaml says, with options and settings changed; returns twin, result, settings."""
     from dataclasses import replace
 
     from textsiam.config.run import build_objective, build_twin, read_config
     from textsiam.training.loop import train as fit
 
-    config = read_config([str(Path(__file__).parents[1] / "configs/qqp.yaml"), *options])
-    twin = build_twin(config.model, train, seed=config.training.seed)
-    settings = replace(config.training, tracker="none", max_steps=max_steps or config.training.max_steps)
-    if max_steps:
-        settings = replace(settings, seeds=1)
-    if epochs is not None:
-        settings = replace(settings, epochs=epochs)
-    with tempfile.TemporaryDirectory() as folder:
-        started, cpu = time.perf_counter(), time.process_time()
-        knobs = {"output": folder, "settings": settings, "validation": validation}
-        finished(fit(twin, train, build_objective(config.loss, twin.head), **knobs))
-        passes = settings.epochs * settings.seeds
-        return twin, time.perf_counter() - started, time.process_time() - cpu, passes
+    config = read_config([str(RECIPE), *options])
+    settings = replace(config.training, tracker="none", **changes)
+    twin = build_twin(config.model, train, seed=settings.seed)
+    knobs = {"output": folder, "settings": settings, "validation": validation, "resume": resume}
+    return twin, finished(fit(twin, train, build_objective(config.loss, twin.head), **knobs)), settings
 
 
 def finished(result):

@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quality import BATCH_SIZE, facts, results_file, splits, stored, train_peer
+from quality import BATCH_SIZE, facts, results_file, splits, stored, train_peer, train_recipe
 
 RESULTS = results_file("sustained")
 HERE = Path(__file__).resolve().parents[1]
@@ -33,13 +33,7 @@ _EVERY = 5  # steps after which a trainer says how many there were
 
 def train_ours(folder):
     """Train an epoch of configs/qqp.yaml; its history says how many steps are done."""
-    from textsiam.config.run import build_objective, build_twin, read_config
-    from textsiam.training.loop import train
-
-    options = ["--training.seeds=1", f"--training.log_every={_EVERY}", "--training.tracker=none"]
-    config, (pairs, *_) = read_config([str(HERE / "configs/qqp.yaml"), *options]), splits()
-    twin = build_twin(config.model, pairs, seed=config.training.seed)
-    train(twin, pairs, build_objective(config.loss, twin.head), output=folder, settings=config.training, quiet=True)
+    train_recipe(splits()[0], folder, seeds=1, log_every=_EVERY)
 
 
 def train_theirs(folder):

@@ -20,17 +20,25 @@ import json
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 from encode import ceiling, child_of, spread
-from quality import BATCH_SIZE, accelerator, facts, results_file, splits, train_peer, train_textsiam
+from quality import (
+    BATCH_SIZE,
+    RECIPE,
+    accelerator,
+    facts,
+    results_file,
+    splits,
+    train_peer,
+    train_recipe,
+    train_textsiam,
+)
 
 RESULTS = results_file("train")
 # On a GPU each method takes its fastest.
 BATCH_SIZES = (128, 512, 2048) if accelerator() else (BATCH_SIZE,)
 # What the recipe adds to the loss that the peer has too.
 _ONE_LOSS = [f"--{key}=null" for key in ("model.head", "loss.head", "loss.info_nce", "training.duplicate_share")]
-RECIPE = Path(__file__).parents[1] / "configs" / "qqp.yaml"
 METHODS = ("peer default", "peer bf16", "textsiam")
 
 
@@ -106,19 +114,13 @@ def way(name, tokens, steps):
     """Return the pairs/s of textsiam trained in one of the ways, as its log says, and the peak memory."""
     import tempfile
 
-    from textsiam.config.run import build_objective, build_twin, read_config
-    from textsiam.training.loop import train
-
     pairs, *_ = splits()
-    options = [*WAYS[name], "--training.seeds=1", "--training.log_every=2", "--training.tracker=none"]
+    options, changes = [*WAYS[name]], {"seeds": 1, "log_every": 2, "max_steps": steps}
     if tokens > 128:
         pairs = lengthened(pairs.select(range(2000)), tokens)
-        options += [f"--model.max_tokens={tokens}", "--training.batch_size=32"]
-    config = read_config([str(RECIPE), *options, f"--training.max_steps={steps}"])
-    twin = build_twin(config.model, pairs, seed=0)
+        options, changes = [*options, f"--model.max_tokens={tokens}"], {**changes, "batch_size": 32}
     with tempfile.TemporaryDirectory() as folder:
-        objective = build_objective(config.loss, twin.head)
-        history = train(twin, pairs, objective, output=folder, settings=config.training, quiet=True).history
+        history = train_recipe(pairs, folder, options, **changes)[1].history
     paces = [record["pairs_per_second"] for record in history if "pairs_per_second" in record][2:]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return {"pairs_per_second": len(paces) / sum(1 / pace for pace in paces), "peak_mib": peak}
