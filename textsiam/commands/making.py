@@ -243,7 +243,7 @@ def _keep_answers(
     from textsiam.decision.collection import CollectionDecision
     from textsiam.models.domain import domain_of
 
-    twin.decision = replace(decision, domain=domain_of(twin, read.texts, words=not read.images))
+    twin.decision = replace(decision, domain=domain_of(twin, read.texts))
     twin.collection = CollectionDecision(twin.decision, len(read))
     twin.save_pretrained(output)
     if as_json:

@@ -144,8 +144,11 @@ class _Found(dict[str, str]):
         return self.place_of(list(self).index(key))
 
     def place_of(self, row: int) -> str:
-        part, line = divmod(self.lines[row], 1 << 40)
+        part, line = self.line_of(row)
         return f"{self.parts[part]}{line}"
+
+    def line_of(self, row: int) -> tuple[int, int]:
+        return divmod(self.lines[row], 1 << 40)
 
 
 class _StoredFound(_Found):
@@ -171,7 +174,7 @@ class _StoredFound(_Found):
         first = first_of_equal(ids, self._folder)
         once = first == np.arange(len(first), dtype=first.dtype)
         for row in np.flatnonzero(~once).tolist():
-            part, line = divmod(self.lines[row], 1 << 40)
+            part, line = self.line_of(row)
             within, unit = self.within[part]
             within(f"{unit}{line}", *_repeated(ids[row], self.place_of(int(first[row]))))
         if not once.all():

@@ -36,10 +36,6 @@ class Unread:
     partly: np.ndarray
     seen: np.ndarray
 
-    def of(self, rows: np.ndarray) -> Unread:
-        """Return the same of some of the texts."""
-        return Unread(self.nothing[rows], self.cut[rows], self.partly[rows], self.seen[rows])
-
     def differ_unread(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
         """Say of pairs of different texts, `(n,)` indices each, whether nothing that is read tells them apart."""
         alike = (self.seen[left] == self.seen[right]) & (self.partly[left] | self.partly[right])

@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from textsiam.data.tables.arrays import Vectors
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import FEWEST, NEIGHBOURS, Domain, DomainShift, describe_domain, scores_shift
+from textsiam.inference.encoders import inputs_of
+from textsiam.inference.inputs import TEXTS
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.data.pairs import Pairs
 
 _READ = 2000  # texts whose wording and lengths are looked at
@@ -30,6 +35,10 @@ class VectorScorer(Protocol):
         """The same for all pairs of a collection."""
         ...
 
+    def tower(self, side: str = "left") -> SentenceTransformer:
+        """Return the tower of a side; what it takes, all of them take."""
+        ...
+
     def pair_vectors(self, texts: Sequence[str], left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the vectors of both sides of pairs given as indices into texts."""
         ...
@@ -39,25 +48,20 @@ class VectorScorer(Protocol):
         ...
 
 
-class Vectors(Protocol):
-    """Vectors that are looked up."""
-
-    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return some, `(rows, dim)` float32."""
-        ...
-
-
 def domain_of(
-    twin: VectorScorer, texts: Sequence[str], *, apart: Sequence[str] | None = None, words: bool = True, seed: int = 0,
+    twin: VectorScorer,
+    texts: Sequence[str],
+    *,
+    apart: Sequence[str] | None = None,
+    seed: int = 0,
     vectors: Vectors | None = None,
-) -> Domain | None:  # fmt: skip
-    """Return the figures of texts; at most 256 of them are encoded.
+) -> Domain | None:
+    """Return the figures of texts, or of images, whose names say nothing; at most 256 of them are encoded.
 
     Args:
         twin: Scores them, without its reranker.
         texts: Texts, or names of images.
         apart: Those of them that are compared with each other; None takes all.
-        words: Whether these are texts, whose words and lengths mean something.
         seed: Which of them are looked at.
         vectors: Of the texts that are compared, where they are at hand: then nothing is encoded.
 
@@ -69,24 +73,21 @@ def domain_of(
     if len(rows) < FEWEST:
         return None
     if vectors is None:
-        left, right = np.triu_indices(len(rows), 1)
-        similarity = np.zeros((len(rows), len(rows)), np.float32)
-        sample = [compared[i] for i in rows]
-        similarity[left, right] = twin.vector_similarity(*twin.pair_vectors(sample, left, right))
-        similarity += similarity.T
+        each = np.arange(len(rows))
+        u, v = twin.pair_vectors([compared[i] for i in rows], each, each)
     else:
-        similarity = _all_pairs(twin, vectors[np.array(rows)])
+        u = v = vectors[np.array(rows)]
+    words = inputs_of(twin.tower()) is TEXTS
     read: list[int] = rng.permutation(len(texts))[:_READ].tolist() if words else []
-    return describe_domain([texts[i] for i in read], similarity)
+    return describe_domain([texts[i] for i in read], _all_pairs(twin, u, v))
 
 
-def _all_pairs(twin: VectorScorer, vectors: np.ndarray) -> np.ndarray:
-    """Return the similarity of every two of m vectors, `(m, m)`, 0 on the diagonal."""
-    m = len(vectors)
+def _all_pairs(twin: VectorScorer, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Return the similarity of every two of m inputs, `(m, m)`, 0 on the diagonal, by their vectors on both sides."""
+    m = len(u)
     similarity = np.zeros((m, m), np.float32)
     for i in range(m - 1):  # a row at a time: all pairs at once would take 100 MB
-        row = np.repeat(vectors[i : i + 1], m - 1 - i, axis=0)
-        similarity[i, i + 1 :] = twin.vector_similarity(row, vectors[i + 1 :])
+        similarity[i, i + 1 :] = twin.vector_similarity(np.repeat(u[i : i + 1], m - 1 - i, axis=0), v[i + 1 :])
     return similarity + similarity.T
 
 
@@ -94,9 +95,7 @@ def domain_of_pairs(twin: VectorScorer, pairs: Pairs, *, seed: int = 0) -> Domai
     """Return the figures of the texts of pairs; no text is compared with its partner, and no label is read."""
     chosen = np.random.default_rng(seed).random(len(pairs)) < 0.5
     apart = dict.fromkeys(np.where(chosen, pairs.left, pairs.right).tolist())
-    return domain_of(
-        twin, pairs.texts, apart=[pairs.texts[i] for i in apart], words=not getattr(pairs, "images", False), seed=seed
-    )
+    return domain_of(twin, pairs.texts, apart=[pairs.texts[i] for i in apart], seed=seed)
 
 
 def domain_shift(decision: Decision, new: Domain | None, scores: Any = ()) -> DomainShift | None:
@@ -126,19 +125,16 @@ def pairs_shift(twin: VectorScorer, decision: Decision | None, pairs: Pairs, sco
     return domain_shift(decision, domain_of_pairs(twin, pairs), scores)
 
 
-def collection_shift(
-    twin: VectorScorer, texts: Sequence[str], *, words: bool = True, vectors: Vectors | None = None
-) -> DomainShift | None:
+def collection_shift(twin: VectorScorer, texts: Sequence[str], *, vectors: Vectors | None = None) -> DomainShift | None:
     """Return in what the texts of a collection differ from those that the decision was learned on, None if in nothing.
 
     Args:
         twin: Has the decision, and scores; at most 256 of the texts are encoded.
         texts: Texts, or names of images.
-        words: Whether these are texts.
         vectors: Of the texts, where they are at hand: then none is encoded.
     """
     known = _known(twin)
-    return None if known is None else domain_shift(known, domain_of(twin, texts, words=words, vectors=vectors))
+    return None if known is None else domain_shift(known, domain_of(twin, texts, vectors=vectors))
 
 
 def _known(twin: VectorScorer) -> Decision | None:
@@ -180,6 +176,6 @@ class DomainWatch:
         before, known = self.shift, _known(self._twin)
         if known is None:
             return False
-        similarity = _all_pairs(self._twin, np.stack(list(taken.values())))
-        self.shift = domain_shift(known, describe_domain(list(taken), similarity))
+        vectors = np.stack(list(taken.values()))
+        self.shift = domain_shift(known, describe_domain(list(taken), _all_pairs(self._twin, vectors, vectors)))
         return before is None and self.shift is not None

@@ -4,28 +4,17 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, overload
+from typing import overload
 
 import numpy as np
 
+from textsiam.data.tables.arrays import Vectors
 from textsiam.search.clusters import stream_clusters
 from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.join.exact import FoundPairs
 from textsiam.search.join.sorted_pairs import Room
 
 _ROWS = 4096  # vectors that are looked at together
-
-
-class Vectors(Protocol):
-    """Vectors that are looked up."""
-
-    def __len__(self) -> int:
-        """Count them."""
-        ...
-
-    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
-        """Return some, `(rows, dim)` float32."""
-        ...
 
 
 class Clusters(Sequence[list[int]]):

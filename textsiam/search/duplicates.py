@@ -12,19 +12,18 @@ import torch
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import Pairs
 from textsiam.data.stored_strings import StoredStrings
+from textsiam.data.tables.arrays import Vectors
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, fit_decision
 from textsiam.decision.domain import DomainShift
 from textsiam.decision.intervals import Estimate
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
-from textsiam.inference.encoders import inputs_of
-from textsiam.inference.inputs import TEXTS
 from textsiam.inference.unread import Unread
 from textsiam.legacy import old_arguments
 from textsiam.models.domain import collection_shift
 from textsiam.models.scorer import Scorer
-from textsiam.search.duplicate_clusters import Vectors, clusters_of_texts
+from textsiam.search.duplicate_clusters import clusters_of_texts
 from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.join.approximate import Sharding, most_pairs
 from textsiam.search.join.exact import FoundPairs, pairs_above
@@ -203,8 +202,7 @@ def find_duplicates(
         told_apart = (block._replace(similarity=twin.rescore(distinct, *block)) for block in told_apart)
     joined = JoinedTexts(copies, vectors, FoundPairs(*room.columns("found", told_apart, COLUMNS)), room)
     found = joined.duplicates(twin, threshold, decision, expand_exact=expand_exact)
-    words = inputs_of(twin.tower()) is TEXTS
-    shift = collection_shift(twin, distinct, words=words, vectors=vectors)
+    shift = collection_shift(twin, distinct, vectors=vectors)
     return replace(found, recall=recall, unread=sum(left_out), shift=shift)
 
 

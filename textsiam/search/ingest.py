@@ -11,8 +11,6 @@ import numpy as np
 from textsiam.decision.domain import DomainShift
 from textsiam.inference.batching import Progress
 from textsiam.inference.cache import weights_fingerprint
-from textsiam.inference.encoders import inputs_of
-from textsiam.inference.inputs import TEXTS
 from textsiam.models.domain import collection_shift
 from textsiam.models.ensemble import members_digest
 from textsiam.models.scorer import Scorer
@@ -121,4 +119,4 @@ def index_shift(twin: Scorer, index: QuestionIndex) -> DomainShift | None:
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     hits = index.search(directions, model=index.model, k=1) if index.count() else []
     texts = list(dict.fromkeys(hit.question.text for row in hits for hit in row))
-    return collection_shift(twin, texts, words=inputs_of(twin.tower()) is TEXTS)
+    return collection_shift(twin, texts)

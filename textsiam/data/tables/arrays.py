@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 
 from textsiam.saving import SaveError
 from textsiam.whole_file import whole_file
+
+
+class Vectors(Protocol):
+    """Vectors that are looked up, in memory or not."""
+
+    def __len__(self) -> int:
+        """Count them."""
+        ...
+
+    def __getitem__(self, rows: np.ndarray, /) -> np.ndarray:
+        """Return some, `(rows, dim)` float32."""
+        ...
 
 
 class GrowingArray:
