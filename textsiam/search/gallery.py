@@ -108,12 +108,14 @@ class Gallery(Enrolled):
             raise TypeError("verify takes one name and one input, or a list of each: got a list and a str")
         if len(name) != len(inputs):
             raise ValueError(f"verify takes as many names as inputs, got {len(name)} and {len(inputs)}")
-        self._columns(name)
+        self._check_enrolled(name)
         return self.judged(name, self.twin.encode(inputs, side="left")) if name else []
 
     def judged(self, names: Sequence[str], probes: np.ndarray) -> list[Verdict]:
         """As `verify`, of the vectors (inputs, dim) of the inputs."""
-        scores = self.twin.vector_similarity(probes, self.vectors()[self._columns(names)])
+        self._check_enrolled(names)
+        claimed = directions([self.sums[name] for name in names])
+        scores = self.twin.vector_similarity(probes, claimed)
         return [self.promise(one).decision.verdicts([s])[0] for one, s in zip(names, scores.tolist(), strict=True)]
 
     def promise(self, name: str) -> OperatingPoint:
@@ -125,7 +127,7 @@ class Gallery(Enrolled):
             ModelError: The gallery is not calibrated.
             KeyError: The identity is not enrolled.
         """
-        self._columns([name])
+        self._check_enrolled([name])
         return self.by_references.get(
             max(n for n in REFERENCES if n <= self.shots[name]), self._calibrated("verification")
         )

@@ -79,7 +79,7 @@ class Enrolled:
         Raises:
             KeyError: It is not enrolled.
         """
-        self._columns([name])
+        self._check_enrolled([name])
         del self.sums[name], self.shots[name], self.references[name]
 
     def vectors(self) -> np.ndarray:
@@ -116,11 +116,9 @@ class Enrolled:
                 scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
         return scores
 
-    def _columns(self, names: Sequence[str]) -> np.ndarray:
-        found = places(self.names, names)
-        if (found < 0).any():
-            raise KeyError(f"{names[int(found.argmin())]!r} is not enrolled")
-        return found
+    def _check_enrolled(self, names: Sequence[str]) -> None:
+        if missing := [name for name in names if name not in self.sums]:
+            raise KeyError(f"{missing[0]!r} is not enrolled")
 
 
 def directions(sums: Sequence[np.ndarray]) -> np.ndarray:
