@@ -59,7 +59,7 @@ def starting(method):
 
 WORKS = {
     "encode 1,000 questions": (encoding, "peer best", 3),
-    "encode 64 texts of 256 tokens": (long_texts, "peer best", 3),
+    "encode 64 texts of 256 tokens": (long_texts, "peer best", 2),
     "train, batches of 128": (training, "peer bf16", 1),
     "join 4,000 questions": (joining, "paraphrase_mining_embeddings", 3),
     "cold score, to import torch": (starting, "import torch", 3),
