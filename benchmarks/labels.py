@@ -3,7 +3,7 @@
     python benchmarks/labels.py run --runs 200                    # every set; rows are added to results/labels.json
     python benchmarks/labels.py run --sets askubuntu --runs 2000
     python benchmarks/labels.py ways --runs 40                    # other ways of choosing pairs, on `forum`
-    python benchmarks/labels.py picture docs/labels.svg           # what they certify, answer by answer
+    python benchmarks/labels.py picture docs/pictures/labels.svg  # what they certify, answer by answer
     python benchmarks/labels.py table                             # Markdown
 
 Each run has a seed of its own, draws by `textsiam.labelling.plan.Plan`, and stops where `textsiam label` stops or after
@@ -322,8 +322,8 @@ def summary(name, runs, workers):
         for key in ("answers", "pairs", "recall", "width", "accuracy", "calibration_error"):
             found[key] = [round(float(q), 4) for q in np.quantile([row[key] for row in done], [0.05, 0.5, 0.95])]
         found["covered"] = float(np.mean([row["covered"] for row in done]))
-        found["oracle_answers"] = float(np.median(oracle))
-        found["oracle_recall"] = oracle_recall(name)
+        if oracle:  # where no set keeps the promise there is nothing to reach
+            found |= {"oracle_answers": float(np.median(oracle)), "oracle_recall": oracle_recall(name)}
     return found
 
 

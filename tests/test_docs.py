@@ -17,14 +17,16 @@ from textsiam.config.run import Config, read_config
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
 
 
-def blocks(language):
-    return re.findall(rf"```{language}\n(.*?)```", README, re.S)
+def blocks(language, page=README):
+    return re.findall(rf"```{language}\n(.*?)```", page, re.S)
 
 
-def commands():
-    return [line.split("#")[0].strip() for block in blocks("bash") for line in block.splitlines() if line.strip()]
+def commands(*pages):
+    text = "\n".join(block for page in pages or (README, COMMANDS) for block in blocks("bash", page))
+    return [line.split(" #")[0].strip() for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.slow
@@ -36,16 +38,24 @@ def test_the_python_example_runs(minilm, tmp_path, monkeypatch):
     assert (tmp_path / "my-twin" / "textsiam.json").exists()
 
 
-@pytest.mark.parametrize("line", [c for c in commands() if c.startswith("textsiam")])
+# Those of docs/extending.md are run where its files are made.
+EVERY_PAGE = [
+    page.read_text(encoding="utf-8")
+    for page in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+    if page.stem != "extending"
+]
+
+
+@pytest.mark.parametrize("line", dict.fromkeys(c for c in commands(*EVERY_PAGE) if c.startswith("textsiam")))
 def test_every_command_and_option_exists(line):
     tokens = shlex.split(line)[1:]
     command = get_command(app)
     while tokens and tokens[0] in getattr(command, "commands", {}):
         command = command.commands[tokens.pop(0)]
-    assert not hasattr(command, "commands"), f"{line}: no such command"
+    assert tokens[:1] == ["--version"] or not hasattr(command, "commands"), f"{line}: no such command"
     known = {name for parameter in command.params for name in parameter.opts}
     if command.name == "train":
-        read_config([str(ROOT / tokens[0]), *tokens[1:]])
+        read_config([str(ROOT / token) if token.endswith(".yaml") else token for token in tokens])
     else:
         assert {t for t in tokens if t.startswith("--")} <= known
 
@@ -78,7 +88,7 @@ def test_the_commands_succeed_as_printed(minilm, tmp_path, monkeypatch, capsys):
     _write_example_files(sample_pairs(), tmp_path)
     Twin(minilm).calibrate(sample_pairs()).save_pretrained("MODEL")
     shutil.copytree("MODEL", "OTHER")
-    lines = [shlex.split(c)[1:] for c in commands() if c.startswith("textsiam")]
+    lines = [shlex.split(c)[1:] for c in commands(COMMANDS) if c.startswith("textsiam")]
     cheap = [tokens for tokens in lines if tokens[0] not in _LONG and "--ray" not in tokens]
     assert len(cheap) >= 14
     for tokens in cheap:

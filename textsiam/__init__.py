@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from textsiam.training.loop import train
     from textsiam.training.mining.offline import mine
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 # Before torch is loaded, if it is not: then its threads wait as they should from the start.
 share_cores()

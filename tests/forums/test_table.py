@@ -81,3 +81,14 @@ def test_bad_links_are_named(tmp_path, lines, message):
 def test_a_template_over_columns_that_are_not_there_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"has no column 'body', found 'id', 'title'"):
         import_table(written(tmp_path, "q.tsv", "id\ttitle", "1\ta"), tmp_path / "forum", text="{title} {body}")
+
+
+def test_the_sample_is_a_forum_with_a_quarter_of_its_links(textsiam, tmp_path):
+    from textsiam.data.pairs import sample_pairs
+    from textsiam.forums.reading import is_forum
+
+    done = textsiam("import", "sample", "--output", str(tmp_path / "forum"), "--json")
+    assert done.status == 0
+    assert is_forum(tmp_path / "forum")
+    assert done.json["questions"] == 2908
+    assert done.json["links"]["duplicate"] == pytest.approx(sample_pairs().positives / 4, rel=0.01)

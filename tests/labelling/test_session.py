@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
@@ -153,7 +153,7 @@ def test_an_open_draw_is_given_to_another_after_ten_minutes(collection, tmp_path
     first = session.ask("anna")
     assert session.ask("bert").draw == 1
     assert session.ask("anna").draw == first.draw
-    late = datetime.now(timezone.utc) + timedelta(minutes=11)
+    late = datetime.now(UTC) + timedelta(minutes=11)
 
     class Later(datetime):
         @classmethod

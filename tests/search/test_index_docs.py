@@ -1,4 +1,4 @@
-"""The example and the commands of docs/index.md."""
+"""The example and the commands of docs/question_index.md."""
 
 import re
 import shlex
@@ -9,7 +9,7 @@ from typer.main import get_command
 
 from textsiam.cli import app
 
-PAGE = (Path(__file__).resolve().parents[2] / "docs/index.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).resolve().parents[2] / "docs/question_index.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 
 KINDS = ("duplicate", "related")  # of links
 
@@ -90,7 +90,7 @@ def utc(moment: object) -> str | None:
     """
     try:
         if isinstance(moment, str):
-            found = datetime.fromisoformat(_padded(moment.strip()))
+            found = datetime.fromisoformat(re.sub(" UTC$", "Z", moment.strip()))
             if len(moment) == 23 and found.tzinfo is None and moment[10] == "T":
                 return moment + "Z"  # as dumps have it: half the work
             moment = found
@@ -98,19 +98,10 @@ def utc(moment: object) -> str | None:
             moment = datetime(moment.year, moment.month, moment.day)
         if not isinstance(moment, datetime):
             return None
-        aware = moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment.astimezone(timezone.utc)
+        aware = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
     except (ValueError, OverflowError):
         return None
     return aware.replace(tzinfo=None).isoformat(timespec="milliseconds") + "Z"
-
-
-def _padded(moment: str) -> str:
-    """Return a moment as Python 3.10 reads it: the zone as an offset, three digits or six of a second."""
-    for name in ("Z", " UTC"):
-        moment = moment.removesuffix(name) + "+00:00" if moment.endswith(name) else moment
-    head, point, tail = moment.partition(".")
-    digits = len(tail) - len(tail.lstrip("0123456789"))
-    return f"{head}.{tail[:digits][:6].ljust(6, '0')}{tail[digits:]}" if point else moment
 
 
 class QuestionIds:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import IO
 
@@ -147,7 +147,7 @@ class Session:
     def ask(self, labeller: str) -> Question | None:
         """Return a pair to ask about: one left open, now and then one that another has answered, or a new one."""
         with self._exclusive() as file:
-            begun = datetime.now(timezone.utc) - _STALE
+            begun = datetime.now(UTC) - _STALE
             if (again := self._second_opinion(labeller, begun)) is not None:
                 draw = self.plan.draws[again]
                 if self._in_hands(self._second.get(again), begun) != labeller:
@@ -308,7 +308,7 @@ class Session:
             text2=self.texts[right],
             answer=answer,
             labeller=labeller,
-            time=datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
             **asdict(self.aim),
             model=self.candidates.model[:16],
             collection=self.candidates.collection[:16],

@@ -163,8 +163,6 @@ def _rows(
 def _reject_record(lines: Lines, bad: BadRows, start: int, error: str) -> None:
     if error.startswith("new-line character"):
         bad(start, "carriage return", "a carriage return inside an unquoted field")
-    elif error.startswith("line contains NUL"):  # Python 3.10
-        bad(start, "NUL byte", "holds a NUL byte")
     else:
         what = "text follows a closing quote"
         if error == "open quote":

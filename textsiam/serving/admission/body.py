@@ -75,7 +75,7 @@ class IncomingBody:
         self._deadline = self._deadline or now + self._settings.patience
         try:
             message = await asyncio.wait_for(self._receive(), max(self._deadline - now, 0.001))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             self._whole = True
             why = f"the body did not come within {self._settings.patience:g} seconds"
             raise Refused(408, why, "Validation", close=True) from None
