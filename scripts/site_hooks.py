@@ -28,6 +28,6 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     """Bring links that leave docs/, and those of the top level into it, to the site's paths."""
-    if page.file.src_uri in _PAGES:
-        return re.sub(r"\]\((?:docs/)([^)]+)\)", r"](\1)", markdown)
+    if page.file.src_uri in _PAGES or page.file.src_uri.startswith("examples/"):
+        return re.sub(r"\]\(((?:\.\./)*)docs/([^)]+)\)", r"](\1\2)", markdown)
     return _OUTSIDE.sub(r"](\1\2)", markdown) if "/" not in page.file.src_uri else markdown

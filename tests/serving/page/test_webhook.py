@@ -6,10 +6,12 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 import threading
 import time
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -187,3 +189,31 @@ def test_a_webhook_needs_a_secret(monkeypatch):
     monkeypatch.setenv("TEXTSIAM_WEBHOOK_SECRET", "short")
     with pytest.raises(ValueError, match="TEXTSIAM_WEBHOOK_SECRET must have at least 16 characters, it has 5"):
         webhook_secret("https://forum.example/hook")
+
+
+def test_the_bridge_of_the_docs_takes_what_is_signed_and_closes_a_topic_once(monkeypatch):
+    page = (Path(__file__).resolve().parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    monkeypatch.setenv("TEXTSIAM_WEBHOOK_SECRET", SECRET)
+    monkeypatch.setenv("DISCOURSE_KEY", "k")
+    names, called = {}, []
+    exec(compile(block.replace("HTTPServer((", "SERVER = HTTPServer((").replace(").serve_forever()", ")")
+                 .replace("9000", "0"), "serving.md", "exec"), names)  # fmt: skip
+    server = names["SERVER"]
+    names["discourse"] = lambda *call: called.append(call)
+    names["Bridge"].log_message = lambda *_: None
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        url = f"http://127.0.0.1:{server.server_address[1]}/"
+        event = {"type": "duplicate.accepted", "data": {"suspect": {"id1": "7", "id2": "9"}, "canonical": None}}
+        body = json.dumps(event).encode()
+        good = signed_headers(SECRET, "one", body, time.time())
+        forged = {**good, "webhook-signature": "v1,AAAA"}
+        statuses = [httpx2.post(url, content=body, headers=headers).status_code for headers in (good, good, forged)]
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert statuses == [204, 204, 401]
+    assert [call[:2] for call in called] == [("POST", "/posts.json"), ("PUT", "/t/9/status.json")]
