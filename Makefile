@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-TEST_RELEASE := tests/test_pages.py tests/test_notebooks.py tests/test_release.py
+TEST_RELEASE := tests/test_pages.py tests/test_notebooks.py tests/test_release.py tests/test_deploy.py
 
 .PHONY: setup demo test test-hostile test-release site pictures dist fast fix lint bench bench-quick check docs audit clean
 
