@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from textsiam.data.tables.columns import NOUNS, Modality
 from textsiam.dotted import made
 from textsiam.inference.lora import LoraConfig
 from textsiam.yamlfile import ConfigError
@@ -105,33 +106,44 @@ class ModelConfig:
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the left tower has no pretrained weights."""
+        return any(getattr(self, way) is not None for way in SCRATCH.values())
 
-def check_model(config: ModelConfig, *, images: bool | None = None) -> None:
+
+SCRATCH: dict[Modality, str] = {"text": "scratch", "image": "scratch_image"}
+"""The key that builds a tower of each modality without pretrained weights."""
+
+
+def check_model(config: ModelConfig, *, modality: Modality | None = None) -> None:
     """Check what can be said of a model before it is opened.
 
     Args:
         config: The section `model`.
-        images: Whether the data are images; None says nothing of that.
+        modality: What the data are; None says nothing of that.
 
     Raises:
-        ConfigError: Two ways to build the left tower are given, or one for texts where the data are images.
+        ConfigError: Two ways to build the left tower are given, or one for other inputs than the data are.
         ModelError: A folder is not there.
     """
     from textsiam.inference.encoders import MINILM_NAMES, resolve
 
-    ways = ("scratch", "scratch_image", "builder")
+    ways = (*SCRATCH.values(), "builder")
     if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
         raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
     for name in (None if given else config.left, config.right):
         if name is not None:
             resolve(name)
     texts = config.scratch is not None or (not given and config.left in MINILM_NAMES)
-    if images and texts:
+    if texts and modality not in (None, "text"):
         raise ConfigError(
-            "model: reads texts, but data.train holds images: give model.scratch_image, or a CNN as model.left"
+            f"model: reads texts, but data.train holds {NOUNS[modality]}: give model.{SCRATCH[modality]}, or a "
+            f"backbone that takes {NOUNS[modality]} as model.left"
         )
-    if images is False and config.scratch_image is not None:
-        raise ConfigError("model.scratch_image: reads images, but data.train holds none")
+    for reads, way in SCRATCH.items():
+        if modality not in (None, reads) and getattr(config, way) is not None and reads != "text":
+            raise ConfigError(f"model.{way}: reads {NOUNS[reads]}, but data.train holds none")
 
 
 def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:

@@ -1,0 +1,1 @@
+"""Sounds: reading, augmenting, and making ready for a tower."""
