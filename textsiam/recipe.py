@@ -34,7 +34,7 @@ from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
 from textsiam.manifest import Manifest
 from textsiam.media.files import class_folders
-from textsiam.modality import thumbnail_of
+from textsiam.modality import shown_by
 from textsiam.models.twin import Twin
 from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_folder, scratch_names
 from textsiam.saving import SaveError
@@ -366,7 +366,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
         outcome.evaluations,
         history=outcome.result.history,
         facts={**facts, "decision": twin.require_decision().learned_from},
-        thumbnail=thumbnail_of(splits.test.modality),
+        **shown_by(splits.test.modality),
         embedding=_map(twin, splits.test),
     )
     _write_json(output / "summary.json", outcome.to_dict())

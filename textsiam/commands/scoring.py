@@ -167,12 +167,12 @@ def evaluate(
     shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
     if report is not None:
         from textsiam.evaluation.report import write_report
-        from textsiam.modality import thumbnail_of
+        from textsiam.modality import shown_by
 
         facts = {"model": model, "data": read.source} | (
             {} if decision is None else {"decision": decision.learned_from}
         )
-        write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read.modality))
+        write_report(report, [evaluation], facts=facts, **shown_by(read.modality))
     verified = None
     if verification:
         from textsiam.evaluation.verification import verification_report

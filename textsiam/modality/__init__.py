@@ -13,8 +13,9 @@ from textsiam.data.tables.rows import Cell
 from textsiam.images.medium import IMAGES
 from textsiam.media.files import medium_within
 from textsiam.media.medium import Medium
+from textsiam.sounds.medium import SOUNDS
 
-MEDIA: dict[Modality, Medium] = {each.modality: each for each in (IMAGES,)}
+MEDIA: dict[Modality, Medium] = {each.modality: each for each in (IMAGES, SOUNDS)}
 """The medium of each modality; text has none."""
 
 
@@ -45,7 +46,7 @@ def described(augment: Any) -> Any:
     return asdict(augment) if ours else {f"{kind.__module__}.{kind.__qualname__}": asdict(augment)}
 
 
-def thumbnail_of(modality: Modality) -> Callable[[str], bytes] | None:
-    """Return what makes a small PNG of an input; None where inputs are to be read."""
+def shown_by(modality: Modality) -> dict[str, Callable[[str], bytes | None]]:
+    """Return how a report shows inputs: its arguments `thumbnail` and `played`, none where inputs are to be read."""
     medium = MEDIA.get(modality)
-    return None if medium is None else medium.thumbnail
+    return {} if medium is None else {"thumbnail": medium.thumbnail, "played": medium.played}
