@@ -171,7 +171,7 @@ def test_a_class_that_is_not_there(tmp_path):
 def test_augmented_texts_are_refused(tmp_path, capsys):
     knobs = ["--training.augment.rotate", "5", "--training.max_steps", "1"]
     assert run("train", *knobs, "--output", str(tmp_path / "run")) == 1
-    assert "augment changes images: these inputs are texts" in capsys.readouterr().err
+    assert "augment changes images and sounds: these inputs are texts" in capsys.readouterr().err
 
 
 def test_a_reranker_is_refused_before_anything_is_trained(tmp_path, capsys):

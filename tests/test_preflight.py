@@ -80,7 +80,7 @@ def test_an_image_twin_takes_one_try(tmp_path, textsiam):
         (["--training.per_cluster=3"], "per_cluster must be an even number"),
         (["--training.per_cluster=10", "--training.batch_size=64"], "batch_size 64 is not a multiple of 5"),
         (["--training.mine.category=hard"], "mine: no loss of this run reads negatives"),
-        (["--training.augment.rotate=5"], "augment changes images"),
+        (["--training.augment.rotate=5"], "augment changes images and sounds"),
         (["--model.head.kind=mlp"], "loss.head is not"),
         (["--model.left=./nowhere"], "./nowhere: no such folder"),
         (["--model.scratch.hidden=8", "--model.scratch_image.size=28"], "each build the left tower"),

@@ -1,4 +1,4 @@
-"""textsiam: twin encoders that know when two texts ask, or two images show, the same thing.
+"""textsiam: twin encoders that know when two texts ask, or two images or sounds hold, the same thing.
 
 Importing this package loads neither torch nor transformers: every public name is imported on first use.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from textsiam.evaluation.pairs import evaluate_pairs
     from textsiam.images import read_images
     from textsiam.inference.encoders import image_encoder, text_encoder
-    from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
+    from textsiam.inference.scratch import scratch_image_encoder, scratch_sound_encoder, scratch_text_encoder
     from textsiam.models.ensemble import Ensemble
     from textsiam.models.twin import Twin
     from textsiam.search.duplicates import find_duplicates
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from textsiam.search.gallery import Gallery
     from textsiam.search.ingest import add_questions
     from textsiam.search.lookup import check
+    from textsiam.sounds import read_sounds
     from textsiam.sources import read_pairs
     from textsiam.training.loop import train
     from textsiam.training.mining.offline import mine
@@ -54,7 +55,9 @@ __all__ = [
     "open_index",
     "read_images",
     "read_pairs",
+    "read_sounds",
     "scratch_image_encoder",
+    "scratch_sound_encoder",
     "scratch_text_encoder",
     "split_pairs",
     "text_encoder",
@@ -77,8 +80,10 @@ _HOME = {
     "mine": "training.mining.offline",
     "open_index": "search.factory",
     "read_images": "images",
+    "read_sounds": "sounds",
     "read_pairs": "sources",
     "scratch_image_encoder": "inference.scratch",
+    "scratch_sound_encoder": "inference.scratch",
     "scratch_text_encoder": "inference.scratch",
     "split_pairs": "data.splits",
     "text_encoder": "inference.encoders",

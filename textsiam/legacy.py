@@ -343,10 +343,10 @@ _MOVED = {
         "evaluation.report_examples:examples evaluation.report_pictures:pictures evaluation.report_plots:plots "
         "evaluation.svg"
     ),
-    "images": (
+    "images": "data.pictures:names data.rasters:decoding data.augment:augmentation models.pixels",
+    "media": (
         "data.archives data.image_files:files data.image_sets:labelled data.image_readers:readers "
-        "data.image_pairs:pairs data.image_splits:splits data.pictures:names data.rasters:decoding "
-        "data.augment:augmentation models.pixels"
+        "data.image_pairs:pairs data.image_splits:splits"
     ),
     "inference": "models.encoders models.scratch models.inputs models.tokens models.inference:batching models.cache",
     "inference.fast": (

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsiam.config.data import check_data, further_sets, of_images
+from textsiam.config.data import check_data, further_sets
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
 from textsiam.config.sets import SetConfig, build_set_objective
 from textsiam.inference.encoders import ModelError, resolve
 from textsiam.manifest import Manifest
+from textsiam.modality import modality_of
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
@@ -29,7 +30,7 @@ RESULTS = ("model", "report.html", "summary.json")
 def faults(config: Config) -> list[ValueError]:
     """Return all that a config alone tells to be wrong, before any data is read."""
     state, settings = process_state(), config.training
-    images = of_images(config.data.train)
+    modality = modality_of(config.data.train)
     found: list[ValueError] = []
 
     def check(what: Callable[[], Any]) -> Any:
@@ -41,12 +42,12 @@ def faults(config: Config) -> list[ValueError]:
     if state.is_main_process:
         check(lambda: _refuse_folder(Path(config.output), config))
     check(lambda: check_data(config.data))
-    check(lambda: check_model(config.model, images=images))
+    check(lambda: check_model(config.model, modality=modality))
     check(lambda: tracker_of(settings))
     check(lambda: build_augment(settings.augment))
-    if settings.augment is not None and not images:
-        found.append(ConfigError("training.augment changes images: these inputs are texts, leave it out"))
-    if settings.trained_share is not None and (config.model.scratch or config.model.scratch_image):
+    if settings.augment is not None and modality == "text":
+        found.append(ConfigError("training.augment changes images and sounds: these inputs are texts, leave it out"))
+    if settings.trained_share is not None and config.model.from_scratch:
         found.append(ConfigError("training.trained_share averages with pretrained weights, but there are none"))
     chosen, reranker = config.model.head, config.reranker
     head = None if chosen is None else check(lambda: build_head(chosen, 4))

@@ -32,9 +32,9 @@ from textsiam.data.tables.writers import write_table
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
-from textsiam.images.files import class_folders
-from textsiam.images.pairs import thumbnail_of
 from textsiam.manifest import Manifest
+from textsiam.media.files import class_folders
+from textsiam.modality import shown_by
 from textsiam.models.twin import Twin
 from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_folder, scratch_names
 from textsiam.saving import SaveError
@@ -336,7 +336,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
     twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
     used = {**splits.named(), **{f"more.{place}": pairs for place, pairs in enumerate(more)}}
     facts: Mapping[str, str] = {
-        "model": str(model.builder or ("from scratch" if model.scratch or model.scratch_image else model.left)),
+        "model": str(model.builder or ("from scratch" if model.from_scratch else model.left)),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
         "training pairs": ", ".join(f"{len(each):,} from {each.source}" for each in (splits.train, *more)),
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
@@ -354,7 +354,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
         ],
         "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
         "seed": config.training.seed,
-        "identities": class_folders(n for part in (splits.train, *more) if part.images for n in part.texts),
+        "identities": class_folders(n for part in (splits.train, *more) if part.modality != "text" for n in part.texts),
         **facts,
         "config": config.to_dict(),
     }  # fmt: skip
@@ -366,7 +366,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
         outcome.evaluations,
         history=outcome.result.history,
         facts={**facts, "decision": twin.require_decision().learned_from},
-        thumbnail=thumbnail_of(splits.test),
+        **shown_by(splits.test.modality),
         embedding=_map(twin, splits.test),
     )
     _write_json(output / "summary.json", outcome.to_dict())
@@ -375,7 +375,7 @@ def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:
     """Return a map of some of the inputs, by their groups; None where no picture would show what a point is."""
-    if not pairs.images:
+    if pairs.modality == "text":
         return None
     some = np.sort(np.random.default_rng(0).permutation(len(pairs.texts))[:_ON_MAP])
     inputs = [pairs.texts[i] for i in some]

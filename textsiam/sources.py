@@ -1,4 +1,4 @@
-"""Reading whatever a source holds: the one place that asks whether these are texts, images or a forum."""
+"""Reading whatever a source holds: the one place that asks whether these are texts, files or a forum."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from textsiam.data.graded import GradedPairs
 from textsiam.data.graded import read_judged as read_judged_table
 from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
-from textsiam.data.tables.columns import IMAGE_NAME, TEXT_NAMES, Table, known_column
+from textsiam.data.tables.columns import FILE_NAMES, TEXT_NAMES, Modality, Table, known_column
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.readers import Loader, open_table
 from textsiam.data.tables.rows import Problem, cell_reader
@@ -22,11 +22,13 @@ from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
 from textsiam.forums.reading import duplicate_pairs, is_forum
 from textsiam.forums.reading import read_texts as read_texts_of_forum
-from textsiam.images.files import holds_images
-from textsiam.images.pairs import draw_up_to
-from textsiam.images.readers import image_cells, read_image_names, read_images
+from textsiam.media.labelled import LabelledFiles
+from textsiam.media.pairs import draw_up_to
+from textsiam.media.readers import read_labelled, read_names
+from textsiam.modality import MEDIA, file_cells, medium_of
 
 _IDENTITY_NAMES = ("name", "identity", "person", "writer", "speaker", "label", "class", "account", "id")
+_PATH_NAMES = ("path", "file", "filename")
 
 
 def read_pairs(
@@ -39,22 +41,22 @@ def read_pairs(
     quoted: bool | None = None,
     load: Loader | None = None,
 ) -> Pairs:
-    """Read pairs from a file, a Hub dataset, the packaged sample, or labelled images.
+    """Read pairs from a file, a Hub dataset, the packaged sample, or labelled images or sounds.
 
     Repeats of an unordered pair with the same label are dropped but for the first, and counted. Where an
     unordered pair occurs with both labels, or two equal texts are labelled 0, nothing tells which label is
     right, so every such row is left out, and counted: a wrong label would hurt training and falsify a
     measurement alike. With `labelled=False` every row stays in its place.
 
-    Columns image1, image2 name images; a path is relative to the folder of the table, and must be there. Of
-    labelled images (a folder or .zip of class folders, an idx file), up to 10,000 pairs are drawn, as many of
-    one class as of two.
+    Columns image1, image2 name images and audio1, audio2 sounds; a path is relative to the folder of the table, and
+    must be there. Of labelled files (a folder or .zip of class folders, an idx file), up to 10,000 pairs are drawn, as
+    many of one class as of two.
 
     Args:
         source: `sample:forum`; a .tsv, .csv, .jsonl or .parquet file, plain or .gz, or "-" for standard input;
             `owner/name[:config]`; a `datasets.Dataset`, a pandas or polars frame or a list of dicts; a pattern such as
             `part-*.parquet`, or a list of these, read as one; a forum folder, whose duplicate links are pairs labelled
-            1; or what `read_images` reads.
+            1; or what `textsiam.media.readers.read_labelled` reads.
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
@@ -88,7 +90,7 @@ def read_judged(
     quoted: bool | None = None,
     load: Loader | None = None,
 ) -> Pairs | GradedPairs:
-    """Read pairs with labels, or with scores: `textsiam.data.graded.read_judged` says which; and images too.
+    """Read pairs with labels, or with scores: `textsiam.data.graded.read_judged` says which; and files too.
 
     The arguments are those of `read_pairs`; `columns` may name a 'score' in place of a 'label'.
 
@@ -101,14 +103,14 @@ def read_judged(
 
 
 def _read(read: Callable[..., Any], source: Any, **options: Any) -> Any:
-    """Read pairs of a folder of images, of a forum, or of tables."""
+    """Read pairs of a folder of files, of a forum, or of tables."""
     if not isinstance(source, str | Path):
-        return read(source, image_cells=image_cells, **options)
+        return read(source, file_cells=file_cells, **options)
     if is_forum(source):
-        return read(duplicate_pairs(source), image_cells=image_cells, **options)
-    if holds_images(source):
-        return draw_up_to(read_images(source, on_bad_row=options["on_bad_row"]))
-    return read(source, image_cells=image_cells, **options)
+        return read(duplicate_pairs(source), file_cells=file_cells, **options)
+    if medium := medium_of(source):
+        return draw_up_to(read_labelled(source, medium, on_bad_row=options["on_bad_row"]))
+    return read(source, file_cells=file_cells, **options)
 
 
 def read_texts(
@@ -122,7 +124,7 @@ def read_texts(
     load: Loader | None = None,
     store: Path | None = None,
 ) -> Texts:
-    """Read texts, or the names of images, with their ids.
+    """Read texts, or the names of images or sounds, with their ids.
 
     A .txt file holds one text a line; its blank lines are counted and left out. In a table, ids are taken
     from a column id, _id, qid, question_id, doc_id, post_id and the like, in any spelling (`Id`, `QuestionId`);
@@ -131,7 +133,7 @@ def read_texts(
 
     Args:
         source: as for `read_pairs`, also a .txt file; a forum folder (url, tags and date are then in `metadata`); or a
-            folder, .zip or idx file of images.
+            folder, .zip or idx file of images or sounds.
         column: the column of the texts, where it is not recognised.
         id_column: the column of the ids, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
@@ -143,54 +145,49 @@ def read_texts(
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
     """
-    if isinstance(source, str | Path) and (is_forum(source) or holds_images(source)):
-        if id_column:
-            raise DataError(
-                f"{source}: --id-column {id_column} is for tables, and this is a folder with ids of its own"
-            )
-        if is_forum(source):
-            return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
-        return read_image_names(source, on_bad_row=on_bad_row)
-    options = {"split": split, "quoted": quoted, "load": load, "image_cells": image_cells, "store": store}
+    forum = isinstance(source, str | Path) and is_forum(source)
+    medium = None if forum else medium_of(source)
+    if id_column and (forum or medium):
+        raise DataError(f"{source}: --id-column {id_column} is for tables, and this is a folder with ids of its own")
+    if forum:
+        return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
+    if medium is not None:
+        return read_names(source, medium, on_bad_row=on_bad_row)
+    options = {"split": split, "quoted": quoted, "load": load, "file_cells": file_cells, "store": store}
     return read_table_of_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, **options)
 
 
 @dataclass(frozen=True)
 class Identities:
-    """Inputs in their order, texts or names of images, each with the name of its identity beside it."""
+    """Inputs in their order, texts or names of files, each with the name of its identity beside it."""
 
     names: list[str]
     inputs: list[str]
     report: ReadReport
 
 
-def read_identities(source: str | Path, *, images: bool, on_bad_row: OnBadRow = "error") -> Identities:
-    """Read inputs with the identity of each: a folder of images for each identity, or a table of names and inputs.
+def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBadRow = "error") -> Identities:
+    """Read inputs with the identity of each: a folder of files for each identity, or a table of names and inputs.
 
     The table has the columns name and path (name and text, for texts), in the usual spellings; of two columns without
     such a header, the first line is a row, too. Paths are relative to the table.
 
     Args:
         source: A folder, .zip or idx file as for `textsiam.images.read_images`; or a table as for `read_pairs`.
-        images: Whether the inputs are images, or else texts.
-        on_bad_row: "error" stops at the first bad row or image, "skip" counts bad ones by reason in the report.
+        modality: What the inputs are.
+        on_bad_row: "error" stops at the first bad row or file, "skip" counts bad ones by reason in the report.
 
     Raises:
         DataError: The source cannot be read, with file, line and value; or an input is of two identities.
     """
     if not (str(source) == "-" or Path(source).exists()):
         raise DataError(f"{source}: no such file or folder")
-    if holds_images(source):
-        if not images:
-            raise DataError(f"{source}: holds images, and the model reads texts: give a table of names and texts")
-        found = read_images(source, on_bad_row=on_bad_row)
+    if Path(source).is_dir() or medium_of(source) is not None:
+        found = _labelled_folder(source, modality, on_bad_row)
         return Identities([found.class_names[c] for c in found.classes.tolist()], found.names, found.report)
-    if Path(source).is_dir():
-        what = "a folder of images for each identity, or a table of names and " + ("paths" if images else "texts")
-        raise DataError(f"{source}: holds no image, expected {what}")
     bad, owner = BadRows(str(source), on_bad_row=on_bad_row), dict[str, str]()
     with open_table(source, bad, known=_IDENTITY_NAMES) as table:
-        for where, name, value, found in _named_cells(table, bad, images):
+        for where, name, value, found in _named_cells(table, bad, modality):
             if isinstance(found, tuple):
                 bad(where, *found)
             elif not name:
@@ -202,24 +199,38 @@ def read_identities(source: str | Path, *, images: bool, on_bad_row: OnBadRow = 
     return Identities([*owner.values()], [*owner], bad.report(len(owner), len(owner)))
 
 
-def _named_cells(table: Table, bad: BadRows, images: bool) -> Iterator[tuple[str, str, object, str | Problem]]:
+def _labelled_folder(source: str | Path, modality: Modality, on_bad_row: OnBadRow) -> LabelledFiles:
+    """Read a folder of files for each identity, which must be what a model takes."""
+    medium, wanted = medium_of(source), MEDIA.get(modality)
+    if wanted is None:
+        what = "is a folder" if medium is None else f"holds {medium.nouns}, and the model reads texts"
+        raise DataError(f"{source}: {what}: give a table of names and texts")
+    if medium is None or medium is not wanted:
+        holds = f"holds no {wanted.noun}" if medium is None else f"holds {medium.nouns}"
+        expected = f"a folder of {wanted.nouns} for each identity, or a table of names and paths"
+        raise DataError(f"{source}: {holds}, expected {expected}")
+    return read_labelled(source, wanted, on_bad_row=on_bad_row)
+
+
+def _named_cells(table: Table, bad: BadRows, modality: Modality) -> Iterator[tuple[str, str, object, str | Problem]]:
     """Yield where a row stands, its name, what stands beside it, and that as an input or why it is none."""
-    columns, header = _identity_columns(table, images)
+    columns, header = _identity_columns(table, modality)
     if header:
         bad.note("its columns have no such names as name and path or text, so that the first line is a row, too")
-    cell, rows = cell_reader(table, images, image_cells, bad.on_bad_row), table.values(columns)
+    cell, rows = cell_reader(table, modality, file_cells, bad.on_bad_row), table.values(columns)
     for line, (name, value) in chain([(1, header)] if header else [], rows):
         yield f"{table.unit}{line}", "" if name is None else str(name).strip(), value, cell(columns[1], value)
 
 
-def _identity_columns(table: Table, images: bool) -> tuple[tuple[str, str], tuple[str, ...]]:
+def _identity_columns(table: Table, modality: Modality) -> tuple[tuple[str, str], tuple[str, ...]]:
     """Return the columns of names and inputs, and the header where that is a row itself."""
     name = known_column(table.columns, _IDENTITY_NAMES)
-    column = known_column(table.columns, ("path", IMAGE_NAME, "file", "filename") if images else TEXT_NAMES)
+    texts = modality == "text"
+    column = known_column(table.columns, TEXT_NAMES if texts else (*_PATH_NAMES, FILE_NAMES[modality][2]))
     if name and column:
         return (name, column), ()
     if len(table.columns) == 2:
         return (table.columns[0], table.columns[1]), table.columns
     raise DataError(
-        f"{table.name}: expected the columns name and {'path' if images else 'text'}, got {', '.join(table.columns)}"
+        f"{table.name}: expected the columns name and {'text' if texts else 'path'}, got {', '.join(table.columns)}"
     )

@@ -15,8 +15,8 @@ from textsiam.data.clusters import canonical, cluster_ids, contradictions, text_
 from textsiam.data.components import group_edges, joined_groups
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import data_report, leakage, split_pairs
+from textsiam.images.medium import pair_images
 from textsiam.images.names import picture_name
-from textsiam.images.pairs import pair_images
 
 
 def grouped(groups, left=(0, 2), right=(1, 3), labels=(0, 0)):
@@ -161,5 +161,5 @@ class TestImages:
         assert pairs.to_dataset().column_names == ["image1", "image2", "is_duplicate"]
         with pytest.raises(TypeError, match="image 1 is a int"):
             pair_images([dark, dark], [light, 3], [0, 1])
-        with pytest.raises(ValueError, match=r"not both: a \(images\), b \(texts\)"):
+        with pytest.raises(ValueError, match=r"of one kind.*: a \(images\), b \(texts\)"):
             Pairs.concat([replace(pairs, source="a"), Pairs.from_texts(["a"], ["b"], [0], "b")])

@@ -14,7 +14,7 @@ from PIL import Image
 from textsiam.data.pairs import DataError
 from textsiam.images import read_images
 from textsiam.images.names import open_picture, picture_name
-from textsiam.images.pairs import DRAWN_PAIRS
+from textsiam.media.pairs import DRAWN_PAIRS
 from textsiam.sources import read_pairs, read_texts
 
 
@@ -118,7 +118,7 @@ class TestTables:
         dataset = Dataset.from_dict(
             {"text1": ["a"], "text2": [{"bytes": png(1), "path": None}], "label": [1]}, features
         )
-        with pytest.raises(DataError, match="owner/x: columns 'text1', 'text2' must all hold images, or all texts"):
+        with pytest.raises(DataError, match="owner/x: columns 'text1', 'text2' must all hold the same: texts, im"):
             read_pairs("owner/x", load=lambda name, config, split: dataset)
 
 

@@ -91,7 +91,7 @@ def test_data_report_of_nothing():
 
 
 def test_data_report_of_images_counts_no_words():
-    pairs = replace(pairs_of(("a/1.png", "a/2.png", 1), ("a/1.png", "A/1.png", 0)), images=True)
+    pairs = replace(pairs_of(("a/1.png", "a/2.png", 1), ("a/1.png", "A/1.png", 0)), modality="image")
     report = data_report(pairs)
     assert (report.words, report.near_identical) == ((), 0)
     shown = str(report)

@@ -53,7 +53,7 @@ def test_column_option(write):
     assert read_texts(path, column="frage").texts == ["Wie?"]
     assert message(path) == (
         f"{path}: cannot tell which column holds the texts: found 'id', 'frage'; expected one of "
-        "text, question, query, sentence, document, title, body, image, or the columns of a pair; "
+        "text, question, query, sentence, document, title, body, image, audio, or the columns of a pair; "
         "name others with --column NAME (column= in Python)"
     )
     assert message(path, column="fragen") == f"{path}: has no column 'fragen' (for 'column'), found 'id', 'frage'"

@@ -50,7 +50,7 @@ def people(count: int, each: int, seed: int) -> tuple[Pairs, np.ndarray]:
     labels = (who[left] == who[right]).astype(np.int8)
     scores = 1.5 * labels + 0.7 * (hard[who[left]] + hard[who[right]]) + rng.normal(size=left.size)
     names = [f"{w}-{k}" for k, w in enumerate(who.tolist())]
-    return Pairs(names, left, right, labels, "people", None, groups=who, images=True), scores  # type: ignore[arg-type]
+    return Pairs(names, left, right, labels, "people", None, groups=who, modality="image"), scores  # type: ignore[arg-type]
 
 
 def test_identities_are_drawn_where_each_is_paired_with_all_others():

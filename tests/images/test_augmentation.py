@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
-from textsiam.images.augmentation import Augment, augmented, changed, described
+from textsiam.images.augmentation import Augment, augmented, changed
+from textsiam.modality import described
 
 SEEDS = [(0, i) for i in range(20)]
 

@@ -10,11 +10,11 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.data.tables.errors import DataError
 from textsiam.images.augmentation import Augment
+from textsiam.images.medium import IMAGES, pair_images
 from textsiam.images.names import picture_name
-from textsiam.images.pairs import pair_images
 from textsiam.images.pixels import Pixels, dummy_pixels, ready_picture
 from textsiam.inference.encoders import inputs_of
-from textsiam.inference.inputs import IMAGES, TEXTS
+from textsiam.inference.inputs import TEXTS
 from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.inference.tokens import tokenise
 from textsiam.models.twin import Twin
@@ -115,7 +115,7 @@ def test_batches_are_augmented_and_the_same_on_every_call(images, names):
 def test_kinds(images, tower):
     assert inputs_of(images) is IMAGES
     assert inputs_of(tower) is TEXTS
-    with pytest.raises(ValueError, match="augment changes images: these inputs are texts"):
+    with pytest.raises(ValueError, match="augment changes images and sounds: these inputs are texts"):
         tokenise(tower, ["why"]).augmented([TURNED])
 
 

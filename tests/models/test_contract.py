@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 
 from textsiam.config.run import build_objective
 from textsiam.data.pairs import Pairs
-from textsiam.images.pairs import pair_images
+from textsiam.images.medium import pair_images
 from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
 from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
 from textsiam.models.ensemble import Ensemble

@@ -13,7 +13,7 @@ import torch
 from sklearn.metrics import average_precision_score
 
 from textsiam.data.pairs import Pairs
-from textsiam.images.pairs import pair_images
+from textsiam.images.medium import pair_images
 from textsiam.models.twin import Twin
 from textsiam.training import loop
 from textsiam.training.checkpoints import ResumeError

@@ -180,9 +180,10 @@ def identify(
 def _opened(model: str, source: str, on_bad_row: BadRow) -> tuple[Scorer, Identities]:
     """Open a model, and read the inputs that it takes with their identities."""
     twin = open_twin(model)
+    from textsiam.inference.inputs import inputs_of
     from textsiam.sources import read_identities
 
-    found = read_identities(source, images=_sees(twin), on_bad_row=on_bad_row)
+    found = read_identities(source, modality=inputs_of(twin.tower()).modality, on_bad_row=on_bad_row)
     tell_read(found.report)
     return twin, found
 
@@ -193,29 +194,24 @@ def _loaded(gallery: Path, twin: Scorer) -> Gallery:
     return Gallery.load(gallery, twin)
 
 
-def _sees(twin: Scorer) -> bool:
-    from textsiam.inference.encoders import inputs_of
-    from textsiam.inference.inputs import IMAGES
-
-    return inputs_of(twin.tower()) is IMAGES
-
-
 def _readable(gallery: Gallery, files: list[str]) -> list[str]:
-    """Leave out images that cannot be opened, and say so.
+    """Leave out files that cannot be opened, and say so.
 
     Raises:
         DataError: None can.
     """
-    if not _sees(gallery.twin):
-        return files
     from textsiam.data.tables.errors import DataError
-    from textsiam.images.names import broken_picture
+    from textsiam.inference.inputs import inputs_of
+    from textsiam.modality import MEDIA
 
-    problems = [broken_picture(file) for file in files]
+    medium = MEDIA.get(inputs_of(gallery.twin.tower()).modality)
+    if medium is None:
+        return files
+    problems = [medium.broken(file) for file in files]
     warn(tuple(f"skipped {file}: {problem}" for file, problem in zip(files, problems, strict=True) if problem))
     kept = [file for file, problem in zip(files, problems, strict=True) if problem is None]
     if not kept:
-        raise DataError(f"none of the {len(files)} images can be opened")
+        raise DataError(f"none of the {len(files)} {medium.nouns} can be opened")
     return kept
 
 

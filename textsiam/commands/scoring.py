@@ -120,7 +120,7 @@ def evaluate(
         bool, typer.Option("--verification", help="Measure verification too: EER, TAR at FAR 1 % and 0.1 %.")
     ] = False,
     way: Annotated[
-        int | None, typer.Option(help="Play few-shot episodes with labelled images: so many classes in each.")
+        int | None, typer.Option(help="Play few-shot episodes with labelled images or sounds: so many classes in each.")
     ] = None,
     shot: Annotated[int, typer.Option(help="Known images of each class of an episode.")] = 1,
     episodes: Annotated[int, typer.Option(help="How many episodes.")] = 1000,
@@ -167,12 +167,12 @@ def evaluate(
     shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
     if report is not None:
         from textsiam.evaluation.report import write_report
-        from textsiam.images.pairs import thumbnail_of
+        from textsiam.modality import shown_by
 
         facts = {"model": model, "data": read.source} | (
             {} if decision is None else {"decision": decision.learned_from}
         )
-        write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
+        write_report(report, [evaluation], facts=facts, **shown_by(read.modality))
     verified = None
     if verification:
         from textsiam.evaluation.verification import verification_report
@@ -199,23 +199,28 @@ def evaluate(
 def _few_shot(
     model: str, source: str, *, way: int, shot: int, episodes: int, on_bad_row: Literal["error", "skip"], as_json: bool
 ) -> None:
-    from textsiam.images import read_images
+    from textsiam.images.medium import IMAGES
+    from textsiam.media.readers import read_labelled
+    from textsiam.modality import medium_of
 
-    images = read_images(source, on_bad_row=on_bad_row)
-    tell_read(images.report)
+    medium = medium_of(source) or IMAGES
+    files = read_labelled(source, medium, on_bad_row=on_bad_row)
+    tell_read(files.report)
     twin = open_twin(model)
     from textsiam.evaluation.few_shot import evaluate_few_shot, nearest_neighbour_baseline
 
     play = {"way": way, "shot": shot, "episodes": episodes}
     with progress_bar("episodes") as progress:
-        accuracy = evaluate_few_shot(twin, images, **play)
+        accuracy = evaluate_few_shot(twin, files, **play)
         progress(1, 1)
-    pixels = nearest_neighbour_baseline(images, **play)
+    rows = {"accuracy": ("twin", accuracy)}
+    if medium is IMAGES:
+        rows["pixels"] = ("nearest neighbour of pixels", nearest_neighbour_baseline(files, **play))
     if as_json:
-        print_json({**play, "accuracy": accuracy.to_dict(), "pixels": pixels.to_dict()})
+        print_json({**play, **{key: found.to_dict() for key, (_, found) in rows.items()}})
         return
-    say(f"{way}-way {shot}-shot, {episodes:,} episodes over {len(images.present)} classes", stream=sys.stdout)
-    for name, found in (("twin", accuracy), ("nearest neighbour of pixels", pixels)):
+    say(f"{way}-way {shot}-shot, {episodes:,} episodes over {len(files.present)} classes", stream=sys.stdout)
+    for name, found in rows.values():
         say(f"{name:28}{found.percent():>6} %", stream=sys.stdout)
 
 

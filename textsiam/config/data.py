@@ -10,12 +10,13 @@ from typing import Literal
 from textsiam.config.sets import ReadSet, SetConfig, read_set
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits, split_pairs
+from textsiam.data.tables.columns import NOUNS
 from textsiam.data.time_split import split_pairs_by_time
 from textsiam.forums.reading import dates_of_texts, is_forum
-from textsiam.images.files import holds_images
-from textsiam.images.pairs import draw_up_to, most_pairs
-from textsiam.images.readers import read_images
-from textsiam.images.splits import split_labelled
+from textsiam.media.pairs import draw_up_to, most_pairs
+from textsiam.media.readers import read_labelled
+from textsiam.media.splits import split_labelled
+from textsiam.modality import MEDIA, medium_of, modality_of
 from textsiam.sources import read_pairs
 from textsiam.yamlfile import ConfigError
 
@@ -35,13 +36,13 @@ class DataConfig:
         columns: Names of the columns, where they are not recognised: left, right, label.
         on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
         quoted: Whether `"` quotes fields of .tsv and .csv (also over several lines), or is an ordinary character.
-        pairs: Pairs that are drawn for training where `train` holds labelled images (a folder or .zip of class folders,
-            an idx file); None draws 20,000, or as many as there are.
+        pairs: Pairs that are drawn for training where `train` holds labelled images or sounds (a folder or .zip of
+            class folders, an idx file); None draws 20,000, or as many as there are.
         more: Further sets to learn from, by their source or as `SetConfig`. Splits are cut from `train` alone. But
-            labelled images by their source alone are cut as `train` is, whose classes they join; no pair is of two.
-        unseen: Classes of images, or folders of classes, that only the test sees, and of which it is made. What has a
+            labelled files by their source alone are cut as `train` is, whose classes they join; no pair is of two.
+        unseen: Classes of files, or folders of classes, that only the test sees, and of which it is made. What has a
             source of its own keeps to that too.
-        disjoint: Give every split classes of its own, instead of images of its own.
+        disjoint: Give every split classes of its own, instead of files of its own.
         labels: "positives" learns from the duplicates alone: pairs labelled 0 are left out of `train`, and of what is
             cut from it, and such pairs are mined. "all" takes the labels as they are.
         split: "time" cuts by date (of a forum folder): train on the past, test on the newest. "random" draws.
@@ -80,17 +81,18 @@ def check_data(config: DataConfig) -> None:
     Raises:
         ConfigError: A key does not go with what `train` holds, or a file is not there.
     """
-    if of_images(config.train):
+    if (modality := modality_of(config.train)) != "text":
         if (config.labels, config.split) != ("all", "random"):
-            raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds images")
+            raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds {NOUNS[modality]}")
     elif config.pairs is not None or config.unseen or config.disjoint:
         keys = "data.pairs, .unseen and .disjoint"
-        raise ConfigError(f"{keys} are for labelled images; {config.train} has none")
+        raise ConfigError(f"{keys} are for labelled images and sounds; {config.train} has none")
     sources = {name: getattr(config, name) for name in ("validation", "calibration", "test")}
     for place, each in further_sets(config).items():
         sources[f"more.{place}"] = each.source
-        if of_images(each.source) != of_images(config.train):
-            raise ConfigError(f"data.more.{place}: {each.source} and {config.train}: one holds images, the other texts")
+        if (other := modality_of(each.source)) != modality:
+            both = f"one holds {NOUNS[other]}, the other {NOUNS[modality]}"
+            raise ConfigError(f"data.more.{place}: {each.source} and {config.train}: {both}")
     for name, source in sources.items():
         for each in source if isinstance(source, list) else [source]:
             missing = each is not None and Path(each).suffix and Path(each).parent.is_dir() and not Path(each).exists()
@@ -100,7 +102,7 @@ def check_data(config: DataConfig) -> None:
 
 def further_sets(config: DataConfig) -> dict[int, SetConfig]:
     """Return the items of `data.more` that are sets of their own, by their places."""
-    join = of_images(config.train)
+    join = modality_of(config.train) != "text"
     given = [SetConfig(each) if isinstance(each, str) and not join else each for each in config.more or ()]
     return {place: each for place, each in enumerate(given) if isinstance(each, SetConfig)}
 
@@ -127,7 +129,7 @@ def build_pairs(config: DataConfig) -> Splits:
     given = {name: source for name in names if (source := getattr(config, name)) is not None}
     shares = {name: 0.0 if name in given else getattr(config, f"{name}_share") for name in names}
     check_data(config)
-    cut = (_cut_images if of_images(config.train) else _cut_texts)(config, shares)
+    cut = (_cut_texts if modality_of(config.train) == "text" else _cut_files)(config, shares)
     own = {name: _read_split(config, name, source) for name, source in given.items()}
     splits = cut.replacing(**own) if own else cut
     for name in ("train", "calibration", "test"):
@@ -138,11 +140,6 @@ def build_pairs(config: DataConfig) -> Splits:
     from textsiam.training.mining.positives_only import with_judged_negatives
 
     return with_judged_negatives(splits)
-
-
-def of_images(source: str | list[str] | None) -> bool:
-    """Return whether a source of pairs is one of labelled images; several sources are of texts."""
-    return isinstance(source, str) and holds_images(source)
 
 
 def _read(config: DataConfig, source: str | list[str]) -> Pairs:
@@ -168,26 +165,29 @@ def _cut_texts(config: DataConfig, shares: dict[str, float]) -> Splits:
     return split_pairs_by_time(pairs, [dates[text] for text in pairs.texts], **shares)
 
 
-def _cut_images(config: DataConfig, shares: dict[str, float]) -> Splits:
-    """Cut the splits of labelled images."""
+def _cut_files(config: DataConfig, shares: dict[str, float]) -> Splits:
+    """Cut the splits of labelled images or sounds."""
     sources = [str(config.train), *(each for each in config.more or () if isinstance(each, str))]
-    images, *more = (read_images(source, on_bad_row=config.on_bad_row) for source in sources)
+    medium = MEDIA[modality_of(config.train)]
+    files, *more = (read_labelled(source, medium, on_bad_row=config.on_bad_row) for source in sources)
     unseen = config.unseen
-    if of_images(config.test):  # it may be the only one that has them
-        unseen = [name for name in unseen or () if any(each.has(name) for each in (images, *more))]
+    if modality_of(config.test) != "text":  # it may be the only one that has them
+        unseen = [name for name in unseen or () if any(each.has(name) for each in (files, *more))]
     drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
-    return split_labelled(images, more=more, **shares, **drawn, seed=config.seed)
+    return split_labelled(files, more=more, **shares, **drawn, seed=config.seed)
 
 
 def _read_split(config: DataConfig, name: str, source: str | list[str]) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
-    if not config.unseen or not isinstance(source, str) or not holds_images(source):
+    medium = medium_of(source) if config.unseen else None
+    if medium is None:
         return _read(config, source)
-    images = read_images(source, on_bad_row=config.on_bad_row)
+    unseen = config.unseen or []
+    files = read_labelled(str(source), medium, on_bad_row=config.on_bad_row)
     if name == "test":
-        images.check_named(config.unseen)
-    unseen = images.named(config.unseen)
-    kept = images.select((unseen if name == "test" else ~unseen)[images.classes])
+        files.check_named(unseen)
+    held = files.named(unseen)
+    kept = files.select((held if name == "test" else ~held)[files.classes])
     if most_pairs(kept) == 0:
         what = "only" if name == "test" else "without"
         raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")

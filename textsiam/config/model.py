@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from textsiam.data.tables.columns import NOUNS, Modality
 from textsiam.dotted import made
 from textsiam.inference.lora import LoraConfig
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from textsiam.data.pairs import Pairs
     from textsiam.models.learned import Head
     from textsiam.models.twin import Twin
@@ -45,6 +48,23 @@ class ScratchImageConfig:
 
 
 @dataclass(frozen=True)
+class ScratchSoundConfig:
+    """A small CNN on log-mel spectrograms; see `textsiam.inference.scratch.scratch_sound_encoder`.
+
+    Attributes:
+        rate: Samples a second that sounds are resampled to.
+        bands: Mel bands of the spectrogram.
+        widths: Channels of each stage.
+        depths: Blocks of each stage.
+    """
+
+    rate: int = 16_000
+    bands: int = 40
+    widths: list[int] = field(default_factory=lambda: [32, 64, 128])
+    depths: list[int] = field(default_factory=lambda: [1, 1, 1])
+
+
+@dataclass(frozen=True)
 class HeadConfig:
     """A learned metric that scores the pairs; `loss.head` trains it. See `textsiam.models.learned`.
 
@@ -75,6 +95,7 @@ class ModelConfig:
         shared_layers: How many layers of the transformer, counted from below, both sides of an asymmetric twin share.
         scratch: Build `left` from scratch instead: a transformer for texts.
         scratch_image: The same for images: a CNN.
+        scratch_sound: The same for sounds: a CNN on spectrograms.
         builder: Have `left` built by a function or class of the user's own, which returns a `SentenceTransformer`:
             `module.name` or `{module.name: {knobs}}`.
         pooling: How token vectors become one; None keeps what a saved tower has, and is mean otherwise.
@@ -95,6 +116,7 @@ class ModelConfig:
     shared_layers: int | Literal["all"] | None = None
     scratch: ScratchConfig | None = None
     scratch_image: ScratchImageConfig | None = None
+    scratch_sound: ScratchSoundConfig | None = None
     builder: str | dict[str, Any] | None = None
     pooling: Literal["mean", "cls", "max", "weightedmean", "lasttoken"] | None = None
     dim: int | None = None
@@ -105,33 +127,44 @@ class ModelConfig:
     lora: LoraConfig | None = None
     trust_remote_code: bool = False
 
+    @property
+    def from_scratch(self) -> bool:
+        """Whether the left tower has no pretrained weights."""
+        return any(getattr(self, way) is not None for way in SCRATCH.values())
 
-def check_model(config: ModelConfig, *, images: bool | None = None) -> None:
+
+SCRATCH: dict[Modality, str] = {"text": "scratch", "image": "scratch_image", "audio": "scratch_sound"}
+"""The key that builds a tower of each modality without pretrained weights."""
+
+
+def check_model(config: ModelConfig, *, modality: Modality | None = None) -> None:
     """Check what can be said of a model before it is opened.
 
     Args:
         config: The section `model`.
-        images: Whether the data are images; None says nothing of that.
+        modality: What the data are; None says nothing of that.
 
     Raises:
-        ConfigError: Two ways to build the left tower are given, or one for texts where the data are images.
+        ConfigError: Two ways to build the left tower are given, or one for other inputs than the data are.
         ModelError: A folder is not there.
     """
     from textsiam.inference.encoders import MINILM_NAMES, resolve
 
-    ways = ("scratch", "scratch_image", "builder")
+    ways = (*SCRATCH.values(), "builder")
     if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
         raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
     for name in (None if given else config.left, config.right):
         if name is not None:
             resolve(name)
     texts = config.scratch is not None or (not given and config.left in MINILM_NAMES)
-    if images and texts:
+    if texts and modality not in (None, "text"):
         raise ConfigError(
-            "model: reads texts, but data.train holds images: give model.scratch_image, or a CNN as model.left"
+            f"model: reads texts, but data.train holds {NOUNS[modality]}: give model.{SCRATCH[modality]}, or a "
+            f"backbone that takes {NOUNS[modality]} as model.left"
         )
-    if images is False and config.scratch_image is not None:
-        raise ConfigError("model.scratch_image: reads images, but data.train holds none")
+    for reads, way in SCRATCH.items():
+        if modality not in (None, reads) and getattr(config, way) is not None and reads != "text":
+            raise ConfigError(f"model.{way}: reads {NOUNS[reads]}, but data.train holds none")
 
 
 def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:
@@ -145,7 +178,6 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
 
     from textsiam.inference.encoders import encoder, open_tower
     from textsiam.inference.lora import lora_targets
-    from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
     from textsiam.models.asymmetric import by_side, of_one_kind, sides
     from textsiam.models.folder import own_distance
     from textsiam.models.twin import Twin
@@ -170,20 +202,15 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
             built = made(config.builder, "model.builder")
             torch.manual_seed(seed + 1)
             left = tower(built)
-    elif config.scratch_image is not None:
-        left = scratch_image_encoder(**asdict(config.scratch_image), dim=config.dim, seed=seed, device=device)
-    elif config.scratch is None:
+    elif config.from_scratch:
+        left = _from_scratch(config, train, device=device, seed=seed)
+    else:
         opened = open_tower(config.left, device=device, trust_remote_code=config.trust_remote_code)
         if config.right is None and config.left_prompt is None and config.right_prompt is None:
             queries, documents = by_side(opened)
             left, right = tower(queries), None if documents is None else tower(documents)
         else:
             left = tower(of_one_kind(opened))
-    else:
-        size = asdict(config.scratch)
-        left = scratch_text_encoder(
-            train.texts, **size, dim=config.dim, max_tokens=config.max_tokens or 128, seed=seed, device=device
-        )
     if config.right is not None:
         right = tower(config.right)
     differences = {"left_prompt": config.left_prompt, "right_prompt": config.right_prompt}
@@ -196,6 +223,19 @@ def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, 
         twin.head = build_head(config.head, twin.dim, seed=seed).to(twin.left.device)
     require_trainable(twin)
     return twin
+
+
+def _from_scratch(config: ModelConfig, train: Pairs, **options: Any) -> SentenceTransformer:
+    """Build the left tower without pretrained weights."""
+    from textsiam.inference.scratch import scratch_image_encoder, scratch_sound_encoder, scratch_text_encoder
+
+    options["dim"] = config.dim
+    if config.scratch_image is not None:
+        return scratch_image_encoder(**asdict(config.scratch_image), **options)
+    if config.scratch_sound is not None:
+        return scratch_sound_encoder(**asdict(config.scratch_sound), **options)
+    size = asdict(config.scratch or ScratchConfig())
+    return scratch_text_encoder(train.texts, **size, max_tokens=config.max_tokens or 128, **options)
 
 
 def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:

@@ -10,8 +10,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from textsiam.config.augment import augmentation_for, read_augment
 from textsiam.config.augment import build_augment as build_augment
-from textsiam.config.augment import read_augment
 from textsiam.config.data import DataConfig
 from textsiam.config.data import build_pairs as build_pairs
 from textsiam.config.data import build_sets as build_sets
@@ -22,7 +22,6 @@ from textsiam.config.model import build_head as build_head
 from textsiam.config.model import build_twin as build_twin
 from textsiam.config.sets import SetConfig
 from textsiam.config.sets import build_set as build_set
-from textsiam.images.augmentation import Augment
 from textsiam.legacy import RENAMED, OldAttribute, rewrite_config
 from textsiam.training.knobs import check_knobs, share
 from textsiam.training.settings import RerankerSettings, Settings
@@ -158,12 +157,13 @@ def _set(given: Any, key: str, places: _Places, faults: _Faults) -> Any:
 
 def _augment(tree: dict[str, Any], places: _Places, faults: _Faults) -> Any:
     """Take the augmentations out of a config: their form depends on what they name."""
-    key, training = "training.augment", tree.get("training")
+    key, training, data = "training.augment", tree.get("training"), tree.get("data")
+    source = data.get("train") if isinstance(data, dict) else None
     found = training.pop("augment", None) if isinstance(training, dict) else None
     if isinstance(found, dict) and not any("." in str(name) for name in found):
-        found = _checked(_hints(Augment), found, f"{key}.", places, faults)
+        found = _checked(_hints(augmentation_for(found, source)), found, f"{key}.", places, faults)
     try:
-        return None if found is None else read_augment(found, key)
+        return None if found is None else read_augment(found, key, source)
     except ConfigError as error:
         faults.add(f"{places(key)}: {error}")
 

@@ -39,7 +39,7 @@ def same_thing(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
 def canonical(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
     """Choose the text that stands for each cluster: most duplicate edges, then shortest, then first.
 
-    The name of an image says nothing by its length: there, the first after most edges.
+    The name of a file says nothing by its length: there, the first after most edges.
 
     Args:
         pairs: the pairs whose texts are clustered.
@@ -51,7 +51,7 @@ def canonical(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
     edges = (pairs.labels == 1) & (pairs.left != pairs.right)
     ends = np.concatenate([pairs.left[edges], pairs.right[edges]])
     degree = np.bincount(ends, minlength=len(pairs.texts))
-    lengths = np.array([0 if pairs.images else len(text) for text in pairs.texts], dtype=np.int64)
+    lengths = np.array([len(text) if pairs.modality == "text" else 0 for text in pairs.texts], dtype=np.int64)
     order = np.lexsort((lengths, -degree, clusters))  # stable: first text first among equals
     _, first = np.unique(clusters[order], return_index=True)
     return order[first].astype(np.int32)
@@ -99,11 +99,11 @@ def normalised(text: str) -> str:
 
 
 def text_forms(pairs: Pairs) -> list[str]:
-    """Give each text the form by which it is near-identical to others: of an image, its very name.
+    """Give each text the form by which it is near-identical to others: of a file, its very name.
 
-    `A.png` and `a.png`, or `x-1.png` and `x_1.png`, are two images, whatever is said of two such texts.
+    `A.png` and `a.png`, or `x-1.png` and `x_1.png`, are two inputs, whatever is said of two such texts.
     """
-    return pairs.texts if pairs.images else [normalised(text) for text in pairs.texts]
+    return [normalised(text) for text in pairs.texts] if pairs.modality == "text" else pairs.texts
 
 
 def near_identical(texts: Sequence[str]) -> np.ndarray:

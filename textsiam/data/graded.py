@@ -22,7 +22,7 @@ from textsiam.data.tables.columns import SCORE_NAMES as _SCORE_NAMES
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.labels import mostly_labels, number_of
 from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
-from textsiam.data.tables.rows import ImageCells, cell_reader
+from textsiam.data.tables.rows import FileCells, cell_reader
 
 SCORE_NAMES = (*_SCORE_NAMES, "label")
 
@@ -100,7 +100,7 @@ def read_judged(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
-    image_cells: ImageCells | None = None,
+    file_cells: FileCells | None = None,
 ) -> Pairs | GradedPairs:
     """Read pairs that somebody judged: with labels, or with scores.
 
@@ -116,7 +116,7 @@ def read_judged(
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
-        image_cells: what names the images of a table; without it, such a table is refused.
+        file_cells: what names the files of a table; without it, such a table is refused.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or some files hold labels and some scores.
@@ -133,7 +133,7 @@ def read_judged(
         again = map(nullcontext, tables)
         if scores.pop():
             return _graded_of(again, bad, columns)
-        return pairs_of(again, bad, columns=columns, image_cells=image_cells)
+        return pairs_of(again, bad, columns=columns, file_cells=file_cells)
 
 
 def _holds_scores(table: Table, bad: BadRows, columns: Mapping[str, str]) -> bool:
@@ -165,7 +165,7 @@ def _columns(table: Table, columns: Mapping[str, str] | None) -> tuple[str, ...]
 
 
 def _rows(table: Table, bad: BadRows, names: tuple[str, ...]) -> Iterator[tuple[str, str, float]]:
-    cell = cell_reader(table, images=False, image_cells=None, on_bad_row=bad.on_bad_row)
+    cell = cell_reader(table, "text", file_cells=None, on_bad_row=bad.on_bad_row)
     for line, cells in table.values(names):
         where = f"{table.unit}{line}"
         left, right = (cell(name, value) for name, value in zip(names, cells[:2], strict=False))

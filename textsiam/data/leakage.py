@@ -12,6 +12,7 @@ import numpy as np
 
 from textsiam.data.clusters import cluster_ids, connected_components, contradictions, same_thing, text_forms
 from textsiam.data.pairs import Pairs, ReadReport
+from textsiam.data.tables.columns import NOUNS, Modality
 
 _EXAMPLES = 3
 _QUANTILES = (0.05, 0.5, 0.95)
@@ -147,7 +148,7 @@ class DataReport:
     `direct` and `transitive` contradictions are rows, as in `contradictions`; `near_identical` texts differ
     from an earlier one only in case, punctuation or whitespace; `component_pairs` is the largest number of
     pairs connected to one another through shared texts; `words` are the 5 %, 50 % and 95 % quantiles of
-    text lengths. Of images there are no words, and none is near-identical to another.
+    text lengths. Of images and sounds there are no words, and none is near-identical to another.
     """
 
     source: str
@@ -165,6 +166,7 @@ class DataReport:
     words: tuple[float, ...]
     examples: tuple[str, ...]
     read: ReadReport
+    modality: Modality = "text"
 
     def to_dict(self) -> dict[str, Any]:
         """Give the fields as plain JSON values."""
@@ -174,7 +176,7 @@ class DataReport:
         """Lay out the report on reading, the counts and examples."""
         share = self.positives / self.pairs if self.pairs else 0.0
         largest = max(self.cluster_sizes, default=0)
-        kind = "texts" if self.words else "images"
+        kind = NOUNS[self.modality]
         words = ("words a text (5 %, 50 %, 95 %)", ", ".join(f"{value:.0f}" for value in self.words))
         near = ("near-identical texts", self.near_identical)
         rows: list[tuple[Any, ...]] = [
@@ -203,7 +205,11 @@ def data_report(pairs: Pairs) -> DataReport:
     counts = np.bincount(sizes[sizes > 1])
     components = connected_components(len(pairs.texts), pairs.left, pairs.right)
     connected = np.bincount(components[pairs.left], minlength=1)
-    words = () if pairs.images else np.quantile([len(text.split()) for text in pairs.texts] or [0], _QUANTILES).tolist()
+    words = (
+        ()
+        if pairs.modality != "text"
+        else np.quantile([len(text.split()) for text in pairs.texts] or [0], _QUANTILES).tolist()
+    )
     left, right = pairs.left, pairs.right
     examples = [
         f"labelled 0 inside a duplicate cluster: {pairs.texts[left[row]]!r} and {pairs.texts[right[row]]!r}"
@@ -220,9 +226,10 @@ def data_report(pairs: Pairs) -> DataReport:
         cluster_sizes={int(size): int(counts[size]) for size in np.flatnonzero(counts)},
         direct=len(found.direct),
         transitive=len(found.transitive),
-        near_identical=0 if pairs.images else len(pairs.texts) - len(set(text_forms(pairs))),
+        near_identical=len(pairs.texts) - len(set(text_forms(pairs))) if pairs.modality == "text" else 0,
         component_pairs=int(connected.max()),
         words=tuple(words),
         examples=tuple(examples),
         read=pairs.report,
+        modality=pairs.modality,
     )

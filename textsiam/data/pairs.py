@@ -1,4 +1,4 @@
-"""Labelled pairs of texts, or of images by name: what a twin learns from and is judged by."""
+"""Labelled pairs of texts, or of files by name: what a twin learns from and is judged by."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from textsiam.data.components import by_first_appearance, joined_groups
 from textsiam.data.integers import picked_rows, whole_numbers
 from textsiam.data.repeats import find_repeats
 from textsiam.data.tables.columns import (
-    IMAGE_NAMES,
+    FILE_NAMES,
+    NOUNS,
     PAIR_COLUMNS,
     PAIR_NAMES,
+    Modality,
     checked_text,
     find_pair_columns,
     renamed,
     text_problem,
+    unlike,
 )
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
-from textsiam.data.tables.rows import ImageCells, PairRows, cell_reader, int_array
+from textsiam.data.tables.rows import FileCells, PairRows, cell_reader, int_array
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -41,8 +44,8 @@ class Pairs:
     `texts` are distinct and stripped; `left` and `right` (n,) int32 point into them; `labels` (n,) int8 is 1
     for a duplicate, 0 for not, -1 for unlabelled (scikit-learn's convention); `source` names the data in
     messages. Where `groups` (m,) int32 is given, texts of one group are known to be the same thing, such as
-    images of one class; -1 is unknown. `images` says that the texts are names of images (see
-    `textsiam.images.names`): two names are then two images, however alike they are spelled.
+    images of one class; -1 is unknown. `modality` says whether the texts are names of images or sounds (see
+    `textsiam.media.names`): two names are then two inputs, however alike they are spelled.
 
     Raises:
         ValueError: the arrays differ in length, or hold what is no label, group or index of a text; the message
@@ -56,7 +59,7 @@ class Pairs:
     source: str
     report: ReadReport
     groups: np.ndarray | None = None
-    images: bool = False
+    modality: Modality = "text"
 
     def __post_init__(self) -> None:
         """Check the arrays and bring them to their types."""
@@ -110,13 +113,13 @@ class Pairs:
         Groups of two parts are two groups, unless a text is in both.
 
         Raises:
-            ValueError: `parts` is empty, or holds texts and images.
+            ValueError: `parts` is empty, or what they hold is not the same.
         """
         if not parts:
             raise ValueError("concat needs at least one Pairs")
-        if len({part.images for part in parts}) > 1:
-            kinds = ", ".join(f"{part.source} ({'images' if part.images else 'texts'})" for part in parts)
-            raise ValueError(f"concat takes pairs of texts or pairs of images, not both: {kinds}")
+        if len({part.modality for part in parts}) > 1:
+            kinds = ", ".join(f"{part.source} ({NOUNS[part.modality]})" for part in parts)
+            raise ValueError(f"concat takes pairs of one kind, of texts or of images or of sounds: {kinds}")
         index: dict[str, int] = {}
         places, left, right = [], [], []
         for part in parts:
@@ -144,7 +147,7 @@ class Pairs:
             source=name,
             report=report,
             groups=joined_groups(places, [part.groups for part in parts], len(index)),
-            images=parts[0].images,
+            modality=parts[0].modality,
         )
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Pairs:
@@ -162,9 +165,14 @@ class Pairs:
         )
 
     @property
+    def images(self) -> bool:
+        """Whether the texts are names of images."""
+        return self.modality == "image"
+
+    @property
     def columns(self) -> tuple[str, str]:
         """The columns that a table of these pairs has, beside the label: `read_pairs` knows them."""
-        return IMAGE_NAMES if self.images else PAIR_NAMES[0]
+        return PAIR_NAMES[0] if self.modality == "text" else FILE_NAMES[self.modality][:2]
 
     @property
     def left_texts(self) -> list[str]:
@@ -211,7 +219,7 @@ class Pairs:
         return digest.hexdigest()
 
     def to_dataset(self) -> Dataset:
-        """Give a `datasets.Dataset` with columns question1, question2 (or image1, image2) and is_duplicate."""
+        """Give a `datasets.Dataset` with columns question1, question2 (image1, image2 of images …) and is_duplicate."""
         from datasets import Dataset
 
         columns = dict(zip(self.columns, (self.left_texts, self.right_texts), strict=True))
@@ -227,9 +235,9 @@ def read_pairs(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
-    image_cells: ImageCells | None = None,
+    file_cells: FileCells | None = None,
 ) -> Pairs:
-    """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads images too.
+    """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads files too.
 
     Args:
         source: `sample:forum`, or what `open_table` opens; a pattern of files or a list of sources is read as one.
@@ -239,7 +247,7 @@ def read_pairs(
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
-        image_cells: what names the images of a table; without it, such a table is refused.
+        file_cells: what names the files of a table; without it, such a table is refused.
 
     Raises:
         DataError: the source cannot be read, with file, line and value.
@@ -247,7 +255,7 @@ def read_pairs(
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
     options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
     parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
-    return pairs_of(parts, bad, columns=columns, labelled=labelled, image_cells=image_cells)
+    return pairs_of(parts, bad, columns=columns, labelled=labelled, file_cells=file_cells)
 
 
 def pairs_of(
@@ -256,23 +264,23 @@ def pairs_of(
     *,
     columns: Mapping[str, str] | None,
     labelled: bool = True,
-    image_cells: ImageCells | None = None,
+    file_cells: FileCells | None = None,
 ) -> Pairs:
     """Read the pairs of tables as those of one; the arguments are those of `read_pairs`."""
-    rows, images = PairRows(), set()
+    rows, modalities = PairRows(), set()
     documented = {*PAIR_COLUMNS, *(columns or {}).values()}
     for part in parts:
         with part as (table, within):
             found = find_pair_columns(
-                within.name, table.columns, columns=columns, labelled=labelled, images=table.image_columns
+                within.name, table.columns, columns=columns, labelled=labelled, files=table.file_columns
             )
             within.note(renamed(("left", "right", "label"), (*found.texts[:2], found.label), documented))
-            cell = cell_reader(table, found.images, image_cells, bad.on_bad_row)
+            cell = cell_reader(table, found.modality, file_cells, bad.on_bad_row)
             rows.read(table, within, found, cell, default=1 if labelled else -1)
-            images.add(found.images)
-    if len(images) > 1:
-        raise DataError(f"{bad.name}: some hold images, and some texts")
-    return _assemble(bad, rows, clean=labelled, images=images.pop())
+            modalities.add(found.modality)
+    if len(modalities) > 1:
+        raise DataError(f"{bad.name}: {unlike(modalities)}")
+    return _assemble(bad, rows, clean=labelled, modality=modalities.pop())
 
 
 def sample_pairs() -> Pairs:
@@ -280,11 +288,11 @@ def sample_pairs() -> Pairs:
     return read_pairs("sample:forum")
 
 
-def _assemble(bad: BadRows, rows: PairRows, *, clean: bool, images: bool) -> Pairs:
+def _assemble(bad: BadRows, rows: PairRows, *, clean: bool, modality: Modality) -> Pairs:
     if not rows.left:
         raise bad.nothing_usable("has a header but no rows")
     left, right, labels = int_array(rows.left), int_array(rows.right), np.frombuffer(rows.labels, dtype=np.int8)
-    pairs = Pairs(list(rows.index), left, right, labels, bad.name, ReadReport(bad.name, 0, 0), images=images)
+    pairs = Pairs(list(rows.index), left, right, labels, bad.name, ReadReport(bad.name, 0, 0), modality=modality)
     found: dict[str, Any] = {}
     if clean:
         repeats = find_repeats(left, right, labels)

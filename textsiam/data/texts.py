@@ -1,4 +1,4 @@
-"""Texts by themselves: the questions of a forum, the documents of a search, the images of a folder by name."""
+"""Texts by themselves: the questions of a forum, the documents of a search, the files of a folder by name."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ import numpy as np
 
 from textsiam.data.stored_strings import StringsFile, first_of_equal, store_strings
 from textsiam.data.tables.columns import (
+    FILE_PAIR_NAMES,
     ID_NAMES,
-    IMAGE_NAMES,
+    NOUNS,
     PAIR_NAMES,
     TEXT_NAMES,
+    Modality,
     Table,
     checked_roles,
-    hold_images,
     known_column,
     known_pair,
+    modality_of_columns,
     renamed,
     unknown_columns,
+    unlike,
 )
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.labels import is_missing, shown
 from textsiam.data.tables.readers import Loader, open_parts, source_name
-from textsiam.data.tables.rows import Cell, ImageCells, cell_reader
+from textsiam.data.tables.rows import Cell, FileCells, cell_reader
 
 _FLOAT = re.compile(r"-?\d+\.0")
 
@@ -40,7 +43,7 @@ class Texts:
     """Texts in their order, each with an id that no other has; equal texts under two ids stay two.
 
     Those that were read into files of their own stay there, and are read as they are asked for.
-    `images` says that the texts are names of images. `metadata` is what else is known of each text, by name and in the
+    `modality` says what the texts are, or name. `metadata` is what else is known of each text, by name and in the
     order of the texts; "" is unknown.
     """
 
@@ -48,7 +51,7 @@ class Texts:
     texts: Sequence[str]
     source: str
     report: ReadReport
-    images: bool = False
+    modality: Modality = "text"
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     def facts(self, place: int) -> dict[str, str]:
@@ -56,9 +59,14 @@ class Texts:
         return {name: values[place] for name, values in self.metadata.items() if values[place]}
 
     @property
+    def images(self) -> bool:
+        """Whether the texts are names of images."""
+        return self.modality == "image"
+
+    @property
     def noun(self) -> str:
         """What a message calls them."""
-        return "images" if self.images else "questions"
+        return "questions" if self.modality == "text" else NOUNS[self.modality]
 
     def __len__(self) -> int:
         """Count the texts."""
@@ -74,10 +82,10 @@ def read_texts(
     split: str = "train",
     quoted: bool | None = None,
     load: Loader | None = None,
-    image_cells: ImageCells | None = None,
+    file_cells: FileCells | None = None,
     store: Path | None = None,
 ) -> Texts:
-    """Read texts with their ids from a file; `textsiam.sources.read_texts` says how, and reads images too.
+    """Read texts with their ids from a file; `textsiam.sources.read_texts` says how, and reads files too.
 
     Args:
         source: `sample:forum`, or what `open_table` opens; a pattern of files or a list of sources is read as one.
@@ -87,7 +95,7 @@ def read_texts(
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
-        image_cells: what names the images of a table; without it, such a table is refused.
+        file_cells: what names the files of a table; without it, such a table is refused.
         store: an empty folder that texts and ids are written into instead of being held in memory, where only some
             16 bytes of each are; of a table of pairs, the distinct texts are in memory too.
 
@@ -97,22 +105,23 @@ def read_texts(
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
     options = {"split": split, "quoted": quoted, "load": load, "known": (column, id_column)}
     parts = list(open_parts(source, bad, sample="forum_questions.tsv", **options))
-    several, images = len(parts) > 1, set()
+    several, modalities = len(parts) > 1, set()
     found = _Found(several=several) if store is None else _StoredFound(store, several=several)
     for part in parts:
         with part as (table, within):
             name = _text_column(table, column, id_column)
-            images.add(hold_images(within.name, [name] if isinstance(name, str) else name, table.image_columns))
-            cell = cell_reader(table, any(images), image_cells, bad.on_bad_row)
+            modality = modality_of_columns(within.name, [name] if isinstance(name, str) else name, table.file_columns)
+            modalities.add(modality)
+            cell = cell_reader(table, modality, file_cells, bad.on_bad_row)
             if isinstance(name, str):
                 _read_with_ids(table, within, name, id_column, cell, found, [*filter(None, (column, id_column))])
             else:
                 _read_distinct(table, within, name, cell, found)
-    if len(images) > 1:
-        raise DataError(f"{bad.name}: some hold images, and some texts")
+    if len(modalities) > 1:
+        raise DataError(f"{bad.name}: {unlike(modalities)}")
     if isinstance(found, _StoredFound):
-        return found.texts(bad, images=images.pop())
-    return texts_found(bad, _whole_numbers(bad, found), {}, images=images.pop())
+        return found.texts(bad, modality=modalities.pop())
+    return texts_found(bad, _whole_numbers(bad, found), {}, modality=modalities.pop())
 
 
 def sample_questions() -> Texts:
@@ -169,7 +178,7 @@ class _StoredFound(_Found):
         self._texts.append(text)
         self.lines.append((len(self.parts) - 1) << 40 | line)
 
-    def texts(self, bad: BadRows, *, images: bool) -> Texts:
+    def texts(self, bad: BadRows, *, modality: Modality) -> Texts:
         ids, texts = self._ids.close(), self._texts.close()
         first = first_of_equal(ids, self._folder)
         once = first == np.arange(len(first), dtype=first.dtype)
@@ -183,7 +192,7 @@ class _StoredFound(_Found):
             raise bad.nothing_usable("holds no text")
         if _all_whole(bad, self):
             ids = store_strings(self._folder / "whole", (key.removesuffix(".0") for key in ids))
-        return Texts(ids, texts, bad.name, bad.report(len(ids), len(ids)), images)
+        return Texts(ids, texts, bad.name, bad.report(len(ids), len(ids)), modality)
 
 
 def _text_column(table: Table, column: str | None, id_column: str | None) -> str | tuple[str, str]:
@@ -193,7 +202,7 @@ def _text_column(table: Table, column: str | None, id_column: str | None) -> str
         return roles["column"]
     if found := known_column(table.columns, TEXT_NAMES):
         return found
-    pair = known_pair(table.columns, {}, (*PAIR_NAMES, IMAGE_NAMES, ("anchor", "positive")))
+    pair = known_pair(table.columns, {}, (*PAIR_NAMES, *FILE_PAIR_NAMES, ("anchor", "positive")))
     if pair is None:
         expected = f"one of {', '.join(TEXT_NAMES)}, or the columns of a pair"
         option = "--column NAME (column= in Python)"
@@ -289,7 +298,7 @@ def texts_found(
     found: dict[str, str],
     passed_over: dict[str, int],
     *,
-    images: bool = False,
+    modality: Modality = "text",
     metadata: Mapping[str, Sequence[str]] | None = None,
 ) -> Texts:
     """Return the texts that were found by their ids, with a report of those that were not used.
@@ -300,4 +309,4 @@ def texts_found(
     if not found:
         raise bad.nothing_usable("holds no text")
     report = bad.report(len(found), len(found), skipped={**bad.skipped, **passed_over})
-    return Texts(list(found), list(found.values()), bad.name, report, images, metadata or {})
+    return Texts(list(found), list(found.values()), bad.name, report, modality, metadata or {})

@@ -100,7 +100,7 @@ class Units:
             return cls(parts, parts)
         clusters = cluster_ids(pairs).astype(np.int64)
         both = np.unique(np.stack([clusters[pairs.left], clusters[pairs.right]]), return_inverse=True)[1].reshape(2, -1)
-        return cls(both[0], both[1], "identities" if pairs.images else "clusters")
+        return cls(both[0], both[1], "clusters" if pairs.modality == "text" else "identities")
 
     def reordered(self, order: NDArray[np.int64]) -> Units:
         """Return the units of the items in another order."""

@@ -178,7 +178,7 @@ def evaluate_pairs(
         seed=seed,
     )
     slices: tuple[SliceReport, ...] = ()
-    if not pairs.images and threshold is not None:  # slices are by words
+    if pairs.modality == "text" and threshold is not None:  # slices are by words
         slices = slice_reports(left, right, similarities, pairs.labels, threshold=threshold, seen=seen)
     return PairEvaluation(
         name=name,

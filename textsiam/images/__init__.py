@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from textsiam.images.files import holds_images
-from textsiam.images.labelled import LabelledImages
-from textsiam.images.pairs import class_pairs, draw_pairs, draw_triplets, draw_up_to, most_pairs, pair_images
-from textsiam.images.readers import read_images
-from textsiam.images.splits import split_classes, split_images, split_labelled
+from textsiam.images.medium import holds_images, pair_images, read_images
+from textsiam.media.labelled import LabelledFiles as LabelledImages
+from textsiam.media.pairs import class_pairs, draw_pairs, draw_triplets, draw_up_to, most_pairs
+from textsiam.media.splits import split_classes, split_labelled
+from textsiam.media.splits import split_within_classes as split_images
 
 __all__ = [
     "LabelledImages",

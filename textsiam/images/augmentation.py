@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from textsiam.media.augmentation import Augmentation as Augmentation
+from textsiam.media.augmentation import seeded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,17 +27,6 @@ _BOUNDS = {
     "contrast": (1.0, True),
 }
 _CELLS = 3  # of the grid that an image is bent with, along each side
-
-
-class Augmentation(Protocol):
-    """What changes an image for training: `Augment`, or a dataclass of the user's own.
-
-    One with an attribute `clusters` that is true changes all images of a cluster alike in a batch: they get one seed.
-    """
-
-    def __call__(self, image: Image, seed: Sequence[int], /) -> Image:
-        """Return a changed image, of mode "L" or "RGB" as the one given is; the same for the same seed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -164,28 +156,12 @@ def augmented(
         cluster: Number of its cluster; None leaves out what changes clusters alike.
     """
     changes: list[Change] = []
-    before = [0, 0]  # augmentations of images, and of clusters
-    for each in augment:
-        shared = bool(getattr(each, "clusters", False))
-        drawn = [*seed, 2 * before[shared] + shared, (cluster or 0) if shared else row]
-        before[shared] += 1
-        if shared and cluster is None:
-            continue
+    for each, drawn in seeded(augment, seed, row=row, cluster=cluster):
         if isinstance(each, Augment):
             changes.append(each.drawn(drawn))
         else:
             image, changes = each(changed(image, changes), drawn), []
     return changed(image, changes)
-
-
-def described(augment: Any) -> Any:
-    """Return plain values that say which augmentation it is, or which several: as a config names them."""
-    if isinstance(augment, (list, tuple)):
-        return [described(each) for each in augment]
-    if not is_dataclass(augment) or isinstance(augment, type):
-        return augment
-    kind = type(augment)
-    return asdict(augment) if kind is Augment else {f"{kind.__module__}.{kind.__qualname__}": asdict(augment)}
 
 
 def changed(image: Image, changes: Sequence[Change]) -> Image:

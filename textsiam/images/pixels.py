@@ -13,7 +13,7 @@ import torch
 
 from textsiam.images.augmentation import Augmentation, augmented
 from textsiam.images.names import open_picture
-from textsiam.images.ready import Ready
+from textsiam.media.ready import Ready
 
 if TYPE_CHECKING:
     from PIL import Image

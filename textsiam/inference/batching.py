@@ -19,8 +19,7 @@ import torch
 from textsiam.inference.fast.fast_tower import DeviceRunner, FastTower, to_device
 from textsiam.inference.fast.processor import one_core, share_out
 from textsiam.inference.inputs import Prepared
-from textsiam.inference.preprocessed import Preprocessed
-from textsiam.inference.tokens import chunk_by_tokens
+from textsiam.inference.tokens import Tokens, chunk_by_tokens
 
 Progress = Callable[[int, int], None]
 """Called as `progress(done, total)`, in texts."""
@@ -96,7 +95,7 @@ def encode(
 
     Raises:
         TypeError: An input is none of the tower's kind; the message names its position.
-        DataError: An image cannot be opened.
+        DataError: A file cannot be opened.
     """
     texts = fast.inputs.to_keys(texts)
     index = {text: row for row, text in enumerate(dict.fromkeys(texts))}
@@ -194,7 +193,7 @@ def encode_tokens(
         # Several batches for each worker, so that none waits long for the last one of another.
         share = -(-total // (_SHARES * len(crew)) // _GRAIN) * _GRAIN
         budget = min(budget, max(_SMALL_JOB, share))
-        if not fast.padded and isinstance(tokens, Preprocessed):  # whose lengths are guesses
+        if not fast.padded and not isinstance(tokens, Tokens):  # whose lengths are guesses
             budget = 1
         chunks = _Chunks(tokens.lengths, budget, padded=fast.padded)
         lock = threading.Lock()

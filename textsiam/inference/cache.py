@@ -47,9 +47,10 @@ def weights_fingerprint(tower: SentenceTransformer, number_format: str) -> str:
 
 
 def _reading(tower: SentenceTransformer) -> Any:
-    """Return how a tower reads its inputs: what its tokenizer or its image processor does."""
+    """Return how a tower reads its inputs: what its tokenizer or its processor does."""
     if tokenizer_of(tower) is None:
-        return getattr(tower[0], "processor").to_dict()  # noqa: B009 (not every first module has one)
+        processor = getattr(tower[0], "processor", None)  # without one, the facts of the modules say it all
+        return None if processor is None else processor.to_dict()
     return tokenizer_rules(tower) or tokenizer_of(tower).get_vocab()
 
 

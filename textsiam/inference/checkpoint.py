@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from PIL import Image
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 from transformers import AutoModel, PreTrainedModel
+
+from textsiam.inference.inputs import inputs_of_backbone
 
 
 def complete_weights(tower: SentenceTransformer, *, trust_remote_code: bool = False) -> None:
@@ -19,7 +20,7 @@ def complete_weights(tower: SentenceTransformer, *, trust_remote_code: bool = Fa
     it is given them.
 
     Raises:
-        ValueError: Weights lack, or the backbone cannot run on texts alone; the message says which.
+        ValueError: Weights lack, or the backbone cannot run on such inputs alone; the message says which.
     """
     for backbone in tower.modules():
         if not isinstance(backbone, Transformer) or not isinstance(backbone.model, PreTrainedModel):
@@ -47,14 +48,13 @@ def _lacking(backbone: Any) -> list[str]:
     rest = {n: p for n, p in model.named_parameters() if p.requires_grad and not hasattr(p, "_is_hf_initialized")}
     if not rest and not model.config.is_encoder_decoder:
         return []
-    images = "image" in backbone.modalities and "text" not in backbone.modalities
-    features = backbone.preprocess([Image.new("RGB", (64, 64)) if images else "why"])
+    features = backbone.preprocess([inputs_of_backbone(backbone).example(backbone)])
     features = {k: v.to(model.device) if isinstance(v, torch.Tensor) else v for k, v in features.items()}
     try:
         with torch.enable_grad():
             seen = backbone(features)[backbone.module_output_name]
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{type(model).__name__} gives no vectors of texts alone: {error}") from error
+        raise ValueError(f"{type(model).__name__} gives no vectors of one input alone: {error}") from error
     if not rest or not seen.requires_grad:
         return []
     read = torch.autograd.grad(seen.float().sum(), [*rest.values()], allow_unused=True)

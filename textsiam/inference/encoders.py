@@ -18,8 +18,10 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from safetensors import SafetensorError
 
-from textsiam.inference.fast.lazy_tower import lazy_tower, saved_bert
-from textsiam.inference.inputs import IMAGES, TEXTS, Inputs, Prepared
+from textsiam.images.medium import IMAGES
+from textsiam.inference.fast.lazy_tower import lazy_tower
+from textsiam.inference.inputs import TEXTS, Prepared
+from textsiam.inference.inputs import inputs_of as inputs_of
 from textsiam.inference.opening import keep_facts, own_classes, positions_of, unit_length, width_of, within_positions
 from textsiam.inference.tokens import token_limit
 from textsiam.legacy import drawing_model
@@ -41,16 +43,8 @@ class ModelError(ValueError):
     """A model that cannot be found, read or built; the message names it and says what to do."""
 
 
-def inputs_of(tower: SentenceTransformer) -> Inputs:
-    """Return what kind of inputs a tower takes."""
-    if saved_bert(tower) is not None:
-        return TEXTS
-    modalities = getattr(tower[0], "modalities", ["text"])
-    return IMAGES if "image" in modalities and "text" not in modalities else TEXTS
-
-
 def prepare(tower: SentenceTransformer, names: Sequence[str]) -> Prepared:
-    """Make inputs ready for a tower: tokens of texts, images to be opened."""
+    """Make inputs ready for a tower: tokens of texts, files to be opened."""
     return inputs_of(tower).prepare(tower, names)
 
 

@@ -1,40 +1,77 @@
 """What towers take: each kind of input is a string inside the toolkit, and becomes the features of a batch here.
 
-A text is itself; an image is named by a path, a row of an idx file or a data URI (`textsiam.images.names`). So pairs,
-splits, mining, indexes and files are the same for both, and only these two classes know the
-difference.
+A text is itself; an image or a sound is named by a path, a member of a zip or a data URI (`textsiam.media.names`). So
+pairs, splits, mining, indexes and files are the same for all. What differs is asked of the texts here, or of the medium
+(`textsiam.media.medium`) that a tower takes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from textsiam.data.stored_strings import StoredStrings
+from textsiam.data.tables.columns import Modality
 from textsiam.data.tables.errors import DataError
-from textsiam.images.names import picture_name, picture_version, received_picture
-from textsiam.images.pixels import Pixels, dummy_pixels
-from textsiam.images.ready import Ready
+from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.preprocessed import Preprocessed, reads_tokens
 from textsiam.inference.tokens import Counter, Tokens, dummy_tokens, token_counter, tokenise, unencodable
+from textsiam.media.medium import Medium
+from textsiam.media.ready import Ready
+from textsiam.modality import MEDIA
 
 if TYPE_CHECKING:
+    import numpy as np
     from sentence_transformers import SentenceTransformer
 
-Prepared = Tokens | Preprocessed | Pixels
+
+class OpenedLater(Protocol):
+    """Files that are opened when a batch of them is wanted: `textsiam.images.pixels.Pixels` and the like."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Size of each in tokens, `(m,)` int64."""
+        ...
+
+    def lengths_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
+        """Size of these, `(len(rows),)` int64."""
+        ...
+
+    def collate(
+        self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
+    ) -> dict[str, Any]:
+        """Return the features of these; with a seed, changed for training."""
+        ...
+
+    def augmented(self, augment: Sequence[Any]) -> OpenedLater:
+        """Return the same as training shall see them."""
+        ...
+
+
+Prepared = Tokens | Preprocessed | OpenedLater
 """Inputs made ready for a tower, of which batches are taken by their rows."""
+
+
+PROBE = (
+    "Why does the sky look blue in the morning, and what is it that makes 40 clouds turn red as soon as the sun sets?"
+)
+"""A text that a tower is looked at with."""
 
 
 class _Texts:
     """Texts as a kind of input.
 
     Attributes:
+        modality: What towers call it.
         memory_format: How the backbone's weights lie in memory for it to be fast.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
     """
 
+    modality: Modality = "text"
     memory_format, bf16 = torch.preserve_format, True
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> Sequence[str]:
@@ -58,6 +95,14 @@ class _Texts:
     def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens | Preprocessed:
         """Make inputs ready for a tower."""
         return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
+
+    def example(self, backbone: Any) -> str:
+        """Return a dummy input as the first module of a tower takes it."""
+        return "why"
+
+    def of_two_lengths(self, tower: SentenceTransformer) -> Tokens | Preprocessed:
+        """Make two inputs ready, one far shorter."""
+        return self.prepare(tower, [PROBE[: len(PROBE) // 8], PROBE])
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
         """Return the features of dummy inputs of so many tokens, to measure with."""
@@ -85,32 +130,18 @@ class _Texts:
         return token_counter(tower) if reads_tokens(tower) else lambda names: Preprocessed(tower, names).lengths
 
 
-class _Images:
-    """The same of images."""
-
-    # Batch norm in bf16 leaves a cosine of 0.999 only.
-    memory_format, bf16 = torch.channels_last, False
-
-    def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
-        return [picture_name(image, position) for position, image in enumerate(inputs, first)]
-
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
-        return Pixels(list(names), tower)
-
-    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
-        return dummy_pixels(tower, tokens)
-
-    def content(self, name: str) -> str:
-        return picture_version(name)
-
-    def received(self, value: str) -> str:
-        return received_picture(value)
-
-    def counter(self, tower: SentenceTransformer) -> Counter:
-        return lambda names: Pixels(list(names), tower).lengths
-
-
-Inputs = _Texts | _Images
+Inputs = _Texts | Medium
 """A kind of input."""
 
-TEXTS, IMAGES = _Texts(), _Images()
+TEXTS = _Texts()
+
+
+def inputs_of(tower: SentenceTransformer) -> Inputs:
+    """Return what kind of inputs a tower takes: texts, where it reads these too."""
+    return TEXTS if saved_bert(tower) is not None else inputs_of_backbone(tower[0])
+
+
+def inputs_of_backbone(backbone: Any) -> Inputs:
+    """Return the same of the first module of a tower."""
+    modalities = getattr(backbone, "modalities", ["text"])
+    return next((MEDIA[each] for each in modalities if each in MEDIA and "text" not in modalities), TEXTS)

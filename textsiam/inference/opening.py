@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,16 +16,23 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+LOG_MEL_CNN = "textsiam.sounds.encoder.LogMelCNN"
+"""The class of this package that saved towers name."""
+
+
 def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
     """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
 
-    Only what the user's own code has imported already is looked at: a saved tower must not cause an import.
+    Beside the one of this package, only what the user's own code has imported already is looked at: a saved tower must
+    not cause an import.
     """
     try:
         modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
         names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
         return {}
+    if LOG_MEL_CNN in names:
+        import_module(LOG_MEL_CNN.rpartition(".")[0])
     found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
     return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
 

@@ -33,7 +33,7 @@ def reads_tokens(tower: SentenceTransformer) -> bool:
     if not isinstance(backbone, Transformer) or pooling is None or not pooling.include_prompt:
         return False
     tokenizer = backbone.tokenizer
-    if tokenizer is None:  # of images
+    if tokenizer is None:  # of images or sounds
         return True
     own = backbone.processing_kwargs, backbone.query_length, backbone.document_length, backbone.query_expansion
     if any(own) or "message" in backbone.modality_config:
@@ -67,7 +67,7 @@ class Preprocessed:
     def collate(
         self, rows: np.ndarray | Sequence[int], *, seed: Sequence[int] | None = None, clusters: np.ndarray | None = None
     ) -> dict[str, Any]:
-        """Return the features of these texts; the other arguments are for images."""
+        """Return the features of these texts; the other arguments are for files."""
         texts = [self._texts[int(row)] for row in rows]
         with _preprocessing:  # a fast tokenizer serves one caller at a time
             return self._tower.preprocess(texts, prompt=default_prompt(self._tower) or None)

@@ -1,4 +1,4 @@
-"""Towers without pretrained weights: a small BERT whose vocabulary is learned, a small ResNet."""
+"""Towers without pretrained weights: a small BERT whose vocabulary is learned, small CNNs for images and sounds."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import punctuation
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from unicodedata import category
 
 import torch
@@ -105,10 +105,7 @@ def scratch_image_encoder(
         raise ModelError(f"channels must be 1 (grey) or 3 (colour), got {channels}")
     if size < SMALLEST_SIDE:
         raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
-    if len(widths) != len(depths) or not widths:
-        raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
-    if min(*widths, *depths) < 1:
-        raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
+    _check_stages(widths, depths)
     config = ResNetConfig(
         num_channels=channels,
         embedding_size=widths[0],
@@ -136,6 +133,49 @@ def scratch_image_encoder(
         return _tower(Transformer(folder), dim, seed + 1, device)
 
 
+def scratch_sound_encoder(
+    *,
+    rate: int = 16_000,
+    bands: int = 40,
+    widths: Sequence[int] = (32, 64, 128),
+    depths: Sequence[int] = (1, 1, 1),
+    dim: int | None = None,
+    seed: int = 0,
+    device: str | None = None,
+) -> SentenceTransformer:
+    """Build a small sound tower without pretrained weights: log-mel spectrogram, a CNN, mean over time.
+
+    Args:
+        rate: Samples a second that sounds are resampled to.
+        bands: Mel bands of the spectrogram.
+        widths: Channels of each stage; each after the first halves time and frequency.
+        depths: Blocks of each stage.
+        dim: Project to this many dimensions. None keeps the last width.
+        seed: Seed of the initial weights.
+        device: Where the weights go; None lets torch choose.
+
+    Raises:
+        ModelError: A size that does not fit.
+    """
+    from textsiam.sounds.encoder import LogMelCNN
+
+    if not 4000 <= rate <= 96_000:
+        raise ModelError(f"rate must be from 4000 to 96000 samples a second, got {rate}")
+    _check_stages(widths, depths)
+    if not 1 <= bands <= rate // 100:
+        raise ModelError(f"bands must be from 1 to {rate // 100} at {rate} samples a second, got {bands}")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _tower(LogMelCNN(rate, bands, widths, depths), dim, seed + 1, device)
+
+
+def _check_stages(widths: Sequence[int], depths: Sequence[int]) -> None:
+    if len(widths) != len(depths) or not widths:
+        raise ModelError(f"widths and depths are given for each stage, got {len(widths)} and {len(depths)}")
+    if min(*widths, *depths) < 1:
+        raise ModelError(f"widths and depths must be >= 1, got {tuple(widths)} and {tuple(depths)}")
+
+
 def _write(model: PreTrainedModel, folder: str) -> None:
     """Write a model. Not by its own `save_pretrained`: in a distributed run that writes on the first process only."""
     from safetensors.torch import save_file
@@ -144,7 +184,7 @@ def _write(model: PreTrainedModel, folder: str) -> None:
     save_file(model.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tower(backbone: Transformer, dim: int | None, seed: int, device: str | None) -> SentenceTransformer:
+def _tower(backbone: Any, dim: int | None, seed: int, device: str | None) -> SentenceTransformer:
     """Return a tower with mean pooling on a backbone; the seed draws the weights of its projection."""
     pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
     plain = SentenceTransformer(modules=[backbone, pooling], device="cpu")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from textsiam.images.ready import Ready
 from textsiam.inference.fast.lazy_tower import saved_bert
+from textsiam.media.ready import Ready
 
 if TYPE_CHECKING:
     from sentence_transformers import CrossEncoder, SentenceTransformer
@@ -80,7 +80,7 @@ class Tokens:
 
     def augmented(self, augment: Sequence[Any]) -> Tokens:
         """Raise a ValueError: no augmentation changes texts."""
-        raise ValueError("augment changes images: these inputs are texts, leave it out")
+        raise ValueError("augment changes images and sounds: these inputs are texts, leave it out")
 
 
 def tokenizer_of(tower: SentenceTransformer | CrossEncoder) -> Any:

@@ -15,10 +15,9 @@ from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import DomainShift
 from textsiam.images.pixels import PATCH
-from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.fast.processor import one_core
-from textsiam.inference.inputs import IMAGES
+from textsiam.inference.inputs import TEXTS, inputs_of
 from textsiam.inference.stages import raw_vectors, token_vectors
 from textsiam.inference.tokens import token_limit
 from textsiam.models.domain import DomainWatch
@@ -59,8 +58,8 @@ class Engine:
         self._pictures = Pictures(settings.max_tokens * PATCH)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
-        images = inputs_of(twin.tower()) is IMAGES
-        self.texts = None if images else {side: Texts(twin.tower(side), settings) for side in sides}
+        kinds = {inputs_of(twin.tower(side)) for side in sides}
+        self.texts = {side: Texts(twin.tower(side), settings) for side in sides} if kinds == {TEXTS} else None
         self._encoders: dict[tuple[str, str], Callable[[list[str]], np.ndarray]] = {}
         for side in sides:
             self._encoders["vectors", side] = partial(self._encoded, side)
@@ -263,7 +262,8 @@ class Engine:
     def _count(self, side: str, names: Sequence[str]) -> np.ndarray:
         if self.texts is not None:
             return self.texts[side].count(names)
-        return IMAGES.counter(self.twin.tower(side))(names)
+        tower = self.twin.tower(side)
+        return inputs_of(tower).counter(tower)(names)
 
     def check_count(self, field: str, inputs: Sequence[Any]) -> None:
         """Refuse none, or too many, inputs of a request.

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from textsiam.images.augmentation import Augment, Augmentation, described
+from textsiam.images.augmentation import Augment
 from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
+from textsiam.media.augmentation import Augmentation
+from textsiam.modality import described
 from textsiam.training.knobs import at_least_one, below_one, check_knobs, knob, not_negative, positive, share
 
 if TYPE_CHECKING:
@@ -172,7 +174,7 @@ class Settings:
 
     @property
     def augmentations(self) -> list[Augmentation]:
-        """What changes images, one after the other.
+        """What changes images or sounds, one after the other.
 
         Raises:
             ValueError: One is not built yet.

@@ -18,6 +18,7 @@ from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
 from transformers import PrinterCallback
 
 from textsiam.data.pairs import Pairs
+from textsiam.data.tables.columns import NOUNS
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.inference.opening import positions_of
@@ -103,8 +104,9 @@ def check_trainable(pairs: Pairs, settings: RerankerSettings) -> None:
         require_trees()
     if not pairs.both_labels:
         raise ValueError(f"{pairs.source}: a reranker learns from pairs of both labels, 0 and 1")
-    if pairs.images:
-        raise ValueError(f"{pairs.source}: a reranker reads both texts of a pair at once, these are images")
+    if pairs.modality != "text":
+        kind = NOUNS[pairs.modality]
+        raise ValueError(f"{pairs.source}: a reranker reads both texts of a pair at once, these are {kind}")
 
 
 def check_readable(settings: RerankerSettings, tower: SentenceTransformer | None = None) -> None:

@@ -45,7 +45,7 @@ def test_labels_may_be_absent_where_none_are_needed():
 
 EXPECTED = (
     "question1, question2, is_duplicate (or label); sentence1, sentence2, label; text1, text2, label; "
-    "image1, image2, label; "
+    "image1, image2, label; audio1, audio2, label; "
     "or anchor, positive[, negative]; name others with "
     "--column left=NAME, right=NAME, label=NAME (columns={'left': …} in Python)"
 )

@@ -10,7 +10,7 @@ import torch
 from sklearn.metrics import average_precision_score
 from torch import Tensor
 
-from textsiam.images.pairs import pair_images
+from textsiam.images.medium import pair_images
 from textsiam.models.twin import Twin
 from textsiam.training.checkpoints import ResumeError
 from textsiam.training.loop import train

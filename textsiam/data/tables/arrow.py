@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from textsiam.data.tables.columns import Row, Table
+from textsiam.data.tables.columns import Modality, Row, Table
 from textsiam.data.tables.errors import BadRows, DataError
 from textsiam.data.tables.lines import open_plain
 
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _BATCH = 8192
-_PICTURES = 256  # rows of a batch with images
+_KINDS: dict[str, Modality] = {"Image": "image", "Audio": "audio"}  # of features
+_FILES = 256  # rows of a batch with images or sounds
 
 
 def parquet_table(path: Path, bad: BadRows, folder: Path) -> Table:
@@ -28,7 +29,7 @@ def parquet_table(path: Path, bad: BadRows, folder: Path) -> Table:
     Args:
         path: the file.
         bad: what its messages are called.
-        folder: what paths of images are relative to.
+        folder: what paths of files are relative to.
 
     Raises:
         DataError: it is no Parquet file, or damaged.
@@ -50,12 +51,12 @@ def parquet_table(path: Path, bad: BadRows, folder: Path) -> Table:
 
 
 def dataset_table(name: str, dataset: Dataset) -> Table:
-    """Give the rows of a `datasets.Dataset`; images stay undecoded."""
+    """Give the rows of a `datasets.Dataset`; images and sounds stay undecoded."""
     schema = dataset.features.arrow_schema
 
     def batches(names: Sequence[str]) -> Iterator[pa.Table]:
         chosen: Any = dataset.select_columns(list(names)).with_format("arrow")
-        return chosen.iter(batch_size=_PICTURES if _features(schema, "Image") else _BATCH)
+        return chosen.iter(batch_size=_FILES if _file_columns(schema) else _BATCH)
 
     return _arrow_table(name, schema, batches, None)
 
@@ -98,7 +99,11 @@ def _arrow_table(
             raise DataError(f"{name}: is damaged after row {number} ({error})") from None
 
     classes = {column: feature["names"] for column, feature in _features(schema, "ClassLabel").items()}
-    return Table(name, tuple(schema.names), read, "row ", classes, tuple(_features(schema, "Image")), folder)
+    return Table(name, tuple(schema.names), read, "row ", classes, _file_columns(schema), folder)
+
+
+def _file_columns(schema: pa.Schema) -> dict[str, Modality]:
+    return {column: modality for kind, modality in _KINDS.items() for column in _features(schema, kind)}
 
 
 def _features(schema: pa.Schema, kind: str) -> dict[str, Any]:

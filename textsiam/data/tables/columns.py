@@ -7,7 +7,8 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Literal
 
 from textsiam.data.tables.errors import DataError
 from textsiam.data.tables.labels import label_parser as label_parser
@@ -16,17 +17,26 @@ from textsiam.data.tables.labels import shown
 
 Row = tuple[int, Sequence[Any]]
 
+Modality = Literal["text", "image", "audio"]
+"""What an input is: a text by itself, or a file of which the string is the name."""
+NOUNS: dict[Modality, str] = {"text": "texts", "image": "images", "audio": "sounds"}
+"""What messages call inputs."""
 PAIR_NAMES = (("question1", "question2"), ("sentence1", "sentence2"), ("text1", "text2"))
-IMAGE_NAMES = ("image1", "image2")
-IMAGE_NAME = "image"
+FILE_NAMES: dict[Modality, tuple[str, str, str]] = {
+    "image": ("image1", "image2", "image"),
+    "audio": ("audio1", "audio2", "audio"),
+}
+"""The columns that hold the names of files: the two of a pair, and that of a single one."""
+FILE_PAIR_NAMES = tuple((left, right) for left, right, _ in FILE_NAMES.values())
 LABEL_NAMES = ("is_duplicate", "label", "labels")
 TRIPLET_NAMES = ("anchor", "positive", "negative")
-TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body", IMAGE_NAME)
+TEXT_NAMES = ("text", "question", "query", "sentence", "document", "title", "body")
+TEXT_NAMES = (*TEXT_NAMES, *(one for *_, one in FILE_NAMES.values()))
 ID_NAMES = (
     *("id", "_id", "qid", "question_id", "doc_id", "post_id", "query_id", "document_id", "topic_id", "text_id"),
     *("sentence_id",),
 )
-PAIR_COLUMNS = (*(name for pair in (*PAIR_NAMES, IMAGE_NAMES) for name in pair), *LABEL_NAMES, *TRIPLET_NAMES)
+PAIR_COLUMNS = (*(name for pair in (*PAIR_NAMES, *FILE_PAIR_NAMES) for name in pair), *LABEL_NAMES, *TRIPLET_NAMES)
 SCORE_NAMES = ("score", "similarity_score")
 
 
@@ -36,9 +46,9 @@ class Table:
 
     `read` takes names of columns and yields `(line, values)`, values in the order of the names and nothing else looked
     at; `unit` says what a "line" is ("" for a line of a text file, "row " for Parquet and Hub rows); `class_names` has
-    the names of integer classes; `image_columns` are known to hold images, and paths in a column of images are relative
-    to `folder`; `notes` say what was decided about its form; `lines_are_ids` says that it has no columns to look for
-    ids in.
+    the names of integer classes; `file_columns` are known to hold images or sounds, and paths in such a column are
+    relative to `folder`; `notes` say what was decided about its form; `lines_are_ids` says that it has no columns to
+    look for ids in.
     """
 
     name: str
@@ -46,7 +56,7 @@ class Table:
     read: Callable[[Sequence[str]], Iterator[Row]]
     unit: str = ""
     class_names: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    image_columns: tuple[str, ...] = ()
+    file_columns: Mapping[str, Modality] = field(default_factory=dict)
     folder: Path | None = None
     notes: tuple[str, ...] = ()
     lines_are_ids: bool = False
@@ -72,12 +82,12 @@ class Table:
 class PairColumns:
     """The columns of the texts (two, or anchor, positive, negative) and of the label (None: by position).
 
-    `images` says that the texts name images.
+    `modality` says what they name where they are no texts.
     """
 
     texts: tuple[str, ...]
     label: str | None
-    images: bool = False
+    modality: Modality = "text"
 
 
 def find_pair_columns(
@@ -86,7 +96,7 @@ def find_pair_columns(
     *,
     columns: Mapping[str, str] | None = None,
     labelled: bool = True,
-    images: Sequence[str] = (),
+    files: Mapping[str, Modality] = MappingProxyType({}),
 ) -> PairColumns:
     """Find the columns of a pair among those of a table.
 
@@ -95,20 +105,20 @@ def find_pair_columns(
         found: its column names.
         columns: names for the roles 'left', 'right' and 'label'; the roles it leaves out are recognised.
         labelled: whether a label is needed.
-        images: the columns that are known to hold images, whatever their names.
+        files: the columns that are known to hold images or sounds, whatever their names.
 
     Raises:
-        DataError: no known set of columns is there, a mapped column is not, or only some of them hold images.
+        DataError: no known set of columns is there, a mapped column is not, or they hold unlike inputs.
         ValueError: `columns` has an unknown role.
     """
     roles = checked_roles(name, found, columns, ("left", "right", "label"))
-    texts = known_pair(found, roles, (*PAIR_NAMES, IMAGE_NAMES))
+    texts = known_pair(found, roles, (*PAIR_NAMES, *FILE_PAIR_NAMES))
     label = roles.get("label") or known_column(found, LABEL_NAMES)
     if texts and (label or not labelled):
-        return PairColumns(texts, label if labelled else None, hold_images(name, texts, images))
+        return PairColumns(texts, label if labelled else None, modality_of_columns(name, texts, files))
     triplet = tuple(filter(None, (known_column(found, (each,)) for each in TRIPLET_NAMES)))
     if not roles and len(triplet) > 1 and [*map(_plain, triplet[:2])] == [*TRIPLET_NAMES[:2]]:
-        return PairColumns(triplet, None, hold_images(name, triplet, images))
+        return PairColumns(triplet, None, modality_of_columns(name, triplet, files))
     missing = "the label" if texts else "the texts of a pair"
     graded = "; a graded 'score' is read by read_graded" if texts and known_column(found, SCORE_NAMES) else ""
     raise unknown_columns(
@@ -116,22 +126,36 @@ def find_pair_columns(
         found,
         missing,
         "question1, question2, is_duplicate (or label); sentence1, sentence2, label; text1, text2, label; "
-        "image1, image2, label; "
+        "image1, image2, label; audio1, audio2, label; "
         "or anchor, positive[, negative]",
         "--column left=NAME, right=NAME, label=NAME (columns={'left': …} in Python)" + graded,
     )
 
 
-def hold_images(name: str, texts: Sequence[str], images: Sequence[str]) -> bool:
-    """Tell whether these columns hold images: by `images`, those known to, or by their names.
+def modality_of_columns(name: str, columns: Sequence[str], files: Mapping[str, Modality]) -> Modality:
+    """Tell what these columns hold: by `files`, those known to hold images or sounds, or by their names.
 
     Raises:
-        DataError: some do and some do not.
+        DataError: one holds something else than another.
     """
-    known = [each in images or each in (IMAGE_NAME, *IMAGE_NAMES) for each in texts]
-    if any(known) != all(known):
-        raise DataError(f"{name}: columns {_listed(texts)} must all hold images, or all texts")
-    return all(known)
+    named: dict[str, Modality] = {}
+    for modality, names in FILE_NAMES.items():
+        named |= dict.fromkeys(names, modality)
+    named |= files
+    found: set[Modality] = {named.get(each, "text") for each in columns}
+    if len(found) > 1:
+        raise DataError(f"{name}: columns {_listed(columns)} must all hold the same: {_listed_nouns()}")
+    return found.pop()
+
+
+def unlike(modalities: Iterable[Modality]) -> str:
+    """Say what tables that are read as one hold, where that is not the same."""
+    return " and ".join(f"some hold {NOUNS[each]}" for each in sorted(modalities))
+
+
+def _listed_nouns() -> str:
+    *first, last = NOUNS.values()
+    return f"{', '.join(first)} or {last}"
 
 
 def known_column(found: Sequence[str], names: Sequence[str]) -> str | None:

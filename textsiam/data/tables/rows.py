@@ -1,4 +1,4 @@
-"""The rows of a table of pairs, as ids of distinct texts (or names of images) and labels."""
+"""The rows of a table of pairs, as ids of distinct texts (or names of files) and labels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from textsiam.data.tables.columns import PairColumns, Table, checked_text, text_problem
+from textsiam.data.tables.columns import NOUNS, Modality, PairColumns, Table, checked_text, text_problem
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.labels import LabelParser
 
 Problem = tuple[str, str]
 Cell = Callable[[str, object], str | Problem]
-ImageCells = Callable[[Path | None, OnBadRow], Cell]
+FileCells = Callable[[Modality, Path | None, OnBadRow], Cell]
 
 
 class PairRows:
@@ -68,23 +68,23 @@ class PairRows:
         return f"{name}{self.lines[row]}"
 
 
-def cell_reader(table: Table, images: bool, image_cells: ImageCells | None, on_bad_row: OnBadRow) -> Cell:
-    """Return the function of (column, value) that gives a text or the name of an image, or (reason, problem).
+def cell_reader(table: Table, modality: Modality, file_cells: FileCells | None, on_bad_row: OnBadRow) -> Cell:
+    """Return the function of (column, value) that gives a text or the name of a file, or (reason, problem).
 
     Args:
         table: whose cells are read.
-        images: whether they hold images.
-        image_cells: makes this function for images, of the folder that paths are relative to.
-        on_bad_row: as for `BadRows`; where rows are skipped, images that cannot be opened are bad ones.
+        modality: what they hold.
+        file_cells: makes this function for files, of the folder that paths are relative to.
+        on_bad_row: as for `BadRows`; where rows are skipped, files that cannot be opened are bad ones.
 
     Raises:
-        DataError: they hold images, and nothing is given to read those.
+        DataError: they hold files, and nothing is given to read those.
     """
-    if not images:
+    if modality == "text":
         return _text_cell
-    if image_cells is None:
-        raise DataError(f"{table.name}: holds images, and only texts are read here; see textsiam.sources")
-    return image_cells(table.folder, on_bad_row)
+    if file_cells is None:
+        raise DataError(f"{table.name}: holds {NOUNS[modality]}, and only texts are read here; see textsiam.sources")
+    return file_cells(modality, table.folder, on_bad_row)
 
 
 def int_array(values: array[int]) -> np.ndarray:

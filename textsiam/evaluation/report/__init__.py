@@ -60,6 +60,7 @@ def write_report(
     facts: Mapping[str, str] | None = None,
     title: str = "How well does the twin find duplicates?",
     thumbnail: Thumbnail | None = None,
+    played: Thumbnail | None = None,
     embedding: EmbeddingMap | None = None,
 ) -> Path:
     """Write one self-contained HTML page: no script, no request, light, dark and printable.
@@ -77,7 +78,8 @@ def write_report(
         facts: name → value, for example model, data, versions and fingerprint.
         title: the heading.
         thumbnail: called with an input, returns a small PNG of it, or None to show the input itself:
-            `thumbnail_of` the pairs.
+            `textsiam.modality.shown_by` what the pairs hold.
+        played: called likewise, returns a WAV of it to be played, or None.
         embedding: inputs and vectors to show as a map, with thumbnails where there are any.
 
     Returns:
@@ -94,7 +96,7 @@ def write_report(
         if "step" not in row:
             raise ValueError(f"history row {i} has no 'step', only {sorted(row)}")
     template = files("textsiam.evaluation.report").joinpath("report.html").read_text(encoding="utf-8")
-    sections = _sections(evaluations, history or (), thumbnail, embedding)
+    sections = _sections(evaluations, history or (), thumbnail, played, embedding)
     page = Template(template).substitute(
         title=escape(title),
         facts=_facts(facts or {}),
@@ -112,6 +114,7 @@ def _sections(
     evaluations: Sequence[PairEvaluation],
     history: Sequence[Mapping[str, float]],
     thumbnail: Thumbnail | None,
+    played: Thumbnail | None,
     embedding: EmbeddingMap | None,
 ) -> list[tuple[str, str, str]]:
     """Return (id, heading, HTML) of every section that has something to show."""
@@ -127,7 +130,7 @@ def _sections(
         sections.append(("training", "Training", _grid(training, "wide")))
     if any(evaluation.slices for evaluation in evaluations):
         sections.append(("slices", "Slices", _slices(evaluations)))
-    sections.append(("mistakes", "Worst mistakes", mistakes(last, count=_EXAMPLES, thumbnail=thumbnail)))
+    sections.append(("mistakes", "Worst mistakes", mistakes(last, count=_EXAMPLES, thumbnail=thumbnail, played=played)))
     if embedding is not None:
         sections.append(("map", "Map", embedding_figure(embedding, thumbnail)))
     return sections

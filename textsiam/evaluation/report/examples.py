@@ -19,9 +19,11 @@ _LONGEST = 400  # characters of a text that are shown
 _KINSHIP = 0.3  # share of common words from which differences are marked
 
 
-def mistakes(evaluation: PairEvaluation, *, count: int, thumbnail: Thumbnail | None = None) -> str:
+def mistakes(
+    evaluation: PairEvaluation, *, count: int, thumbnail: Thumbnail | None = None, played: Thumbnail | None = None
+) -> str:
     """Return the pairs wrongly flagged, then the duplicates that were missed: two tables, or two grids of pictures."""
-    shown = _table if thumbnail is None else partial(picture_pairs, thumbnail=thumbnail)
+    shown = _table if thumbnail is None else partial(picture_pairs, thumbnail=thumbnail, played=played)
     return shown(
         f"Flagged, but not duplicates: {evaluation.name}",
         evaluation.worst_false_positives(count),

@@ -57,14 +57,22 @@ class EmbeddingMap:
             raise ValueError("a vector on the map is not finite")
 
 
-def picture_pairs(title: str, pairs: Sequence[WrongPair], *, total: int, order: str, thumbnail: Thumbnail) -> str:
-    """Return the wrong pairs as a grid of pictures side by side.
+def picture_pairs(
+    title: str,
+    pairs: Sequence[WrongPair],
+    *,
+    total: int,
+    order: str,
+    thumbnail: Thumbnail,
+    played: Thumbnail | None = None,
+) -> str:
+    """Return the wrong pairs as a grid of pictures side by side, each with a player where `played` gives a WAV.
 
     Raises:
         ValueError: a thumbnail is no PNG.
     """
     items = "".join(
-        f'<li><div class="pair">{_cell(pair.left, thumbnail)}{_cell(pair.right, thumbnail)}</div>'
+        f'<li><div class="pair">{_cell(pair.left, thumbnail, played)}{_cell(pair.right, thumbnail, played)}</div>'
         f"<p>similarity <b>{number(pair.similarity)}</b><br>probability <b>{number(pair.probability)}</b></p></li>"
         for pair in pairs
     )
@@ -153,10 +161,17 @@ def _mark(x: float, y: float, picture: str | None) -> str:
     return f'<rect class="sheet" {box}/><image {box} href="{picture}"/><rect class="frame" {box}/>'
 
 
-def _cell(name: str, thumbnail: Thumbnail) -> str:
+def _cell(name: str, thumbnail: Thumbnail, played: Thumbnail | None) -> str:
     picture = _data_uri(name, thumbnail)
     shown = escape(_short(name))
-    return f'<p dir="auto">{shown}</p>' if picture is None else f'<img src="{picture}" alt="{shown}" title="{shown}">'
+    if picture is None:
+        return f'<p dir="auto">{shown}</p>'
+    image = f'<img src="{picture}" alt="{shown}" title="{shown}">'
+    sound = None if played is None else played(name)
+    if sound is None:
+        return image
+    source = f"data:audio/wav;base64,{base64.b64encode(sound).decode('ascii')}"
+    return f'<div>{image}<audio controls preload="none" src="{source}" aria-label="{shown}"></audio></div>'
 
 
 def _data_uri(name: str, thumbnail: Thumbnail) -> str | None:

@@ -14,12 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from textsiam.inference.encoders import inputs_of
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
 from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.fast.saved_bert import SavedBert
-from textsiam.inference.inputs import TEXTS
+from textsiam.inference.inputs import PROBE, inputs_of
 from textsiam.inference.preprocessed import reads_tokens
 
 if TYPE_CHECKING:
@@ -31,10 +30,6 @@ Precision = Literal["auto", "fp32", "bf16"]
 # fastest one for large jobs.
 _BUDGETS = {"cpu": (1024, 512, 2048, 4096), "else": (65_536, 16_384, 262_144)}
 _AS_IT_IS = (torch.float32, torch.preserve_format)
-# Texts that a backbone is looked at with: whether padding changes them, and whether bf16 does.
-_PROBE = (
-    "Why does the sky look blue in the morning, and what is it that makes 40 clouds turn red as soon as the sun sets?"
-)
 _SAME, _FAITHFUL = 1 - 1e-5, 1 - 4e-5  # cosines; the second with a margin, since other texts lose more
 
 
@@ -203,23 +198,22 @@ class FastTower(DeviceRunner):
 
     @cached_property
     def padded(self) -> bool:
-        """Whether a batch may hold texts of different lengths: no padding changes what a backbone makes of a text.
+        """Whether a batch may hold inputs of different lengths: no padding changes what a backbone makes of one.
 
         It does where neighbouring tokens are mixed without regard to the mask (ConvBERT, FNet, RWKV …).
         """
-        if self.inputs is not TEXTS or self._fusable:
+        prepared = None if self._fusable else self.inputs.of_two_lengths(self.source)
+        if prepared is None:
             return True
-        texts = [_PROBE[: len(_PROBE) // 8], _PROBE]
-        prepared = self.inputs.prepare(self.source, texts)
         alone, together = (self._probed(prepared.collate(rows))[0] for rows in ([0], [0, 1]))
         return bool(cosine_similarity(alone, together, dim=0) > _SAME)
 
     @cached_property
     def faithful(self) -> bool:
         """Whether vectors in this number format have a cosine to fp32 of 0.9999, judged by a few texts."""
-        if self.dtype == torch.float32 or self._fusable or self.inputs is not TEXTS:
+        if self.dtype == torch.float32 or self._fusable or not self.inputs.bf16:
             return True
-        words = _PROBE.split()
+        words = PROBE.split()
         texts = [" ".join(words[start : start + count]) for count in (1, 2, 4, 8, 16) for start in range(0, 24, 4)]
         prepared, rows = self.inputs.prepare(self.source, texts), np.arange(len(texts))
         batches = [prepared.collate(some) for some in ([rows] if self.padded else rows[:, None])]

@@ -1,4 +1,4 @@
-"""Images with a class each."""
+"""Images or sounds with a class each."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from textsiam.data.integers import picked_rows, whole_numbers
+from textsiam.data.tables.columns import NOUNS, Modality
 from textsiam.data.tables.errors import DataError, ReadReport
 
 
 @dataclass(frozen=True, eq=False)
-class LabelledImages:
-    """`m` images by name, each of one class.
+class LabelledFiles:
+    """`m` images, or sounds, by name, each of one class.
 
-    `names` are distinct (see `textsiam.images.names`); `classes` (m,) int32 point into `class_names`, which
-    may hold classes without an image: parts of one set number their classes alike.
+    `names` are distinct (see `textsiam.media.names`); `classes` (m,) int32 point into `class_names`, which
+    may hold classes without a file: parts of one set number their classes alike.
 
     Raises:
         ValueError: the lengths differ, a class is outside `class_names`, or a name occurs twice.
@@ -27,6 +28,7 @@ class LabelledImages:
     class_names: list[str]
     source: str
     report: ReadReport
+    modality: Modality = "image"
 
     def __post_init__(self) -> None:
         """Bring the classes to their type and check them."""
@@ -37,19 +39,24 @@ class LabelledImages:
         if len(self.names) != len(self.classes):
             raise ValueError(f"{self.source}: {len(self.names)} names, {len(self.classes)} classes")
         if len(set(self.names)) != len(self.names) or len(set(self.class_names)) != len(self.class_names):
-            raise ValueError(f"{self.source}: the names of images, and those of classes, must be distinct")
+            raise ValueError(f"{self.source}: the names of {self.nouns}, and those of classes, must be distinct")
 
     def __len__(self) -> int:
-        """Count the images."""
+        """Count the files."""
         return len(self.names)
 
-    def select(self, rows: np.ndarray | Sequence[int]) -> LabelledImages:
+    @property
+    def nouns(self) -> str:
+        """What messages call them."""
+        return NOUNS[self.modality]
+
+    def select(self, rows: np.ndarray | Sequence[int]) -> LabelledFiles:
         """Keep these rows (indices in the order given, or a boolean mask); classes keep their numbers."""
         kept = picked_rows(rows, len(self), self.source)
         return replace(self, names=[self.names[i] for i in kept], classes=self.classes[kept])
 
-    def of_classes(self, names: Sequence[str]) -> LabelledImages:
-        """Keep the images of these classes; classes keep their numbers.
+    def of_classes(self, names: Sequence[str]) -> LabelledFiles:
+        """Keep the files of these classes; classes keep their numbers.
 
         Raises:
             DataError: there is no such class.
@@ -69,8 +76,8 @@ class LabelledImages:
         """Say whether there is a class, or a folder of classes, of this name."""
         return bool(self.named([name]).any())
 
-    def check_named(self, names: Sequence[str], *others: LabelledImages) -> None:
-        """Refuse names that neither these images nor the others have.
+    def check_named(self, names: Sequence[str], *others: LabelledFiles) -> None:
+        """Refuse names that neither these files nor the others have.
 
         Raises:
             DataError: there is no such class and no such folder of classes.
@@ -83,5 +90,5 @@ class LabelledImages:
 
     @property
     def present(self) -> np.ndarray:
-        """The classes that have an image (k,), ascending."""
+        """The classes that have a file (k,), ascending."""
         return np.unique(self.classes)

@@ -1,4 +1,4 @@
-"""Splits of labelled images: by class, so that the test asks about new ones, or within every class."""
+"""Splits of labelled images or sounds: by class, so that the test asks about new ones, or within every class."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from textsiam.data.leakage import leakage
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import NAMES, SplitReport, Splits, content_key, split_sizes
 from textsiam.data.tables.errors import DataError
-from textsiam.images.labelled import LabelledImages
-from textsiam.images.names import shown_name
-from textsiam.images.pairs import DRAWN_PAIRS, draw_pairs, most_pairs
+from textsiam.media.labelled import LabelledFiles
+from textsiam.media.names import shown_name
+from textsiam.media.pairs import DRAWN_PAIRS, draw_pairs, most_pairs
 
 TRAINING_PAIRS = 20_000
-"""Pairs that are drawn of labelled images for training unless somebody says how many."""
+"""Pairs that are drawn of labelled files for training unless somebody says how many."""
 
 
 def split_classes(
-    images: LabelledImages,
+    files: LabelledFiles,
     *,
     validation: float = 0.0,
     calibration: float = 0.0,
     test: float = 0.2,
     seed: int = 0,
     level: int | None = None,
-) -> dict[str, LabelledImages]:
+) -> dict[str, LabelledFiles]:
     """Split so that no class is in two splits: what is measured are classes never seen in training.
 
-    Which classes go where depends on their names and `seed` only, not on the images.
+    Which classes go where depends on their names and `seed` only, not on the files.
 
     Args:
-        images: what to split.
+        files: what to split.
         validation: the share of the classes, or with an int their number.
         calibration: likewise.
         test: likewise; train takes the rest.
@@ -48,39 +48,39 @@ def split_classes(
         DataError: nothing is left for train, or there are too few classes for every part to get one.
 
     Example:
-        >>> parts = split_classes(images, test=5, level=1)  # doctest: +SKIP
+        >>> parts = split_classes(files, test=5, level=1)  # doctest: +SKIP
     """
     if level is not None and level < 1:
         raise ValueError(f"level must be at least 1, got {level}")
     sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
-    heads = [name if level is None else "/".join(name.split("/")[:level]) for name in images.class_names]
+    heads = [name if level is None else "/".join(name.split("/")[:level]) for name in files.class_names]
     groups = sorted(
-        {heads[number] for number in images.present.tolist()}, key=lambda head: (content_key(head, seed), head)
+        {heads[number] for number in files.present.tolist()}, key=lambda head: (content_key(head, seed), head)
     )
     counts = {name: _number(size, len(groups)) for name, size in sizes.items()}
     if sum(counts.values()) >= len(groups):
         asked = ", ".join(f"{name} {count}" for name, count in counts.items())
         what = "classes" if level is None else f"groups of classes at level {level}"
-        raise DataError(f"{images.source}: has {len(groups)} {what}, too few for {asked} and train")
+        raise DataError(f"{files.source}: has {len(groups)} {what}, too few for {asked} and train")
     held = np.repeat(np.arange(1, len(NAMES)), [*counts.values()])
     place = dict(zip(groups, held.tolist(), strict=False))  # train, 0, has what is left
     of_class = np.array([place.get(head, 0) for head in heads])
-    return {name: images.select(of_class[images.classes] == i) for i, name in enumerate(NAMES)}
+    return {name: files.select(of_class[files.classes] == i) for i, name in enumerate(NAMES)}
 
 
-def split_images(
-    images: LabelledImages,
+def split_within_classes(
+    files: LabelledFiles,
     *,
     validation: float = 0.0,
     calibration: float = 0.0,
     test: float = 0.2,
     seed: int = 0,
-) -> dict[str, LabelledImages]:
-    """Split the images of every class, so that each class is in each split: known classes, new images.
+) -> dict[str, LabelledFiles]:
+    """Split the files of every class, so that each class is in each split: known classes, new files.
 
     Args:
-        images: what to split.
-        validation: the share of each class, rounded but at least one image; with an int, the number of images.
+        files: what to split.
+        validation: the share of each class, rounded but at least one file; with an int, the number of files.
         calibration: likewise.
         test: likewise; train takes the rest.
         seed: another seed, another split.
@@ -90,20 +90,20 @@ def split_images(
 
     Raises:
         ValueError: a share is negative or not below 1.
-        DataError: a class has too few images for every part to get one.
+        DataError: a class has too few files for every part to get one.
     """
     sizes = _checked_sizes({"validation": validation, "calibration": calibration, "test": test})
     rng = np.random.default_rng(seed)
-    places = np.zeros(len(images), dtype=np.int64)
-    for number in range(len(images.class_names)):
-        rows = rng.permutation(np.flatnonzero(images.classes == number))
+    places = np.zeros(len(files), dtype=np.int64)
+    for number in range(len(files.class_names)):
+        rows = rng.permutation(np.flatnonzero(files.classes == number))
         counts = [_number(size, len(rows)) for size in sizes.values()]
         if len(rows) and sum(counts) >= len(rows):
-            raise DataError(f"{images.source}: class {images.class_names[number]!r} has {len(rows)} images, too few "
-                            f"for {', '.join(name for name, size in sizes.items() if size)} and train")  # fmt: skip
+            raise DataError(f"{files.source}: class {files.class_names[number]!r} has {len(rows)} {files.nouns}, too "
+                            f"few for {', '.join(name for name, size in sizes.items() if size)} and train")  # fmt: skip
         held = rows[: sum(counts)]
         places[held] = np.repeat(np.arange(1, len(NAMES)), counts)[: len(held)]
-    return {name: images.select(places == i) for i, name in enumerate(NAMES)}
+    return {name: files.select(places == i) for i, name in enumerate(NAMES)}
 
 
 def _checked_sizes(sizes: Mapping[str, float]) -> Mapping[str, float]:
@@ -121,9 +121,9 @@ def _number(size: float, of: int) -> int:
 
 
 def split_labelled(
-    images: LabelledImages,
+    files: LabelledFiles,
     *,
-    more: Sequence[LabelledImages] = (),
+    more: Sequence[LabelledFiles] = (),
     pairs: int | None = None,
     validation: float = 0.05,
     calibration: float = 0.05,
@@ -132,37 +132,37 @@ def split_labelled(
     disjoint: bool = False,
     seed: int = 0,
 ) -> Splits:
-    """Split labelled images, then draw pairs inside each part: no image is in two, and no pair is lost between them.
+    """Split labelled files, then draw pairs inside each part: no file is in two, and no pair is lost between them.
 
     Each source is cut by itself, and no pair is of two sources: they would be told apart by their paper and pens, which
     says nothing about classes. A source gives each part pairs by the number of its classes there.
 
     Args:
-        images: what to split.
-        more: further sources; their classes are others than those of `images`, whatever their names.
+        files: what to split.
+        more: further sources; their classes are others than those of `files`, whatever their names.
         pairs: how many pairs to draw for training; None draws `TRAINING_PAIRS`, or as many as exist. The other parts
             get up to `DRAWN_PAIRS` each. Half of the pairs are duplicates.
-        validation: share of the images, or of the classes where they are disjoint; a share of less than two classes of
+        validation: share of the files, or of the classes where they are disjoint; a share of less than two classes of
             a source is none.
         calibration: likewise.
         test: likewise; without meaning where `unseen` says what the test is.
         unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
-        disjoint: whether the other parts have classes of their own too, instead of images of their own.
+        disjoint: whether the other parts have classes of their own too, instead of files of their own.
         seed: another seed, another split.
 
     Raises:
         ValueError: a share is negative or not below 1.
-        DataError: there is no such class, two sources hold the same image, or a part would have too few images.
+        DataError: there is no such class, two sources hold the same file, or a part would have too few files.
     """
-    sources = [images, *more]
+    sources = [files, *more]
     _check_apart(sources)
-    images.check_named(unseen or (), *more)
+    files.check_named(unseen or (), *more)
     shares = {"validation": validation, "calibration": calibration, "test": 0.0 if unseen else test}
     cuts = []
     for source in sources:
         held = source.named(unseen or ())
         rest = source.select(~held[source.classes])
-        cut = _cut_by_class(rest, shares, seed) if disjoint else split_images(rest, **shares, seed=seed)
+        cut = _cut_by_class(rest, shares, seed) if disjoint else split_within_classes(rest, **shares, seed=seed)
         cuts.append({**cut, "test": source.select(held[source.classes])} if unseen else cut)
     named: dict[str, Pairs] = {}
     for name in NAMES:
@@ -173,7 +173,7 @@ def split_labelled(
     return Splits(**named, report=report)
 
 
-def _check_apart(sources: Sequence[LabelledImages]) -> None:
+def _check_apart(sources: Sequence[LabelledFiles]) -> None:
     owner: dict[str, str] = {}
     for source in sources:
         again = next((name for name in source.names if name in owner), None)
@@ -182,13 +182,13 @@ def _check_apart(sources: Sequence[LabelledImages]) -> None:
         owner.update(dict.fromkeys(source.names, source.source))
 
 
-def _cut_by_class(images: LabelledImages, shares: Mapping[str, float], seed: int) -> dict[str, LabelledImages]:
-    classes = len(images.present)
+def _cut_by_class(files: LabelledFiles, shares: Mapping[str, float], seed: int) -> dict[str, LabelledFiles]:
+    classes = len(files.present)
     counts = {name: _number(share, classes) for name, share in _checked_sizes(shares).items()}
-    return split_classes(images, **{name: n if n > 1 else 0 for name, n in counts.items()}, seed=seed)
+    return split_classes(files, **{name: n if n > 1 else 0 for name, n in counts.items()}, seed=seed)
 
 
-def _drawn(parts: Sequence[LabelledImages], wanted: int, asked: int | None, seed: int) -> Pairs | None:
+def _drawn(parts: Sequence[LabelledFiles], wanted: int, asked: int | None, seed: int) -> Pairs | None:
     """Draw pairs of each part, by the number of its classes; None where there are none."""
     most = [most_pairs(part) for part in parts]
     usable = [(part, limit) for part, limit in zip(parts, most, strict=True) if limit or (asked and len(parts) == 1)]

@@ -1,4 +1,4 @@
-"""Reading labelled images: class folders, a zip of them, an idx file beside its labels, or a dataset."""
+"""Reading labelled images or sounds: class folders, a zip of them, an idx file beside its labels, or a dataset."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import numpy as np
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.hub import Loader, load_hub
 from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format
-from textsiam.data.tables.rows import Cell, Problem
 from textsiam.data.texts import Texts, texts_found
-from textsiam.images.archives import idx_array
-from textsiam.images.files import holds_images, image_files, natural_order
-from textsiam.images.labelled import LabelledImages
-from textsiam.images.names import broken_picture, picture_cell, shown_name
+from textsiam.media.archives import idx_array
+from textsiam.media.files import media_files, medium_within, natural_order
+from textsiam.media.labelled import LabelledFiles
+from textsiam.media.medium import Medium
+from textsiam.media.names import shown_name
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,97 +25,70 @@ if TYPE_CHECKING:
 _CLASS_COLUMNS = ("label", "labels", "class")
 
 
-def read_images(
+def read_labelled(
     source: str | Path | Dataset,
+    medium: Medium,
     *,
     on_bad_row: OnBadRow = "error",
     split: str = "train",
     load: Loader | None = None,
-) -> LabelledImages:
-    """Read images with their classes; no image is decoded.
+) -> LabelledFiles:
+    """Read images or sounds with their classes; none is decoded.
 
-    In a folder, the class of an image is the folder it lies in, relative to the root: `Balinese/character01`.
-    Hidden files are passed over; files that are no images are counted in the report. A .zip is read alike, but
+    In a folder, the class of a file is the folder it lies in, relative to the root: `Balinese/character01`.
+    Hidden files are passed over; files of other kinds are counted in the report. A .zip is read alike, but
     for a single folder around everything, which is taken off. An idx file has its labels beside it, by the
     names of MNIST: `…-images-idx3-ubyte` and `…-labels-idx1-ubyte`, each also with .gz. A dataset has one
     column of images and one of classes.
 
-    The order is natural (`2.png` before `10.png`) and the same everywhere. An image that occurs twice is kept
+    The order is natural (`2.png` before `10.png`) and the same everywhere. One that occurs twice is kept
     once, and left out where its classes differ: this can only be seen where the name holds the bytes.
 
     Args:
         source: a folder, a .zip, an idx file, a `datasets.Dataset`, or the Hub id `owner/name[:config]`.
-        on_bad_row: "error" stops at the first bad image, "skip" counts bad images by reason in the report.
+        medium: what its files are.
+        on_bad_row: "error" stops at the first bad file, "skip" counts bad files by reason in the report.
         split: the split of a Hub dataset.
         load: replaces `datasets.load_dataset`.
 
     Raises:
-        DataError: the source cannot be read or holds no labelled image, with file and cause.
-
-    Example:
-        >>> images = read_images("omniglot.zip")  # doctest: +SKIP
-        >>> print(images.report)  # doctest: +SKIP
+        DataError: the source cannot be read or holds nothing labelled, with file and cause.
     """
     if not isinstance(source, str | Path):
         bad = BadRows("dataset", on_bad_row=on_bad_row)
-        return _labelled(bad, _dataset_rows(dataset_table("dataset", source), bad), Counter())
+        return _labelled(medium, bad, _dataset_rows(dataset_table("dataset", source), medium, bad), Counter())
     bad, path = BadRows(str(source), on_bad_row=on_bad_row), Path(source)
     others: Counter[str] = Counter()
     if not path.exists():
         dataset = load_hub(str(source), FORMATS, split=split, load=load)
-        return _labelled(bad, _dataset_rows(dataset_table(str(source), dataset), bad), others)
-    if not holds_images(path):
+        return _labelled(medium, bad, _dataset_rows(dataset_table(str(source), dataset), medium, bad), others)
+    if medium_within(path, [medium]) is None:
         if path.is_file():
-            raise DataError(f"{path}: holds no labelled images, expected a folder, a .zip or an idx file")
+            idx = ", a .zip or an idx file" if medium.idx else " or a .zip"
+            raise DataError(f"{path}: holds no labelled {medium.nouns}, expected a folder{idx}")
         file_format(path)  # says what the folder holds instead
     if path.is_file() and path.suffix.lower() != ".zip":
-        return _labelled(bad, _idx_rows(path), others)
-    return _labelled(bad, _folder_rows(path, bad, others), others)
+        return _labelled(medium, bad, _idx_rows(path), others)
+    return _labelled(medium, bad, _folder_rows(path, medium, bad, others), others)
 
 
-def read_image_names(path: str | Path, *, on_bad_row: OnBadRow = "error") -> Texts:
-    """Read the images of a folder, .zip or idx file by name, whatever their classes; none is decoded.
+def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "error") -> Texts:
+    """Read the images, or sounds, of a folder, .zip or idx file by name, whatever their classes; none is decoded.
 
     Raises:
-        DataError: the source is damaged, or holds no image.
+        DataError: the source is damaged, or holds none.
     """
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
-    found = dict(image_files(path, bad, others))
-    return texts_found(bad, found, _passed_over(others), images=True)
+    found = dict(media_files(path, medium, bad, others))
+    return texts_found(bad, found, _passed_over(medium, others), modality=medium.modality)
 
 
-def image_cells(folder: Path | None, on_bad_row: OnBadRow = "error") -> Cell:
-    """Return the function of (column, value) that names the image in a cell of a table, or says (reason, problem).
-
-    Args:
-        folder: What paths are relative to; None for a table that is no file.
-        on_bad_row: "skip" decodes each image once, so that one that cannot be opened is a bad row too.
-    """
-    known: dict[str, str | Problem] = {}  # a file is looked for once
-
-    def looked_at(name: str, value: object) -> str | Problem:
-        found = picture_cell(name, value, folder)
-        if on_bad_row == "error" or isinstance(found, tuple) or (problem := broken_picture(found)) is None:
-            return found
-        return "unreadable image", f"{name!r}: {shown_name(found)}: {problem}"
-
-    def cell(name: str, value: object) -> str | Problem:
-        if not isinstance(value, str) or len(value) > 4096:
-            return looked_at(name, value)
-        found = known.get(value)
-        if found is None or isinstance(found, tuple):  # a problem names its column
-            found = known[value] = looked_at(name, value)
-        return found
-
-    return cell
+def _passed_over(medium: Medium, others: Counter[str]) -> dict[str, int]:
+    return {f"no {medium.noun} ({ending})": count for ending, count in sorted(others.items())}
 
 
-def _passed_over(others: Counter[str]) -> dict[str, int]:
-    return {f"no image ({ending})": count for ending, count in sorted(others.items())}
-
-
-def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
-    found = list(image_files(path, bad, others))
+def _folder_rows(path: Path, medium: Medium, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
+    found = list(media_files(path, medium, bad, others))
     folders = [inside.split("/")[:-1] for inside, _ in found]
     tops = {folder[0] if folder else "" for folder in folders}
     around = 1 if path.is_file() and len(tops) == 1 and max(map(len, folders)) > 1 else 0
@@ -123,7 +96,7 @@ def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tup
         if len(folder) > around:
             yield name, "/".join(folder[around:])
         else:
-            bad(inside, "image without class", "lies in no folder that could name its class; put it into one")
+            bad(inside, f"{medium.noun} without class", "lies in no folder that could name its class; put it into one")
 
 
 def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:
@@ -139,9 +112,10 @@ def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:
         yield f"{path}#{row}", str(label)
 
 
-def _dataset_rows(table: Table, bad: BadRows) -> Iterator[tuple[str, str]]:
-    if len(table.image_columns) != 1:
-        raise DataError(f"{table.name}: expected one column of images, found {_listed(table.image_columns)}; "
+def _dataset_rows(table: Table, medium: Medium, bad: BadRows) -> Iterator[tuple[str, str]]:
+    columns = [name for name, modality in table.file_columns.items() if modality == medium.modality]
+    if len(columns) != 1:
+        raise DataError(f"{table.name}: expected one column of {medium.nouns}, found {_listed(columns)}; "
                         f"its columns are {_listed(table.columns)}")  # fmt: skip
     classes = [*(each for each in _CLASS_COLUMNS if each in table.columns), *table.class_names]
     if not classes:
@@ -149,10 +123,10 @@ def _dataset_rows(table: Table, bad: BadRows) -> Iterator[tuple[str, str]]:
                         f"{', '.join(_CLASS_COLUMNS)}; its columns are {_listed(table.columns)}")  # fmt: skip
     if classes[0] not in _CLASS_COLUMNS and len(table.class_names) > 1:
         raise DataError(f"{table.name}: has several columns of classes ({_listed(classes)}); rename one to 'label'")
-    names, cell = table.class_names.get(classes[0]), image_cells(None, bad.on_bad_row)
-    for line, (image, number) in table.values((table.image_columns[0], classes[0])):
+    names, cell = table.class_names.get(classes[0]), medium.cells(None, bad.on_bad_row)
+    for line, (value, number) in table.values((columns[0], classes[0])):
         where = f"{table.unit}{line}"
-        name, label = cell(table.image_columns[0], image), _class(number, names)
+        name, label = cell(columns[0], value), _class(number, names)
         if isinstance(name, tuple):
             bad(where, *name)
         elif label is None:
@@ -171,29 +145,31 @@ def _class(value: Any, names: Any) -> str | None:
     return names[value] if 0 <= value < len(names) else None
 
 
-def _labelled(bad: BadRows, rows: Iterator[tuple[str, str]], others: Counter[str]) -> LabelledImages:
+def _labelled(medium: Medium, bad: BadRows, rows: Iterator[tuple[str, str]], others: Counter[str]) -> LabelledFiles:
     found: dict[str, str] = {}
     repeated, contradicted = 0, set()
     for name, label in rows:
         repeated += name in found
         if found.setdefault(name, label) != label:
             contradicted.add(name)
-    again = f"{len(contradicted)} images have several classes, such as {shown_name(min(contradicted, default=''))}"
+    again = (
+        f"{len(contradicted)} {medium.nouns} have several classes, such as {shown_name(min(contradicted, default=''))}"
+    )
     for name in contradicted:
         del found[name]
     if not found:
-        cause = bad.examples[0] if bad.examples else again if contradicted else "holds no labelled image"
-        raise DataError(f"{bad.name}: no usable image: {cause}")
-    skipped = {**bad.skipped, **_passed_over(others)}
+        cause = bad.examples[0] if bad.examples else again if contradicted else f"holds no labelled {medium.noun}"
+        raise DataError(f"{bad.name}: no usable {medium.noun}: {cause}")
+    skipped = {**bad.skipped, **_passed_over(medium, others)}
     if contradicted:
-        skipped["image of several classes"] = len(contradicted)
+        skipped[f"{medium.noun} of several classes"] = len(contradicted)
     warnings = (*bad.examples, *((again,) if contradicted else ()))
     kept = len(found)
     report = bad.report(kept + repeated, kept, skipped=skipped, duplicate_rows=repeated, warnings=warnings)
     class_names = sorted(set(found.values()), key=natural_order)
     number = {name: i for i, name in enumerate(class_names)}
     classes = np.array([number[label] for label in found.values()], dtype=np.int32)
-    return LabelledImages(list(found), classes, class_names, bad.name, report)
+    return LabelledFiles(list(found), classes, class_names, bad.name, report, medium.modality)
 
 
 def _listed(names: Any) -> str:

@@ -1,63 +1,42 @@
-"""Pairs and triplets drawn from labelled images."""
+"""Pairs and triplets drawn from labelled images or sounds."""
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from textsiam.data.pairs import Pairs
 from textsiam.data.tables.errors import DataError, ReadReport
-from textsiam.images.labelled import LabelledImages
-from textsiam.images.names import picture_name, picture_thumbnail
+from textsiam.media.labelled import LabelledFiles
 
 DRAWN_PAIRS = 10_000
-"""Pairs that are drawn of labelled images unless somebody says how many: enough to know a share to ±0.01."""
+"""Pairs that are drawn of labelled files unless somebody says how many: enough to know a share to ±0.01."""
 
 
-def pair_images(left: Sequence[Any], right: Sequence[Any], labels: Sequence[int], source: str = "memory") -> Pairs:
-    """Make pairs of images in memory or by path, row for row; `picture_name` says what an image may be.
-
-    Raises:
-        DataError: as `Pairs.from_texts`, or a value is a damaged image.
-        TypeError: a value is no image; it is named by its position.
-    """
-    first, second = ([picture_name(value, row) for row, value in enumerate(side)] for side in (left, right))
-    return replace(Pairs.from_texts(first, second, labels, source), images=True)
-
-
-def thumbnail_of(pairs: Pairs) -> Callable[[str], bytes] | None:
-    """Return what makes a small PNG of one of the texts; None where they are to be read."""
-    return picture_thumbnail if pairs.images else None
-
-
-def most_pairs(images: LabelledImages, *, duplicate_share: float = 0.5) -> int:
+def most_pairs(files: LabelledFiles, *, duplicate_share: float = 0.5) -> int:
     """Count the pairs that `draw_pairs` can draw at most with this share."""
     share = _checked_share(duplicate_share)
-    same, other = _existing(images)
+    same, other = _existing(files)
     most = int(min([same + other, *(exist / part for exist, part in ((same, share), (other, 1 - share)) if part > 0)]))
     while most and not (round(most * share) <= same and most - round(most * share) <= other):
         most -= 1
     return most
 
 
-def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_share: float = 0.5) -> Pairs:
-    """Draw labelled pairs: 1 for two images of one class, 0 for images of two classes.
+def draw_pairs(files: LabelledFiles, count: int, *, seed: int = 0, duplicate_share: float = 0.5) -> Pairs:
+    """Draw labelled pairs: 1 for two files of one class, 0 for files of two classes.
 
-    The pairs are distinct, whatever their order, and none is of an image with itself. Duplicates are spread
-    evenly over classes and over the images of each, the others over pairs of classes and images: every class
+    The pairs are distinct, whatever their order, and none is of a file with itself. Duplicates are spread
+    evenly over classes and over the files of each, the others over pairs of classes and files: every class
     (pair of classes) gives the same number, up to one, unless it has no more.
 
     Args:
-        images: at least two classes for label 0, one class of two images for label 1.
+        files: at least two classes for label 0, one class of two files for label 1.
         count: how many pairs.
         seed: another seed, another drawing.
         duplicate_share: the share of pairs labelled 1, met exactly up to rounding.
 
     Returns:
-        Pairs of images whose groups are the classes.
+        Pairs of names whose groups are the classes.
 
     Raises:
         ValueError: `count` is below 1, or `duplicate_share` is not in 0..1.
@@ -68,12 +47,14 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
     share = _checked_share(duplicate_share)
     positives = round(count * share)
     for what, wanted, exist in zip(
-        ("of one class", "of two classes"), (positives, count - positives), _existing(images), strict=True
+        ("of one class", "of two classes"), (positives, count - positives), _existing(files), strict=True
     ):
         if wanted > exist:
-            raise DataError(f"{images.source}: {wanted:,} pairs of images {what} are wanted, only {exist:,} exist")
+            raise DataError(
+                f"{files.source}: {wanted:,} pairs of {files.nouns} {what} are wanted, only {exist:,} exist"
+            )
     rng = np.random.default_rng(seed)
-    members, starts, sizes = _by_class(images, rng)
+    members, starts, sizes = _by_class(files, rng)
     ends = np.concatenate(
         [
             _same_class(members, starts, sizes, _even(sizes * (sizes - 1) // 2, positives, rng), rng),
@@ -81,30 +62,30 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
         ]
     )
     labels = np.repeat([1, 0], [positives, count - positives])
-    return _pairs(images, ends, labels, rng)
+    return _pairs(files, ends, labels, rng)
 
 
-def draw_up_to(images: LabelledImages, count: int = DRAWN_PAIRS) -> Pairs:
+def draw_up_to(files: LabelledFiles, count: int = DRAWN_PAIRS) -> Pairs:
     """Draw so many pairs as `draw_pairs` does, or as many as exist."""
-    return draw_pairs(images, min(count, most_pairs(images)))
+    return draw_pairs(files, min(count, most_pairs(files)))
 
 
-def draw_triplets(images: LabelledImages, count: int, *, seed: int = 0) -> np.ndarray:
-    """Draw (anchor, positive, negative) as rows of `images`, `(count, 3)` int64.
+def draw_triplets(files: LabelledFiles, count: int, *, seed: int = 0) -> np.ndarray:
+    """Draw (anchor, positive, negative) as rows of `files`, `(count, 3)` int64.
 
     Each anchor is drawn once before any is drawn again; positive and negative are drawn evenly from the other
-    images of its class and from those of all other classes.
+    files of its class and from those of all other classes.
 
     Raises:
         ValueError: `count` is below 1.
-        DataError: no class has two images, or there is one class only.
+        DataError: no class has two {files.nouns}, or there is one class only.
     """
     if count < 1:
         raise ValueError(f"count must be at least 1, got {count}")
-    if not all(_existing(images)):
-        raise DataError(f"{images.source}: triplets need a class of two images, and another class")
+    if not all(_existing(files)):
+        raise DataError(f"{files.source}: triplets need a class of two {files.nouns}, and another class")
     rng = np.random.default_rng(seed)
-    members, starts, sizes = _by_class(images, rng)
+    members, starts, sizes = _by_class(files, rng)
     of = np.repeat(np.arange(len(sizes)), sizes)
     anchors = np.flatnonzero(sizes[of] > 1)
     at = np.concatenate([rng.permutation(anchors) for _ in range(-(-count // len(anchors)))])[:count]
@@ -115,12 +96,12 @@ def draw_triplets(images: LabelledImages, count: int, *, seed: int = 0) -> np.nd
     return members[np.stack([at, positive, negative], axis=1)]
 
 
-def class_pairs(images: LabelledImages, *, per_class: int | None = None, seed: int = 0) -> Pairs:
-    """Pair the images of each class, every image in at most one pair: what in-batch losses train on.
+def class_pairs(files: LabelledFiles, *, per_class: int | None = None, seed: int = 0) -> Pairs:
+    """Pair the files of each class, every one in at most one pair: what in-batch losses train on.
 
     Args:
-        images: at least one class of two images; classes of one give no pair.
-        per_class: the number of pairs of each class; None, or where there are too few images: all that go.
+        files: at least one class of two files; classes of one give no pair.
+        per_class: the number of pairs of each class; None, or where there are too few files: all that go.
         seed: another seed, other pairs.
 
     Returns:
@@ -128,18 +109,18 @@ def class_pairs(images: LabelledImages, *, per_class: int | None = None, seed: i
 
     Raises:
         ValueError: `per_class` is below 1.
-        DataError: no class has two images.
+        DataError: no class has two {files.nouns}.
     """
     if per_class is not None and per_class < 1:
         raise ValueError(f"per_class must be at least 1, got {per_class}")
     rng = np.random.default_rng(seed)
-    members, starts, sizes = _by_class(images, rng)
+    members, starts, sizes = _by_class(files, rng)
     counts = sizes // 2 if per_class is None else np.minimum(sizes // 2, per_class)
     if not counts.sum():
-        raise DataError(f"{images.source}: no class has two images")
+        raise DataError(f"{files.source}: no class has two {files.nouns}")
     first = np.repeat(starts, counts) + 2 * _within(counts)
     ends = members[np.stack([first, first + 1], axis=1)]
-    return _pairs(images, ends, np.ones(len(ends), dtype=np.int8), rng)
+    return _pairs(files, ends, np.ones(len(ends), dtype=np.int8), rng)
 
 
 def _checked_share(share: float) -> float:
@@ -148,18 +129,18 @@ def _checked_share(share: float) -> float:
     return share
 
 
-def _existing(images: LabelledImages) -> tuple[int, int]:
+def _existing(files: LabelledFiles) -> tuple[int, int]:
     """Count the pairs of one class, and those of two, that exist."""
-    sizes, n = np.bincount(images.classes).astype(np.int64), len(images)
+    sizes, n = np.bincount(files.classes).astype(np.int64), len(files)
     same = int((sizes * (sizes - 1) // 2).sum())
     return same, n * (n - 1) // 2 - same
 
 
-def _by_class(images: LabelledImages, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _by_class(files: LabelledFiles, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Lay out the rows of each class one after the other, classes and rows shuffled: (rows, starts, sizes)."""
-    _, numbers = np.unique(images.classes, return_inverse=True)
+    _, numbers = np.unique(files.classes, return_inverse=True)
     numbers = rng.permutation(numbers.max(initial=-1) + 1)[numbers]
-    shuffled = rng.permutation(len(images))
+    shuffled = rng.permutation(len(files))
     members = shuffled[np.argsort(numbers[shuffled], kind="stable")]
     sizes = np.bincount(numbers).astype(np.int64)
     return members, np.cumsum(sizes) - sizes, sizes
@@ -221,24 +202,24 @@ def _two_classes(
     offset_a, offset_b = np.repeat(offsets[::2], counts), np.repeat(offsets[1::2], counts)
     step = _within(counts)
     a, b = np.repeat(a, counts), np.repeat(b, counts)
-    lap = step // np.lcm(sizes[a], sizes[b])  # after as many steps the same images would meet again
+    lap = step // np.lcm(sizes[a], sizes[b])  # after as many steps the same two would meet again
     first = starts[a] + (offset_a + step) % sizes[a]
     second = starts[b] + (offset_b + step + lap) % sizes[b]
     return rng.permuted(members[np.stack([first, second], axis=1)], axis=1)
 
 
-def _pairs(images: LabelledImages, ends: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Pairs:
+def _pairs(files: LabelledFiles, ends: np.ndarray, labels: np.ndarray, rng: np.random.Generator) -> Pairs:
     order = rng.permutation(len(ends))
     ends = ends[order]
-    report = ReadReport(images.source, len(ends), len(ends), warnings=images.report.warnings)
+    report = ReadReport(files.source, len(ends), len(ends), warnings=files.report.warnings)
     pairs = Pairs(
-        texts=images.names,
+        texts=files.names,
         left=ends[:, 0],
         right=ends[:, 1],
         labels=labels[order],
-        source=images.source,
+        source=files.source,
         report=report,
-        groups=images.classes,
-        images=True,
+        groups=files.classes,
+        modality=files.modality,
     )
     return pairs.select(np.arange(len(pairs)))

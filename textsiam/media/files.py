@@ -1,44 +1,61 @@
-"""The images in a folder, a zip or an idx file, by name and in natural order."""
+"""The images or sounds in a folder, a zip or an idx file, by name and in natural order."""
 
 from __future__ import annotations
 
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 
 from textsiam.data.tables.errors import BadRows, DataError
-from textsiam.images.archives import archive_kind, idx_array, zip_file
-from textsiam.images.names import PICTURE_SUFFIXES, broken_picture
+from textsiam.media.archives import archive_kind, idx_array, zip_file
+from textsiam.media.medium import Medium
+
+_LOOKED_AT = 1000
 
 
-def holds_images(path: str | Path) -> bool:
-    """Tell whether `image_files` can read this: a folder with an image at any depth, a .zip or an idx file."""
+def medium_within(path: str | Path, media: Sequence[Medium]) -> Medium | None:
+    """Return which of these media a source has most of, looking at its first thousand such files; None where none.
+
+    Args:
+        path: A folder with a file of a medium at any depth, a .zip (which is taken for one of the first medium where
+            nothing in it tells), or an idx file.
+        media: What is looked for.
+    """
     path = Path(path)
-    if path.is_dir():
-        return any(_is_image(each) for each, _ in _walk(path))
-    if not path.is_file():
-        return False
-    if _is_zip(path):
-        return True
     try:
-        return archive_kind(path) == "idx"
+        if path.is_dir():
+            found = (inside for inside, _ in _walk(path))
+        elif not path.is_file():
+            return None
+        elif _is_zip(path):
+            found = (
+                each.filename for each in zip_file(path).infolist() if not each.is_dir() and _is_seen(each.filename)
+            )
+        else:
+            return next((each for each in media if each.idx), None) if archive_kind(path) == "idx" else None
+        kinds = (next((each for each in media if each.has_ending(inside)), None) for inside in found)
+        counts = Counter(islice((kind for kind in kinds if kind is not None), _LOOKED_AT))
     except DataError:  # its reader says better what is wrong
-        return False
+        return media[0] if _is_zip(path) else None
+    first = media[0] if path.is_file() else None
+    return max(counts, key=lambda each: counts[each], default=first)
 
 
-def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
-    """Give (id, name) of every image: the id is the path inside the folder or zip, or the row of an idx file.
+def media_files(path: str | Path, medium: Medium, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Give (id, name) of every image or sound: the id is the path inside the folder or zip, or the row of an idx file.
 
     Hidden files and folders, and those that macOS adds to a zip, are passed over. Where bad rows are to be skipped,
-    every image is decoded once, so that a truncated or animated one is known now and not in the middle of the work.
+    every file is decoded once, so that a truncated or animated one is known now and not in the middle of the work.
 
     Args:
         path: a folder, a .zip or an idx file.
-        bad: what to do with an empty file, and with an image that cannot be opened.
-        others: counts the files that are no images, by their endings.
+        medium: what is looked for.
+        bad: what to do with an empty file, and with one that cannot be opened.
+        others: counts the other files, by their endings.
 
     Raises:
         DataError: the zip or idx file is damaged, or a file is empty.
@@ -53,27 +70,27 @@ def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterato
         for row in range(len(idx_array(path))):
             yield str(row), f"{path}#{row}"
         return
-    images = []
+    wanted = []
     for inside, name, size in sorted(found, key=lambda each: natural_order(each[0])):
-        if not _is_image(inside):
+        if not medium.has_ending(inside):
             others[os.path.splitext(inside)[1].lower() or "no ending"] += 1
         elif not size:
-            bad(inside, "empty image", "is empty (0 bytes), expected an image")
+            bad(inside, f"empty {medium.noun}", f"is empty (0 bytes), expected {medium.some}")
         else:
-            images.append((inside, name))
+            wanted.append((inside, name))
     if bad.on_bad_row == "error":
-        yield from images
+        yield from wanted
         return
     with ThreadPoolExecutor() as pool:
-        for (inside, name), problem in zip(images, pool.map(broken_picture, (n for _, n in images)), strict=True):
+        for (inside, name), problem in zip(wanted, pool.map(medium.broken, (n for _, n in wanted)), strict=True):
             if problem is None:
                 yield inside, name
             else:
-                bad(inside, "unreadable image", problem)
+                bad(inside, f"unreadable {medium.noun}", problem)
 
 
 def class_folders(names: Iterable[str]) -> list[str]:
-    """Return the last folder of each image that lies in one, in a folder or a zip: what its class is called.
+    """Return the last folder of each file that lies in one, in a folder or a zip: what its class is called.
 
     Example:
         >>> class_folders(["people/Ada/1.png", "people.zip#old/Bo/2.png", "digits-idx3-ubyte#7"])
@@ -111,7 +128,3 @@ def _walk(root: Path) -> Iterator[tuple[str, int]]:
 
 def _is_seen(inside: str) -> bool:
     return not any(part.startswith(".") or part == "__MACOSX" for part in inside.split("/"))
-
-
-def _is_image(inside: str) -> bool:
-    return inside.lower().endswith(PICTURE_SUFFIXES)

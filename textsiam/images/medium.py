@@ -1,0 +1,111 @@
+"""What images are asked as one of the media: `textsiam.media.medium` says what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textsiam.data.pairs import Pairs
+from textsiam.images.augmentation import Augment
+from textsiam.images.names import (
+    PICTURE_SUFFIXES,
+    open_picture,
+    picture_name,
+    picture_thumbnail,
+    received_picture,
+)
+from textsiam.media.files import medium_within
+from textsiam.media.labelled import LabelledFiles
+from textsiam.media.medium import Medium
+from textsiam.media.readers import read_labelled
+
+if TYPE_CHECKING:
+    import torch
+    from datasets import Dataset
+    from PIL.Image import Image
+    from sentence_transformers import SentenceTransformer
+
+    from textsiam.images.pixels import Pixels
+
+
+class Images(Medium):
+    """Images; batch norm in bf16 leaves a cosine of 0.999 only."""
+
+    modality = "image"
+    suffixes = PICTURE_SUFFIXES
+    idx = True
+    augmentation = Augment
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """Convolutions on a CPU are faster where the channels of a pixel lie side by side."""
+        import torch
+
+        return torch.channels_last
+
+    def to_key(self, value: Any, position: int | None = None) -> str:
+        """Name an image; see `picture_name`."""
+        return picture_name(value, position)
+
+    def check(self, name: str) -> None:
+        """Decode an image."""
+        open_picture(name)
+
+    def received(self, value: str) -> str:
+        """Name an image from outside; see `received_picture`."""
+        return received_picture(value)
+
+    def thumbnail(self, name: str) -> bytes:
+        """Return a PNG that fits into a square."""
+        return picture_thumbnail(name)
+
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
+        """Leave images to be opened when a batch wants them."""
+        from textsiam.images.pixels import Pixels
+
+        return Pixels(list(names), tower)
+
+    def example(self, backbone: Any) -> Image:
+        """Return a black image."""
+        from PIL import Image
+
+        return Image.new("RGB", (64, 64))
+
+    def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
+        """Return the features of black images."""
+        from textsiam.images.pixels import dummy_pixels
+
+        return dummy_pixels(tower, tokens)
+
+
+IMAGES = Images()
+"""The medium of images."""
+
+
+def holds_images(path: str | Path) -> bool:
+    """Tell whether this is a folder with an image at any depth, a .zip or an idx file."""
+    return medium_within(path, [IMAGES]) is not None
+
+
+def read_images(source: str | Path | Dataset, **options: Any) -> LabelledFiles:
+    """Read images with their classes; `textsiam.media.readers.read_labelled` says how, and takes the same options.
+
+    Raises:
+        DataError: the source cannot be read or holds no labelled image, with file and cause.
+
+    Example:
+        >>> images = read_images("omniglot.zip")  # doctest: +SKIP
+        >>> print(images.report)  # doctest: +SKIP
+    """
+    return read_labelled(source, IMAGES, **options)
+
+
+def pair_images(left: Sequence[Any], right: Sequence[Any], labels: Sequence[int], source: str = "memory") -> Pairs:
+    """Make pairs of images in memory or by path, row for row; `picture_name` says what an image may be.
+
+    Raises:
+        DataError: as `Pairs.from_texts`, or a value is a damaged image.
+        TypeError: a value is no image; it is named by its position.
+    """
+    return IMAGES.pairs(left, right, labels, source)
