@@ -76,7 +76,7 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
     members, starts, sizes = _by_class(images, rng)
     ends = np.concatenate(
         [
-            _same_class(members, starts, sizes, _even(sizes * (sizes - 1) // 2, positives, rng), rng),
+            _same_class(members, starts, sizes, evenly(sizes * (sizes - 1) // 2, positives, rng), rng),
             _two_classes(members, starts, sizes, count - positives, rng),
         ]
     )
@@ -84,9 +84,9 @@ def draw_pairs(images: LabelledImages, count: int, *, seed: int = 0, duplicate_s
     return _pairs(images, ends, labels, rng)
 
 
-def draw_up_to(images: LabelledImages, count: int = DRAWN_PAIRS) -> Pairs:
+def draw_up_to(images: LabelledImages, count: int = DRAWN_PAIRS, *, seed: int = 0) -> Pairs:
     """Draw so many pairs as `draw_pairs` does, or as many as exist."""
-    return draw_pairs(images, min(count, most_pairs(images)))
+    return draw_pairs(images, min(count, most_pairs(images)), seed=seed)
 
 
 def draw_triplets(images: LabelledImages, count: int, *, seed: int = 0) -> np.ndarray:
@@ -165,7 +165,7 @@ def _by_class(images: LabelledImages, rng: np.random.Generator) -> tuple[np.ndar
     return members, np.cumsum(sizes) - sizes, sizes
 
 
-def _even(capacities: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+def evenly(capacities: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
     """Share out `total` as evenly as the capacities allow, the remainder at random."""
     given = np.zeros_like(capacities)
     while total:
@@ -209,7 +209,7 @@ def _two_classes(
     n = len(sizes)
     games = np.arange(min(n * (n - 1) // 2, count))
     a, b = _rounds(np.full(len(games), n), games)
-    counts = np.ones(len(games), dtype=np.int64) if len(games) == count else _even(sizes[a] * sizes[b], count, rng)
+    counts = np.ones(len(games), dtype=np.int64) if len(games) == count else evenly(sizes[a] * sizes[b], count, rng)
     # Where two classes meet, go through both in step; each class goes on where its last meeting ended.
     uses = np.stack([a, b], axis=1).reshape(-1)
     order = np.argsort(uses, kind="stable")

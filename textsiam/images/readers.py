@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.hub import Loader, load_hub
-from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format
+from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format, open_table
 from textsiam.data.tables.rows import Cell, Problem
 from textsiam.data.texts import Texts, texts_found
 from textsiam.images.archives import idx_array
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _CLASS_COLUMNS = ("label", "labels", "class")
+_PATH_COLUMNS = ("image", "path", "file_name")
+_INDEX = ("index.", "metadata.")
 
 
 def read_images(
@@ -31,6 +33,7 @@ def read_images(
     on_bad_row: OnBadRow = "error",
     split: str = "train",
     load: Loader | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> LabelledImages:
     """Read images with their classes; no image is decoded.
 
@@ -48,9 +51,12 @@ def read_images(
         on_bad_row: "error" stops at the first bad image, "skip" counts bad images by reason in the report.
         split: the split of a Hub dataset.
         load: replaces `datasets.load_dataset`.
+        columns: a folder has a table at its root, `index` or (as in `datasets`) `metadata`, that lists its images: the
+            columns of the roles 'image' (or image, path, file_name) and 'class'; `writer/kind` makes a class of two.
 
     Raises:
         DataError: the source cannot be read or holds no labelled image, with file and cause.
+        ValueError: `columns` has an unknown role.
 
     Example:
         >>> images = read_images("omniglot.zip")  # doctest: +SKIP
@@ -68,6 +74,8 @@ def read_images(
         if path.is_file():
             raise DataError(f"{path}: holds no labelled images, expected a folder, a .zip or an idx file")
         file_format(path)  # says what the folder holds instead
+    if columns and path.is_dir():
+        return _labelled(bad, _index_rows(path, columns, bad), others)
     if path.is_file() and path.suffix.lower() != ".zip":
         return _labelled(bad, _idx_rows(path), others)
     return _labelled(bad, _folder_rows(path, bad, others), others)
@@ -124,6 +132,34 @@ def _folder_rows(path: Path, bad: BadRows, others: Counter[str]) -> Iterator[tup
             yield name, "/".join(folder[around:])
         else:
             bad(inside, "image without class", "lies in no folder that could name its class; put it into one")
+
+
+def _index_rows(path: Path, columns: Mapping[str, str], bad: BadRows) -> Iterator[tuple[str, str]]:
+    """Give the name and the class of each image that the table at the root of a folder lists."""
+    endings = tuple(f"{each}{packed}" for each in FORMATS for packed in ("", ".gz"))
+    tables = [each for each in sorted(path.iterdir()) if each.name.startswith(_INDEX) and each.name.endswith(endings)]
+    if len(tables) != 1:
+        raise DataError(f"{path}: its columns are those of a table at its root, index.tsv or metadata.csv or alike, "
+                        f"but it has {_listed([each.name for each in tables])}")  # fmt: skip
+    within = bad.within(str(tables[0]))
+    with open_table(tables[0], within) as table:
+        roles = {"class": "class", **columns}
+        if "image" not in roles:
+            roles["image"] = next((each for each in _PATH_COLUMNS if each in table.columns), _PATH_COLUMNS[0])
+        names = [roles.pop("image"), *roles.pop("class").split("/")]
+        if roles:
+            raise ValueError(f"columns has the unknown role {min(roles)!r}, expected 'image' or 'class'")
+        if missing := [each for each in names if each not in table.columns]:
+            raise DataError(f"{table.name}: has no column {missing[0]!r}, its columns are {_listed(table.columns)}")
+        cell = image_cells(path, bad.on_bad_row)
+        for line, (image, *classes) in table.values(names):
+            name, where = cell(names[0], image), f"{table.unit}{line}"
+            if isinstance(name, tuple):
+                within(where, *name)
+            elif not all(str(each or "").strip() for each in classes):
+                within(where, "no class", f"{'/'.join(names[1:])!r} is {'/'.join(map(str, classes))!r}")
+            else:
+                yield name, "/".join(str(each).strip() for each in classes)
 
 
 def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:
