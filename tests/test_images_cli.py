@@ -6,6 +6,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from PIL import Image
 from textsiam.cli import main
 from textsiam.config.run import ConfigError, build_pairs, read_config
 from textsiam.data.tables.errors import DataError
+from textsiam.evaluation.pairs import evaluate_pairs
+from textsiam.evaluation.raw_pixels import RawPixels
+from textsiam.evaluation.report import write_report
+from textsiam.images import pair_images
+from textsiam.recipe import Outcome
 
 
 def draw(folder: Path, *, classes: int = 6, each: int = 30, alphabet: str = "bars") -> Path:
@@ -156,7 +162,7 @@ def test_splits_with_a_source_of_their_own_keep_to_the_unseen_classes(tmp_path):
 
 
 def test_knobs_of_labelled_images_are_refused_for_pairs():
-    with pytest.raises(ConfigError, match=r"data.pairs, .unseen and .disjoint are for labelled images"):
+    with pytest.raises(ConfigError, match=r"data.pairs, .unseen, .disjoint and .imitations are for labelled images"):
         build_pairs(read_config(["--data.pairs", "100"]).data)
 
 
@@ -187,3 +193,37 @@ def test_an_image_twin_is_not_exported(trained, capsys, tmp_path):
     arguments = ["--format", "onnx", "--pairs", str(trained[1] / "test.tsv"), "--output", str(tmp_path / "fast")]
     assert run("export", str(trained[1] / "model"), *arguments) == 1
     assert "only a transformer with pooling can be exported" in capsys.readouterr().err
+
+
+def test_raw_pixels_stand_beside_the_twin(trained):
+    folder = trained[1]
+    found = json.loads((folder / "summary.json").read_text())["evaluations"]
+    assert [each["name"] for each in found] == ["zero-shot", "raw pixels", "trained"]
+    assert '<th scope="col">raw pixels</th>' in (folder / "report.html").read_text()
+
+
+class Scores(RawPixels):
+    """Gives every pair the score that was written down for it."""
+
+    written: tuple[float, ...] = ()
+
+    def pair_similarity(self, texts, left, right):
+        return np.resize(self.written, len(left))
+
+
+def test_raw_pixels_that_are_better_are_said_to_be(tmp_path):
+    drawn = [Image.new("L", (4, 4), i) for i in range(16)]
+    pairs = pair_images(drawn, [Image.new("L", (4, 4), 99)] * 16, [1, 0] * 8)
+    found = []
+    for name, close in (("zero-shot", 5), ("raw pixels", 8), ("trained", 7)):
+        scores = Scores()
+        scores.written = (*(0.9, 0.1) * close, *(0.1, 0.9) * (8 - close))
+        found.append(evaluate_pairs(scores.calibrate(pairs), pairs, name=name, bootstrap=0))
+    outcome = Outcome(tmp_path, cast("Any", None), found, cast("Any", None), cast("Any", None))
+    assert outcome.warning is not None
+    assert re.fullmatch(
+        r"raw pixels are better than the trained twin: an AP of 100.0 % against 8\d.\d %", outcome.warning
+    )
+    without = evaluate_pairs(RawPixels(), pairs, name="undecided", bootstrap=0)  # where pixels say the contrary
+    write_report(tmp_path / "report.html", [found[0], without, *found[1:]])
+    assert "<b>raw pixels: better than trained.</b>" in (tmp_path / "report.html").read_text()

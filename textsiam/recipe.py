@@ -6,6 +6,7 @@ import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +31,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables.writers import write_table
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
+from textsiam.evaluation.raw_pixels import RawPixels
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
 from textsiam.manifest import Manifest
@@ -57,6 +59,7 @@ if TYPE_CHECKING:
     from textsiam.rerank.base import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
+_PIXELS = "raw pixels"
 
 
 @dataclass(frozen=True)
@@ -66,7 +69,7 @@ class Outcome:
     Attributes:
         output: The folder.
         twin: The trained twin, with its decision.
-        evaluations: Zero-shot and trained, on the test pairs.
+        evaluations: Zero-shot (of images raw pixels too) and trained, on the test pairs.
         result: What the training loop did.
         splits: The pairs that were used.
         reranker_seconds: How long the reranker was trained; None where there is none.
@@ -96,8 +99,9 @@ class Outcome:
 
     @property
     def warning(self) -> str | None:
-        """What speaks against the trained twin: training has made it worse, or left it with one score for all pairs."""
-        before, after, *_ = self.evaluations
+        """What speaks against the trained twin: one score for all pairs, or what did without training is better."""
+        named = {e.name: e for e in self.evaluations}
+        before, after = named["zero-shot"], named["trained"]
         aps = [100 * e.report.average_precision.value for e in (before, after)]
         cure = "the learning rate is too high: lower training.learning_rate"
         if not after.tells_pairs_apart:
@@ -106,6 +110,9 @@ class Outcome:
             return (
                 f"training has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %; perhaps {cure}"
             )
+        pixels = named.get(_PIXELS)
+        if pixels is not None and (best := 100 * pixels.report.average_precision.value) > aps[1]:
+            return f"raw pixels are better than the trained twin: an AP of {best:.1f} % against {aps[1]:.1f} %"
         return None
 
 
@@ -162,7 +169,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
     if state.is_main_process:
         _decide(twin, splits, config.decision)
         with say.status("measuring the untrained twin"):
-            evaluations.append(_evaluate(twin, splits, more, "zero-shot"))
+            evaluations += _without_training(twin, splits, more, config.decision)
         _write_inputs(output, config, splits, more)
     twin.decision = None
     result = _train(twin, splits, objective, further, config, settings, quiet=quiet)
@@ -325,6 +332,19 @@ def _verify(twin: Twin, splits: Splits, reranker: BaseReranker, config: Config, 
         return False
     _decide_trained(twin, splits, config.decision)
     return True
+
+
+def _without_training(
+    twin: Twin, splits: Splits, more: Sequence[ReadSet], config: DecisionConfig
+) -> list[PairEvaluation]:
+    """Return what the test shows before training: of the twin, and of the raw pixels of images."""
+    found = [_evaluate(twin, splits, more, "zero-shot")]
+    if splits.test.images:
+        pixels = RawPixels()
+        with suppress(ValueError):  # they may say the contrary of the labels: then there is no threshold to learn
+            pixels.calibrate(splits.calibration, rule=config.rule, prior=config.prior)
+        found.append(evaluate_pairs(pixels, splits.test, name=_PIXELS))
+    return found
 
 
 def _evaluate(twin: Twin, splits: Splits, more: Sequence[ReadSet], name: str) -> PairEvaluation:

@@ -46,7 +46,7 @@ def fake_pairs(n: int = 400, *, labels: np.ndarray | None = None, seed: int = 0)
     )
 
     class Fake(SimpleNamespace):
-        images = False
+        modality = "text"
         groups = None
 
         def __len__(self) -> int:

@@ -194,7 +194,7 @@ class Numbers:
 
 
 class Labelled(SimpleNamespace):
-    images = False
+    modality = "text"
     groups = None
 
     def __len__(self) -> int:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,24 @@ def test_batches_are_augmented_and_the_same_on_every_call(images, names):
     assert torch.equal(first, again)
     assert first.shape == later.shape
     assert not torch.equal(first, later)
+
+
+@pytest.mark.parametrize(
+    ("families", "alike"), [(None, False), ([0] * 6, True), ([0, 1, 2, 3, 4, 5], False), ([-1] * 6, False)]
+)
+def test_clusters_of_a_family_are_changed_alike(images, names, families, alike):
+    """The first and the last image show the same, and are of two clusters."""
+    pairs = replace(pair_images([names[0], names[5]], [names[1], names[2]], [1, 1]), groups=np.array([0, 0, 1, 1]))
+    pairs = replace(pairs, families=None if families is None else np.array(families[:4]))
+
+    def prepare(tower: SentenceTransformer, texts: list[str]) -> Pixels:
+        return Pixels(texts, tower).augmented([Augment(rotate=90, clusters=True)])
+
+    batch = TrainingPairs(pairs, Twin(images), Uniform(np.arange(2), 2), prepare=prepare).collate(
+        np.arange(2), seed=[0, 1]
+    )
+    first, last = batch.left[0]["pixel_values"][batch.left_rows]
+    assert torch.equal(first, last) == alike
 
 
 def test_kinds(images, tower):

@@ -13,7 +13,10 @@ from textsiam.data.splits import Splits, split_pairs
 from textsiam.data.tables.columns import NOUNS
 from textsiam.data.time_split import split_pairs_by_time
 from textsiam.forums.reading import dates_of_texts, is_forum
-from textsiam.media.pairs import draw_up_to, most_pairs
+from textsiam.media.imitations import draw_judged
+from textsiam.media.labelled import LabelledFiles
+from textsiam.media.medium import Medium
+from textsiam.media.pairs import most_pairs
 from textsiam.media.readers import read_labelled
 from textsiam.media.splits import split_labelled
 from textsiam.modality import MEDIA, medium_of, modality_of
@@ -33,7 +36,8 @@ class DataConfig:
         validation_share: Share of `train` that is cut for validation when it has no source.
         calibration_share: The same for calibration.
         test_share: The same for test.
-        columns: Names of the columns, where they are not recognised: left, right, label.
+        columns: Names of the columns, where they are not recognised: left, right, label. Of the table that a folder
+            of images has at its root: image, class (`writer/kind` makes one class of two columns).
         on_bad_row: "error" stops at the first bad row, "skip" counts it and goes on.
         quoted: Whether `"` quotes fields of .tsv and .csv (also over several lines), or is an ordinary character.
         pairs: Pairs that are drawn for training where `train` holds labelled images or sounds (a folder or .zip of
@@ -43,6 +47,10 @@ class DataConfig:
         unseen: Classes of files, or folders of classes, that only the test sees, and of which it is made. What has a
             source of its own keeps to that too.
         disjoint: Give every split classes of its own, instead of files of its own.
+        imitations: Last part of the name of classes that imitate the other class of their folder: with `forgery`, the
+            files of `042/forgery` are near to those of `042/genuine`, and are never of them. Training sets both apart,
+            and changes them alike; of what the other splits judge by, a quarter are pairs of both, and none is a pair
+            of two imitations.
         labels: "positives" learns from the duplicates alone: pairs labelled 0 are left out of `train`, and of what is
             cut from it, and such pairs are mined. "all" takes the labels as they are.
         split: "time" cuts by date (of a forum folder): train on the past, test on the newest. "random" draws.
@@ -63,6 +71,7 @@ class DataConfig:
     more: list[str | SetConfig] | None = None
     unseen: list[str] | None = None
     disjoint: bool = False
+    imitations: str | None = None
     labels: Literal["all", "positives"] = "all"
     split: Literal["random", "time"] = "random"
     seed: int = 0
@@ -84,8 +93,8 @@ def check_data(config: DataConfig) -> None:
     if (modality := modality_of(config.train)) != "text":
         if (config.labels, config.split) != ("all", "random"):
             raise ConfigError(f"data.labels and data.split are for texts; {config.train} holds {NOUNS[modality]}")
-    elif config.pairs is not None or config.unseen or config.disjoint:
-        keys = "data.pairs, .unseen and .disjoint"
+    elif config.pairs is not None or config.unseen or config.disjoint or config.imitations is not None:
+        keys = "data.pairs, .unseen, .disjoint and .imitations"
         raise ConfigError(f"{keys} are for labelled images and sounds; {config.train} has none")
     sources = {name: getattr(config, name) for name in ("validation", "calibration", "test")}
     for place, each in further_sets(config).items():
@@ -169,26 +178,30 @@ def _cut_files(config: DataConfig, shares: dict[str, float]) -> Splits:
     """Cut the splits of labelled images or sounds."""
     sources = [str(config.train), *(each for each in config.more or () if isinstance(each, str))]
     medium = MEDIA[modality_of(config.train)]
-    files, *more = (read_labelled(source, medium, on_bad_row=config.on_bad_row) for source in sources)
+    files, *more = (_labelled(config, source, medium) for source in sources)
     unseen = config.unseen
     if modality_of(config.test) != "text":  # it may be the only one that has them
         unseen = [name for name in unseen or () if any(each.has(name) for each in (files, *more))]
-    drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint}
+    drawn = {"pairs": config.pairs, "unseen": unseen, "disjoint": config.disjoint, "imitations": config.imitations}
     return split_labelled(files, more=more, **shares, **drawn, seed=config.seed)
+
+
+def _labelled(config: DataConfig, source: str, medium: Medium) -> LabelledFiles:
+    return read_labelled(source, medium, on_bad_row=config.on_bad_row, columns=config.columns)
 
 
 def _read_split(config: DataConfig, name: str, source: str | list[str]) -> Pairs:
     """Read the pairs of a split that has a source of its own: the test of unseen classes, the others of seen ones."""
-    medium = medium_of(source) if config.unseen else None
+    medium = medium_of(source)
     if medium is None:
         return _read(config, source)
-    unseen = config.unseen or []
-    files = read_labelled(str(source), medium, on_bad_row=config.on_bad_row)
-    if name == "test":
-        files.check_named(unseen)
-    held = files.named(unseen)
-    kept = files.select((held if name == "test" else ~held)[files.classes])
-    if most_pairs(kept) == 0:
-        what = "only" if name == "test" else "without"
-        raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
-    return draw_up_to(kept)
+    kept = _labelled(config, str(source), medium)
+    if config.unseen:
+        if name == "test":
+            kept.check_named(config.unseen)
+        unseen = kept.named(config.unseen)
+        kept = kept.select((unseen if name == "test" else ~unseen)[kept.classes])
+        if most_pairs(kept) == 0:
+            what = "only" if name == "test" else "without"
+            raise ConfigError(f"data.{name}: {source} gives no pairs {what} the classes of data.unseen {config.unseen}")
+    return draw_judged(kept, config.imitations)

@@ -44,7 +44,8 @@ class Pairs:
     `texts` are distinct and stripped; `left` and `right` (n,) int32 point into them; `labels` (n,) int8 is 1
     for a duplicate, 0 for not, -1 for unlabelled (scikit-learn's convention); `source` names the data in
     messages. Where `groups` (m,) int32 is given, texts of one group are known to be the same thing, such as
-    images of one class; -1 is unknown. `modality` says whether the texts are names of images or sounds (see
+    images of one class; -1 is unknown. `families` (m,) int32 go further: what is changed alike for training, such as
+    signatures and their forgeries; -1 is unknown. `modality` says whether the texts are names of images or sounds (see
     `textsiam.media.names`): two names are then two inputs, however alike they are spelled.
 
     Raises:
@@ -60,6 +61,7 @@ class Pairs:
     report: ReadReport
     groups: np.ndarray | None = None
     modality: Modality = "text"
+    families: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         """Check the arrays and bring them to their types."""
@@ -68,7 +70,7 @@ class Pairs:
             "left": (np.int32, *index),
             "right": (np.int32, *index),
             "labels": (np.int8, (-1, 1), "1, 0 or -1"),
-            "groups": (np.int32, (-1, 2**31 - 1), "a group's number from 0 on, or -1"),
+            **dict.fromkeys(("groups", "families"), (np.int32, (-1, 2**31 - 1), "a group's number from 0 on, or -1")),
         }
         for name, (dtype, within, expected) in kinds.items():
             if (values := getattr(self, name)) is not None:
@@ -77,8 +79,9 @@ class Pairs:
         if not len(self.left) == len(self.right) == len(self.labels):
             raise ValueError(f"{self.source}: left, right and labels differ in length: "
                              f"{len(self.left)}, {len(self.right)}, {len(self.labels)}")  # fmt: skip
-        if self.groups is not None and len(self.groups) != len(self.texts):
-            raise ValueError(f"{self.source}: {len(self.groups)} groups for {len(self.texts)} texts")
+        for name in ("groups", "families"):
+            if (values := getattr(self, name)) is not None and len(values) != len(self.texts):
+                raise ValueError(f"{self.source}: {len(values)} {name} for {len(self.texts)} texts")
 
     def __len__(self) -> int:
         """Count the pairs."""
@@ -148,6 +151,7 @@ class Pairs:
             report=report,
             groups=joined_groups(places, [part.groups for part in parts], len(index)),
             modality=parts[0].modality,
+            families=joined_groups(places, [part.families for part in parts], len(index)),
         )
 
     def select(self, rows: np.ndarray | Sequence[int]) -> Pairs:
@@ -162,6 +166,7 @@ class Pairs:
             right=np.searchsorted(used, right),
             labels=self.labels[kept],
             groups=None if self.groups is None else self.groups[used],
+            families=None if self.families is None else self.families[used],
         )
 
     @property
@@ -198,8 +203,8 @@ class Pairs:
     def fingerprint(self) -> str:
         """The sha256 (hex) of the pairs in their order: equal for equal content, whatever the source.
 
-        Each text is hashed once, where it first appears, so numbering and unused texts play no part. Groups
-        count by what they put together, where there are any.
+        Each text is hashed once, where it first appears, so numbering and unused texts play no part. Groups and
+        families count by what they put together, where there are any.
         """
         ends = np.stack([self.left, self.right], axis=1).reshape(-1)
         used, first, inverse = np.unique(ends, return_index=True, return_inverse=True)
@@ -211,11 +216,12 @@ class Pairs:
             encoded = self.texts[i].encode("utf-8", "surrogatepass")
             digest.update(len(encoded).to_bytes(8, "little") + encoded)
         digest.update(rank[inverse].astype("<i4").tobytes() + self.labels.astype("<i1").tobytes())
-        if self.groups is not None:
-            groups = self.groups[used[order]]
-            known = groups >= 0
-            groups[known] = by_first_appearance(groups[known])
-            digest.update(b"groups" + groups.astype("<i4").tobytes())
+        for name in ("groups", "families"):
+            if (together := getattr(self, name)) is not None:
+                groups = together[used[order]]
+                known = groups >= 0
+                groups[known] = by_first_appearance(groups[known])
+                digest.update(name.encode() + groups.astype("<i4").tobytes())
         return digest.hexdigest()
 
     def to_dataset(self) -> Dataset:

@@ -57,7 +57,7 @@ def draw_pairs(files: LabelledFiles, count: int, *, seed: int = 0, duplicate_sha
     members, starts, sizes = _by_class(files, rng)
     ends = np.concatenate(
         [
-            _same_class(members, starts, sizes, _even(sizes * (sizes - 1) // 2, positives, rng), rng),
+            _same_class(members, starts, sizes, evenly(sizes * (sizes - 1) // 2, positives, rng), rng),
             _two_classes(members, starts, sizes, count - positives, rng),
         ]
     )
@@ -65,9 +65,9 @@ def draw_pairs(files: LabelledFiles, count: int, *, seed: int = 0, duplicate_sha
     return _pairs(files, ends, labels, rng)
 
 
-def draw_up_to(files: LabelledFiles, count: int = DRAWN_PAIRS) -> Pairs:
+def draw_up_to(files: LabelledFiles, count: int = DRAWN_PAIRS, *, seed: int = 0) -> Pairs:
     """Draw so many pairs as `draw_pairs` does, or as many as exist."""
-    return draw_pairs(files, min(count, most_pairs(files)))
+    return draw_pairs(files, min(count, most_pairs(files)), seed=seed)
 
 
 def draw_triplets(files: LabelledFiles, count: int, *, seed: int = 0) -> np.ndarray:
@@ -146,7 +146,7 @@ def _by_class(files: LabelledFiles, rng: np.random.Generator) -> tuple[np.ndarra
     return members, np.cumsum(sizes) - sizes, sizes
 
 
-def _even(capacities: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
+def evenly(capacities: np.ndarray, total: int, rng: np.random.Generator) -> np.ndarray:
     """Share out `total` as evenly as the capacities allow, the remainder at random."""
     given = np.zeros_like(capacities)
     while total:
@@ -190,7 +190,7 @@ def _two_classes(
     n = len(sizes)
     games = np.arange(min(n * (n - 1) // 2, count))
     a, b = _rounds(np.full(len(games), n), games)
-    counts = np.ones(len(games), dtype=np.int64) if len(games) == count else _even(sizes[a] * sizes[b], count, rng)
+    counts = np.ones(len(games), dtype=np.int64) if len(games) == count else evenly(sizes[a] * sizes[b], count, rng)
     # Where two classes meet, go through both in step; each class goes on where its last meeting ended.
     uses = np.stack([a, b], axis=1).reshape(-1)
     order = np.argsort(uses, kind="stable")

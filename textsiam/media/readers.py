@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.hub import Loader, load_hub
-from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format
+from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format, open_table
 from textsiam.data.texts import Texts, texts_found
 from textsiam.media.archives import idx_array
 from textsiam.media.files import media_files, medium_within, natural_order
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 _CLASS_COLUMNS = ("label", "labels", "class")
+_PATH_COLUMNS = ("path", "file_name")
+_INDEX = ("index.", "metadata.")
 
 
 def read_labelled(
@@ -32,6 +34,7 @@ def read_labelled(
     on_bad_row: OnBadRow = "error",
     split: str = "train",
     load: Loader | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> LabelledFiles:
     """Read images or sounds with their classes; none is decoded.
 
@@ -50,9 +53,13 @@ def read_labelled(
         on_bad_row: "error" stops at the first bad file, "skip" counts bad files by reason in the report.
         split: the split of a Hub dataset.
         load: replaces `datasets.load_dataset`.
+        columns: a folder has a table at its root, `index` or (as in `datasets`) `metadata`, that lists its files: the
+            columns of the roles 'image' or 'audio' (else one of that name, path or file_name) and 'class';
+            `writer/kind` makes a class of two.
 
     Raises:
         DataError: the source cannot be read or holds nothing labelled, with file and cause.
+        ValueError: `columns` has an unknown role.
     """
     if not isinstance(source, str | Path):
         bad = BadRows("dataset", on_bad_row=on_bad_row)
@@ -67,6 +74,8 @@ def read_labelled(
             idx = ", a .zip or an idx file" if medium.idx else " or a .zip"
             raise DataError(f"{path}: holds no labelled {medium.nouns}, expected a folder{idx}")
         file_format(path)  # says what the folder holds instead
+    if columns and path.is_dir():
+        return _labelled(medium, bad, _index_rows(path, medium, columns, bad), others)
     if path.is_file() and path.suffix.lower() != ".zip":
         return _labelled(medium, bad, _idx_rows(path), others)
     return _labelled(medium, bad, _folder_rows(path, medium, bad, others), others)
@@ -97,6 +106,35 @@ def _folder_rows(path: Path, medium: Medium, bad: BadRows, others: Counter[str])
             yield name, "/".join(folder[around:])
         else:
             bad(inside, f"{medium.noun} without class", "lies in no folder that could name its class; put it into one")
+
+
+def _index_rows(path: Path, medium: Medium, columns: Mapping[str, str], bad: BadRows) -> Iterator[tuple[str, str]]:
+    """Give the name and the class of each file that the table at the root of a folder lists."""
+    endings = tuple(f"{each}{packed}" for each in FORMATS for packed in ("", ".gz"))
+    tables = [each for each in sorted(path.iterdir()) if each.name.startswith(_INDEX) and each.name.endswith(endings)]
+    if len(tables) != 1:
+        raise DataError(f"{path}: its columns are those of a table at its root, index.tsv or metadata.csv or alike, "
+                        f"but it has {_listed([each.name for each in tables])}")  # fmt: skip
+    within = bad.within(str(tables[0]))
+    with open_table(tables[0], within) as table:
+        roles = {"class": "class", **columns}
+        paths, role = (medium.modality, *_PATH_COLUMNS), medium.modality
+        if role not in roles:
+            roles[role] = next((each for each in paths if each in table.columns), role)
+        names = [roles.pop(role), *roles.pop("class").split("/")]
+        if roles:
+            raise ValueError(f"columns has the unknown role {min(roles)!r}, expected {role!r} or 'class'")
+        if missing := [each for each in names if each not in table.columns]:
+            raise DataError(f"{table.name}: has no column {missing[0]!r}, its columns are {_listed(table.columns)}")
+        cell = medium.cells(path, bad.on_bad_row)
+        for line, (file, *classes) in table.values(names):
+            name, where = cell(names[0], file), f"{table.unit}{line}"
+            if isinstance(name, tuple):
+                within(where, *name)
+            elif not all(str(each or "").strip() for each in classes):
+                within(where, "no class", f"{'/'.join(names[1:])!r} is {'/'.join(map(str, classes))!r}")
+            else:
+                yield name, "/".join(str(each).strip() for each in classes)
 
 
 def _idx_rows(path: Path) -> Iterator[tuple[str, str]]:

@@ -10,6 +10,7 @@ from textsiam.data.leakage import leakage
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import NAMES, SplitReport, Splits, content_key, split_sizes
 from textsiam.data.tables.errors import DataError
+from textsiam.media.imitations import draw_judged, families, with_families
 from textsiam.media.labelled import LabelledFiles
 from textsiam.media.names import shown_name
 from textsiam.media.pairs import DRAWN_PAIRS, draw_pairs, most_pairs
@@ -130,6 +131,7 @@ def split_labelled(
     test: float = 0.1,
     unseen: Sequence[str] | None = None,
     disjoint: bool = False,
+    imitations: str | None = None,
     seed: int = 0,
 ) -> Splits:
     """Split labelled files, then draw pairs inside each part: no file is in two, and no pair is lost between them.
@@ -148,6 +150,8 @@ def split_labelled(
         test: likewise; without meaning where `unseen` says what the test is.
         unseen: classes, or folders of classes (`Balinese` for `Balinese/character01`), that only the test sees.
         disjoint: whether the other parts have classes of their own too, instead of files of their own.
+        imitations: what classes that imitate another are called (see `textsiam.media.imitations`). They train as
+            classes of their own, and where classes are apart they stay with what they imitate.
         seed: another seed, another split.
 
     Raises:
@@ -162,13 +166,21 @@ def split_labelled(
     for source in sources:
         held = source.named(unseen or ())
         rest = source.select(~held[source.classes])
-        cut = _cut_by_class(rest, shares, seed) if disjoint else split_within_classes(rest, **shares, seed=seed)
+        if disjoint:
+            cut = _cut_by_class(rest, shares, seed, imitations)
+        else:
+            cut = split_within_classes(rest, **shares, seed=seed)
         cuts.append({**cut, "test": source.select(held[source.classes])} if unseen else cut)
     named: dict[str, Pairs] = {}
     for name in NAMES:
+        parts = [cut[name] for cut in cuts]
         asked = pairs if name == "train" else None  # an error says how many there are, where there are fewer
         wanted = TRAINING_PAIRS if name == "train" else DRAWN_PAIRS
-        named[name] = _drawn([cut[name] for cut in cuts], wanted, asked, seed) or named["train"].select([])
+        if imitations is None or name == "train":
+            drawn = _drawn(parts, wanted, asked, seed, imitations)
+        else:
+            drawn = _judged(parts, imitations, seed)
+        named[name] = drawn or named["train"].select([])
     report = SplitReport(seed, shares, split_sizes(named), dropped=0, cut=False, leakage=leakage(named))
     return Splits(**named, report=report)
 
@@ -182,13 +194,25 @@ def _check_apart(sources: Sequence[LabelledFiles]) -> None:
         owner.update(dict.fromkeys(source.names, source.source))
 
 
-def _cut_by_class(files: LabelledFiles, shares: Mapping[str, float], seed: int) -> dict[str, LabelledFiles]:
-    classes = len(files.present)
-    counts = {name: _number(share, classes) for name, share in _checked_sizes(shares).items()}
-    return split_classes(files, **{name: n if n > 1 else 0 for name, n in counts.items()}, seed=seed)
+def _cut_by_class(
+    files: LabelledFiles, shares: Mapping[str, float], seed: int, imitations: str | None
+) -> dict[str, LabelledFiles]:
+    """Cut by class, or by family where classes imitate others: by the folder of the class."""
+    present = files.present if imitations is None else np.unique(families(files, imitations)[0][files.present])
+    counts = {name: _number(share, len(present)) for name, share in _checked_sizes(shares).items()}
+    sizes = {name: n if n > 1 else 0 for name, n in counts.items()}
+    level = None if imitations is None else max(name.count("/") for name in files.class_names)
+    return split_classes(files, **sizes, seed=seed, level=level)
 
 
-def _drawn(parts: Sequence[LabelledFiles], wanted: int, asked: int | None, seed: int) -> Pairs | None:
+def _judged(parts: Sequence[LabelledFiles], imitations: str, seed: int) -> Pairs | None:
+    drawn = [draw_judged(part, imitations, DRAWN_PAIRS // len(parts), seed=seed) for part in parts if len(part)]
+    return Pairs.concat(drawn) if drawn else None
+
+
+def _drawn(
+    parts: Sequence[LabelledFiles], wanted: int, asked: int | None, seed: int, imitations: str | None
+) -> Pairs | None:
     """Draw pairs of each part, by the number of its classes; None where there are none."""
     most = [most_pairs(part) for part in parts]
     usable = [(part, limit) for part, limit in zip(parts, most, strict=True) if limit or (asked and len(parts) == 1)]
@@ -196,5 +220,6 @@ def _drawn(parts: Sequence[LabelledFiles], wanted: int, asked: int | None, seed:
     drawn = []
     for part, limit in usable:
         count = round((asked or wanted) * len(part.present) / classes)
-        drawn.append(draw_pairs(part, count if asked else min(count, limit), seed=seed))
+        found = draw_pairs(part, count if asked else min(count, limit), seed=seed)
+        drawn.append(with_families(found, part, imitations))
     return Pairs.concat(drawn) if len(drawn) > 1 else drawn[0] if drawn else None

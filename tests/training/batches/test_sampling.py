@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -186,6 +187,19 @@ def test_every_batch_has_as_many_clusters_as_it_has_room_for_and_none_twice(size
         assert (pairs.labels[batch] == 1).all()
         _, counts = np.unique(clusters[pairs.left[batch]], return_counts=True)
         assert counts.tolist() == [half] * 4
+
+
+def test_clusters_of_a_family_meet_in_a_batch():
+    pairs = pairs_of([4] * 12)
+    clusters = cluster_ids(pairs)
+    sampler = PerCluster(replace(pairs, families=clusters // 2), 4, 2)
+    order = epoch_order(sampler, 0, seed=3)
+    for batch in order:
+        of_batch = clusters[pairs.left[batch]]
+        assert len(set(of_batch.tolist())) == 4
+        assert len(set((of_batch // 2).tolist())) == 2
+    together = {tuple(sorted(set((clusters[pairs.left[batch]] // 2).tolist()))) for batch in order}
+    assert len(together) > 5  # but which families do is drawn
 
 
 def test_the_same_seed_gives_the_same_epoch():

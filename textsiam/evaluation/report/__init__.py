@@ -199,6 +199,14 @@ def _alarms(evaluations: Sequence[PairEvaluation]) -> str:
                 f'<p class="alarm"><b>{escape(evaluation.name)}: the scores are saturated.</b> 98 % of them '
                 f"lie between {number(low)} and {number(high)}{aside}: the twin hardly tells texts apart.</p>"
             )
+    last = evaluations[-1]
+    for evaluation in evaluations[:-1]:
+        other, own = (each.report.average_precision.value for each in (evaluation, last))
+        if other > own:
+            alarms.append(
+                f'<p class="alarm"><b>{escape(evaluation.name)}: better than {escape(last.name)}.</b> The average '
+                f"precision is {number(other)} against {number(own)}.</p>"
+            )
     return "".join(alarms)
 
 

@@ -67,6 +67,13 @@ class Batch:
         return replace(self, **send_to_device(vars(self), device, non_blocking=True))
 
 
+def _changed_alike(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
+    """Number what is changed alike, (m,): families where they are known, else clusters."""
+    if pairs.families is None:
+        return clusters
+    return np.where(pairs.families >= 0, pairs.families, pairs.families.max(initial=0) + 1 + clusters)
+
+
 class TrainingPairs:
     """Pairs made ready for training: tokenised once, clustered, in an order that a seed fixes.
 
@@ -109,6 +116,7 @@ class TrainingPairs:
         self.pairs, self.sampler = pairs, sampler
         self.targets = pairs.labels.astype(np.int64) if grades is None else grades.astype(np.float32)
         self.clusters = cluster_ids(pairs)
+        self._alike = _changed_alike(pairs, self.clusters)
         self.left_inputs = prepare(twin.left, pairs.texts)
         self.right_inputs = self.left_inputs if twin.right is None else prepare(twin.right, pairs.texts)
         self.token_budget, self.seed, self.negatives, self.twice = token_budget, seed, negatives, twice
@@ -185,7 +193,7 @@ class TrainingPairs:
         place = np.empty(len(distinct), np.int64)
         place[np.concatenate(chunks)] = np.arange(len(distinct))
         rows = [distinct[chunk] for chunk in chunks]
-        features = [inputs.collate(each, seed=seed, clusters=self.clusters[each]) for each in rows]
+        features = [inputs.collate(each, seed=seed, clusters=self._alike[each]) for each in rows]
         return features, torch.from_numpy(place[inverse])
 
     def _cut(self, lengths: np.ndarray) -> list[np.ndarray]:

@@ -87,7 +87,8 @@ class PerCluster:
     """P×K batches (Hermans et al. 2017): each of P clusters brings K inputs, as K/2 pairs of duplicates.
 
     A round takes one group of K/2 pairs of every cluster that has one left, in random order, and is cut into batches:
-    so no cluster comes twice in a batch, and clusters with many pairs come up more often over an epoch.
+    so no cluster comes twice in a batch, and clusters with many pairs come up more often over an epoch. Where clusters
+    have families, those of one follow each other, and so are hard negatives of one batch.
 
     Args:
         pairs: Their duplicates are used.
@@ -106,6 +107,7 @@ class PerCluster:
         _, counts = np.unique(owner, return_counts=True)
         members = np.split(rows[order], np.cumsum(counts)[:-1]) if len(rows) else []
         self._members = [each for each in members if len(each) >= self._size]
+        self._families = None if pairs.families is None else pairs.families[pairs.left]
         self._clusters = batch_size // self._size
         groups = np.array([len(each) // self._size for each in self._members], np.int64)
         rounds = [int((groups > turn).sum()) for turn in range(groups.max(initial=0))]
@@ -123,8 +125,16 @@ class PerCluster:
         for turn in range(max(map(len, cut))):
             groups = np.stack([each[turn] for each in cut if len(each) > turn])
             full = len(groups) // self._clusters * self._clusters
-            batches.append(rng.permutation(groups)[:full].reshape(-1, self.batch_size))
+            batches.append(self._mixed(groups, rng)[:full].reshape(-1, self.batch_size))
         return [np.concatenate(batches)]
+
+    def _mixed(self, groups: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Return groups of pairs (g, K/2) in random order; those of a family stay together."""
+        mixed = rng.permutation(groups)
+        if self._families is None:
+            return mixed
+        _, first, family = np.unique(self._families[mixed[:, 0]], return_index=True, return_inverse=True)
+        return mixed[np.argsort(first[family], kind="stable")]
 
     def _cut(self, rows: np.ndarray) -> np.ndarray:
         return rows[: len(rows) // self._size * self._size].reshape(-1, self._size)
