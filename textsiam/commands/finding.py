@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.commands.flagged import found_facts, left_out, print_found, unread_facts, write_pairs
+from textsiam.commands.flagged import found_facts, left_out, print_found, unread_facts, with_broken, write_pairs
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     TABLE_FORMATS,
@@ -36,9 +36,11 @@ from textsiam.commands.verdicts import Told, certified, estimated, expected_shar
 from textsiam.terminal import bold, dim, print_json, progress_bar, progress_bars, rounded, say
 
 if TYPE_CHECKING:
+    from textsiam.data.tables.errors import OnBadRow
     from textsiam.data.texts import Texts
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
+    from textsiam.search.join.ray import JobConfig
 
 
 def flag(
@@ -88,12 +90,14 @@ def flag(
         _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     if limit is not None and limit < 0:
         raise typer.BadParameter(f"--limit must be >= 0, got {limit}")
-    partitions = _partitions_folder(output, work, ray, approximate=approximate)
+    apart = labels is None and not approximate and output is not None and _holds_images(questions)
+    partitions = _partitions_folder(output, work, ray, approximate=approximate, apart=apart)
     check_output(output)
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     with _texts_folder(partitions, keep=partitions == work) as store:
         read = read_texts(one_or_all(questions), column=column, store=store, **options)
-        tell_read(read.report)
+        if partitions is None or not read.images:
+            tell_read(read.report)
         twin = open_twin(model)
         unread = tell_unread(twin, read.texts, read.ids)
         if labels is not None:
@@ -103,10 +107,13 @@ def flag(
             told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
         else:
             decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-            job = None if partitions is None else (model, partitions, ray)
+            job = None if partitions is None else _job(model, partitions, ray, on_bad_row, images=read.images)
             given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
             given["unread"] = None if include_unread else unread
             found = _joined(twin, read, given, approximate=approximate, job=job)
+            if job is not None and read.images:
+                read = with_broken(read, found)
+                tell_read(read.report)
             told = Told(shift=found.shift, picked=threshold is None and twin.collection is None)
             if twin.collection is None and (prior is not None or told.shift is None):
                 every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
@@ -135,7 +142,11 @@ def _texts_folder(partitions: Path | None, *, keep: bool) -> Iterator[Path | Non
     from textsiam.search.join.job import scratch_of
 
     with scratch_of(partitions) as texts:
-        yield texts
+        try:
+            yield texts
+        except KeyboardInterrupt:
+            say(f"what is done is kept in {partitions}: the same command goes on there")
+            raise
     if not keep:
         shutil.rmtree(partitions)  # all that it was for is in the output
 
@@ -144,17 +155,18 @@ def _pairs_looked_at(found: Duplicates, texts: int, *, expand_exact: bool) -> in
     return math.comb(texts, 2) if expand_exact else math.comb(texts - found.copies, 2) + found.copies
 
 
+def _job(model: str, folder: Path, address: str | None, on_bad_row: OnBadRow, *, images: bool) -> JobConfig:
+    from textsiam.search.join.ray import IMAGES_OF_PARTITION, PARTITION_SIZE, JobConfig
+
+    size = IMAGES_OF_PARTITION if images else PARTITION_SIZE
+    return JobConfig(model, folder, address, partition_size=size, on_bad_row=on_bad_row)
+
+
 def _joined(
-    twin: Scorer,
-    read: Texts,
-    given: dict[str, Any],
-    *,
-    approximate: bool,
-    job: tuple[str, Path, str | None] | None,
+    twin: Scorer, read: Texts, given: dict[str, Any], *, approximate: bool, job: JobConfig | None
 ) -> Duplicates:
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
-    from textsiam.search.join.ray import JobConfig
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         return find_duplicates(
@@ -164,7 +176,7 @@ def _joined(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            job=None if job is None else JobConfig(*job),
+            job=job,
         )
 
 
@@ -175,9 +187,20 @@ def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: boo
         raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
 
 
-def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
-    """Return the folder of a job in partitions; None where everything is done in memory."""
-    if ray is None and work is None:
+def _holds_images(sources: list[str]) -> bool:
+    from textsiam.images.files import holds_images
+
+    return len(sources) == 1 and holds_images(sources[0])
+
+
+def _partitions_folder(
+    output: Path | None, work: Path | None, ray: str | None, *, approximate: bool, apart: bool
+) -> Path | None:
+    """Return the folder of a job in partitions; None where everything is done in memory.
+
+    With `apart`, there is one in any case: a folder of images takes long, and is to go on where it was stopped.
+    """
+    if ray is None and work is None and not apart:
         return None
     if approximate:
         raise typer.BadParameter("--approximate excludes --ray and --work, which find every pair")

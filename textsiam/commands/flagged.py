@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textsiam.data.tables.errors import BadRows
+from textsiam.images.names import shown_name
 from textsiam.terminal import LazyList, bold, dim, rounded
 
 if TYPE_CHECKING:
@@ -39,13 +42,25 @@ def write_pairs(output: Path | None, found: Duplicates, read: Texts) -> None:
 def found_facts(found: Duplicates, read: Texts, limit: int | None) -> dict[str, Any]:
     """Return for JSON what was found: all pairs and clusters, or so many, and then also how many there are."""
     recall = {} if found.recall is None else {"recall": found.recall.to_dict()}
-    facts = {"questions": len(read), "threshold": found.threshold, "read": read.report.to_dict(), **recall}
+    facts = {"questions": read.report.kept, "threshold": found.threshold, "read": read.report.to_dict(), **recall}
+    if found.broken:
+        facts["unreadable"] = [read.ids[row] for row in found.broken]
     clusters = ([read.ids[m] for m in members] for members in found.clusters)
     listed = {"pairs": (_flagged_rows(found, read), len(found)), "clusters": (clusters, len(found.clusters))}
     if limit is not None:
         facts["found"] = {name: count for name, (_, count) in listed.items()}
     return facts | {name: LazyList(islice(rows, limit), count if limit is None else min(count, limit))
                     for name, (rows, count) in listed.items()}  # fmt: skip
+
+
+def with_broken(read: Texts, found: Duplicates) -> Texts:
+    """Return the same inputs, whose report tells of those that could not be opened."""
+    bad, report = BadRows(read.source, on_bad_row="skip"), read.report
+    for row, why in found.broken.items():
+        bad(read.ids[row], "unreadable image", why.removeprefix(f"{shown_name(read.texts[row])}: "))
+    kept, skipped = report.kept - len(found.broken), {**report.skipped, **bad.skipped}
+    warnings = (*report.warnings, *bad.examples)
+    return replace(read, report=replace(report, kept=kept, skipped=skipped, warnings=warnings))
 
 
 def unread_facts(unread: Unread | None, found: Duplicates) -> dict[str, Any]:
@@ -72,8 +87,8 @@ def print_found(found: Duplicates, read: Texts, expected: str, limit: int | None
         _print_cluster(found.clusters[c], probability, read.ids, read.texts)
     hidden = f" ({len(found.clusters) - limit} more not shown)" if len(found.clusters) > limit else ""
     print(
-        f"{len(read):,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters{hidden}, "
-        f"similarity ≥ {found.threshold:.4f}{expected}"
+        f"{read.report.kept:,} {read.noun}: {len(found):,} duplicate pairs in {len(found.clusters):,} clusters"
+        f"{hidden}, similarity ≥ {found.threshold:.4f}{expected}"
     )
 
 

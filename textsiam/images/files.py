@@ -29,7 +29,9 @@ def holds_images(path: str | Path) -> bool:
         return False
 
 
-def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
+def image_files(
+    path: str | Path, bad: BadRows, others: Counter[str], *, decode: bool = True
+) -> Iterator[tuple[str, str]]:
     """Give (id, name) of every image: the id is the path inside the folder or zip, or the row of an idx file.
 
     Hidden files and folders, and those that macOS adds to a zip, are passed over. Where bad rows are to be skipped,
@@ -39,6 +41,7 @@ def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterato
         path: a folder, a .zip or an idx file.
         bad: what to do with an empty file, and with an image that cannot be opened.
         others: counts the files that are no images, by their endings.
+        decode: False leaves it to whoever opens the images to pass over those that cannot be.
 
     Raises:
         DataError: the zip or idx file is damaged, or a file is empty.
@@ -61,7 +64,7 @@ def image_files(path: str | Path, bad: BadRows, others: Counter[str]) -> Iterato
             bad(inside, "empty image", "is empty (0 bytes), expected an image")
         else:
             images.append((inside, name))
-    if bad.on_bad_row == "error":
+    if bad.on_bad_row == "error" or not decode:
         yield from images
         return
     with ThreadPoolExecutor() as pool:

@@ -73,14 +73,16 @@ def read_images(
     return _labelled(bad, _folder_rows(path, bad, others), others)
 
 
-def read_image_names(path: str | Path, *, on_bad_row: OnBadRow = "error") -> Texts:
-    """Read the images of a folder, .zip or idx file by name, whatever their classes; none is decoded.
+def read_image_names(path: str | Path, *, on_bad_row: OnBadRow = "error", decode: bool = True) -> Texts:
+    """Read the images of a folder, .zip or idx file by name, whatever their classes.
+
+    With "skip", each is decoded once, to pass over those that cannot be, unless `decode` is False.
 
     Raises:
         DataError: the source is damaged, or holds no image.
     """
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
-    found = dict(image_files(path, bad, others))
+    found = dict(image_files(path, bad, others, decode=decode))
     return texts_found(bad, found, _passed_over(others), images=True)
 
 

@@ -55,8 +55,13 @@ class _Texts:
                                 "surrogate pair and stands for nothing")  # fmt: skip
         return names
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens | Preprocessed:
-        """Make inputs ready for a tower."""
+    def prepare(
+        self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None
+    ) -> Tokens | Preprocessed:
+        """Make inputs ready for a tower; those that cannot be opened are put into `broken`, or raise where it is None.
+
+        A text is open.
+        """
         return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
@@ -94,8 +99,8 @@ class _Images:
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         return [picture_name(image, position) for position, image in enumerate(inputs, first)]
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
-        return Pixels(list(names), tower)
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None) -> Pixels:
+        return Pixels(list(names), tower, broken=broken)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
         return dummy_pixels(tower, tokens)
