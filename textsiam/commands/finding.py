@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.commands.flagged import found_facts, left_out, print_found, unread_facts, with_broken, write_pairs
+from textsiam.commands.flagged import Places, tell_found, with_broken
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     TABLE_FORMATS,
@@ -29,10 +29,9 @@ from textsiam.commands.options import (
     one_or_all,
     open_twin,
     tell_read,
-    tell_shift,
     tell_unread,
 )
-from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
+from textsiam.commands.verdicts import Told, certified, estimated, pure_of
 from textsiam.terminal import bold, dim, print_json, progress_bar, progress_bars, rounded, say
 
 if TYPE_CHECKING:
@@ -60,6 +59,10 @@ def flag(
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
     output: Annotated[Path | None, typer.Option(help=f"Write the flagged pairs here: {TABLE_FORMATS}.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write an HTML report here: scores, what is promised, clusters; of images, a contact sheet."),
+    ] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
     ] = False,
@@ -93,6 +96,7 @@ def flag(
     apart = labels is None and not approximate and output is not None and _holds_images(questions)
     partitions = _partitions_folder(output, work, ray, approximate=approximate, apart=apart)
     check_output(output)
+    check_output(report, (".html", ".htm"))
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     with _texts_folder(partitions, keep=partitions == work) as store:
         read = read_texts(one_or_all(questions), column=column, store=store, **options)
@@ -119,18 +123,9 @@ def flag(
                 every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
                 found, told.estimate = estimated(found, decision, every, prior)
             told.certificate = certified(twin, read, decision, found)
-        write_pairs(output, found, read)
-        shift = tell_shift(told.shift)
-        if as_json:
-            learned = None if decision is None else decision.learned_from
-            facts = {**found_facts(found, read, limit), "exact_copies": found.copies, **unread_facts(unread, found)}
-            print_json({**facts, **told.facts(), "decision": learned, "domain_shift": shift})
-            return
-        print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
-        if output is not None:
-            say(f"{len(found):,} pairs written to {output}")
-        for sentence in [*left_out(found, read, 0 if expand_exact else found.copies), *told.sentences()]:
-            say(sentence)
+        places = Places(output, report)
+        tell_found(found, read, told, model, decision, places, expand_exact=expand_exact, limit=limit, unread=unread,
+                   as_json=as_json)  # fmt: skip
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
@@ -194,15 +194,15 @@ def broken_picture(name: str) -> str | None:
     return None
 
 
-def picture_thumbnail(name: str, *, side: int = 72) -> bytes:
-    """Return a PNG of an image that fits into a square: what a report shows.
+def picture_thumbnail(name: str, *, side: int = 72, format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
+    """Return an image that fits into a square, as PNG or, smaller, as JPEG: what a report shows.
 
     Raises:
         DataError: the image cannot be opened.
     """
     picture, file = open_picture(name), io.BytesIO()
     picture.thumbnail((side, side))
-    picture.save(file, "PNG", optimize=True)
+    picture.save(file, format, optimize=True)
     return file.getvalue()
 
 
