@@ -290,7 +290,7 @@ def test_flag_in_parts_is_the_same_command(textsiam, model, tmp_path, sentences)
     other = tmp_path / "other.txt"
     other.write_text("a\nb\n")
     said = textsiam("flag", model, other, "--threshold", "0.5", "--work", tmp_path / "work")
-    assert_one_line(said, "holds a job with another list of texts: remove it, or name another folder")
+    assert_one_line(said, "holds a job with another list of inputs: remove it, or name another folder")
 
 
 def test_flag_in_parts_from_parquet_keeps_nothing_but_the_partitions(textsiam, model, tmp_path, sentences):

@@ -38,6 +38,7 @@ app.add_typer(galleries.gallery_app, name="gallery")
 
 app.command()(scoring.score)
 app.command()(scoring.evaluate)
+app.command()(scoring.report)
 app.command()(labelling.label)
 app.command()(labelling.audit)
 app.command()(finding.flag)

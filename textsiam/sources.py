@@ -140,7 +140,8 @@ def read_texts(
         split: the split of a Hub dataset.
         quoted: False takes `"` of a TSV or CSV file as an ordinary character.
         load: replaces `datasets.load_dataset`.
-        store: an empty folder that the texts and ids of a table are written into instead of being held in memory.
+        store: an empty folder that the texts and ids of a table are written into instead of being held in memory. The
+            images of a folder are not opened then: whoever does passes over those that cannot be.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
@@ -152,7 +153,7 @@ def read_texts(
     if forum:
         return read_texts_of_forum(source, column=column, on_bad_row=on_bad_row)
     if medium is not None:
-        return read_names(source, medium, on_bad_row=on_bad_row)
+        return read_names(source, medium, on_bad_row=on_bad_row, decode=store is None)
     options = {"split": split, "quoted": quoted, "load": load, "file_cells": file_cells, "store": store}
     return read_table_of_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, **options)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.commands.flagged import found_facts, left_out, print_found, unread_facts, write_pairs
+from textsiam.commands.flagged import Places, tell_found, with_broken
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     TABLE_FORMATS,
@@ -29,16 +29,17 @@ from textsiam.commands.options import (
     one_or_all,
     open_twin,
     tell_read,
-    tell_shift,
     tell_unread,
 )
-from textsiam.commands.verdicts import Told, certified, estimated, expected_share, pure_of
+from textsiam.commands.verdicts import Told, certified, estimated, pure_of
 from textsiam.terminal import bold, dim, print_json, progress_bar, progress_bars, rounded, say
 
 if TYPE_CHECKING:
+    from textsiam.data.tables.errors import OnBadRow
     from textsiam.data.texts import Texts
     from textsiam.models.scorer import Scorer
     from textsiam.search.duplicates import Duplicates
+    from textsiam.search.join.ray import JobConfig
 
 
 def flag(
@@ -58,6 +59,10 @@ def flag(
     on_bad_row: BadRow = "error",
     quoted: Quoted = None,
     output: Annotated[Path | None, typer.Option(help=f"Write the flagged pairs here: {TABLE_FORMATS}.")] = None,
+    report: Annotated[
+        Path | None,
+        typer.Option(help="Write an HTML report here: scores, what is promised, clusters; of images, a contact sheet."),
+    ] = None,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Find most pairs, sooner; says which share that is.")
     ] = False,
@@ -88,12 +93,15 @@ def flag(
         _check_alone(threshold, prior, elsewhere=approximate or ray is not None or work is not None)
     if limit is not None and limit < 0:
         raise typer.BadParameter(f"--limit must be >= 0, got {limit}")
-    partitions = _partitions_folder(output, work, ray, approximate=approximate)
+    apart = labels is None and not approximate and output is not None and _holds_files(questions)
+    partitions = _partitions_folder(output, work, ray, approximate=approximate, apart=apart)
     check_output(output)
+    check_output(report, (".html", ".htm"))
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     with _texts_folder(partitions, keep=partitions == work) as store:
         read = read_texts(one_or_all(questions), column=column, store=store, **options)
-        tell_read(read.report)
+        if partitions is None or read.modality == "text":
+            tell_read(read.report)
         twin = open_twin(model)
         unread = tell_unread(twin, read.texts, read.ids)
         if labels is not None:
@@ -103,27 +111,23 @@ def flag(
             told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
         else:
             decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-            job = None if partitions is None else (model, partitions, ray)
+            job = (
+                None if partitions is None else _job(model, partitions, ray, on_bad_row, files=read.modality != "text")
+            )
             given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
             given["unread"] = None if include_unread else unread
             found = _joined(twin, read, given, approximate=approximate, job=job)
+            if job is not None and read.modality != "text":
+                read = with_broken(read, found)
+                tell_read(read.report)
             told = Told(shift=found.shift, picked=threshold is None and twin.collection is None)
             if twin.collection is None and (prior is not None or told.shift is None):
                 every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
                 found, told.estimate = estimated(found, decision, every, prior)
             told.certificate = certified(twin, read, decision, found)
-        write_pairs(output, found, read)
-        shift = tell_shift(told.shift)
-        if as_json:
-            learned = None if decision is None else decision.learned_from
-            facts = {**found_facts(found, read, limit), "exact_copies": found.copies, **unread_facts(unread, found)}
-            print_json({**facts, **told.facts(), "decision": learned, "domain_shift": shift})
-            return
-        print_found(found, read, expected_share(found, told.shift, told.estimate), limit)
-        if output is not None:
-            say(f"{len(found):,} pairs written to {output}")
-        for sentence in [*left_out(found, read, 0 if expand_exact else found.copies), *told.sentences()]:
-            say(sentence)
+        places = Places(output, report)
+        tell_found(found, read, told, model, decision, places, expand_exact=expand_exact, limit=limit, unread=unread,
+                   as_json=as_json)  # fmt: skip
 
 
 @contextmanager
@@ -135,7 +139,11 @@ def _texts_folder(partitions: Path | None, *, keep: bool) -> Iterator[Path | Non
     from textsiam.search.join.job import scratch_of
 
     with scratch_of(partitions) as texts:
-        yield texts
+        try:
+            yield texts
+        except KeyboardInterrupt:
+            say(f"what is done is kept in {partitions}: the same command goes on there")
+            raise
     if not keep:
         shutil.rmtree(partitions)  # all that it was for is in the output
 
@@ -144,17 +152,18 @@ def _pairs_looked_at(found: Duplicates, texts: int, *, expand_exact: bool) -> in
     return math.comb(texts, 2) if expand_exact else math.comb(texts - found.copies, 2) + found.copies
 
 
+def _job(model: str, folder: Path, address: str | None, on_bad_row: OnBadRow, *, files: bool) -> JobConfig:
+    from textsiam.search.join.ray import FILES_OF_PARTITION, PARTITION_SIZE, JobConfig
+
+    size = FILES_OF_PARTITION if files else PARTITION_SIZE
+    return JobConfig(model, folder, address, partition_size=size, on_bad_row=on_bad_row)
+
+
 def _joined(
-    twin: Scorer,
-    read: Texts,
-    given: dict[str, Any],
-    *,
-    approximate: bool,
-    job: tuple[str, Path, str | None] | None,
+    twin: Scorer, read: Texts, given: dict[str, Any], *, approximate: bool, job: JobConfig | None
 ) -> Duplicates:
     from textsiam.search.duplicates import find_duplicates
     from textsiam.search.join.approximate import Sharding
-    from textsiam.search.join.ray import JobConfig
 
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         return find_duplicates(
@@ -164,7 +173,7 @@ def _joined(
             progress=progress,
             joining=joining,
             sharding=Sharding() if approximate else None,
-            job=None if job is None else JobConfig(*job),
+            job=job,
         )
 
 
@@ -175,9 +184,20 @@ def _check_alone(threshold: float | None, prior: float | None, *, elsewhere: boo
         raise typer.BadParameter("--labels excludes --approximate, --ray and --work: it certifies pairs found here")
 
 
-def _partitions_folder(output: Path | None, work: Path | None, ray: str | None, *, approximate: bool) -> Path | None:
-    """Return the folder of a job in partitions; None where everything is done in memory."""
-    if ray is None and work is None:
+def _holds_files(sources: list[str]) -> bool:
+    from textsiam.modality import medium_of
+
+    return len(sources) == 1 and medium_of(sources[0]) is not None
+
+
+def _partitions_folder(
+    output: Path | None, work: Path | None, ray: str | None, *, approximate: bool, apart: bool
+) -> Path | None:
+    """Return the folder of a job in partitions; None where everything is done in memory.
+
+    With `apart`, there is one in any case: a folder of files takes long, and is to go on where it was stopped.
+    """
+    if ray is None and work is None and not apart:
         return None
     if approximate:
         raise typer.BadParameter("--approximate excludes --ray and --work, which find every pair")

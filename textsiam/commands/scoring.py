@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from textsiam.decision.decision import Decision
 
 
+_COMPARED = 6  # models of a report: as many as its lines can be told apart
 _OF_LABELS = ("report", "threshold", "precision", "prior", "verification")  # options that need labels
 
 
@@ -194,6 +195,59 @@ def evaluate(
             say(str(verified), stream=sys.stdout)
         if report is not None:
             say(f"report written to {report}")
+
+
+def report(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="Models, up to six; the last is compared with the others, and its mistakes shown."),
+    ],
+    pairs: Annotated[str, typer.Argument(help="Labelled pairs that none of them has seen: a file, Hub id, or images.")],
+    output: Annotated[Path, typer.Option(help="Write the HTML report here.")],
+    name: Annotated[
+        list[str] | None, typer.Option(help="What a model is called; once for each, in order. Its path otherwise.")
+    ] = None,
+    column: Column = None,
+    on_bad_row: BadRow = "error",
+    quoted: Quoted = None,
+    threshold: Threshold = None,
+    precision: PrecisionOption = None,
+    prior: Prior = None,
+    as_json: Json = False,
+) -> None:
+    """Measure several models on the same labelled pairs, and write one report of them side by side."""
+    names = name or models
+    if len(models) > _COMPARED:
+        raise typer.BadParameter(f"a report compares up to {_COMPARED} models, got {len(models)}")
+    if len(names) != len(models) or len(set(names)) < len(names):
+        raise typer.BadParameter(f"expected a name of its own for each of {len(models)} models, got {', '.join(names)}")
+    check_output(output, (".html", ".htm"))
+    from textsiam.evaluation.pairs import evaluate_pairs
+    from textsiam.evaluation.report import write_report
+    from textsiam.modality import shown_by
+    from textsiam.sources import read_pairs
+
+    read = read_pairs(pairs, columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
+    facts, found = {"data": read.source, "pairs": f"{len(read):,}"}, []
+    for model, called in zip(models, names, strict=True):
+        twin = open_twin(model, sides=True)
+        decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None)
+        with progress_bar(f"measuring {called}") as progress:
+            found.append(evaluate_pairs(twin, read, decision=decision, threshold=threshold, name=called))
+            progress(1, 1)
+        learned = "" if decision is None else f"; decision {decision.learned_from}"
+        facts[called] = f"{model}{learned}"
+    title = "Which twin finds duplicates best?" if len(found) > 1 else "How well does the twin find duplicates?"
+    write_report(output, found, facts=facts, title=title, **shown_by(read.modality))
+    if as_json:
+        evaluations = [evaluation.to_dict() for evaluation in found]
+        print_json({"output": str(output), "read": read.report.to_dict(), "evaluations": evaluations})
+        return
+    from textsiam.recipe import results_table
+
+    make_console().print(results_table(found))
+    say(f"report written to {output}")
 
 
 def _few_shot(

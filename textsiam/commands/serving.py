@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer
     from textsiam.search.index.base import QuestionIndex
     from textsiam.serving.page.labelling import Labelling
+    from textsiam.serving.page.pairs import Suspect
 
 _EXTRA = ("fastapi", "limits", "orjson", "uvicorn", "prometheus_client", "sqlalchemy")
 _OF_LABEL = ("confidence", "labels", "noise", "seed", "column", "id_column", "on_bad_row", "quoted")
@@ -145,10 +147,11 @@ def serve(
     from textsiam.serving.page.suspects import read_suspects
     from textsiam.serving.runner import run_server
 
-    queued = 0 if store is None or suspects is None else store.add(read_suspects(suspects))
+    shown: set[str] = set()
+    queued = 0 if store is None or suspects is None else store.add(_noted(read_suspects(suspects), shown))
     app = create_app(
         twin, opened, reviews=store, labelling=labelling, gallery=gallery, settings=settings, name=Path(model).name,
-        shift=shift,
+        shift=shift, shown=shown,
     )  # fmt: skip
 
     sender = Webhook(store, webhook, secret) if store and webhook and secret else None
@@ -168,6 +171,15 @@ def serve(
         for one in (sender, opened, store):
             if one is not None:
                 one.close()
+
+
+def _noted(suspects: Iterator[Suspect], names: set[str]) -> Iterator[Suspect]:
+    """Yield suspects, and note which images they name: the page may show these."""
+    from textsiam.images.names import is_picture_name
+
+    for suspect in suspects:
+        names.update(filter(is_picture_name, (suspect.text1, suspect.text2)))
+        yield suspect
 
 
 def _ready(model: str, facts: dict[str, Any]) -> list[str]:

@@ -81,7 +81,7 @@ class ScoreCurve:
         self._log_weight = np.log(flat)
         self._per_stratum = self._curves(strata.scores)
         if before is not None:
-            known = np.clip(before(strata.scores), 1e-4, 1 - 1e-4)
+            known = np.clip(before(strata.scores.astype(np.float64)), 1e-4, 1 - 1e-4)
             p = self._per_stratum
             share = (known * np.log(p) + (1 - known) * np.log1p(-p)) @ np.full(len(known), _BEFORE / len(known))
             near = np.exp(share - share.max()) * flat

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
     from textsiam.images.pixels import Pixels
+
+_LOSSLESS = 1 << 20  # pixels up to which a picture is shown as exact as it was encoded
 
 
 class Images(Medium):
@@ -60,11 +63,21 @@ class Images(Medium):
         """Return a PNG that fits into a square."""
         return picture_thumbnail(name)
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
+    def exhibit(self, name: str, *, side: int) -> tuple[bytes, str]:
+        """Return nothing but pixels: as PNG, or as JPEG where there are more than a million."""
+        picture, file = open_picture(name), io.BytesIO()
+        picture.thumbnail((side, side))
+        if picture.width * picture.height <= _LOSSLESS:
+            picture.save(file, format="PNG", compress_level=1)
+            return file.getvalue(), "image/png"
+        picture.save(file, format="JPEG", quality=92)
+        return file.getvalue(), "image/jpeg"
+
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None) -> Pixels:
         """Leave images to be opened when a batch wants them."""
         from textsiam.images.pixels import Pixels
 
-        return Pixels(list(names), tower)
+        return Pixels(list(names), tower, broken=broken)
 
     def example(self, backbone: Any) -> Image:
         """Return a black image."""

@@ -10,7 +10,7 @@ import io
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
 
@@ -140,15 +140,15 @@ def open_picture(name: str, *, max_pixels: int = MAX_PIXELS) -> Image:
     return decode_raster(named_bytes(name, largest=_largest(max_pixels), noun="image"), where, max_pixels)
 
 
-def picture_thumbnail(name: str, *, side: int = 72) -> bytes:
-    """Return a PNG of an image that fits into a square: what a report shows.
+def picture_thumbnail(name: str, *, side: int = 72, format: Literal["PNG", "JPEG"] = "PNG") -> bytes:
+    """Return an image that fits into a square, as PNG or, smaller, as JPEG: what a report shows.
 
     Raises:
         DataError: the image cannot be opened.
     """
     picture, file = open_picture(name), io.BytesIO()
     picture.thumbnail((side, side))
-    picture.save(file, "PNG", optimize=True)
+    picture.save(file, format, optimize=True)
     return file.getvalue()
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from textsiam.data.tables.errors import DataError
 from textsiam.images.augmentation import Augmentation, augmented
 from textsiam.images.names import open_picture
 from textsiam.media.ready import Ready
@@ -39,11 +40,14 @@ class Pixels:
         names: The images; see `textsiam.images.names`.
         tower: Its processor resizes and normalises.
         augment: What changes the images of a training batch.
+        broken: Images that cannot be opened are put here by name, with the reason, and black ones stand in for them;
+            None raises.
     """
 
     names: Sequence[str]
     tower: SentenceTransformer
     augment: Sequence[Augmentation] = ()
+    broken: dict[str, str] | None = None
     _memory: dict[int, Image.Image] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -67,7 +71,14 @@ class Pixels:
         return max(self._size) * (1 if exact else _CUT)
 
     def _opened(self, row: int) -> Image.Image:
-        image, mode = open_picture(self.names[row]), image_mode(self.tower)
+        mode = image_mode(self.tower)
+        try:
+            image = open_picture(self.names[row])
+        except DataError as error:
+            if self.broken is None:
+                raise
+            self.broken[self.names[row]] = str(error)
+            image = _blank(mode)
         return image if image.mode == mode else image.convert(mode)
 
     def _made_ready(self, rows: Sequence[int]) -> dict[str, Any]:
@@ -163,13 +174,16 @@ def image_mode(tower: SentenceTransformer) -> str:
 
 def dummy_pixels(tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
     """Return the features of black images, as many as fit into so many tokens, and at least one."""
-    from PIL import Image
-
-    blank = Image.new(image_mode(tower), (64, 64))
-    features = _features(tower, [blank])
+    features = _features(tower, [_blank(image_mode(tower))])
     pixels = features["pixel_values"]
     count = max(1, tokens * PATCH // (pixels.shape[-2] * pixels.shape[-1]))
     return {**features, "pixel_values": pixels.expand(count, -1, -1, -1).contiguous(memory_format=torch.channels_last)}
+
+
+def _blank(mode: str) -> Image.Image:
+    from PIL import Image
+
+    return Image.new(mode, (64, 64))
 
 
 def _tensors(features: dict[str, Any]) -> list[str]:

@@ -77,6 +77,7 @@ def encode(
     *,
     token_budget: int | None = None,
     progress: Progress | None = None,
+    broken: dict[str, str] | None = None,
 ) -> np.ndarray:
     """Encode texts: each distinct text once, batches of similar length within a token budget.
 
@@ -89,6 +90,7 @@ def encode(
         token_budget: Largest padded size of a batch, in tokens. None picks it for the device, by a short measurement
             when there is much to do. When memory runs out, the budget is halved and the batch repeated.
         progress: Called after each batch with the number of distinct texts done and in all.
+        broken: Inputs that cannot be opened are put here, with the reason, and their vectors are NaN; None raises.
 
     Returns:
         Vectors of length 1, `(n, dim)` float32.
@@ -111,8 +113,9 @@ def encode(
             progress(done, len(distinct))
 
     starts = range(0, len(distinct), BLOCK)
-    for block, start in zip(_encode_blocks(fast, blocks, token_budget, advance), starts, strict=True):
+    for block, start in zip(_encode_blocks(fast, blocks, token_budget, advance, broken), starts, strict=True):
         vectors[start : start + BLOCK] = block
+    vectors[[index[text] for text in broken or () if text in index]] = np.nan
     return vectors[[index[text] for text in texts]] if len(index) != len(texts) else vectors
 
 
@@ -151,14 +154,18 @@ def encode_stream(
 
 
 def _encode_blocks(
-    fast: FastTower, blocks: Iterator[list[str]], token_budget: int | None, advance: Callable[[int], None]
+    fast: FastTower,
+    blocks: Iterator[list[str]],
+    token_budget: int | None,
+    advance: Callable[[int], None],
+    broken: dict[str, str] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the vectors of each block of distinct texts."""
     tower = fast.tower
     first = next(blocks, None)
     if first is None:
         return
-    prepare = fast.inputs.prepare
+    prepare = partial(fast.inputs.prepare, broken=broken)
     tokens = prepare(tower, first)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:
         coming = (ahead.submit(prepare, tower, block) for block in blocks)

@@ -92,8 +92,13 @@ class _Texts:
                                 "surrogate pair and stands for nothing")  # fmt: skip
         return names
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens | Preprocessed:
-        """Make inputs ready for a tower."""
+    def prepare(
+        self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None
+    ) -> Tokens | Preprocessed:
+        """Make inputs ready for a tower; those that cannot be opened are put into `broken`, or raise where it is None.
+
+        A text is open.
+        """
         return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
 
     def example(self, backbone: Any) -> str:

@@ -45,7 +45,9 @@ def medium_within(path: str | Path, media: Sequence[Medium]) -> Medium | None:
     return max(counts, key=lambda each: counts[each], default=first)
 
 
-def media_files(path: str | Path, medium: Medium, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
+def media_files(
+    path: str | Path, medium: Medium, bad: BadRows, others: Counter[str], *, decode: bool = True
+) -> Iterator[tuple[str, str]]:
     """Give (id, name) of every image or sound: the id is the path inside the folder or zip, or the row of an idx file.
 
     Hidden files and folders, and those that macOS adds to a zip, are passed over. Where bad rows are to be skipped,
@@ -56,6 +58,7 @@ def media_files(path: str | Path, medium: Medium, bad: BadRows, others: Counter[
         medium: what is looked for.
         bad: what to do with an empty file, and with one that cannot be opened.
         others: counts the other files, by their endings.
+        decode: False leaves it to whoever opens the files to pass over those that cannot be.
 
     Raises:
         DataError: the zip or idx file is damaged, or a file is empty.
@@ -78,7 +81,7 @@ def media_files(path: str | Path, medium: Medium, bad: BadRows, others: Counter[
             bad(inside, f"empty {medium.noun}", f"is empty (0 bytes), expected {medium.some}")
         else:
             wanted.append((inside, name))
-    if bad.on_bad_row == "error":
+    if bad.on_bad_row == "error" or not decode:
         yield from wanted
         return
     with ThreadPoolExecutor() as pool:

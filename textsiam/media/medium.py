@@ -95,8 +95,20 @@ class Medium(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Any:
-        """Make inputs ready for a tower."""
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None) -> Any:
+        """Make inputs ready for a tower; what cannot be opened goes into `broken`, or raises where that is None."""
+
+    @abstractmethod
+    def exhibit(self, name: str, *, side: int) -> tuple[bytes, str]:
+        """Return bytes that a browser shows or plays, made anew from the content, and their media type.
+
+        Args:
+            name: The input.
+            side: Pixels of the longer side of a picture, at most.
+
+        Raises:
+            DataError: It cannot be opened.
+        """
 
     @abstractmethod
     def example(self, backbone: Any) -> Any:

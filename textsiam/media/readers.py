@@ -81,14 +81,16 @@ def read_labelled(
     return _labelled(medium, bad, _folder_rows(path, medium, bad, others), others)
 
 
-def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "error") -> Texts:
-    """Read the images, or sounds, of a folder, .zip or idx file by name, whatever their classes; none is decoded.
+def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "error", decode: bool = True) -> Texts:
+    """Read the images, or sounds, of a folder, .zip or idx file by name, whatever their classes.
+
+    With "skip", each is decoded once, to pass over those that cannot be, unless `decode` is False.
 
     Raises:
         DataError: the source is damaged, or holds none.
     """
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
-    found = dict(media_files(path, medium, bad, others))
+    found = dict(media_files(path, medium, bad, others, decode=decode))
     return texts_found(bad, found, _passed_over(medium, others), modality=medium.modality)
 
 

@@ -154,6 +154,7 @@ class Ensemble(Scorer):
         precision: Precision = "auto",
         progress: Progress | None = None,
         compiled: bool = False,
+        broken: dict[str, str] | None = None,
     ) -> np.ndarray:
         """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
 
@@ -172,7 +173,12 @@ class Ensemble(Scorer):
         roots = np.sqrt(self._weights(inputs, side, precision))
         parts = [
             twin.encode(
-                inputs, side=side, precision=precision, progress=_part(progress, k, len(self.twins)), compiled=compiled
+                inputs,
+                side=side,
+                precision=precision,
+                progress=_part(progress, k, len(self.twins)),
+                compiled=compiled,
+                broken=broken,
             )
             for k, twin in enumerate(self.twins)
         ]

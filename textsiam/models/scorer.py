@@ -93,6 +93,7 @@ class Scorer(ABC):
         precision: Precision = "auto",
         progress: Progress | None = None,
         compiled: bool = False,
+        broken: dict[str, str] | None = None,
     ) -> np.ndarray:
         """Encode inputs into vectors of length 1, `(n, dim)` float32."""
 

@@ -186,6 +186,7 @@ class Twin(nn.Module, Scorer):
         cache: EmbeddingCache | None = None,
         devices: Sequence[str] | None = None,
         compiled: bool = False,
+        broken: dict[str, str] | None = None,
     ) -> np.ndarray:
         """Encode inputs; equal inputs are encoded once and get equal vectors.
 
@@ -201,6 +202,8 @@ class Twin(nn.Module, Scorer):
             devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
             compiled: Compile the backbone with `torch.compile`: slow at first, for large jobs on a GPU. The fused pass
                 that BERT-shaped backbones take on a CPU is left as it is.
+            broken: Images that cannot be opened are put here by name, with the reason, and their vectors are NaN; None
+                raises.
 
         Returns:
             Vectors of length 1, `(n, dim)` float32.
@@ -213,15 +216,16 @@ class Twin(nn.Module, Scorer):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         fast = self._fast_tower(side, precision, devices, compiled=compiled)
         if cache is None:
-            return encode(fast, inputs, progress=progress)
+            return encode(fast, inputs, progress=progress, broken=broken)
         names = fast.inputs.to_keys(inputs)
         contents = {name: fast.inputs.content(name) for name in dict.fromkeys(names)}
         fingerprint = weights_fingerprint(fast.tower, fast.number_format)
         known = cache.get(fingerprint, contents.values())
         missing = [name for name, content in contents.items() if content not in known]
-        fresh = encode(fast, missing, progress=progress)
+        fresh = encode(fast, missing, progress=progress, broken=broken)
         added = [contents[name] for name in missing]
-        cache.put(fingerprint, added, fresh)
+        whole = [row for row, name in enumerate(missing) if name not in (broken or ())]
+        cache.put(fingerprint, [added[row] for row in whole], fresh[whole])
         known |= dict(zip(added, fresh, strict=True))
         return np.stack([known[contents[name]] for name in names]) if names else fresh
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +51,7 @@ class Duplicates:
         unread: Pairs that were left out, since nothing that the twin reads tells them apart.
         copies: How many texts are equal to one before them.
         distinct: How many of the pairs are of different texts, each two of them counted once.
+        broken: The inputs that could not be opened, with the reason; they are in no pair.
         shift: In what the texts are unlike those that the decision was learned on; None if in nothing.
 
     What a job in partitions found is mapped into memory from its folder.
@@ -67,6 +68,7 @@ class Duplicates:
     copies: int = 0
     distinct: int = 0
     shift: DomainShift | None = None
+    broken: Mapping[int, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.left)
@@ -184,10 +186,10 @@ def find_duplicates(
     room = MEMORY if job is None else job.room()
     copies = ExactDuplicates.among(keys, None if job is None else room.folder)
     distinct = keys.rows(copies.first) if isinstance(keys, StoredStrings) else [keys[int(i)] for i in copies.first]
-    least, recall = twin.unrescored_threshold(threshold), None
+    least, recall, broken = twin.unrescored_threshold(threshold), None, {}
     if job is not None:
         begun = job.begin(twin, distinct)
-        vectors = job.encode(begun, twin.dim, progress)
+        vectors, broken = job.encode(begun, twin.dim, progress), begun.broken()
         pairs = job.join(begun, least, joining, rescored=twin.rescores)
     else:
         vectors = twin.encode(distinct, progress=progress)
@@ -202,8 +204,12 @@ def find_duplicates(
         told_apart = (block._replace(similarity=twin.rescore(distinct, *block)) for block in told_apart)
     joined = JoinedTexts(copies, vectors, FoundPairs(*room.columns("found", told_apart, COLUMNS)), room)
     found = joined.duplicates(twin, threshold, decision, expand_exact=expand_exact)
-    shift = collection_shift(twin, distinct, vectors=vectors)
-    return replace(found, recall=recall, unread=sum(left_out), shift=shift)
+    if broken:  # a few of the others are encoded again
+        shift = collection_shift(twin, [name for row, name in enumerate(distinct) if row not in broken])
+    else:
+        shift = collection_shift(twin, distinct, vectors=vectors)
+    whys = {row: why for kind, why in broken.items() for row in copies.of(kind).tolist()}
+    return replace(found, recall=recall, unread=sum(left_out), shift=shift, broken=whys)
 
 
 def _told_apart(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Container
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -28,6 +28,7 @@ from textsiam.serving.heap import give_back_memory
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.page.files import file_routes, no_page_routes
 from textsiam.serving.page.labelling import Labelling, label_routes
+from textsiam.serving.page.media import Exhibits, shown_medium
 from textsiam.serving.page.reviews import Reviews, ReviewsError
 from textsiam.serving.page.routes import page_routes
 from textsiam.serving.problem_details import Refused, problem_body
@@ -54,6 +55,7 @@ def create_app(
     settings: ServerSettings | None = None,
     name: str = "textsiam",
     shift: DomainShift | None = None,
+    shown: Container[str] = frozenset(),
 ) -> Guard:
     """Make the ASGI application that serves a twin.
 
@@ -66,6 +68,7 @@ def create_app(
         settings: Limits and the token.
         name: What the model is called.
         shift: In what the questions of the index differ from those that the decision was learned on; see `index_shift`.
+        shown: Names of images that the moderator's page may show, beside those of the index.
 
     Returns:
         An application for uvicorn, hypercorn or a test client. Index and reviews stay the caller's to close.
@@ -93,7 +96,7 @@ def create_app(
     app.include_router(token_routes(engine))
     app.include_router(gallery_routes(engine, gallery))
     if reviews is not None:
-        app.include_router(page_routes(engine, reviews))
+        app.include_router(page_routes(engine, reviews, Exhibits(shown_medium(twin), index, shown)))
     if labelling is not None:
         app.include_router(label_routes(labelling))
     pages = {"reviews": reviews is not None, "labels": labelling is not None}

@@ -61,11 +61,17 @@ class Sounds(Medium):
         """Return a WAV of its first seconds."""
         return wav_of(name, seconds=_PLAYED)
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Waveforms:
+    def exhibit(self, name: str, *, side: int) -> tuple[bytes, str]:
+        """Return its first seconds as WAV."""
+        return wav_of(name), "audio/wav"
+
+    def prepare(
+        self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None
+    ) -> Waveforms:
         """Leave sounds to be opened when a batch wants them."""
         from textsiam.sounds.waveforms import Waveforms
 
-        return Waveforms(list(names), tower)
+        return Waveforms(list(names), tower, broken=broken)
 
     def example(self, backbone: Any) -> dict[str, Any]:
         """Return a second of noise."""

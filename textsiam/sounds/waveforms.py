@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from textsiam.data.tables.errors import DataError
 from textsiam.media.augmentation import Augmentation
 from textsiam.media.ready import Ready
 from textsiam.sounds.augmentation import augmented
@@ -47,11 +48,14 @@ class Waveforms:
         names: The sounds; see `textsiam.sounds.names`.
         tower: Its processor makes features of samples.
         augment: What changes the sounds of a training batch.
+        broken: Sounds that cannot be opened are put here by name, with the reason, and silence stands in for them; None
+            raises.
     """
 
     names: Sequence[str]
     tower: SentenceTransformer
     augment: Sequence[Augmentation] = ()
+    broken: dict[str, str] | None = None
     _memory: dict[int, np.ndarray] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
@@ -75,7 +79,23 @@ class Waveforms:
         return np.maximum(1, np.ceil(np.array(seconds) * TOKENS)).astype(np.int64)
 
     def _seconds(self, name: str) -> float:
-        return 1.0 if isinstance(name, Ready) else seconds_of(name, self.rate)
+        if isinstance(name, Ready):
+            return 1.0
+        try:
+            return seconds_of(name, self.rate)
+        except DataError:
+            if self.broken is None:
+                raise
+            return 1.0
+
+    def _opened(self, name: Any) -> np.ndarray:
+        try:
+            return open_sound(name, self.rate)[0]
+        except DataError as error:
+            if self.broken is None:
+                raise
+            self.broken[name] = str(error)
+            return np.zeros(self.rate, np.float32)
 
     def lengths_of(self, rows: np.ndarray | Sequence[int]) -> np.ndarray:
         """Length of these sounds, in the same unit, `(len(rows),)` int64."""
@@ -96,7 +116,7 @@ class Waveforms:
         """
         numbers = np.asarray(rows).tolist()
         if seed is None or not self.augment:
-            return features_of(self.tower[0], [open_sound(self.names[row], self.rate)[0] for row in numbers])
+            return features_of(self.tower[0], [self._opened(self.names[row]) for row in numbers])
         of = [None] * len(numbers) if clusters is None else clusters.tolist()
         sounds = [
             augmented(self._kept(row), self.augment, seed, row=row, cluster=cluster)
@@ -108,7 +128,7 @@ class Waveforms:
         """Open a sound that is to be changed, or remember it."""
         found = self._memory.get(row)
         if found is None:
-            found = open_sound(self.names[row], self.rate)[0]
+            found = self._opened(self.names[row])
             if (len(self._memory) + 1) * found.nbytes <= _KEPT_BYTES:
                 self._memory[row] = found
         return found

@@ -127,7 +127,7 @@ def test_a_folder_of_another_job_is_refused(twin: Twin, saved: str, many: list[s
     Job.begin(folder, twin, saved, many, partition_size=20)
     Job.begin(folder, twin, saved, many, partition_size=20)
     swapped = [many[1], many[0], *many[2:]]
-    for texts, part, what in ((swapped, 20, "list of texts"), (many, 21, "size of the partitions")):
+    for texts, part, what in ((swapped, 20, "list of inputs"), (many, 21, "size of the partitions")):
         with pytest.raises(JobError, match=f"holds a job with another {what}: remove it, or name another folder"):
             Job.begin(folder, twin, saved, texts, partition_size=part)
     for text in ("{", "{}", "[]"):

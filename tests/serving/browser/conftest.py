@@ -6,7 +6,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,6 +117,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         decided: bool = True,
         twin: Twin | None = None,
         labelling: Labelling | None = None,
+        shown: Container[str] = frozenset(),
     ) -> Served:
         if twin is None:
             twin = Twin(tower)
@@ -125,7 +126,7 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         reviews.add(suspects)
         settings = ServerSettings(token=token, moderators=moderators or {})
         index = MemoryIndex(index_model(twin))
-        app = create_app(twin, index, reviews=reviews, labelling=labelling, settings=settings)
+        app = create_app(twin, index, reviews=reviews, labelling=labelling, settings=settings, shown=shown)
         listener = socket.create_server(("127.0.0.1", 0))
         server = uvicorn.Server(uvicorn.Config(app, log_level="warning", ws="none"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -260,3 +261,23 @@ def answer_all() -> Callable[[Page], None]:
         expect(page.locator("#empty-title")).to_have_text("Done")
 
     return answered
+
+
+_VIOLATIONS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
+  (found) => [found.id, found.help, found.nodes.map((node) => node.failureSummary + " " + node.html.slice(0, 200))])"""
+
+
+@pytest.fixture
+def axe(tab: Tab) -> Callable[[str], None]:
+    """Return what fails where axe finds anything at the page as it is, in one of the two themes."""
+    package = pytest.importorskip(
+        "axe_playwright_python", reason="the package 'axe-playwright-python' is not installed"
+    )
+    tab.page.add_init_script(path=Path(package.__file__).parent / "axe.min.js")
+
+    def checked(state: str) -> None:
+        for theme in ("light", "dark"):
+            tab.page.emulate_media(color_scheme=theme)
+            assert tab.page.evaluate(_VIOLATIONS) == [], f"{state}, {theme}"
+
+    return checked

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
@@ -98,38 +96,20 @@ def test_the_page_that_asks_fits_and_can_be_read(asking, tab, as_labeller):
     assert [pair for pair in contrasts if pair[0] < 4.5] == []
 
 
-VIOLATIONS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
-  (found) => [found.id, found.help, found.nodes.map((node) => node.failureSummary + " " + node.html.slice(0, 200))])"""
 WIDTHS = [pytest.param({"viewport": {"width": width, "height": 844}}, id=str(width)) for width in (390, 1280)]
 LONG = {"url": "https://example.org/q/1", "tags": "sky, blue", "created": "2024-05-06T07:08:09Z"}
 
 
-@pytest.fixture
-def check(tab):
-    """Return what fails where axe finds anything at the page as it is, in one of the two themes."""
-    package = pytest.importorskip(
-        "axe_playwright_python", reason="the package 'axe-playwright-python' is not installed"
-    )
-    tab.page.add_init_script(path=Path(package.__file__).parent / "axe.min.js")
-
-    def checked(state):
-        for theme in ("light", "dark"):
-            tab.page.emulate_media(color_scheme=theme)
-            assert tab.page.evaluate(VIOLATIONS) == [], f"{state}, {theme}"
-
-    return checked
-
-
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
-def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, check, verdict):
+def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, axe, verdict):
     lines = Suspect(text1="line\n" * 90, text2="word " * 900, id1="1", probability=0.995, facts1=LONG, facts2=LONG)
     served = serve([*suspects, lines])
     page = tab.open(served)
     verdict(page, "Over 99 % likely the same")
-    check("long questions")
+    axe("long questions")
     page.keyboard.press("j")
     verdict(page, "97 % likely the same")
-    check("waiting")
+    axe("waiting")
     served.reviews.add([Suspect(text1="a?", text2="b?", probability=0.6)])
     page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
     expect(page.locator("#fresh")).to_have_text("1 new pair: show it")
@@ -139,11 +119,11 @@ def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, check, v
     if page.viewport_size["width"] == 390:
         page.click("#fold-queue")
     expect(page.locator("#rows")).to_be_visible()
-    check("new pairs; threshold, filters and list open")
+    axe("new pairs; threshold, filters and list open")
     for key in ("?", "c"):
         page.keyboard.press(key)
         expect(page.locator("dialog[open]")).to_be_visible()
-        check(f"dialog of {key}")
+        axe(f"dialog of {key}")
         page.keyboard.press("Escape")
     page.keyboard.press("2")
     page.keyboard.press("a")
@@ -158,64 +138,64 @@ def test_axe_finds_nothing_at_the_moderators_page(serve, tab, suspects, check, v
     expect(page.locator("#alert")).to_be_visible()
     page.keyboard.press("r")
     expect(page.locator("#tray")).to_be_visible()
-    check("alert and tray")
+    axe("alert and tray")
     page.unroute("**/decisions")
     taken = '{"error": "taken", "error_type": "Conflict"}'
     page.route("**/decisions", lambda route: route.fulfill(status=409, body=taken, content_type="application/json"))
     page.click("#tray-retry")
     expect(page.locator("#notices")).to_contain_text("was not decided. The server says: taken.")
-    check("a conflict")
+    axe("a conflict")
     for state in ("accepted", "rejected"):
         page.click(f"[data-state={state}]")
         expect(page.locator("#state" if state == "accepted" else "#empty-title")).to_contain_text(
             state, ignore_case=True
         )
-        check(state)
+        axe(state)
     page.keyboard.press("/")
     page.keyboard.type("nothing like it")
     expect(page.locator("#empty-text")).to_contain_text("nothing like it")
-    check("nothing found")
+    axe("nothing found")
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
-def test_axe_finds_nothing_where_a_token_is_asked_for(serve, tab, check):
+def test_axe_finds_nothing_where_a_token_is_asked_for(serve, tab, axe):
     page = tab.open(serve([], token="a-token-of-some-length"))
     expect(page.locator("#ask")).to_be_visible()
-    check("asked for")
+    axe("asked for")
     page.keyboard.type("wrong-but-long-enough")
     page.keyboard.press("Enter")
     expect(page.locator("#ask-title")).to_have_text("That token was refused")
-    check("refused")
+    axe("refused")
     page.keyboard.press("Escape")
     expect(page.locator("#empty-title")).to_have_text("Nothing could be loaded")
-    check("not given")
+    axe("not given")
     page.click("#alert-retry")
     expect(page.locator("#token")).to_be_focused()
     page.keyboard.type("a-token-of-some-length")
     page.keyboard.press("Enter")
     expect(page.locator("#empty-title")).to_have_text("Nothing is waiting yet")
-    check("empty")
+    axe("empty")
 
 
 @pytest.mark.parametrize("tab", WIDTHS, indirect=True)
-def test_axe_finds_nothing_at_the_page_that_asks(asking, session, tab, check, as_labeller, answer_all):
+def test_axe_finds_nothing_at_the_page_that_asks(asking, session, tab, axe, as_labeller, answer_all):
     page = tab.page
     page.goto(f"{asking.url}/ui/label")
     expect(page.locator("#labeller")).to_be_focused()
-    check("asked for a name")
+    axe("asked for a name")
     as_labeller(page, "a rather long name of somebody")
-    check("a pair")
+    axe("a pair")
     page.keyboard.press("?")
     expect(page.locator("dialog[open]")).to_be_visible()
-    check("keys")
+    axe("keys")
     page.keyboard.press("Escape")
     page.route("**/answers", lambda route: route.abort())
     page.keyboard.press("y")
     expect(page.locator("#alert")).to_be_visible()
-    check("alert")
+    axe("alert")
     page.unroute("**/answers")
     page.click("#alert-retry")
     expect(page.locator("#status")).to_have_text("Saved: the same.")
     answer_all(page)
     expect(page.locator("#proven li").last).to_contain_text("To write these pairs")
-    check("done")
+    axe("done")

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from textsiam.decision.intervals import Estimate
 from textsiam.evaluation.binary import BinaryReport
 from textsiam.evaluation.report.examples import mistakes
+from textsiam.evaluation.report.page import download, write_page
 from textsiam.evaluation.report.pictures import EmbeddingMap, Thumbnail, embedding_figure
 from textsiam.evaluation.report.plots import (
     number,
@@ -23,14 +22,12 @@ from textsiam.evaluation.report.plots import (
     score_histograms,
     training_figures,
 )
-from textsiam.whole_file import whole_file
 
 if TYPE_CHECKING:
     from textsiam.evaluation.pairs import PairEvaluation
     from textsiam.evaluation.slices import SliceReport
 
 _EXAMPLES = 12
-_UNPRINTABLE = dict.fromkeys({*range(32), 127} - {9, 10, 13}, "\N{REPLACEMENT CHARACTER}")
 _SMALL_SLICE = 30  # pairs below which a slice is not called the weakest
 
 # name, value, and whether a larger (+1) or a smaller (-1) figure is better
@@ -50,6 +47,7 @@ _SLICE_MEASURES: tuple[tuple[str, Callable[[SliceReport], float]], ...] = (
     ("accuracy", lambda part: part.accuracy),
     ("F1", lambda part: part.f1),
 )
+_SLICE_NAMES = tuple(name for name, _ in _SLICE_MEASURES)
 
 
 def write_report(
@@ -63,10 +61,11 @@ def write_report(
     played: Thumbnail | None = None,
     embedding: EmbeddingMap | None = None,
 ) -> Path:
-    """Write one self-contained HTML page: no script, no request, light, dark and printable.
+    """Write one self-contained HTML page: no request, light, dark and printable; see `write_page`.
 
     It shows the facts, the measures side by side with their intervals, score histograms, precision-recall,
-    ROC and reliability curves, training curves, slices, and the worst mistakes. The last evaluation is the
+    ROC and reliability curves, training curves, slices that can be sorted, and the worst mistakes; measures and slices
+    can be saved as CSV. The last evaluation is the
     one under examination: the others are what it is compared with, and the mistakes are its own. Equal
     input gives equal bytes. The file appears whole or not at all.
 
@@ -95,19 +94,8 @@ def write_report(
     for i, row in enumerate(history or ()):
         if "step" not in row:
             raise ValueError(f"history row {i} has no 'step', only {sorted(row)}")
-    template = files("textsiam.evaluation.report").joinpath("report.html").read_text(encoding="utf-8")
     sections = _sections(evaluations, history or (), thumbnail, played, embedding)
-    page = Template(template).substitute(
-        title=escape(title),
-        facts=_facts(facts or {}),
-        contents="".join(f'<a href="#{ident}">{name}</a>' for ident, name, _ in sections),
-        sections="".join(f'<section id="{ident}"><h2>{name}</h2>{body}</section>' for ident, name, body in sections),
-    )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as aside:  # a reader never meets half a page
-        aside.write_text(page.translate(_UNPRINTABLE), encoding="utf-8", errors="replace", newline="\n")
-    return path
+    return write_page(path, sections, title=title, kicker="textsiam evaluation", facts=facts or {})
 
 
 def _sections(
@@ -140,11 +128,6 @@ def _grid(figures: Sequence[str], kind: str) -> str:
     return f'<div class="grid {kind}">{"".join(figures)}</div>'
 
 
-def _facts(facts: Mapping[str, str]) -> str:
-    entries = (f"<div><dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd></div>" for k, v in facts.items())
-    return f"<dl>{''.join(entries)}</dl>" if facts else ""
-
-
 def _measures(evaluations: Sequence[PairEvaluation]) -> str:
     reports = [evaluation.report for evaluation in evaluations]
     compared = len(reports) > 1
@@ -168,7 +151,16 @@ def _measures(evaluations: Sequence[PairEvaluation]) -> str:
         f"{head}{change}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">Brackets: 95 % bootstrap intervals. Accuracy, F1, precision and recall hold at the '
         f"threshold, which was fitted on other pairs. {legend}</p>"
+        f"{download('measures.csv', ('measure', 'model', 'value', 'low', 'high'), _measured(evaluations))}"
     )
+
+
+def _measured(evaluations: Sequence[PairEvaluation]) -> Iterator[tuple[object, ...]]:
+    for name, value, _ in _MEASURES:
+        for evaluation in evaluations:
+            found = value(evaluation.report)
+            known = _as_estimate(found)
+            yield name, evaluation.name, *("" if math.isnan(x) else x for x in (known.value, known.low, known.high))
 
 
 def _headline(evaluations: Sequence[PairEvaluation]) -> str:
@@ -210,11 +202,12 @@ def _alarms(evaluations: Sequence[PairEvaluation]) -> str:
     return "".join(alarms)
 
 
+def _as_estimate(value: Estimate | float | None) -> Estimate:
+    return value if isinstance(value, Estimate) else Estimate(math.nan if value is None else value, math.nan, math.nan)
+
+
 def _measure_row(name: str, values: Sequence[Estimate | float | None], sign: int, *, compared: bool) -> str:
-    estimates = [
-        value if isinstance(value, Estimate) else Estimate(math.nan if value is None else value, math.nan, math.nan)
-        for value in values
-    ]
+    estimates = [*map(_as_estimate, values)]
     ends = [x for e in estimates for x in (e.value, e.low, e.high) if compared and math.isfinite(x)]
     low, high = min(ends, default=0.0), max(ends, default=0.0)
     cells = "".join(f"<td>{_estimate(e, low, high)}</td>" for e in estimates)
@@ -256,14 +249,14 @@ def _change(estimates: Sequence[Estimate], sign: int) -> str:
 def _slices(evaluations: Sequence[PairEvaluation]) -> str:
     tables = [{part.name: part for part in evaluation.slices} for evaluation in evaluations]
     names = dict.fromkeys(name for table in reversed(tables) for name in table)
-    firsts = [" group" if i == 0 else "" for i in range(len(evaluations))]
+    firsts, measures = [" group" if i == 0 else "" for i in range(len(evaluations))], len(_SLICE_MEASURES)
     groups = "".join(
         f'<th class="group" colspan="{len(evaluations)}" scope="colgroup">{measure}</th>'
         for measure, _ in _SLICE_MEASURES
     )
     heads = "".join(
-        f'<th class="n{first}" scope="col">{escape(evaluation.name)}</th>'
-        for first, evaluation in zip(firsts, evaluations, strict=True)
+        f'<th class="n{first}" scope="col" data-column="{3 + i}">{escape(evaluation.name)}</th>'
+        for i, (first, evaluation) in enumerate(zip(firsts * measures, [*evaluations] * measures, strict=True))
     )
     rows = []
     for name in names:
@@ -278,11 +271,19 @@ def _slices(evaluations: Sequence[PairEvaluation]) -> str:
             f'<td class="n">{100 * some.positives / some.n:.0f} %</td>{cells}</tr>'
         )
     return (
-        f'{_weakest(evaluations[-1])}<div class="scroll"><table class="slices"><thead><tr>'
-        '<th rowspan="2" scope="col">slice</th><th class="n" rowspan="2" scope="col">pairs</th>'
-        f'<th class="n" rowspan="2" scope="col">duplicates</th>{groups}</tr>'
-        f"<tr>{heads * len(_SLICE_MEASURES)}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f'{_weakest(evaluations[-1])}<div class="scroll"><table class="slices sortable"><thead><tr>'
+        '<th rowspan="2" scope="col" data-column="0">slice</th>'
+        '<th class="n" rowspan="2" scope="col" data-column="1">pairs</th>'
+        f'<th class="n" rowspan="2" scope="col" data-column="2">duplicates</th>{groups}</tr>'
+        f"<tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        f"{download('slices.csv', ('slice', 'model', 'pairs', 'duplicates', *_SLICE_NAMES), _sliced(evaluations))}"
     )
+
+
+def _sliced(evaluations: Sequence[PairEvaluation]) -> Iterator[tuple[object, ...]]:
+    for evaluation in evaluations:
+        for part in evaluation.slices:
+            yield part.name, evaluation.name, part.n, part.positives, *(value(part) for _, value in _SLICE_MEASURES)
 
 
 def _weakest(evaluation: PairEvaluation) -> str:

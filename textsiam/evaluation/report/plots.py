@@ -39,7 +39,7 @@ class Curve:
 
 def series_style(index: int, count: int) -> str:
     """Return the CSS class of one of `count` evaluations: the last has the accent, the others follow."""
-    return "s0" if index == count - 1 else f"s{1 + index % 4}"
+    return "s0" if index == count - 1 else f"s{1 + index % 5}"
 
 
 def threshold_curve(scores: np.ndarray, labels: np.ndarray) -> Curve:

@@ -22,10 +22,11 @@ import numpy as np
 import torch
 
 from textsiam.data.tables.arrays import save_vectors
+from textsiam.data.tables.errors import OnBadRow
 from textsiam.data.tables.writers import write_table
 from textsiam.data.texts import texts_digest
 from textsiam.inference.batching import Progress
-from textsiam.inference.encoders import ModelError
+from textsiam.inference.encoders import ModelError, inputs_of
 from textsiam.models.ensemble import open_scorer
 from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import scorer_fingerprint
@@ -49,7 +50,7 @@ class Job:
         folder: The folder; every worker sees it under this name.
         model: What `open_scorer` opens, on every worker.
         fingerprint: Of the model; a worker that opens another one refuses to work.
-        texts: Digest of the texts, in order.
+        texts: Digest of the texts, in order; of images, also of the time and size of their files.
         count: How many there are.
         partition_size: Texts of a partition.
     """
@@ -73,7 +74,8 @@ class Job:
             raise ValueError(f"a partition must hold at least 1 text, got {partition_size}")
         folder = Path(folder).resolve()
         model = str(Path(model).resolve()) if Path(model).exists() else model  # workers start in other folders
-        job = cls(str(folder), model, scorer_fingerprint(twin), texts_digest(texts), len(texts), partition_size)
+        digest = texts_digest(map(inputs_of(twin.tower()).content, texts))
+        job = cls(str(folder), model, scorer_fingerprint(twin), digest, len(texts), partition_size)
         _check_is_free(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / "job.json").exists():
@@ -104,14 +106,32 @@ class Job:
         """Return the file with the vectors of a partition."""
         return Path(self.folder) / "vectors" / f"{number:05d}.npy"
 
+    def broken_of(self, number: int) -> dict[int, str]:
+        """Return the inputs of an encoded partition that cannot be opened, by their place in it, with the reason."""
+        path = self._broken_file(number)
+        return {int(row): why for row, why in json.loads(path.read_bytes()).items()} if path.exists() else {}
+
+    def broken(self) -> dict[int, str]:
+        """Return all inputs that cannot be opened, with the reason, once every partition is encoded."""
+        parts = ((start, self.broken_of(number)) for number, start in enumerate(self.partitions))
+        return {start + row: why for start, part in parts for row, why in part.items()}
+
+    def write_broken(self, number: int, broken: dict[int, str]) -> None:
+        """Write down which inputs of a partition cannot be opened."""
+        with whole_file(self._broken_file(number)) as aside:
+            aside.write_text(json.dumps(broken), encoding="utf-8")
+
+    def _broken_file(self, number: int) -> Path:
+        return self.vectors_of(number).with_suffix(".broken.json")
+
     def _facts(self) -> dict[str, Any]:
         return {"format": _FORMAT} | {k: v for k, v in asdict(self).items() if k not in ("folder", "model")}
 
     def _check(self, text: str) -> None:
         names = {
             "fingerprint": "model",
-            "texts": "list of texts",
-            "count": "number of texts",
+            "texts": "list of inputs",
+            "count": "number of inputs",
             "partition_size": "size of the partitions",
         }
         try:
@@ -217,9 +237,17 @@ def perform(stage: Stage, run: Runner, progress: Progress | None = None) -> None
 
 @dataclass(frozen=True)
 class Encoding:
-    """The stage that encodes partitions: `vectors/00007.npy`, `(texts, dim)` float32."""
+    """The stage that encodes partitions: `vectors/00007.npy`, `(texts, dim)` float32.
+
+    Attributes:
+        job: What the partitions are of.
+        on_bad_row: "error" stops at an image that cannot be opened; "skip" gives it a vector of NaN, and notes why.
+        within: Told how far the work is within a partition too, where they are done here, one after the other.
+    """
 
     job: Job
+    on_bad_row: OnBadRow = "error"
+    within: Progress | None = None
 
     def items(self) -> list[str]:
         """Return the numbers of the partitions."""
@@ -237,11 +265,19 @@ class Encoding:
         """Encode a partition."""
         import pyarrow.parquet as pq
 
-        twin = opened(self.job.model, self.job.fingerprint)
-        texts = pq.read_table(self.job.texts_of(int(item)))["text"].to_pylist()
+        twin, number = opened(self.job.model, self.job.fingerprint), int(item)
+        texts = pq.read_table(self.job.texts_of(number))["text"].to_pylist()
         path = self.file(item)
         path.parent.mkdir(exist_ok=True)
-        save_vectors(path, [twin.encode(texts)], dim=twin.dim)
+        broken: dict[str, str] | None = {} if self.on_bad_row == "skip" else None
+        vectors = twin.encode(texts, progress=self._progress(number), broken=broken)
+        if broken:
+            self.job.write_broken(number, {row: broken[text] for row, text in enumerate(texts) if text in broken})
+        save_vectors(path, [vectors], dim=twin.dim)
+
+    def _progress(self, number: int) -> Progress | None:
+        within, before = self.within, self.job.partitions[number]
+        return None if within is None else lambda done, _: within(before + done, self.job.count)
 
 
 @dataclass(frozen=True)
@@ -275,18 +311,19 @@ class Joining:
         """Compare two partitions."""
         one, other = map(int, item.split("-"))
         twin = opened(self.job.model, self.job.fingerprint)
-        numbers, height = sorted({one, other}), self.job.size(one)
-        points = torch.from_numpy(np.concatenate([np.load(self.job.vectors_of(number)) for number in numbers]))
+        parts, places = zip(*map(self._opened, sorted({one, other})), strict=True)
+        height = len(parts[0])
         after = 0 if one == other else height
+        points, place = torch.from_numpy(np.concatenate(parts)), np.concatenate(places)
         compare = Comparison(twin, points, self.threshold, rows=height, after=after)
-        starts = self.job.partitions
-        write_found(
-            self.file(item),
-            (
-                FoundPairs(left + starts[one], right + starts[other] - after, similarity)
-                for left, right, similarity in gathered(compare.found())
-            ),
-        )
+        found = gathered(compare.found())
+        write_found(self.file(item), (FoundPairs(place[left], place[right], score) for left, right, score in found))
+
+    def _opened(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return the vectors of a partition, without those of broken inputs, and the texts they are of."""
+        vectors, broken = np.load(self.job.vectors_of(number)), self.job.broken_of(number)
+        rows = np.delete(np.arange(len(vectors)), [*broken])
+        return vectors[rows] if broken else vectors, rows + self.job.partitions[number]
 
 
 class PartitionedVectors:

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from textsiam.data.tables.errors import DataError, OnBadRow
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.legacy import old_arguments
@@ -40,6 +41,8 @@ from textsiam.search.join.sorted_pairs import Room
 
 PARTITION_SIZE = 65_536
 """Texts of a partition: two of them at 384 dimensions are 0.2 GB, and comparing them takes one core about 8 seconds."""
+FILES_OF_PARTITION = 4096
+"""Images of a partition: they take longer to encode, and their vectors are longer."""
 
 
 @old_arguments(part="partition_size")
@@ -55,6 +58,7 @@ class JobConfig:
         partition_size: Texts of a partition.
         cpus: Cores of a worker.
         pairs_in_memory: Pairs that are held in memory where they are sorted and clustered: 100 to 200 bytes each.
+        on_bad_row: What becomes of images that cannot be opened: "error", or "skip".
     """
 
     model: str
@@ -63,6 +67,7 @@ class JobConfig:
     partition_size: int = PARTITION_SIZE
     cpus: int = 1
     pairs_in_memory: int = 1_000_000
+    on_bad_row: OnBadRow = "error"
 
     def room(self) -> Room:
         """Make an empty folder for what is sorted, inside the folder of the job, and return it with its limit."""
@@ -78,8 +83,12 @@ class JobConfig:
         Raises:
             JobError: The cluster loses every worker again and again.
             ModelError: Ray is not installed, or a machine opens another model.
+            DataError: An image cannot be opened.
         """
-        perform(Encoding(job), self._runner(), progress)
+        within = progress if self.address is None else None
+        perform(Encoding(job, self.on_bad_row, within), self._runner(), progress)
+        if self.on_bad_row == "error" and (broken := job.broken()):  # from a run before, which skipped them
+            raise DataError(next(iter(broken.values())))
         return PartitionedVectors(job, dim)
 
     def join(

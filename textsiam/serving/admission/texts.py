@@ -77,7 +77,8 @@ class Texts:
             hint = 'send "truncate": true to cut it'
             raise too_large(f"{where(at)}: {tokens[at]:,} tokens, the model reads {self.limit:,}; {hint}")
         for k in np.flatnonzero(tokens > self.limit).tolist() if reading.direction.lower() == "left" else ():
-            names[k] = self._ids(names[k].features if isinstance(names[k], Ready) else self._bare(names[k]), "left")
+            name = names[k]
+            names[k] = self._ids(name.features if isinstance(name, Ready) else self._bare(name), "left")
         return names, np.minimum(tokens, self.limit)
 
     def _one(self, value: str | Sequence[int], where: str, cut: bool, reading: Reading, prompt: str | None) -> str:

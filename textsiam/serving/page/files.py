@@ -14,6 +14,7 @@ from textsiam.serving.problem_details import Refused
 _KINDS = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
 _FETCHED = ["GET", "HEAD"]
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self' data:; " \
+          "media-src blob:; " \
           "base-uri 'none'; form-action 'none'; frame-ancestors {}; " \
           "require-trusted-types-for 'script'; trusted-types 'none'"  # fmt: skip
 

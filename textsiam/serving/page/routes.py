@@ -9,13 +9,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from textsiam.decision.decision import Decision
 from textsiam.decision.thresholds import operating_points
 from textsiam.serving.engine import Engine
 from textsiam.serving.page.export import exported
+from textsiam.serving.page.media import Exhibits
 from textsiam.serving.page.pairs import AlreadyDecided, Choice, Pair, State
 from textsiam.serving.page.reviews import Reviews
 from textsiam.serving.problem_details import Refused
@@ -27,6 +28,7 @@ log = logging.getLogger("textsiam.serving")
 _POINTS = 200
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
 _NO_DECISION: Problems = {409: {"model": Problem, "description": "The model has no decision, or one of drawn pairs."}}
+_SHOWN = {"content-security-policy": "default-src 'none'; sandbox", "cache-control": "private, no-store"}
 _UNKNOWN: Problems = {404: {"model": Problem, "description": "There is no such pair, or page."}}
 
 
@@ -36,14 +38,19 @@ def _who(request: Request) -> str | None:
 
 Who = Annotated[str | None, Depends(_who)]
 Number = Annotated[int, Field(ge=0, lt=2**63)]
+Side = Annotated[int, Field(ge=1, le=2)]
 Day = Annotated[str, Query(pattern=r"^(\d{4}-\d\d-\d\d)?$")]
 Note = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 
 
 class PairBody(BaseModel):
-    """A suspected duplicate, and the decision about it that holds; `decided` counts seconds since 1970."""
+    """A suspected duplicate, and the decision about it that holds; `decided` counts seconds since 1970.
+
+    `media` says what its two inputs are shown as, instead of as texts.
+    """
 
     number: int
+    media: Literal["image", "audio"] | None
     text1: str
     text2: str
     id1: str | None
@@ -131,20 +138,22 @@ class Curve(BaseModel):
     pairs: int
 
 
-def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
+def page_routes(engine: Engine, reviews: Reviews, exhibits: Exhibits) -> APIRouter:
     """Return the routes under `/ui/api`, behind the page `/ui`.
 
     Args:
         engine: Whose decision the threshold slider shows.
         reviews: The suspects.
+        exhibits: Opens what is shown of them.
     """
-    answers = _Answers(engine, reviews)
+    answers = _Answers(engine, reviews, exhibits)
     conflict: Problems = {409: {"model": Conflict, "description": "Somebody has decided about the pair since."}}
     api = APIRouter(prefix="/ui/api", responses=PROBLEMS)
     api.add_api_route("/queue", answers.queue)
     api.add_api_route("/decisions", answers.decide, methods=["POST"], responses=_UNKNOWN | conflict)
     api.add_api_route("/undo", answers.undo, methods=["POST"])
     api.add_api_route("/pairs", answers.pairs)
+    api.add_api_route("/media/{number}/{side}", answers.media, responses=_UNKNOWN, response_class=Response)
     api.add_api_route("/clusters/{number}", answers.cluster, responses=_UNKNOWN)
     api.add_api_route("/clusters/{number}", answers.accept, methods=["POST"], responses=_UNKNOWN | conflict)
     api.add_api_route("/curve", answers.curve, responses=_NO_DECISION)
@@ -155,8 +164,17 @@ def page_routes(engine: Engine, reviews: Reviews) -> APIRouter:
 class _Answers:
     """What the routes do; none waits for the model, so all run in threads."""
 
-    def __init__(self, engine: Engine, reviews: Reviews) -> None:
-        self._engine, self._reviews = engine, reviews
+    def __init__(self, engine: Engine, reviews: Reviews, exhibits: Exhibits) -> None:
+        self._engine, self._reviews, self._exhibits = engine, reviews, exhibits
+
+    def _body(self, pair: Pair) -> PairBody:
+        facts: dict[str, Any] = {
+            **vars(pair),
+            **vars(pair.suspect),
+            "media": self._exhibits.medium and self._exhibits.medium.modality,
+        }
+        del facts["suspect"]
+        return PairBody(**facts)
 
     def queue(
         self,
@@ -176,11 +194,20 @@ class _Answers:
         """
         wanted = {"search": search, "at_least": at_least, "tag": tag, "since": since, "until": until}
         found = self._reviews.queue(state=state, limit=limit, offset=offset, **wanted)
-        return Queue(pairs=list(map(_body, found)), counts=self._reviews.count(**wanted), moderator=who)
+        return Queue(pairs=list(map(self._body, found)), counts=self._reviews.count(**wanted), moderator=who)
 
     def pairs(self, number: Annotated[list[Number], Query(max_length=500)]) -> list[PairBody]:
         """Return those of the pairs that are there, as they are now."""
-        return list(map(_body, self._reviews.get(number)))
+        return list(map(self._body, self._reviews.get(number)))
+
+    def media(self, number: Number, side: Side, whole: bool = False) -> Response:
+        """Return what is shown of one side of a pair: an image that fits beside another, or as it is."""
+        with _known():
+            found = self._reviews.get([number])
+            if not found:
+                raise KeyError(f"there is no pair {number}")
+        shown = self._exhibits.open(found[0].suspect, side, whole=whole)
+        return Response(shown.data, media_type=shown.type, headers=_SHOWN)
 
     def decide(self, body: DecisionBody, who: Who) -> Any:
         """Decide about a pair, if it is in the state that the moderator saw."""
@@ -202,7 +229,7 @@ class _Answers:
                     made_on, choice, moderator=who, note=body.note or None, canonical=body.canonical
                 )
         except AlreadyDecided as error:
-            problem = Conflict(error=str(error), error_type="Conflict", pair=_body(error.pair))
+            problem = Conflict(error=str(error), error_type="Conflict", pair=self._body(error.pair))
             return JSONResponse(problem.model_dump(), 409)
         return self._told(found, choice, who)
 
@@ -213,13 +240,13 @@ class _Answers:
     def _told(self, pairs: Sequence[Pair], choice: str, who: str | None) -> Decided:
         for pair in pairs:
             log.info("decision", extra={"facts": {"pair": pair.number, "choice": choice, "moderator": who}})
-        first = _body(pairs[0]) if pairs else None
+        first = self._body(pairs[0]) if pairs else None
         return Decided(pair=first, pairs=len(pairs), counts=self._reviews.count())
 
     def cluster(self, number: Number) -> list[PairBody]:
         """Return the pairs that hang together with one."""
         with _known():
-            return [_body(pair) for pair in self._reviews.cluster(number)]
+            return [self._body(pair) for pair in self._reviews.cluster(number)]
 
     def curve(self) -> Curve:
         """Return precision and recall at each threshold, from the calibration pairs."""
@@ -264,8 +291,3 @@ def curve_of(decision: Decision) -> Curve:
         prior=decision.prior,
         pairs=len(decision.labels),
     )
-
-
-def _body(pair: Pair) -> PairBody:
-    facts = vars(pair)
-    return PairBody(**{name: value for name, value in facts.items() if name != "suspect"}, **vars(pair.suspect))

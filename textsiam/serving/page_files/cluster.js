@@ -22,11 +22,12 @@ export function showCluster(pairs, focused, { go, acceptAll }) {
     if (pair.id1 !== null) ids.get(pair.text1).add(pair.id1);
     if (pair.id2 !== null) ids.get(pair.text2).add(pair.id2);
   }
+  const media = pairs.some((pair) => pair.media);
   const facts = new Map(pairs.flatMap((pair) => [[pair.text1, pair.facts1], [pair.text2, pair.facts2]]));
   const place = new Map(texts.map((text, k) => [text, k]));
   const links = pairs.map((pair) => ({ pair, from: place.get(pair.text1), to: place.get(pair.text2) }));
   const counted = (state) => pairs.filter((pair) => pair.state === state).length;
-  part("cluster-title").textContent = `${texts.length} questions hang together`;
+  part("cluster-title").textContent = `${texts.length} ${media ? "inputs" : "questions"} hang together`;
   part("cluster-note").textContent =
     `${pairs.length} ${pairs.length === 1 ? "link" : "links"}: ${counted("accepted")} accepted, ` +
     `${counted("waiting")} waiting${counted("rejected") ? `, ${counted("rejected")} rejected, which hold nothing together` : ""}. ` +
@@ -35,7 +36,7 @@ export function showCluster(pairs, focused, { go, acceptAll }) {
   const graph = texts.length > 2 && texts.length <= MOST_DRAWN ? [drawing(texts, links, focused)] : [];
   part("cluster-graph").replaceChildren(...graph);
   part("cluster-list").replaceChildren(...texts.map((text, k) => 
-    entry(text, k, { known: [...ids.get(text)].join(", "), facts: facts.get(text), links, focused, go })));
+    entry(text, k, { media, known: [...ids.get(text)].join(", "), facts: facts.get(text), links, focused, go })));
   const waiting = pairs.filter((pair) => pair.state === "waiting");
   const button = part("accept-cluster");
   button.hidden = waiting.length < 2;
@@ -49,13 +50,13 @@ export function showCluster(pairs, focused, { go, acceptAll }) {
   part("cluster").querySelector("[aria-current]")?.focus();
 }
 
-function entry(text, at, { known: ids, facts, links, focused, go }) {
+function entry(text, at, { media, known: ids, facts, links, focused, go }) {
   const item = document.createElement("li");
   const said = document.createElement("p");
   said.className = "cluster-text";
   said.dir = "auto";
-  said.textContent = text;
-  if (ids) {
+  said.textContent = media ? ids || "An input without an id" : text;
+  if (ids && !media) {
     const tag = document.createElement("bdi");
     tag.className = "id";
     tag.textContent = ` ${ids}`;

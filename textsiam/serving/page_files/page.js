@@ -6,6 +6,7 @@ import {
 } from "./desk.js";
 import { askForToken, busy, calm, startFrame } from "./frame.js";
 import { startKeys } from "./keys.js";
+import { toggleDifference } from "./media.js";
 
 const POLL = 5_000; // milliseconds between two looks at what others did, and for new pairs
 const FILTERS = ["tag", "since", "until"];
@@ -26,6 +27,7 @@ const KEYS = {
   n: () => part("note").focus(),
   1: () => part("keep1").click(),
   2: () => part("keep2").click(),
+  d: toggleDifference,
   u: undo,
   c: openCluster,
   j: () => step(1),
@@ -69,7 +71,7 @@ function start() {
   api.onTokenWanted(askForToken);
   for (const tab of tabs) tab.addEventListener("click", () => list({ state: tab.dataset.state }));
   for (const [id, key] of [["accept", "a"], ["reject", "r"], ["related", "l"], ["unsure", "s"], ["undo", "u"], ["open-cluster", "c"],
-                           ["previous", "k"], ["next", "j"], ["to-search", "/"]]) {
+                           ["previous", "k"], ["next", "j"], ["to-search", "/"], ["differ", "d"]]) {
     part(id).addEventListener("click", KEYS[key]);
   }
   for (const id of ["keep1", "keep2"]) {

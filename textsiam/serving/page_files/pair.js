@@ -1,5 +1,6 @@
 // The pair in focus: two questions side by side, what differs between them, and how likely they are the same.
 
+import { called, showMedia } from "./media.js";
 import { compare } from "./words.js";
 
 const part = (id) => document.getElementById(id);
@@ -99,6 +100,10 @@ export function showTexts(pair) {
     part(`id${side}`).textContent = pair[`id${side}`] ?? "";
     part(`known${side}`).replaceChildren(...known(pair[`facts${side}`] ?? {}));
   }
+  if (pair.media) {
+    showMedia(pair);
+    return;
+  }
   const { left, right, exact, identical, fine } = compare(pair.text1, pair.text2);
   part("text1").replaceChildren(...marked(left, "del"));
   part("text2").replaceChildren(...marked(right, "ins"));
@@ -135,6 +140,7 @@ export function speak(pair) {
 
 /** Both questions and the words that differ, as they are read aloud. */
 export function spokenTexts(pair) {
+  if (pair.media) return `The first: ${called(pair, 1)}. The second: ${called(pair, 2)}.`;
   const short = (text) => (text.length > 400 ? `${text.slice(0, 400)} and so on` : text);
   const { left, right } = compare(pair.text1, pair.text2);
   return (

@@ -1,5 +1,6 @@
 // The list of pairs beside the one in focus.
 
+import { called } from "./media.js";
 import { excerpts } from "./words.js";
 
 const part = (id) => document.getElementById(id);
@@ -55,7 +56,7 @@ function row(pair, choose) {
   likely.className = "likely";
   likely.textContent = pair.probability === null ? "–" : `${Math.min(99, Math.max(1, Math.round(100 * pair.probability)))} %`;
   texts.className = "row-texts";
-  for (const { before, differs, after } of excerpts(pair.text1, pair.text2)) {
+  for (const { before, differs, after } of excerpts(...[1, 2].map((side) => (pair.media ? called(pair, side) : pair[`text${side}`])))) {
     const line = document.createElement("span");
     const mark = document.createElement("b");
     mark.textContent = differs;
