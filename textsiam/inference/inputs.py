@@ -55,9 +55,11 @@ class _Texts:
                                 "surrogate pair and stands for nothing")  # fmt: skip
         return names
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Tokens | Preprocessed:
-        """Make inputs ready for a tower."""
-        return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
+    def prepare(
+        self, tower: SentenceTransformer, names: Sequence[str], prompt: str | None = None
+    ) -> Tokens | Preprocessed:
+        """Make inputs ready for a tower, with a prompt before each; None is what the tower puts there."""
+        return tokenise(tower, names, prompt=prompt) if reads_tokens(tower) else Preprocessed(tower, names, prompt)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
         """Return the features of dummy inputs of so many tokens, to measure with."""
@@ -94,7 +96,7 @@ class _Images:
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         return [picture_name(image, position) for position, image in enumerate(inputs, first)]
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str]) -> Pixels:
+    def prepare(self, tower: SentenceTransformer, names: Sequence[str], prompt: str | None = None) -> Pixels:
         return Pixels(list(names), tower)
 
     def dummy_batch(self, tower: SentenceTransformer, tokens: int) -> dict[str, Any]:
