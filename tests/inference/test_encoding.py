@@ -62,6 +62,11 @@ def test_tensors_where_they_are_asked_for(twin: Twin) -> None:
     np.testing.assert_array_equal(torch.stack(many).numpy(), expected)
 
 
+def test_number_formats_by_their_other_names(twin: Twin) -> None:
+    np.testing.assert_array_equal(twin.encode(TEXTS, precision="float32"), twin.encode(TEXTS, precision="fp32"))
+    np.testing.assert_array_equal(twin.encode(TEXTS, precision=None), twin.encode(TEXTS))
+
+
 def test_queries_and_documents_are_the_sides(fresh_tower: SentenceTransformer, twin: Twin) -> None:
     twin.right = fresh_tower
     twin.right.prompts, twin.right.default_prompt_name = {"document": "text: "}, "document"

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from typing_extensions import Unpack
 
+_PRECISIONS = {None: "auto", "float32": "fp32"}  # what sentence-transformers and its evaluators say
+
 
 class EncodeOptions(TypedDict, total=False):
     """Further arguments of `encode`, as sentence-transformers names them.
@@ -194,7 +196,7 @@ class Encoder(ABC):
         inputs: Sequence[Any],
         *,
         side: str = "left",
-        precision: Precision = "auto",
+        precision: Precision | Literal["float32"] | None = "auto",
         progress: Progress | None = None,
         cache: EmbeddingCache | None = None,
         devices: Sequence[str] | None = None,
@@ -206,7 +208,7 @@ class Encoder(ABC):
         inputs: Sequence[Any],
         *,
         side: str = "left",
-        precision: Precision = "auto",
+        precision: Precision | Literal["float32"] | None = "auto",
         progress: Progress | None = None,
         cache: EmbeddingCache | None = None,
         devices: Sequence[str] | None = None,
@@ -221,7 +223,7 @@ class Encoder(ABC):
             side: Which tower of an asymmetric twin encodes them, "left" or "right"; no matter otherwise.
             precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
                 weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999; not for
-                images, whose batch norms lose more).
+                images, whose batch norms lose more). "float32" is "fp32", and None is "auto".
             progress: Called as `progress(done, total)` after every batch.
             cache: Vectors are looked up here first, and those that were not there are added.
             devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
@@ -242,6 +244,7 @@ class Encoder(ABC):
         if isinstance(inputs, str):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         asked = understood(options, self.tower(side), self.dim, devices)  # pyright: ignore[reportArgumentType]
+        precision = _PRECISIONS.get(precision, precision)
         how = {"precision": precision, "cache": cache, "devices": asked.devices, "compiled": compiled}
         with asked.progress(progress) as advance:
             vectors = self._vectors(inputs, side=side, prompt=asked.prompt, progress=advance, **how)
