@@ -98,9 +98,9 @@ def test_distinct_texts_are_tokenised_and_encoded_once(
 ) -> None:
     tokenised: list[str] = []
 
-    def spy(tower: SentenceTransformer, texts: list[str]) -> object:
+    def spy(tower: SentenceTransformer, texts: list[str], **options: object) -> object:
         tokenised.extend(texts)
-        return tokenise(tower, texts)
+        return tokenise(tower, texts, **options)
 
     monkeypatch.setattr("textsiam.inference.inputs.tokenise", spy)
     fast = Spy(tower)

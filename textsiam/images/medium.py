@@ -73,7 +73,13 @@ class Images(Medium):
         picture.save(file, format="JPEG", quality=92)
         return file.getvalue(), "image/jpeg"
 
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None) -> Pixels:
+    def prepare(
+        self,
+        tower: SentenceTransformer,
+        names: Sequence[str],
+        prompt: str | None = None,
+        broken: dict[str, str] | None = None,
+    ) -> Pixels:
         """Leave images to be opened when a batch wants them."""
         from textsiam.images.pixels import Pixels
 

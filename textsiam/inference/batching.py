@@ -75,6 +75,7 @@ def encode(
     fast: FastTower,
     texts: Sequence[Any],
     *,
+    prompt: str | None = None,
     token_budget: int | None = None,
     progress: Progress | None = None,
     broken: dict[str, str] | None = None,
@@ -87,6 +88,7 @@ def encode(
     Args:
         fast: The tower to encode with.
         texts: n inputs of the tower's kind.
+        prompt: What stands before each text; None is what the tower puts there.
         token_budget: Largest padded size of a batch, in tokens. None picks it for the device, by a short measurement
             when there is much to do. When memory runs out, the budget is halved and the batch repeated.
         progress: Called after each batch with the number of distinct texts done and in all.
@@ -113,7 +115,7 @@ def encode(
             progress(done, len(distinct))
 
     starts = range(0, len(distinct), BLOCK)
-    for block, start in zip(_encode_blocks(fast, blocks, token_budget, advance, broken), starts, strict=True):
+    for block, start in zip(_encode_blocks(fast, blocks, token_budget, advance, prompt, broken), starts, strict=True):
         vectors[start : start + BLOCK] = block
     vectors[[index[text] for text in broken or () if text in index]] = np.nan
     return vectors[[index[text] for text in texts]] if len(index) != len(texts) else vectors
@@ -158,6 +160,7 @@ def _encode_blocks(
     blocks: Iterator[list[str]],
     token_budget: int | None,
     advance: Callable[[int], None],
+    prompt: str | None = None,
     broken: dict[str, str] | None = None,
 ) -> Iterator[np.ndarray]:
     """Yield the vectors of each block of distinct texts."""
@@ -165,7 +168,7 @@ def _encode_blocks(
     first = next(blocks, None)
     if first is None:
         return
-    prepare = partial(fast.inputs.prepare, broken=broken)
+    prepare = partial(fast.inputs.prepare, prompt=prompt, broken=broken)
     tokens = prepare(tower, first)
     with ThreadPoolExecutor(1, thread_name_prefix="tokenise") as ahead:
         coming = (ahead.submit(prepare, tower, block) for block in blocks)

@@ -22,7 +22,15 @@ from textsiam.images.medium import IMAGES
 from textsiam.inference.fast.lazy_tower import lazy_tower
 from textsiam.inference.inputs import TEXTS, Prepared
 from textsiam.inference.inputs import inputs_of as inputs_of
-from textsiam.inference.opening import keep_facts, own_classes, positions_of, unit_length, width_of, within_positions
+from textsiam.inference.opening import (
+    complete_weights,
+    keep_facts,
+    own_classes,
+    positions_of,
+    unit_length,
+    width_of,
+    within_positions,
+)
 from textsiam.inference.tokens import token_limit
 from textsiam.legacy import drawing_model
 
@@ -128,8 +136,6 @@ def open_tower(
             return cast(Any, later)
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Normalize
-
-    from textsiam.inference.checkpoint import complete_weights
 
     own = {} if trust_remote_code else own_classes(Path(where))
     if strange := next((ref for ref, found in own.items() if found is None), None):

@@ -93,13 +93,17 @@ class _Texts:
         return names
 
     def prepare(
-        self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None
+        self,
+        tower: SentenceTransformer,
+        names: Sequence[str],
+        prompt: str | None = None,
+        broken: dict[str, str] | None = None,
     ) -> Tokens | Preprocessed:
-        """Make inputs ready for a tower; those that cannot be opened are put into `broken`, or raise where it is None.
+        """Make inputs ready for a tower, with a prompt before each; None is what the tower puts there.
 
-        A text is open.
+        What cannot be opened is put into `broken`, or raises where that is None; a text is open.
         """
-        return tokenise(tower, names) if reads_tokens(tower) else Preprocessed(tower, names)
+        return tokenise(tower, names, prompt=prompt) if reads_tokens(tower) else Preprocessed(tower, names, prompt)
 
     def example(self, backbone: Any) -> str:
         """Return a dummy input as the first module of a tower takes it."""

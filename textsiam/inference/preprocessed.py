@@ -48,13 +48,15 @@ class Preprocessed:
     Args:
         tower: The tower, of whatever modules.
         texts: m texts.
+        prompt: What stands before each text; None is what the tower puts there.
 
     Attributes:
         lengths: A guess at the tokens of each text, `(m,)` int64, for batches of similar length.
     """
 
-    def __init__(self, tower: SentenceTransformer, texts: Sequence[str]) -> None:
+    def __init__(self, tower: SentenceTransformer, texts: Sequence[str], prompt: str | None = None) -> None:
         self._tower, self._texts = tower, texts
+        self._prompt = default_prompt(tower) if prompt is None else prompt
         self.lengths = 1 + np.fromiter(map(len, texts), np.int64, len(texts)) // _LETTERS
 
     def __len__(self) -> int:
@@ -70,6 +72,6 @@ class Preprocessed:
         """Return the features of these texts; the other arguments are for files."""
         texts = [self._texts[int(row)] for row in rows]
         with _preprocessing:  # a fast tokenizer serves one caller at a time
-            return self._tower.preprocess(texts, prompt=default_prompt(self._tower) or None)
+            return self._tower.preprocess(texts, prompt=self._prompt or None)
 
     augmented = Tokens.augmented

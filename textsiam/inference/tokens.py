@@ -89,18 +89,21 @@ def tokenizer_of(tower: SentenceTransformer | CrossEncoder) -> Any:
     return tower.tokenizer if saved is None else saved.tokenizer
 
 
-def tokenise(tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000) -> Tokens:
+def tokenise(
+    tower: SentenceTransformer, texts: Sequence[str], *, prompt: str | None = None, block: int = 10_000
+) -> Tokens:
     """Tokenise texts with the tokenizer, the default prompt and the length limit of a tower.
 
     Args:
         tower: A text tower.
         texts: m texts.
+        prompt: What stands before each text, in place of the default prompt.
         block: How many texts go to the tokenizer at once.
 
     Returns:
         The tokens of the m texts, in order.
     """
-    blocks = list(token_blocks(tower, texts, block=block))
+    blocks = list(token_blocks(tower, texts, prompt=prompt, block=block))
     return Tokens(
         ids=np.concatenate([np.zeros(0, np.int32), *(ids for ids, _ in blocks)]),
         offsets=np.cumsum(np.concatenate([np.zeros(1, np.int64), *(lengths for _, lengths in blocks)])),
@@ -138,10 +141,10 @@ def tokenise_pairs(model: CrossEncoder, pairs: Sequence[tuple[str, str]]) -> Tok
 
 
 def token_blocks(
-    tower: SentenceTransformer, texts: Sequence[str], *, block: int = 10_000
+    tower: SentenceTransformer, texts: Sequence[str], *, prompt: str | None = None, block: int = 10_000
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Yield the tokens of a block of texts after the other, and how many each text has: int32 and int64."""
-    prompt = default_prompt(tower)
+    prompt = default_prompt(tower) if prompt is None else prompt
     for start in range(0, len(texts), block):
         batch = texts[start : start + block]
         ids = tokenizer_of(tower)(

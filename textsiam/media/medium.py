@@ -95,7 +95,13 @@ class Medium(ABC):
         return None
 
     @abstractmethod
-    def prepare(self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None) -> Any:
+    def prepare(
+        self,
+        tower: SentenceTransformer,
+        names: Sequence[str],
+        prompt: str | None = None,
+        broken: dict[str, str] | None = None,
+    ) -> Any:
         """Make inputs ready for a tower; what cannot be opened goes into `broken`, or raises where that is None."""
 
     @abstractmethod

@@ -19,6 +19,7 @@ from torch import nn
 from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
 from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
+from textsiam.inference.cache import EmbeddingCache
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
 from textsiam.inference.tokens import tokenizer_rules
@@ -146,15 +147,18 @@ class Ensemble(Scorer):
         """Return the strings that stand for inputs; see `Twin.named`."""
         return self.twins[0].to_keys(inputs, side=side)
 
-    def encode(
+    def _vectors(
         self,
         inputs: Sequence[Any],
         *,
-        side: str = "left",
-        precision: Precision = "auto",
-        progress: Progress | None = None,
-        compiled: bool = False,
-        broken: dict[str, str] | None = None,
+        side: str,
+        prompt: str | None,
+        precision: Precision,
+        progress: Progress | None,
+        cache: EmbeddingCache | None,
+        devices: Sequence[str] | None,
+        compiled: bool,
+        broken: dict[str, str] | None,
     ) -> np.ndarray:
         """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
 
@@ -171,15 +175,16 @@ class Ensemble(Scorer):
             )
         inputs = self.to_keys(inputs, side=side)
         roots = np.sqrt(self._weights(inputs, side, precision))
+        how = {
+            "prompt": prompt,
+            "precision": precision,
+            "cache": cache,
+            "devices": devices,
+            "compiled": compiled,
+            "broken": broken,
+        }
         parts = [
-            twin.encode(
-                inputs,
-                side=side,
-                precision=precision,
-                progress=_part(progress, k, len(self.twins)),
-                compiled=compiled,
-                broken=broken,
-            )
+            twin.encode(inputs, side=side, progress=_part(progress, k, len(self.twins)), **how)
             for k, twin in enumerate(self.twins)
         ]
         return np.concatenate([roots[:, k, None] * part for k, part in enumerate(parts)], 1)

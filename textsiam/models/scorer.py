@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -16,6 +15,7 @@ from textsiam.decision.decision import Decision, Verdict, fit_decision
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
+from textsiam.inference.encoding import Encoder
 from textsiam.inference.fast.fast_tower import Precision
 from textsiam.legacy import OldAttribute
 from textsiam.models.distances import Distance
@@ -33,7 +33,7 @@ Self = TypeVar("Self", bound="Scorer")
 _FOUND = 0.99
 
 
-class Scorer(ABC):
+class Scorer(Encoder):
     """Scores pairs of inputs, and says when a score means "duplicate".
 
     Attributes:
@@ -59,16 +59,6 @@ class Scorer(ABC):
 
     @property
     @abstractmethod
-    def device(self) -> torch.device:
-        """Where texts are encoded."""
-
-    @property
-    @abstractmethod
-    def dim(self) -> int:
-        """Width of the vectors."""
-
-    @property
-    @abstractmethod
     def dtype(self) -> torch.dtype:
         """Number format that texts are encoded in unless another is asked for."""
 
@@ -80,36 +70,16 @@ class Scorer(ABC):
             TypeError: An input is none of the kind that is scored; the message names its position.
         """
 
-    @abstractmethod
-    def tower(self, side: str = "left") -> SentenceTransformer:
-        """Return the tower that encodes inputs of a side, "left" or "right"; of an ensemble, its first member's."""
+    @property
+    def similarity_fn_name(self) -> str | None:
+        """What sentence-transformers calls the distance between vectors; None where it has no name for it."""
+        name = self.distance.name
+        return name if self.head is None and name in ("cosine", "euclidean", "manhattan") else None
 
-    @abstractmethod
-    def encode(
-        self,
-        inputs: Sequence[Any],
-        *,
-        side: str = "left",
-        precision: Precision = "auto",
-        progress: Progress | None = None,
-        compiled: bool = False,
-        broken: dict[str, str] | None = None,
-    ) -> np.ndarray:
-        """Encode inputs into vectors of length 1, `(n, dim)` float32."""
-
-    def encode_stream(
-        self,
-        inputs: Iterable[Any],
-        *,
-        side: str = "left",
-        precision: Precision = "auto",
-        block: int = BLOCK,
-        compiled: bool = False,
-    ) -> Iterator[np.ndarray]:
-        """Encode any number of inputs from an iterator: the vectors of each block, in order."""
-        rest = iter(inputs)
-        while part := list(islice(rest, block)):
-            yield self.encode(part, side=side, precision=precision, compiled=compiled)
+    @property
+    def model_card_data(self) -> Any:
+        """Where evaluators of sentence-transformers write down what they measure."""
+        return self.tower().model_card_data
 
     def pair_similarity(
         self,

@@ -176,53 +176,30 @@ class Twin(nn.Module, Scorer):
         """
         return inputs_of(self.tower(side)).to_keys(inputs)
 
-    def encode(
+    def _vectors(
         self,
         inputs: Sequence[Any],
         *,
-        side: str = "left",
-        precision: Precision = "auto",
-        progress: Progress | None = None,
-        cache: EmbeddingCache | None = None,
-        devices: Sequence[str] | None = None,
-        compiled: bool = False,
-        broken: dict[str, str] | None = None,
+        side: str,
+        prompt: str | None,
+        precision: Precision,
+        progress: Progress | None,
+        cache: EmbeddingCache | None,
+        devices: Sequence[str] | None,
+        compiled: bool,
+        broken: dict[str, str] | None,
     ) -> np.ndarray:
-        """Encode inputs; equal inputs are encoded once and get equal vectors.
-
-        Args:
-            inputs: n texts; for an image tower n images: paths, bytes, Pillow images, arrays `(height, width[, 3])`
-                or tensors `([3,] height, width)`.
-            side: Which tower of an asymmetric twin encodes them, "left" or "right"; no matter otherwise.
-            precision: "fp32", "bf16", or "auto": the exported graph where there is one (on a CPU, as long as the
-                weights are those it was made of), else bf16 where the hardware has it (cosine to fp32 ≥ 0.9999; not for
-                images, whose batch norms lose more).
-            progress: Called as `progress(done, total)` after every batch.
-            cache: Vectors are looked up here first, and those that were not there are added.
-            devices: Devices that share the work, `["cuda:0", "cuda:1"]` say; None encodes where the weights are.
-            compiled: Compile the backbone with `torch.compile`: slow at first, for large jobs on a GPU. The fused pass
-                that BERT-shaped backbones take on a CPU is left as it is.
-            broken: Images that cannot be opened are put here by name, with the reason, and their vectors are NaN; None
-                raises.
-
-        Returns:
-            Vectors of length 1, `(n, dim)` float32.
-
-        Raises:
-            TypeError: An input is none of the tower's kind, or a single string stands where a list belongs.
-            DataError: An image cannot be opened; the message names it.
-        """
-        if isinstance(inputs, str):
-            raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         fast = self._fast_tower(side, precision, devices, compiled=compiled)
         if cache is None:
-            return encode(fast, inputs, progress=progress, broken=broken)
+            return encode(fast, inputs, prompt=prompt, progress=progress, broken=broken)
         names = fast.inputs.to_keys(inputs)
         contents = {name: fast.inputs.content(name) for name in dict.fromkeys(names)}
         fingerprint = weights_fingerprint(fast.tower, fast.number_format)
+        if prompt is not None:
+            fingerprint += f"\0{prompt}"
         known = cache.get(fingerprint, contents.values())
         missing = [name for name, content in contents.items() if content not in known]
-        fresh = encode(fast, missing, progress=progress, broken=broken)
+        fresh = encode(fast, missing, prompt=prompt, progress=progress, broken=broken)
         added = [contents[name] for name in missing]
         whole = [row for row, name in enumerate(missing) if name not in (broken or ())]
         cache.put(fingerprint, [added[row] for row in whole], fresh[whole])

@@ -66,7 +66,11 @@ class Sounds(Medium):
         return wav_of(name), "audio/wav"
 
     def prepare(
-        self, tower: SentenceTransformer, names: Sequence[str], broken: dict[str, str] | None = None
+        self,
+        tower: SentenceTransformer,
+        names: Sequence[str],
+        prompt: str | None = None,
+        broken: dict[str, str] | None = None,
     ) -> Waveforms:
         """Leave sounds to be opened when a batch wants them."""
         from textsiam.sounds.waveforms import Waveforms
