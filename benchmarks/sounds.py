@@ -1,0 +1,230 @@
+"""Spoken words by speakers never heard, and words never heard, beside dynamic time warping over MFCCs; and voices.
+
+    python benchmarks/sounds.py speakers      # each speaker held out in turn, three seeds
+    python benchmarks/sounds.py words         # three words held out, another three for each seed
+    python benchmarks/sounds.py voices        # same speaker or not, by the tower of examples/voices
+    python benchmarks/sounds.py table         # Markdown for the docs
+
+`configs/spoken_words.yaml` trains on the Free Spoken Digit Dataset (`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is
+`DIGIT_TAKE.wav`). Pairs are of a held-out speaker with another, or of two speakers saying held-out words: 2,000 of one
+word, 2,000 of two. Of dynamic time warping the best of its variants on the very pairs is taken. Intervals resample what
+was held out, and the words of both sides. Needs librosa. Each run adds a row to the JSON file; rows that are there already are not run again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import tempfile
+import time
+from functools import cache
+from itertools import product
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from quality import DATA, keep, stored
+
+RESULTS = Path(__file__).parent / "results" / "sounds.json"
+CONFIG = Path(__file__).parents[1] / "configs" / "spoken_words.yaml"
+WORDS = DATA.parent / "spoken_digits"
+SPEAKERS = ("george", "jackson", "lucas", "theo")
+HELD_OUT = (("0", "1", "2"), ("3", "4", "5"), ("6", "7", "8"))  # words of each seed
+EACH = 2000  # pairs of one word, and of two
+SEEDS = (0, 1, 2)
+
+
+class Recording(NamedTuple):
+    """A recording: who says what, and its file."""
+
+    speaker: str
+    word: str
+    file: Path
+
+
+def recordings() -> list[Recording]:
+    """Return all recordings, in a fixed order."""
+    files = sorted(WORDS.glob("*/*.wav"))
+    return [Recording(file.parent.name, file.stem.split("_")[0], file) for file in files]
+
+
+def folder_of(taken: list[Recording], folder: Path) -> Path:
+    """Write recordings as a folder for each word."""
+    for each in taken:
+        (folder / each.word).mkdir(parents=True, exist_ok=True)
+        shutil.copy(each.file, folder / each.word / f"{each.speaker}_{each.file.stem}.wav")
+    return folder
+
+
+def drawn(left: list[Recording], right: list[Recording], seed: int = 0) -> list[tuple[Recording, Recording]]:
+    """Draw pairs of two speakers, as many of one word as of two."""
+    rng = np.random.default_rng(seed)
+    pairs = [(a, b) for a, b in product(left, right) if a.speaker != b.speaker]
+    kinds = [[p for p in pairs if (p[0].word == p[1].word) is same] for same in (True, False)]
+    return [kind[i] for kind in kinds for i in rng.choice(len(kind), min(EACH, len(kind)), replace=False)]
+
+
+def trained(taken: list[Recording], seed: int):
+    """Train the config on recordings; returns the twin and the seconds of training."""
+    from textsiam.config.run import read_config
+    from textsiam.recipe import run
+
+    with tempfile.TemporaryDirectory() as folder:
+        source = folder_of(taken, Path(folder) / "words")
+        data = ["--data.train", str(source), "--training.seed", str(seed), "--data.seed", str(seed)]
+        outcome = run(read_config([str(CONFIG), *data, "--output", f"{folder}/run", "--training.tracker", "none"]))
+        return outcome.twin, outcome.result.seconds
+
+
+@cache
+def mfccs(file: Path, deltas: bool) -> np.ndarray:
+    """Return 13 coefficients a window of 25 ms every 10 ms, mean and spread taken out, `(frames, 13 or 26)`."""
+    import librosa
+
+    samples, rate = librosa.load(file, sr=None)
+    window = rate // 40
+    found = librosa.feature.mfcc(
+        y=np.pad(samples, (0, max(0, window - len(samples)))), sr=rate, n_mfcc=13, n_fft=256, win_length=window,
+        hop_length=rate // 100, n_mels=40,
+    )  # fmt: skip
+    if deltas:
+        found = np.concatenate([found, librosa.feature.delta(found, width=5, mode="nearest")])
+    found = (found - found.mean(1, keepdims=True)) / (found.std(1, keepdims=True) + 1e-6)
+    return found.T
+
+
+def warped(pairs: list[tuple[Recording, Recording]], metric: str, deltas: bool) -> np.ndarray:
+    """Return minus the cost of the best warping of each pair, by the sum of both lengths."""
+    import librosa
+
+    scores = []
+    for a, b in pairs:
+        u, v = mfccs(a.file, deltas), mfccs(b.file, deltas)
+        cost = librosa.sequence.dtw(u.T, v.T, metric=metric, backtrack=False)
+        scores.append(-cost[-1, -1] / (len(u) + len(v)))
+    return np.array(scores)
+
+
+def best_warped(pairs: list[tuple[Recording, Recording]]) -> np.ndarray:
+    """Return the scores of the variant of dynamic time warping that is best on these very pairs."""
+    same = np.array([a.word == b.word for a, b in pairs])
+    found = [warped(pairs, metric, deltas) for metric in ("euclidean", "cosine") for deltas in (False, True)]
+    return min(found, key=lambda scores: eer(scores, same))
+
+
+def encoded(twin, pairs: list[tuple[Recording, Recording]]) -> np.ndarray:
+    """Return the similarity of each pair."""
+    return twin.similarity([str(a.file) for a, _ in pairs], [str(b.file) for _, b in pairs])
+
+
+def eer(scores: np.ndarray, same: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """Return the rate at which as many of the same are refused as of others accepted."""
+    weights = np.ones(len(scores)) if weights is None else weights
+    order = np.argsort(-scores, kind="stable")
+    mine, others = weights[order] * same[order], weights[order] * ~same[order]
+    refused, accepted = 1 - np.cumsum(mine) / mine.sum(), np.cumsum(others) / others.sum()
+    at = int(np.argmin(np.abs(refused - accepted)))
+    return float((refused[at] + accepted[at]) / 2)
+
+
+def resampled(parts: list[dict], names: list[str], count: int = 1000) -> list[dict[str, list[float]]]:
+    """Resample the parts, and the words of both sides; returns the mean EERs of each resample."""
+    rng, found = np.random.default_rng(0), []
+    units = sorted({unit for part in parts for side in part["units"] for unit in side})
+    place = {unit: i for i, unit in enumerate(units)}
+    sides = [[np.array([place[u] for u in side]) for side in part["units"]] for part in parts]
+    for _ in range(count):
+        drawn_units = rng.multinomial(len(units), np.full(len(units), 1 / len(units)))
+        chosen = rng.integers(0, len(parts), len(parts))
+        row = {name: [] for name in names}
+        for part, (left, right) in ((parts[i], sides[i]) for i in chosen):
+            weights = (drawn_units[left] * drawn_units[right]).astype(float)
+            same = part["same"]
+            if (weights * same).sum() == 0 or (weights * ~same).sum() == 0:
+                continue
+            for name in names:
+                row[name].append(eer(part[name], same, weights))
+        found.append({name: float(np.mean(values)) for name, values in row.items() if values})
+    return [each for each in found if len(each) == len(names)]
+
+
+def compared(what: str, parts: list[dict], ratio: float) -> dict:
+    """Return the mean EERs of twin and warping, and of the twin less `ratio` times warping, with intervals."""
+    names = ["twin", "warping"]
+    value = {name: float(np.mean([eer(part[name], part["same"]) for part in parts])) for name in names}
+    rows = resampled(parts, names)
+    draws = {name: [row[name] for row in rows] for name in names}
+    draws["difference"] = [row["twin"] - ratio * row["warping"] for row in rows]
+    value["difference"] = value["twin"] - ratio * value["warping"]
+    figures = {name: [value[name], *np.quantile(draws[name], [0.025, 0.975]).tolist()] for name in value}
+    each = {part["name"]: {name: eer(part[name], part["same"]) for name in names} for part in parts}
+    return {"what": what, "ratio": ratio, "eer": figures, "parts": each, "seconds": [part["seconds"] for part in parts]}
+
+
+def part_of(name: str, taken: list[Recording], pairs: list[tuple[Recording, Recording]], seed: int, warping) -> dict:
+    """Train, and score pairs; returns what is compared."""
+    started = time.perf_counter()
+    twin, seconds = trained(taken, seed)
+    part = {"name": name, "seconds": seconds, "twin": encoded(twin, pairs), "warping": warping}
+    print(f"{name}: trained {seconds:.0f} s, in all {time.perf_counter() - started:.0f} s", flush=True)
+    part["same"] = np.array([a.word == b.word for a, b in pairs])
+    print({k: round(eer(part[k], part["same"]), 4) for k in ("twin", "warping")}, flush=True)
+    return part
+
+
+def speakers(seeds: tuple[int, ...] = SEEDS) -> dict:
+    """Hold out each speaker in turn."""
+    known, parts = recordings(), []
+    for held in SPEAKERS:
+        pairs = drawn([each for each in known if each.speaker == held], known)
+        warping = best_warped(pairs)
+        for seed in seeds:
+            taken = [each for each in known if each.speaker != held]
+            part = part_of(f"{held}, seed {seed}", taken, pairs, seed, warping)
+            parts.append(part | {"units": [[a.word for a, _ in pairs], [b.word for _, b in pairs]]})
+    return compared("speakers", parts, 0.5)
+
+
+def words(seeds: tuple[int, ...] = SEEDS) -> dict:
+    """Hold out three words, another three for each seed."""
+    known, parts = recordings(), []
+    for seed, held in zip(seeds, HELD_OUT, strict=False):
+        new = [each for each in known if each.word in held]
+        pairs = drawn(new, new)
+        taken = [each for each in known if each.word not in held]
+        part = part_of(f"words {', '.join(held)}, seed {seed}", taken, pairs, seed, best_warped(pairs))
+        parts.append(part | {"units": [[a.word for a, _ in pairs], [b.word for _, b in pairs]]})
+    return compared("words", parts, 1.0)
+
+
+def table() -> None:
+    """Print the rows as Markdown."""
+    print(
+        "| held out | EER of the twin % | of time warping % | difference to the target | training |\n|" + " --- |" * 5
+    )
+    for row in stored(RESULTS)["rows"]:
+        if "eer" not in row:
+            continue
+        shown = {
+            name: f"{100 * v:.1f} ({100 * low:.1f}–{100 * high:.1f})" for name, (v, low, high) in row["eer"].items()
+        }
+        target = "half of it" if row["ratio"] == 0.5 else "it"
+        seconds = f"{np.mean(row['seconds']):.0f} s"
+        print(
+            f"| {row['what']} | {shown['twin']} | {shown['warping']} | {shown['difference']} to {target} | {seconds} |"
+        )
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["speakers", "words", "table"])
+    what = parser.parse_args().what
+    if what == "table":
+        table()
+    elif not any(row["what"] == what for row in stored(RESULTS)["rows"]):
+        keep(RESULTS, {"speakers": speakers, "words": words}[what]())
+
+
+if __name__ == "__main__":
+    main()
