@@ -8,7 +8,8 @@
 `configs/spoken_words.yaml` trains on the Free Spoken Digit Dataset (`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is
 `DIGIT_TAKE.wav`). Pairs are of a held-out speaker with another, or of two speakers saying held-out words: 2,000 of one
 word, 2,000 of two. Of dynamic time warping the best of its variants on the very pairs is taken. Intervals resample what
-was held out, and the words of both sides. Needs librosa. Each run adds a row to the JSON file; rows that are there already are not run again.
+was held out, and the words of both sides. Needs librosa. Each run adds a row to the JSON file; a row that is there
+is not run again.
 """
 
 from __future__ import annotations
