@@ -1,8 +1,7 @@
-"""Spoken words by speakers never heard, and words never heard, beside dynamic time warping over MFCCs; and voices.
+"""Spoken words by speakers never heard, and words never heard, beside dynamic time warping over MFCCs.
 
     python benchmarks/sounds.py speakers      # each speaker held out in turn, three seeds
     python benchmarks/sounds.py words         # three words held out, another three for each seed
-    python benchmarks/sounds.py voices        # same speaker or not, by the tower of examples/voices
     python benchmarks/sounds.py table         # Markdown for the docs
 
 `configs/spoken_words.yaml` trains on the Free Spoken Digit Dataset (`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is
@@ -17,7 +16,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import tempfile
-import time
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -33,6 +32,7 @@ SPEAKERS = ("george", "jackson", "lucas", "theo")
 HELD_OUT = (("0", "1", "2"), ("3", "4", "5"), ("6", "7", "8"))  # words of each seed
 EACH = 2000  # pairs of one word, and of two
 SEEDS = (0, 1, 2)
+PARTS = Path(tempfile.gettempdir()) / "textsiam-sounds"  # scores, so that a run goes on where it ended
 
 
 class Recording(NamedTuple):
@@ -106,8 +106,10 @@ def warped(pairs: list[tuple[Recording, Recording]], metric: str, deltas: bool) 
     return np.array(scores)
 
 
-def best_warped(pairs: list[tuple[Recording, Recording]]) -> np.ndarray:
+def best_warped(name: str, pairs: list[tuple[Recording, Recording]]) -> np.ndarray:
     """Return the scores of the variant of dynamic time warping that is best on these very pairs."""
+    for file in PARTS.glob(f"{name} *.npz"):  # no seed changes them
+        return np.load(file)["warping"]
     same = np.array([a.word == b.word for a, b in pairs])
     found = [warped(pairs, metric, deltas) for metric in ("euclidean", "cosine") for deltas in (False, True)]
     return min(found, key=lambda scores: eer(scores, same))
@@ -162,39 +164,37 @@ def compared(what: str, parts: list[dict], ratio: float) -> dict:
     return {"what": what, "ratio": ratio, "eer": figures, "parts": each, "seconds": [part["seconds"] for part in parts]}
 
 
-def part_of(name: str, taken: list[Recording], pairs: list[tuple[Recording, Recording]], seed: int, warping) -> dict:
-    """Train, and score pairs; returns what is compared."""
-    started = time.perf_counter()
-    twin, seconds = trained(taken, seed)
-    part = {"name": name, "seconds": seconds, "twin": encoded(twin, pairs), "warping": warping}
-    print(f"{name}: trained {seconds:.0f} s, in all {time.perf_counter() - started:.0f} s", flush=True)
-    part["same"] = np.array([a.word == b.word for a, b in pairs])
-    print({k: round(eer(part[k], part["same"]), 4) for k in ("twin", "warping")}, flush=True)
+def part_of(name: str, known: list[Recording], held: Callable[[Recording], bool], seed: int) -> dict:
+    """Train on what is not held out, and score pairs of what is; a part that was done before is read."""
+    file = PARTS / f"{name} {seed}.npz"
+    left = [each for each in known if held(each)]
+    right = known if name in SPEAKERS else left
+    pairs = drawn(left, right)
+    part = {"name": f"{name}, seed {seed}", "same": np.array([a.word == b.word for a, b in pairs])}
+    part["units"] = [[a.word for a, _ in pairs], [b.word for _, b in pairs]]
+    if not file.exists():
+        twin, seconds = trained([each for each in known if not held(each)], seed)
+        file.parent.mkdir(exist_ok=True)
+        np.savez(file, seconds=seconds, twin=encoded(twin, pairs), warping=best_warped(name, pairs))
+    part |= {key: value if value.ndim else float(value) for key, value in np.load(file).items()}
+    print(part["name"], {key: round(eer(part[key], part["same"]), 4) for key in ("twin", "warping")}, flush=True)
     return part
 
 
-def speakers(seeds: tuple[int, ...] = SEEDS) -> dict:
+def speakers() -> dict:
     """Hold out each speaker in turn."""
-    known, parts = recordings(), []
-    for held in SPEAKERS:
-        pairs = drawn([each for each in known if each.speaker == held], known)
-        warping = best_warped(pairs)
-        for seed in seeds:
-            taken = [each for each in known if each.speaker != held]
-            part = part_of(f"{held}, seed {seed}", taken, pairs, seed, warping)
-            parts.append(part | {"units": [[a.word for a, _ in pairs], [b.word for _, b in pairs]]})
+    known = recordings()
+    parts = [part_of(who, known, lambda r, who=who: r.speaker == who, seed) for seed in SEEDS for who in SPEAKERS]
     return compared("speakers", parts, 0.5)
 
 
-def words(seeds: tuple[int, ...] = SEEDS) -> dict:
+def words() -> dict:
     """Hold out three words, another three for each seed."""
-    known, parts = recordings(), []
-    for seed, held in zip(seeds, HELD_OUT, strict=False):
-        new = [each for each in known if each.word in held]
-        pairs = drawn(new, new)
-        taken = [each for each in known if each.word not in held]
-        part = part_of(f"words {', '.join(held)}, seed {seed}", taken, pairs, seed, best_warped(pairs))
-        parts.append(part | {"units": [[a.word for a, _ in pairs], [b.word for _, b in pairs]]})
+    known = recordings()
+    parts = [
+        part_of("words " + " ".join(held), known, lambda r, held=held: r.word in held, seed)
+        for seed, held in zip(SEEDS, HELD_OUT, strict=True)
+    ]
     return compared("words", parts, 1.0)
 
 
@@ -224,7 +224,7 @@ def main() -> None:
     if what == "table":
         table()
     elif not any(row["what"] == what for row in stored(RESULTS)["rows"]):
-        keep(RESULTS, {"speakers": speakers, "words": words}[what]())
+        keep(RESULTS, [{"speakers": speakers, "words": words}[what]()])
 
 
 if __name__ == "__main__":
