@@ -78,8 +78,8 @@ def trained(taken: list[Recording], seed: int):
 
 
 @cache
-def mfccs(file: Path, deltas: bool) -> np.ndarray:
-    """Return 13 coefficients a window of 25 ms every 10 ms, mean and spread taken out, `(frames, 13 or 26)`."""
+def mfccs(file: Path) -> np.ndarray:
+    """Return 13 coefficients a window of 25 ms every 10 ms, mean and spread taken out, `(frames, 13)`."""
     import librosa
 
     samples, rate = librosa.load(file, sr=None)
@@ -88,19 +88,17 @@ def mfccs(file: Path, deltas: bool) -> np.ndarray:
         y=np.pad(samples, (0, max(0, window - len(samples)))), sr=rate, n_mfcc=13, n_fft=256, win_length=window,
         hop_length=rate // 100, n_mels=40,
     )  # fmt: skip
-    if deltas:
-        found = np.concatenate([found, librosa.feature.delta(found, width=5, mode="nearest")])
     found = (found - found.mean(1, keepdims=True)) / (found.std(1, keepdims=True) + 1e-6)
     return found.T
 
 
-def warped(pairs: list[tuple[Recording, Recording]], metric: str, deltas: bool) -> np.ndarray:
+def warped(pairs: list[tuple[Recording, Recording]], metric: str) -> np.ndarray:
     """Return minus the cost of the best warping of each pair, by the sum of both lengths."""
     import librosa
 
     scores = []
     for a, b in pairs:
-        u, v = mfccs(a.file, deltas), mfccs(b.file, deltas)
+        u, v = mfccs(a.file), mfccs(b.file)
         cost = librosa.sequence.dtw(u.T, v.T, metric=metric, backtrack=False)
         scores.append(-cost[-1, -1] / (len(u) + len(v)))
     return np.array(scores)
@@ -111,7 +109,7 @@ def best_warped(name: str, pairs: list[tuple[Recording, Recording]]) -> np.ndarr
     for file in PARTS.glob(f"{name} *.npz"):  # no seed changes them
         return np.load(file)["warping"]
     same = np.array([a.word == b.word for a, b in pairs])
-    found = [warped(pairs, metric, deltas) for metric in ("euclidean", "cosine") for deltas in (False, True)]
+    found = [warped(pairs, metric) for metric in ("euclidean", "cosine")]
     return min(found, key=lambda scores: eer(scores, same))
 
 
