@@ -118,3 +118,63 @@ def test_a_model_without_its_processor_is_refused_in_one_line(tmp_path):
     with pytest.raises(ModelError) as caught:
         inputs_of(open_tower(tmp_path / "vit", device="cpu"))
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory):
+    """Return the folder of a tiny CLIP, and one of pictures."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    base = tmp_path_factory.mktemp("clip")
+    torch.manual_seed(0)
+    texts = {**SMALL, "vocab_size": 300, "max_position_embeddings": 32, "eos_token_id": 1, "bos_token_id": 0}
+    config = hf.CLIPConfig(text_config=texts, vision_config={**PATCHES, **SMALL}, projection_dim=24)
+    hf.CLIPModel(config).save_pretrained(base / "clip")
+    pieces = Tokenizer(models.BPE(unk_token="<|endoftext|>", end_of_word_suffix="</w>"))
+    pieces.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<|startoftext|>", "<|endoftext|>"]
+    pieces.train_from_iterator(
+        ["a photo of a cat"], trainers.BpeTrainer(vocab_size=290, special_tokens=special, initial_alphabet=alphabet)
+    )
+    named = {"eos_token": special[1], "bos_token": special[0], "pad_token": special[1], "unk_token": special[1]}
+    tokenizer = hf.PreTrainedTokenizerFast(tokenizer_object=pieces, model_max_length=32, **named)
+    seen = hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    hf.CLIPProcessor(image_processor=seen, tokenizer=tokenizer).save_pretrained(base / "clip")
+    (base / "pictures").mkdir()
+    for name in ("red", "green", "blue"):
+        Image.new("RGB", (40, 40), name).save(base / "pictures" / f"{name}.png")
+    return base
+
+
+def test_clip_has_a_side_of_texts_and_one_of_images(clip, tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    twin, plain = (
+        Twin.from_pretrained(clip / "clip", device="cpu"),
+        SentenceTransformer(str(clip / "clip"), device="cpu"),
+    )
+    texts, pictures = ["a cat", "red"], [Image.new("RGB", (40, 40), "red"), Image.new("RGB", (30, 40), "blue")]
+    for side, values in (("left", texts), ("right", pictures)):
+        expected = plain.encode(values, normalize_embeddings=True, batch_size=1)
+        assert (twin.encode(values, side=side) * expected).sum(1).min() >= 0.999999
+    twin.save_pretrained(tmp_path / "twin")
+    again = Twin.from_pretrained(tmp_path / "twin", device="cpu")
+    assert np.array_equal(again.similarity(texts, pictures), twin.similarity(texts, pictures))
+
+
+def test_clip_matches_texts_to_images_in_the_commands(clip, tmp_path, textsiam):
+    pictures, model = clip / "pictures", clip / "clip"
+    twin = Twin.from_pretrained(model, device="cpu")
+    expected = twin.similarity(["a red cat"], [str(pictures / "red.png")])[0]
+    scored = textsiam("score", model, "a red cat", pictures / "red.png", "--json").json
+    assert scored["similarity"] == pytest.approx(expected, abs=1e-5)
+    (tmp_path / "q.txt").write_text("a red cat\nblue\n")
+    found = textsiam("match", model, "--queries", tmp_path / "q.txt", "--documents", pictures, "--top-k", 3, "--json")
+    assert found.status == 0
+    assert found.out.count('"document_id": "red.png"') == 2
+    assert textsiam("index", "create", model, tmp_path / "index").status == 0
+    assert textsiam("index", "add", model, tmp_path / "index", pictures).status == 0
+    checked = textsiam("index", "search", model, tmp_path / "index", "a red cat", "--json")
+    assert checked.status == 0
+    assert "red.png" in checked.out

@@ -50,11 +50,11 @@ def openable(where: str) -> Iterator[str]:
     """
     facts, folder = Path(where, "preprocessor_config.json"), Path(where)
     try:
-        described = json.loads(facts.read_text(encoding="utf-8"))
-        kind = described["feature_extractor_type"]
-    except (OSError, ValueError, KeyError, TypeError):
-        kind = None
-    if kind is None or "processor_class" in described or any((folder / name).exists() for name in _TOKENIZERS):
+        described = dict(json.loads(facts.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # opening it says what is wrong
+        described = {}
+    kind = None if "processor_class" in described else described.get("feature_extractor_type")
+    if kind is None or any((folder / name).exists() for name in _TOKENIZERS):
         yield where
         return
     with tempfile.TemporaryDirectory() as made:

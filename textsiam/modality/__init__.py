@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def described(augment: Any) -> Any:
     return asdict(augment) if ours else {f"{kind.__module__}.{kind.__qualname__}": asdict(augment)}
 
 
-def shown_by(modality: Modality) -> dict[str, Callable[[str], bytes | None]]:
+def shown_by(modality: Modality) -> dict[str, Any]:
     """Return how a report shows inputs: its arguments `thumbnail` and `played`, none where inputs are to be read."""
     medium = MEDIA.get(modality)
     return {} if medium is None else {"thumbnail": medium.thumbnail, "played": medium.played}

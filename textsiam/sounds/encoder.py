@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class LogMelCNN(InputModule):
         depths: Blocks of each stage.
     """
 
-    config_keys: ClassVar[list[str]] = ["rate", "bands", "widths", "depths"]
+    config_keys: list[str] = ["rate", "bands", "widths", "depths"]  # noqa: RUF012
     tokenizer: Any = None
 
     def __init__(
@@ -164,7 +164,7 @@ class LogMelCNN(InputModule):
         self.save_torch_weights(output_path, safe_serialization=safe_serialization)
 
     @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> LogMelCNN:
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> LogMelCNN:  # pyright: ignore[reportIncompatibleMethodOverride]
         """Read what `save` wrote."""
         known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
         where = {name: kwargs[name] for name in known if name in kwargs}

@@ -94,7 +94,7 @@ class Waveforms:
         Raises:
             DataError: A sound cannot be opened; the message names it.
         """
-        numbers = np.asarray(rows).tolist()
+        numbers = [int(row) for row in rows]
         if seed is None or not self.augment:
             return features_of(self.tower[0], [open_sound(self.names[row], self.rate)[0] for row in numbers])
         of = [None] * len(numbers) if clusters is None else clusters.tolist()
