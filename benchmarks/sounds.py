@@ -2,6 +2,7 @@
 
     python benchmarks/sounds.py speakers      # each speaker held out in turn, three seeds
     python benchmarks/sounds.py words         # three words held out, another three for each seed
+    python benchmarks/sounds.py voices        # same speaker or not, by the tower of examples/voices
     python benchmarks/sounds.py table         # Markdown for the docs
 
 `configs/spoken_words.yaml` trains on the Free Spoken Digit Dataset (`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is
@@ -18,7 +19,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from functools import cache
-from itertools import product
+from itertools import combinations, product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -179,21 +180,64 @@ def part_of(name: str, known: list[Recording], held: Callable[[Recording], bool]
     return part
 
 
-def speakers() -> dict:
+def speakers() -> list[dict]:
     """Hold out each speaker in turn."""
     known = recordings()
     parts = [part_of(who, known, lambda r, who=who: r.speaker == who, seed) for seed in SEEDS for who in SPEAKERS]
-    return compared("speakers", parts, 0.5)
+    return [compared("speakers", parts, 0.5)]
 
 
-def words() -> dict:
+def words() -> list[dict]:
     """Hold out three words, another three for each seed."""
     known = recordings()
     parts = [
         part_of("words " + " ".join(held), known, lambda r, held=held: r.word in held, seed)
         for seed, held in zip(SEEDS, HELD_OUT, strict=True)
     ]
-    return compared("words", parts, 1.0)
+    return [compared("words", parts, 1.0)]
+
+
+def voices() -> list[dict]:
+    """Tell whether two recordings, of one word or of four, are of one speaker; the threshold is that of two others."""
+    import sys
+
+    sys.path.insert(0, str(CONFIG.parents[1] / "examples" / "voices"))
+    from voices import voice_encoder
+
+    from textsiam import Twin
+    from textsiam.sounds import open_sound
+
+    twin, rows = Twin(voice_encoder()), []
+    for size in (1, 4):
+        who, sounds = [], []
+        for speaker in SPEAKERS:
+            mine = sorted((r for r in recordings() if r.speaker == speaker), key=lambda r: r.file.stem.split("_")[::-1])
+            for start in range(0, len(mine), size):
+                parts = [open_sound(str(r.file), 16_000)[0] for r in mine[start : start + size]]
+                sounds.append({"array": np.concatenate(parts), "sampling_rate": 16_000})
+                who.append(speaker)
+        vectors, of = twin.encode(sounds), np.array(who)
+        rows.append({"what": "voices", "words": size, **measured_threshold(vectors @ vectors.T, of)})
+    return rows
+
+
+def measured_threshold(scores: np.ndarray, of: np.ndarray, far: float = 0.05) -> dict:
+    """Return the EER of all pairs, and what a threshold of two speakers at this rate does with the other two."""
+    left, right = np.triu_indices(len(of), 1)
+    scores, same = scores[left, right], of[left] == of[right]
+    found = []
+    for pair in combinations(SPEAKERS, 2):
+        mine, others = (
+            np.isin(of[left], names) & np.isin(of[right], names) for names in (pair, sorted(set(SPEAKERS) - {*pair}))
+        )
+        threshold = float(np.quantile(scores[mine & ~same], 1 - far))
+        accepted = scores[others] >= threshold
+        found.append({
+            "calibrated_on": list(pair), "threshold": threshold, "false_accepts": float(accepted[~same[others]].mean()),
+            "false_rejects": float(1 - accepted[same[others]].mean()),
+        })  # fmt: skip
+    copied = {str(t): [float((scores[~same] >= t).mean()), float((scores[same] < t).mean())] for t in (0.25, 0.75)}
+    return {"eer_all": eer(scores, same), "far": far, "splits": found, "copied": copied}
 
 
 def table() -> None:
@@ -217,12 +261,12 @@ def table() -> None:
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["speakers", "words", "table"])
+    parser.add_argument("what", choices=["speakers", "words", "voices", "table"])
     what = parser.parse_args().what
     if what == "table":
         table()
     elif not any(row["what"] == what for row in stored(RESULTS)["rows"]):
-        keep(RESULTS, [{"speakers": speakers, "words": words}[what]()])
+        keep(RESULTS, {"speakers": speakers, "words": words, "voices": voices}[what]())
 
 
 if __name__ == "__main__":
