@@ -76,6 +76,7 @@ def test_a_run_learns_words_and_the_report_plays_and_shows_them(trained):
     report = (trained[1] / "report.html").read_text()
     assert report.count("<audio controls") == report.count('src="data:audio/wav;base64,')
     assert "data:image/png;base64," in report
+    assert "media-src data:" in report  # or no browser would play them
 
 
 def test_score_evaluate_and_match(trained, textsiam):
