@@ -112,7 +112,7 @@ def _by_modality(tower: SentenceTransformer) -> tuple[SentenceTransformer, Sente
 
     What reads both as messages of a chat takes files by means of its own, and stays a tower of texts.
     """
-    known = getattr(tower[0], "modality_config", {})
+    known: Any = getattr(tower[0], "modality_config", {})
     other = next((modality for modality in MEDIA if modality in known), None)
     if other is None or "text" not in known or "message" in known:
         return None
