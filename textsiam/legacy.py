@@ -395,6 +395,9 @@ _PLACES |= {"data.images": "images", "loss_config": "config.loss"}
 # Names that went to another file than the rest of their module.
 _NAMES = {
     "loss_config.DistanceName": "config.model",
+    "data.image_files.holds_images": "images.medium",
+    "data.image_readers.read_images": "images.medium",
+    "models.inputs.IMAGES": "images.medium",
     "serving.memory.keep_few_kernels": "inference.fast.cores",
     "search.postgres_tables.migrate_rows": "search.index.durable",
     "training.losses.check_positive": "training.losses.functional",
@@ -416,6 +419,8 @@ _RENAMED_NAMES = {
     "decision.intervals.Rate": "Estimate",
     "inference.fast.fast_tower.Paced": "DeviceRunner",
     "inference.fast.fast_tower.moved": "to_device",
+    "media.labelled.LabelledImages": "LabelledFiles",
+    "media.splits.split_images": "split_within_classes",
     "images.pixels.made_up_pixels": "dummy_pixels",
     "inference.tokens.made_up_tokens": "dummy_tokens",
     "models.score_normalization.Cohort": "ScoreNormalization",

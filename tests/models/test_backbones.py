@@ -261,5 +261,5 @@ def test_what_nothing_reads_may_lack(sentences, tmp_path):
 def test_a_model_that_wants_a_decoders_input_is_refused_in_one_line(sentences, tmp_path, monkeypatch):
     monkeypatch.setitem(HALVES, "nllb-moe", {**_BART, "num_experts": 2})
     save_backbone("nllb-moe", tmp_path, sentences)
-    with pytest.raises(ModelError, match=r"'[^']+': NllbMoeModel gives no vectors of texts alone: [^\n]+$"):
+    with pytest.raises(ModelError, match=r"'[^']+': NllbMoeModel gives no vectors of one input alone: [^\n]+$"):
         open_tower(tmp_path, device="cpu")

@@ -15,6 +15,7 @@ from textsiam.images.names import (
     picture_name,
     picture_thumbnail,
     received_picture,
+    received_pixels,
 )
 from textsiam.media.files import medium_within
 from textsiam.media.labelled import LabelledFiles
@@ -39,6 +40,7 @@ class Images(Medium):
     suffixes = PICTURE_SUFFIXES
     idx = True
     augmentation = Augment
+    unit = "pixels"
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -55,9 +57,19 @@ class Images(Medium):
         """Decode an image."""
         open_picture(name)
 
-    def received(self, value: str) -> str:
+    def received(self, value: str, *, decode: bool = True) -> str:
         """Name an image from outside; see `received_picture`."""
-        return received_picture(value)
+        return received_picture(value, decode=decode)
+
+    def received_size(self, value: str) -> int:
+        """Count its pixels."""
+        return received_pixels(value)
+
+    def ready(self, name: str, tower: SentenceTransformer) -> str:
+        """Make an image of the size that the tower takes."""
+        from textsiam.images.pixels import ready_picture
+
+        return ready_picture(name, tower)
 
     def thumbnail(self, name: str) -> bytes:
         """Return a PNG that fits into a square."""

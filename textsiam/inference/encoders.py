@@ -25,6 +25,7 @@ from textsiam.inference.inputs import inputs_of as inputs_of
 from textsiam.inference.opening import (
     complete_weights,
     keep_facts,
+    openable,
     own_classes,
     positions_of,
     unit_length,
@@ -144,11 +145,12 @@ def open_tower(
             f"{strange.rpartition('.')[0]} first, or trust its code with trust_remote_code=True"
         )
     try:
-        if own:  # the public way would import what the folder names
-            tower = SentenceTransformer._load_with_module_classes(where, cast(Any, own), device=device)
-        else:
-            tower = SentenceTransformer(where, device=device, trust_remote_code=trust_remote_code)
-        complete_weights(tower, trust_remote_code=trust_remote_code)
+        with openable(where) as folder:
+            if own:  # the public way would import what the folder names
+                tower = SentenceTransformer._load_with_module_classes(folder, cast(Any, own), device=device)
+            else:
+                tower = SentenceTransformer(folder, device=device, trust_remote_code=trust_remote_code)
+            complete_weights(tower, trust_remote_code=trust_remote_code)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
             return _measured(where, device)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 
+_TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 LOG_MEL_CNN = "textsiam.sounds.encoder.LogMelCNN"
 """The class of this package that saved towers name."""
 
@@ -36,6 +40,30 @@ def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
         import_module(LOG_MEL_CNN.rpartition(".")[0])
     found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
     return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
+
+
+@contextmanager
+def openable(where: str) -> Iterator[str]:
+    """Give a folder that `SentenceTransformer` opens: with links to this one's files, where it lacks but one word.
+
+    wav2vec 2.0, HuBERT and WavLM without a tokenizer have a feature extractor alone; transformers looks for a processor
+    with a tokenizer nevertheless, unless the extractor's file says what class is meant.
+    """
+    facts, folder = Path(where, "preprocessor_config.json"), Path(where)
+    try:
+        described = dict(json.loads(facts.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):  # opening it says what is wrong
+        described = {}
+    kind = None if "processor_class" in described else described.get("feature_extractor_type")
+    if kind is None or any((folder / name).exists() for name in _TOKENIZERS):
+        yield where
+        return
+    with tempfile.TemporaryDirectory() as made:
+        for file in folder.iterdir():
+            if file != facts:
+                Path(made, file.name).symlink_to(file.resolve())
+        Path(made, facts.name).write_text(json.dumps({**described, "processor_class": kind}), encoding="utf-8")
+        yield made
 
 
 def keep_facts(built: SentenceTransformer, tower: SentenceTransformer) -> None:

@@ -148,7 +148,7 @@ def scratch_sound_encoder(
     Args:
         rate: Samples a second that sounds are resampled to.
         bands: Mel bands of the spectrogram.
-        widths: Channels of each stage; each after the first halves time and frequency.
+        widths: Channels of each stage; each halves time and frequency.
         depths: Blocks of each stage.
         dim: Project to this many dimensions. None keeps the last width.
         seed: Seed of the initial weights.

@@ -27,6 +27,7 @@ class Medium(ABC):
         modality: What towers call it.
         suffixes: The endings of such files, in lower case.
         augmentation: The dataclass whose knobs `training.augment` takes.
+        unit: What its size is counted in.
         idx: Whether an idx file holds such inputs too.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
     """
@@ -34,6 +35,7 @@ class Medium(ABC):
     modality: ClassVar[Modality]
     suffixes: ClassVar[tuple[str, ...]]
     augmentation: ClassVar[type]
+    unit: ClassVar[str]
     idx: ClassVar[bool] = False
     bf16: ClassVar[bool] = False
 
@@ -75,12 +77,33 @@ class Medium(ABC):
         """
 
     @abstractmethod
-    def received(self, value: str) -> str:
+    def received(self, value: str, *, decode: bool = True) -> str:
         """Return the string that stands for an input from outside, which must not name a file or an address.
+
+        Args:
+            value: Base64, or a data URI.
+            decode: Try whether it can be opened.
 
         Raises:
             DataError: It is no such input.
         """
+
+    @abstractmethod
+    def received_size(self, value: str) -> int:
+        """Tell by its header how many of `unit` an input from outside has.
+
+        Raises:
+            DataError: It is no such input, or too large.
+        """
+
+    def ready(self, name: str, tower: SentenceTransformer) -> str:
+        """Open a large input now, where what a tower takes of it is smaller; otherwise return its name.
+
+        Raises:
+            DataError: It cannot be opened.
+        """
+        self.check(name)
+        return name
 
     @abstractmethod
     def thumbnail(self, name: str) -> bytes:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from textsiam.data.tables.columns import Modality
 from textsiam.data.tables.errors import OnBadRow
@@ -46,14 +45,7 @@ def described(augment: Any) -> Any:
     return asdict(augment) if ours else {f"{kind.__module__}.{kind.__qualname__}": asdict(augment)}
 
 
-class Shown(TypedDict, total=False):
-    """How a report shows inputs: its arguments of these names."""
-
-    thumbnail: Callable[[str], bytes | None]
-    played: Callable[[str], bytes | None]
-
-
-def shown_by(modality: Modality) -> Shown:
+def shown_by(modality: Modality) -> dict[str, Any]:
     """Return how a report shows inputs: its arguments `thumbnail` and `played`, none where inputs are to be read."""
     medium = MEDIA.get(modality)
     return {} if medium is None else {"thumbnail": medium.thumbnail, "played": medium.played}

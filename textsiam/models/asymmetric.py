@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import nn
 
+from textsiam.data.tables.columns import Modality
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.lazy_tower import saved_bert
 from textsiam.inference.opening import keep_facts
 from textsiam.inference.tokens import default_prompt, tokenizer_rules
+from textsiam.modality import MEDIA
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
@@ -71,8 +73,9 @@ def sides(
 def by_side(tower: SentenceTransformer) -> tuple[SentenceTransformer, SentenceTransformer | None]:
     """Return the towers that do what `encode_query` and `encode_document` of a tower do; None for a second like it.
 
-    They differ where the tower has a `Router`, or other prompts for queries than for documents. A default prompt that
-    is neither of them is meant for texts of every kind.
+    A tower that takes texts and images, or sounds, becomes one of texts and one of those, which share their weights.
+    Otherwise they differ where the tower has a `Router`, or other prompts for queries than for documents. A default
+    prompt that is neither of them is meant for texts of every kind.
 
     Raises:
         ModelError: A route is missing.
@@ -85,6 +88,8 @@ def by_side(tower: SentenceTransformer) -> tuple[SentenceTransformer, SentenceTr
     said = {prompts.get(name, "") for name in names}
     if saved_bert(tower) is not None and said == {default_prompt(tower)}:  # it has no routes
         return tower, None
+    if (parts := _by_modality(tower)) is not None:
+        return parts
     routes = _routed(tower, "query"), _routed(tower, "document")
     same = all(a is b for a, b in zip(*routes, strict=False)) and len(routes[0]) == len(routes[1])
     if same and prompts.get(names[0], "") == prompts.get(names[1], ""):
@@ -100,6 +105,31 @@ def of_one_kind(tower: SentenceTransformer) -> SentenceTransformer:
         ModelError: There is no default route.
     """
     return _with(tower, _routed(tower, None), None)
+
+
+def _by_modality(tower: SentenceTransformer) -> tuple[SentenceTransformer, SentenceTransformer] | None:
+    """Return a tower of texts and one of files on the same weights; None where a tower takes one or the other.
+
+    What reads both as messages of a chat takes files by means of its own, and stays a tower of texts.
+    """
+    known: Any = getattr(tower[0], "modality_config", {})
+    other: Modality | None = next((modality for modality in MEDIA if modality in known), None)
+    if other is None or "text" not in known or "message" in known:
+        return None
+    return _restricted(tower, "text"), _restricted(tower, other)
+
+
+def _restricted(tower: SentenceTransformer, modality: Modality) -> SentenceTransformer:
+    """Return the tower with a first module that takes inputs of one modality, as it is saved too."""
+    from sentence_transformers import SentenceTransformer
+
+    view: Any = copy.copy(tower[0])
+    view.modality_config = {modality: view.modality_config[modality]}
+    view.input_formatter = copy.copy(view.input_formatter)
+    view.input_formatter.supported_modalities = [modality]
+    built = SentenceTransformer(modules=[view, *list(tower)[1:]], device=str(tower.device))
+    keep_facts(built, tower)
+    return built
 
 
 def _routed(tower: SentenceTransformer, task: str | None) -> list[nn.Module]:

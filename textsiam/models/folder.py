@@ -20,6 +20,7 @@ from textsiam.decision.collection import CollectionDecision, restore_decisions, 
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
+from textsiam.inference.inputs import inputs_of
 from textsiam.legacy import read_head, reranker_folder
 from textsiam.models.asymmetric import by_side, of_one_kind, shared_layers, tie
 from textsiam.models.card import model_card
@@ -63,7 +64,7 @@ def read_twin(
     if described is None:
         tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code, lazy=True)
         left, right = by_side(tower)
-        if right is not None and not sides:
+        if right is not None and not sides and inputs_of(left) is inputs_of(right):
             warnings.warn(
                 f"{name_or_path} encodes queries and documents differently, but these are texts of one kind: they are "
                 "encoded as plain `encode` of sentence-transformers does",

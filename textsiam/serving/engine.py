@@ -14,18 +14,18 @@ import numpy as np
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import DomainShift
-from textsiam.images.pixels import PATCH
 from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.inputs import TEXTS, inputs_of
 from textsiam.inference.stages import raw_vectors, token_vectors
 from textsiam.inference.tokens import token_limit
+from textsiam.media.medium import Medium
 from textsiam.models.domain import DomainWatch
 from textsiam.models.scorer import Scorer
 from textsiam.models.twin import Twin
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
-from textsiam.serving.admission.pictures import Pictures
+from textsiam.serving.admission.pictures import PATCH, Files
 from textsiam.serving.admission.texts import Reading, Texts, Where, cannot
 from textsiam.serving.batcher import Batcher, Closed, Overloaded
 from textsiam.serving.limits import ServerSettings
@@ -55,11 +55,13 @@ class Engine:
     def __init__(self, twin: Scorer, settings: ServerSettings, shift: DomainShift | None = None) -> None:
         self.twin, self.settings, self.watch = twin, settings, DomainWatch(twin, shift)
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
-        self._pictures = Pictures(settings.max_tokens * PATCH)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")
-        kinds = {inputs_of(twin.tower(side)) for side in sides}
-        self.texts = {side: Texts(twin.tower(side), settings) for side in sides} if kinds == {TEXTS} else None
+        kinds = {side: inputs_of(twin.tower(side)) for side in sides}
+        self.texts = {side: Texts(twin.tower(side), settings) for side, kind in kinds.items() if kind is TEXTS}
+        self._files = {
+            side: Files(kind, settings.max_tokens * PATCH) for side, kind in kinds.items() if isinstance(kind, Medium)
+        }
         self._encoders: dict[tuple[str, str], Callable[[list[str]], np.ndarray]] = {}
         for side in sides:
             self._encoders["vectors", side] = partial(self._encoded, side)
@@ -78,7 +80,7 @@ class Engine:
 
     def warm_up(self) -> None:
         """Encode once, so that the first client does not wait for what is made on first use."""
-        if self.texts is not None:
+        if "left" in self.texts:
             for count in (1, 400):  # alone in a batch, and one batch a core
                 words = [f"warm {k}" for k in range(count)]
                 self.batcher.encode(self._encoders["vectors", "left"], words, [4] * count).result()
@@ -136,11 +138,11 @@ class Engine:
         if stage != "vectors" and not (single and is_plain(self.twin.tower(side))):
             raise cannot("this model has no vectors but those of length 1")
         reading = reading or Reading(truncate)
-        if self.texts is None:
+        if (files := self._files.get(side)) is not None:
             if stage == "tokens" or reading.prompt is not None or not all(isinstance(v, str) for v in values):
-                raise cannot("this model takes images: they have no tokens and no prompts")
+                raise cannot(f"this model takes {files.medium.nouns}: they have no tokens and no prompts")
             alone = self.twin.tower(side) if single else None
-            names, pixels = await self._pictures.opened(values, alone, where, gone)
+            names, pixels = await files.opened(values, alone, where, gone)
             tokens = np.maximum(self._count(side, names), pixels)
         else:
             texts = self.texts[side]
@@ -157,7 +159,7 @@ class Engine:
 
     async def notice(self, texts: Sequence[str], vectors: np.ndarray) -> None:
         """Look at questions, encoded as `(n, dim)`: every 256 of them are compared with what the decision knows."""
-        taken = self.watch.take(texts, vectors) if self.texts is not None else None
+        taken = self.watch.take(texts, vectors) if "left" in self.texts else None
         if taken is not None and await asyncio.to_thread(self.watch.check, taken):
             log.warning("unlike what was learned", extra={"facts": {"reason": str(self.watch.shift)}})
 
@@ -238,7 +240,8 @@ class Engine:
 
     def close(self) -> bool:
         """Finish what was taken, within the grace of the settings; returns whether all of it was."""
-        self._pictures.close()
+        for files in self._files.values():
+            files.close()
         return self.batcher.close(self.settings.grace)
 
     def _queued(self, add: Callable[[], Future[T]]) -> Future[T]:
@@ -260,7 +263,7 @@ class Engine:
             return self.twin.encode(names, side=side)
 
     def _count(self, side: str, names: Sequence[str]) -> np.ndarray:
-        if self.texts is not None:
+        if side in self.texts:
             return self.texts[side].count(names)
         tower = self.twin.tower(side)
         return inputs_of(tower).counter(tower)(names)

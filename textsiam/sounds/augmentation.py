@@ -11,15 +11,14 @@ import numpy as np
 from textsiam.media.augmentation import Augmentation, seeded
 
 _BOUNDS = {"shift": 0.5, "speed": 1.0, "noise": 1.0, "time_width": 0.5, "band_width": 0.5}  # knobs, from 0 up to these
-_WINDOW = 256  # samples of a Fourier transform, of which half is stepped on
 
 
 @dataclass(frozen=True)
 class SoundAugment:
     """Change sounds at random, the same way for the same seed; with every knob at 0 a sound stays itself.
 
-    The gaps are those of SpecAugment (Park et al. 2019), made in the sound itself so that any tower sees them: there,
-    the loudness is the mean of the sound's logarithms.
+    The gaps are those of SpecAugment (Park et al. 2019), made in the sound itself so that any tower sees them. A gap
+    is as loud as the mean of the sound's logarithms, as theirs are.
 
     Attributes:
         shift: Moved by up to this share of its length, either way; silence comes in.
@@ -80,19 +79,24 @@ class SoundAugment:
         return changed.astype(np.float32)
 
     def _masked(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        from scipy.signal import istft, stft
+        spectrum = np.fft.rfft(samples)
+        size = np.abs(spectrum) + 1e-9
+        plain = np.exp(np.log(size).mean())
+        for gap in _gaps(self.band_masks, self.band_width, len(size), rng):
+            spectrum[gap] *= plain / size[gap]
+        changed = np.fft.irfft(spectrum, len(samples))
+        level = np.exp(np.log(np.abs(changed) + 1e-6).mean())
+        for gap in _gaps(self.time_masks, self.time_width, len(changed), rng):
+            changed[gap] = level * rng.standard_normal(gap.stop - gap.start)
+        return changed
 
-        _, _, spectrum = stft(samples, nperseg=min(_WINDOW, len(samples)))
-        size, phase = np.abs(spectrum), np.exp(1j * np.angle(spectrum))
-        plain = np.exp(np.log(size + 1e-6).mean())
-        masks = ((0, self.band_masks, self.band_width), (1, self.time_masks, self.time_width))
-        for axis, count, width in masks:
-            bins = size.shape[axis]
-            for wide, start in rng.uniform(0, 1, (count, 2)):
-                gap = round(wide * width * bins)
-                first = int(start * (bins - gap + 1))
-                size[(slice(None),) * axis + (slice(first, first + gap),)] = plain
-        return istft(size * phase, nperseg=min(_WINDOW, len(samples)))[1][: len(samples)]
+
+def _gaps(count: int, width: float, size: int, rng: np.random.Generator) -> list[slice]:
+    """Draw places of up to this share of all."""
+    drawn = rng.uniform(0, 1, (count, 2))
+    wide = [round(share * width * size) for share in drawn[:, 0].tolist()]
+    first = [int(start * (size - gap + 1)) for start, gap in zip(drawn[:, 1].tolist(), wide, strict=True)]
+    return [slice(start, start + gap) for start, gap in zip(first, wide, strict=True)]
 
 
 def augmented(

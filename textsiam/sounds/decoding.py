@@ -18,7 +18,7 @@ LARGEST = 512 << 20
 """Bytes that a file may have."""
 _KNOWN = "WAV, FLAC, OGG or MP3"
 _SILENT = 1e-4  # loudest sample of silence: -80 dB
-_CLIPPED = 0.01  # share of samples at the limit from which a sound counts as clipped
+_CLIPPED = 0.01  # share of samples that stay at the loudest value, from which a sound counts as clipped
 _VIDEOS = {b"\x1aE\xdf\xa3": "a Matroska or WebM file", b"\x00\x00\x01\xba": "an MPEG video", b"FLV": "a Flash video"}
 
 
@@ -104,7 +104,8 @@ def checked_samples(samples: np.ndarray, where: str) -> np.ndarray:
     peak = float(np.abs(samples).max())
     if peak < _SILENT:
         raise DataError(f"{where}: is silent (its loudest sample is {peak:.1g} of full scale)")
-    if (share := float((np.abs(samples) >= min(peak, 1.0) * 0.999).mean())) > _CLIPPED and peak > 0.9:
+    flat = (samples[1:] == samples[:-1]) & (np.abs(samples[1:]) >= 0.99 * peak)
+    if (share := float(flat.sum() / len(samples))) > _CLIPPED:
         _tell_clipped(where, round(share, 2))
     return samples
 

@@ -77,14 +77,14 @@ class _Block(nn.Module):
 
 
 class LogMelCNN(InputModule):
-    """Sounds → a vector for every 10 ms times 2 for each stage after the first; a `Pooling` makes one of them.
+    """Sounds → a vector for every 80 ms with three stages; a `Pooling` makes one of them.
 
     No sound's vectors depend on what it is padded to in a batch.
 
     Args:
         rate: Samples a second that sounds are resampled to.
         bands: Mel bands.
-        widths: Channels of each stage; each after the first halves time and frequency.
+        widths: Channels of each stage; each halves time and frequency.
         depths: Blocks of each stage.
     """
 
@@ -102,9 +102,9 @@ class LogMelCNN(InputModule):
         self.rate, self.bands, self.widths, self.depths = rate, bands, list(widths), list(depths)
         self.spectrogram = LogMel(rate, bands)
         blocks, before, height = [], 1, bands
-        for stage, (width, depth) in enumerate(zip(widths, depths, strict=True)):
+        for width, depth in zip(widths, depths, strict=True):
             for block in range(depth):
-                stride = 2 if stage and not block else 1
+                stride = 1 if block else 2
                 blocks.append(_Block(before, width, stride))
                 before, height = width, -(-height // stride)
         self.blocks = nn.ModuleList(blocks)

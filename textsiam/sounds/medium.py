@@ -14,7 +14,7 @@ from textsiam.media.labelled import LabelledFiles
 from textsiam.media.medium import Medium
 from textsiam.media.readers import read_labelled
 from textsiam.sounds.augmentation import SoundAugment
-from textsiam.sounds.names import SOUND_SUFFIXES, open_sound, received_sound, sound_name, wav_of
+from textsiam.sounds.names import SOUND_SUFFIXES, open_sound, received_seconds, received_sound, sound_name, wav_of
 from textsiam.sounds.spectrogram import spectrogram_png
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ class Sounds(Medium):
     modality = "audio"
     suffixes = SOUND_SUFFIXES
     augmentation = SoundAugment
+    unit = "samples"
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -49,9 +50,13 @@ class Sounds(Medium):
         """Decode a sound."""
         open_sound(name)
 
-    def received(self, value: str) -> str:
+    def received(self, value: str, *, decode: bool = True) -> str:
         """Name a sound from outside; see `received_sound`."""
-        return received_sound(value)
+        return received_sound(value, decode=decode)
+
+    def received_size(self, value: str) -> int:
+        """Count its samples, as if there were 16,000 a second."""
+        return int(received_seconds(value) * 16_000)
 
     def thumbnail(self, name: str) -> bytes:
         """Return a PNG of its spectrogram."""

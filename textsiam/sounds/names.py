@@ -102,15 +102,26 @@ def wav_of(name: str, *, seconds: float = 30.0, rate: int = 16_000) -> bytes:
     return wav_bytes(resampled(samples[: int(seconds * own)], own, wanted), wanted)
 
 
-def received_sound(value: str) -> str:
+def received_sound(value: str, *, decode: bool = True) -> str:
     """Name a sound that came from outside: base64, or a data URI; never a path, so that no file is opened for it.
+
+    Args:
+        value: The bytes of a sound file in base64, or a data URI of them.
+        decode: Try whether the sound can be opened; without, only a name is made.
 
     Raises:
         DataError: The value is neither, or the sound cannot be opened.
     """
     name = value if is_data(value) else f"data:audio/*;base64,{value}"
-    open_sound(name)
+    if decode:
+        open_sound(name)
     return name
+
+
+def received_seconds(value: str) -> float:
+    """Tell by its header how long a sound from outside is; see `received_sound`."""
+    name = received_sound(value, decode=False)
+    return sound_seconds(_bytes(name), shown_name(name))
 
 
 def _bytes(name: str) -> bytes:

@@ -114,7 +114,7 @@ class Waveforms:
         Raises:
             DataError: A sound cannot be opened; the message names it.
         """
-        numbers = np.asarray(rows).tolist()
+        numbers = [int(row) for row in rows]
         if seed is None or not self.augment:
             return features_of(self.tower[0], [self._opened(self.names[row]) for row in numbers])
         of = [None] * len(numbers) if clusters is None else clusters.tolist()

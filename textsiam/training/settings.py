@@ -10,6 +10,7 @@ from textsiam.images.augmentation import Augment
 from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
 from textsiam.media.augmentation import Augmentation
 from textsiam.modality import described
+from textsiam.sounds.augmentation import SoundAugment
 from textsiam.training.knobs import at_least_one, below_one, check_knobs, knob, not_negative, positive, share
 
 if TYPE_CHECKING:
@@ -88,9 +89,9 @@ class Settings:
             pairs as they are.
         per_cluster: Inputs that each cluster of a batch brings, an even number K, from 2 · batch_size / K clusters (P×K
             sampling): for losses over all inputs of a batch. None takes pairs as they come.
-        augment: How images are changed for training: the knobs of an `Augment`, one of the user's own as `module.name`
-            or `{module.name: {knobs}}` (`textsiam.config.augment.build_augment` makes it), or a list of them. None
-            leaves images as they are.
+        augment: How images or sounds are changed for training: the knobs of an `Augment` or `SoundAugment`, one of the
+            user's own as `module.name` or `{module.name: {knobs}}` (`textsiam.config.augment.build_augment` makes it),
+            or a list of them. None leaves them as they are.
         mine: Negatives that are mined over the whole corpus as training goes on; None draws them at random.
         gradient_accumulation_steps: Batches that one step is made of. In-batch losses see one of them at a time.
         learning_rate: Peak learning rate of AdamW.
@@ -130,7 +131,7 @@ class Settings:
     batch_size: int = at_least_one(128)
     duplicate_share: float | None = share(None)
     per_cluster: int | None = None
-    augment: Augment | str | dict[str, Any] | list[Any] | Callable[..., Any] | None = None
+    augment: Augment | SoundAugment | str | dict[str, Any] | list[Any] | Callable[..., Any] | None = None
     mine: EpochMining | None = None
     gradient_accumulation_steps: int = at_least_one(1)
     learning_rate: float = positive(5e-5)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from textsiam.images import pixels
 from textsiam.images.decoding import plain_raster
 from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
@@ -38,7 +39,7 @@ def photos():
 
 def test_large_images_get_the_vectors_of_the_library_and_are_opened_one_at_a_time(serve, twin, photos, monkeypatch):
     lock, most, opening = threading.Lock(), 0, 0
-    plain = pictures.ready_picture
+    plain = pixels.ready_picture
 
     def ready_picture(*arguments):
         nonlocal most, opening
@@ -51,7 +52,7 @@ def test_large_images_get_the_vectors_of_the_library_and_are_opened_one_at_a_tim
             with lock:
                 opening -= 1
 
-    monkeypatch.setattr(pictures, "ready_picture", ready_picture)
+    monkeypatch.setattr(pixels, "ready_picture", ready_picture)
     client = serve(twin=twin, index=None, max_tokens=100)
     expected = twin.encode([f"data:image/png;base64,{photo}" for photo in photos])
     found = []

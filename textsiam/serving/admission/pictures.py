@@ -1,4 +1,4 @@
-"""Images of requests: what they decode to is bounded, by their headers, before any of their pixels is decoded."""
+"""Images and sounds of requests: what they decode to is bounded, by their headers, before any of it is decoded."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
-from textsiam.images.names import received_picture, received_pixels
-from textsiam.images.pixels import PATCH, ready_picture
+from textsiam.media.medium import Medium
 from textsiam.serving.heap import give_back_free_memory
 from textsiam.serving.problem_details import Refused, too_large, unfit
 
@@ -21,20 +20,23 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_PIXELS = 1_600_000_000
-"""Pixels of all images that wait, and so of a request's."""
+"""Pixels of all images that wait, and so of a request's; of sounds as many samples."""
+PATCH = 16 * 16
+"""Pixels, or samples, that count as a token."""
 
 
-class Pictures:
-    """Opens the images of all requests in turn; a large one alone, and what the tower takes of it is all that is kept.
+class Files:
+    """Opens the files of all requests in turn; a large one alone, and what the tower takes of it is all that is kept.
 
     Args:
-        large: Pixels from which an image is large.
+        medium: What they are.
+        large: Pixels, or samples, from which a file is large.
     """
 
-    def __init__(self, large: int) -> None:
-        self._large, self._waiting = large, 0
-        self._small = ThreadPoolExecutor(2, thread_name_prefix="images")
-        self._alone = ThreadPoolExecutor(1, thread_name_prefix="large-images")
+    def __init__(self, medium: Medium, large: int) -> None:
+        self.medium, self._large, self._waiting = medium, large, 0
+        self._small = ThreadPoolExecutor(2, thread_name_prefix=medium.nouns)
+        self._alone = ThreadPoolExecutor(1, thread_name_prefix=f"large-{medium.nouns}")
 
     async def opened(
         self,
@@ -43,12 +45,12 @@ class Pictures:
         where: Callable[[int], str],
         gone: Callable[[], Awaitable[bool]],
     ) -> tuple[list[str], np.ndarray]:
-        """Check the images of a request.
+        """Check the files of a request.
 
         Args:
-            values: n images as they came.
+            values: n files as they came.
             tower: What large ones are made ready for; None leaves them to the step that encodes them.
-            where: Names an image by its position, for messages.
+            where: Names a file by its position, for messages.
             gone: Says whether the client has left.
 
         Returns:
@@ -58,33 +60,33 @@ class Pictures:
             Refused: One cannot be read, they are too large together, or too many wait.
         """
         sizes = await self._run(
-            self._small, lambda: [_told(received_pixels, v, where(k)) for k, v in enumerate(values)]
+            self._small, lambda: [_told(self.medium.received_size, v, where(k)) for k, v in enumerate(values)]
         )
         total = sum(sizes)
         if total > MAX_PIXELS:
             raise too_large(
-                f"{where(0).partition('[')[0]}: {total:,} pixels, at most {MAX_PIXELS:,} are taken together"
+                f"{where(0).partition('[')[0]}: {total:,} {self.medium.unit}, at most {MAX_PIXELS:,} are taken together"
             )
         if self._waiting + total > MAX_PIXELS:
-            raise Refused(429, "too many images wait: try again later", "Overloaded", retry_after=5)
+            raise Refused(429, f"too many {self.medium.nouns} wait: try again later", "Overloaded", retry_after=5)
         self._waiting += total
         names, tokens = [], []
         try:
-            for k, (value, pixels) in enumerate(zip(values, sizes, strict=True)):
+            for k, (value, size) in enumerate(zip(values, sizes, strict=True)):
                 if await gone():
                     raise Refused(499, "the client has left", "Validation")
-                is_large = pixels > self._large
+                is_large = size > self._large
 
                 def open_one(value: str = value, k: int = k, ready: bool = is_large and tower is not None) -> str:
-                    name = _told(received_picture, value, where(k), decode=not ready)
                     if not ready:
-                        return name
-                    made = _told(ready_picture, name, where(k), tower)
+                        return _told(self.medium.received, value, where(k))
+                    name = _told(self.medium.received, value, where(k), decode=False)
+                    made = _told(self.medium.ready, name, where(k), tower)
                     give_back_free_memory()  # its pixels, which the heap would keep beside those of the next
                     return made
 
                 names.append(await self._run(self._alone if is_large else self._small, open_one))
-                tokens.append(1 if is_large and tower is not None else pixels // PATCH)
+                tokens.append(1 if is_large and tower is not None else size // PATCH)
         finally:
             self._waiting -= total
         return names, np.array(tokens, np.int64)
@@ -99,7 +101,7 @@ class Pictures:
 
 
 def _told(work: Callable[..., T], value: str, place: str, *more: object, **options: object) -> T:
-    """Return what is made of an image.
+    """Return what is made of a file.
 
     Raises:
         Refused: It cannot be read; the message says where it stands.

@@ -54,7 +54,7 @@ def token_routes(engine: Engine) -> APIRouter:
 
 
 def _tokens_of(engine: Engine) -> Texts:
-    if engine.texts is None or engine.texts["left"].rules is None:
+    if "left" not in engine.texts or engine.texts["left"].rules is None:
         raise cannot("this model has no tokens that could be told")
     return engine.texts["left"]
 
