@@ -1,6 +1,6 @@
 """What benchmarks/photos.py runs in an environment with imagededup and imagehash: their search, and their hashes.
 
-PYTHON benchmarks/photo_others.py search VECTORS.npy 0.95 2
+PYTHON benchmarks/photo_others.py search VECTORS.npy 0.95 1
 PYTHON benchmarks/photo_others.py hash CODES.npy < NAMES
 """
 
@@ -28,7 +28,7 @@ def timed(work):
     return {"wall": time.perf_counter() - begun, "cpu": cpu, "pairs": pairs, "peak_mb": used()[1]}
 
 
-def search(file, threshold, workers):
+def search(file, threshold, scores):
     """Find all pairs as imagededup does, whose model is never asked."""
     import torch
     from imagededup.methods import CNN
@@ -37,7 +37,7 @@ def search(file, threshold, workers):
     kept = CustomModel(name="vectors", model=torch.nn.Identity(), transform=lambda image: image)
     cnn, vectors = CNN(verbose=False, model_config=kept), np.load(file)
     named = {f"{row:06d}.jpg": vector for row, vector in enumerate(vectors)}
-    how = {"min_similarity_threshold": float(threshold), "scores": True, "num_sim_workers": int(workers)}
+    how = {"min_similarity_threshold": float(threshold), "scores": bool(int(scores))}
     return timed(lambda: sum(map(len, cnn.find_duplicates(encoding_map=named, **how).values())) // 2)
 
 

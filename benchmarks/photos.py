@@ -206,16 +206,19 @@ def search(count, size, threshold, others, rounds):
     """Time the search on the same vectors, ours and imagededup's, in alternating rounds."""
     _, vectors = vectors_of(count, size)
     file = PLACE / f"vectors{count}-{size}.npy"
-    runs = {"textsiam": [], "imagededup": [], "imagededup, one process": []}
+    runs: dict[str, list] = {"textsiam": [], "imagededup": [], "imagededup, without scores": []}
     for _ in range(rounds):
         runs["textsiam"].append(child("ours", file, threshold))
-        for name, workers in (("imagededup", 2), ("imagededup, one process", 0)):
-            line = subprocess.run([others, OTHERS, "search", str(file), str(threshold), str(workers)],
+        for name, scores in (("imagededup", 1), ("imagededup, without scores", 0)):
+            line = subprocess.run([others, OTHERS, "search", str(file), str(threshold), str(scores)],
                                   capture_output=True, text=True, check=True).stdout.splitlines()[-1]  # fmt: skip
             runs[name].append(json.loads(line))
     best = {name: {kind: min(run[kind] for run in part) for kind in ("wall", "cpu")} for name, part in runs.items()}
-    theirs = {kind: min(best[name][kind] for name in best if name != "textsiam") for kind in ("wall", "cpu")}
-    share = {kind: best["textsiam"][kind] / theirs[kind] for kind in theirs}
+    share = {
+        name: {kind: best["textsiam"][kind] / seconds[kind] for kind in seconds}
+        for name, seconds in best.items()
+        if name != "textsiam"
+    }
     return {"count": len(vectors), "dim": vectors.shape[1], "threshold": threshold, "runs": runs, "share": share}
 
 
