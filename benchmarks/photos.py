@@ -16,11 +16,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
-import signal
+import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -102,18 +102,17 @@ def bulk(count, size, threshold, kill):
     before = child("alone", folder, tower(size))
     runs, waits = [], [kill, None] if kill else [None]
     for wait in waits:
-        begun, worked = time.perf_counter(), used(resource.RUSAGE_CHILDREN)[0]
-        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as running:
-            try:
-                out, _ = running.communicate(timeout=wait)
-            except subprocess.TimeoutExpired:
-                running.send_signal(signal.SIGKILL)
-                out, _ = running.communicate()
-        cpu, memory = used(resource.RUSAGE_CHILDREN)
-        kept = len(list(output.with_name(f"{output.name}.partitions").glob("vectors/*.npy")))
-        runs.append({"wall": time.perf_counter() - begun, "cpu": cpu - worked, "peak_mb": memory,
-                     "killed": wait is not None, "partitions_kept": kept})  # fmt: skip
-    after, found = child("alone", folder, tower(size)), json.loads(out)
+        begun = time.perf_counter()
+        with output.with_suffix(".json").open("w") as out, subprocess.Popen(command, stdout=out) as running:
+            if wait is not None:
+                threading.Timer(wait, running.kill).start()  # SIGKILL
+            _, status, usage = os.wait4(running.pid, 0)  # of this process alone
+            running.returncode = os.waitstatus_to_exitcode(status)
+        place = output.with_name(f"{output.name}.partitions") / "vectors"
+        kept = len([*place.glob("*.npy"), *place.glob(".*.tmp")])
+        run = {"wall": time.perf_counter() - begun, "cpu": usage.ru_utime + usage.ru_stime, "files_kept": kept}
+        runs.append({**run, "peak_mb": usage.ru_maxrss / 1024, "status": running.returncode})
+    after, found = child("alone", folder, tower(size)), json.loads(output.with_suffix(".json").read_text())
     each = {kind: sum(part[step][kind] for part in (before, after) for step in ("decoding", "encoding")) / 2
             for kind in ("wall", "cpu")}  # fmt: skip
     total = {kind: sum(run[kind] for run in runs) for kind in ("wall", "cpu")}
@@ -202,23 +201,19 @@ def near_codes(codes, most=20):
     return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def search(count, size, threshold, others, rounds):
-    """Time the search on the same vectors, ours and imagededup's, in alternating rounds."""
+def search(count, size, threshold, others, rounds, scores):
+    """Time the search on the same vectors, ours and imagededup's (by default without scores), in alternating rounds."""
     _, vectors = vectors_of(count, size)
     file = PLACE / f"vectors{count}-{size}.npy"
-    runs: dict[str, list] = {"textsiam": [], "imagededup": [], "imagededup, without scores": []}
+    runs: dict[str, list] = {"textsiam": [], "imagededup": [], **({"imagededup with scores": []} if scores else {})}
     for _ in range(rounds):
         runs["textsiam"].append(child("ours", file, threshold))
-        for name, scores in (("imagededup", 1), ("imagededup, without scores", 0)):
-            line = subprocess.run([others, OTHERS, "search", str(file), str(threshold), str(scores)],
-                                  capture_output=True, text=True, check=True).stdout.splitlines()[-1]  # fmt: skip
-            runs[name].append(json.loads(line))
+        for name in [*runs][1:]:
+            command = [others, OTHERS, "search", file, threshold, int(name.endswith("scores"))]
+            done = subprocess.run([*map(str, command)], capture_output=True, text=True, check=True)
+            runs[name].append(json.loads(done.stdout.splitlines()[-1]))
     best = {name: {kind: min(run[kind] for run in part) for kind in ("wall", "cpu")} for name, part in runs.items()}
-    share = {
-        name: {kind: best["textsiam"][kind] / seconds[kind] for kind in seconds}
-        for name, seconds in best.items()
-        if name != "textsiam"
-    }
+    share = {name: {kind: best["textsiam"][kind] / best[name][kind] for kind in best[name]} for name in [*best][1:]}
     return {"count": len(vectors), "dim": vectors.shape[1], "threshold": threshold, "runs": runs, "share": share}
 
 
@@ -271,6 +266,7 @@ def main():
     parser.add_argument("--weights")
     parser.add_argument("--hashes")
     parser.add_argument("--others")
+    parser.add_argument("--scores", action="store_true", help="time imagededup with scores as well: minutes more")
     given = parser.parse_args()
     PLACE.mkdir(exist_ok=True)
     if given.what == "tower":
@@ -282,7 +278,7 @@ def main():
     elif given.what == "recall":
         keep("recall", recall(given.count, given.size, given.hashes))
     elif given.what == "search":
-        keep("search", search(given.count, given.size, given.threshold, given.others, given.rounds))
+        keep("search", search(given.count, given.size, given.threshold, given.others, given.rounds, given.scores))
     else:
         table()
 

@@ -9,6 +9,7 @@ from PIL import Image
 from textsiam import Twin
 from textsiam.images import names
 from textsiam.inference.cache import EmbeddingCache
+from textsiam.inference.inputs import IMAGES
 from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.ensemble import Ensemble
 from textsiam.search.join import ray
@@ -41,6 +42,7 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch):
     monkeypatch.setattr(ray, "IMAGES_OF_PARTITION", 4)
+    monkeypatch.setattr(type(IMAGES), "kept", 2)
 
 
 @pytest.fixture
@@ -101,7 +103,7 @@ def test_a_stopped_run_goes_on_with_what_it_has_encoded(textsiam, model, tmp_pat
 
     def stopped(self, inputs, **how):
         calls.append(len(inputs))
-        if len(calls) == 3:
+        if len(calls) == 4:  # in the middle of the second partition
             raise KeyboardInterrupt
         return really(self, inputs, **how)
 
@@ -113,7 +115,8 @@ def test_a_stopped_run_goes_on_with_what_it_has_encoded(textsiam, model, tmp_pat
     opened.clear()
     again = textsiam(*arguments)
     assert pairs_of(again) == pairs_of(whole)
-    assert len(opened) == 14 - 2 * 4
+    assert len(opened) == 14 - 3 * 2
+    assert calls == [2] * 4
 
 
 def test_an_image_that_has_changed_meanwhile_is_not_taken_for_what_it_was(textsiam, model, tmp_path):

@@ -33,9 +33,10 @@ class _Texts:
     Attributes:
         memory_format: How the backbone's weights lie in memory for it to be fast.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
+        kept: Inputs after which a long job writes down what it has: some ten seconds of work.
     """
 
-    memory_format, bf16 = torch.preserve_format, True
+    memory_format, bf16, kept = torch.preserve_format, True, 16_384
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> Sequence[str]:
         """Return the strings that stand for inputs; those that are stored in a file stay there.
@@ -94,7 +95,7 @@ class _Images:
     """The same of images."""
 
     # Batch norm in bf16 leaves a cosine of 0.999 only.
-    memory_format, bf16 = torch.channels_last, False
+    memory_format, bf16, kept = torch.channels_last, False, 2048
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> list[str]:
         return [picture_name(image, position) for position, image in enumerate(inputs, first)]
