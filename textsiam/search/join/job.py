@@ -23,7 +23,6 @@ import torch
 
 from textsiam.data.tables.arrays import save_vectors
 from textsiam.data.tables.errors import OnBadRow
-from textsiam.data.tables.writers import write_table
 from textsiam.data.texts import texts_digest
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError, inputs_of
@@ -34,7 +33,8 @@ from textsiam.search.join.exact import Comparison, FoundPairs
 from textsiam.search.join.pair_files import gathered, write_found
 from textsiam.whole_file import whole_file
 
-_FORMAT = 2
+_FORMAT = 3
+_ROWS = 1024  # texts that are written together
 _MAPPED = 16_384  # vectors that are read before their pages are given back
 
 
@@ -85,8 +85,7 @@ class Job:
                 aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
         for number in range(len(job.partitions)):
             if not (path := job.texts_of(number)).exists():
-                rows = texts[number * partition_size : (number + 1) * partition_size]
-                write_table(path, {"text": str}, ({"text": text} for text in rows))
+                _write_texts(path, texts[number * partition_size : (number + 1) * partition_size])
         return job
 
     @property
@@ -101,6 +100,13 @@ class Job:
     def texts_of(self, number: int) -> Path:
         """Return the file with the texts of a partition."""
         return Path(self.folder) / "texts" / f"{number:05d}.parquet"
+
+    def read_texts(self, number: int) -> list[str]:
+        """Return the texts of a partition."""
+        import pyarrow.parquet as pq
+
+        column = pq.read_table(self.texts_of(number))["text"].to_pylist()
+        return [value.decode("utf-8", "surrogatepass") for value in column]
 
     def vectors_of(self, number: int) -> Path:
         """Return the file with the vectors of a partition."""
@@ -141,6 +147,19 @@ class Job:
             raise JobError(f"{self.folder}/job.json is damaged: remove the folder, or name another one") from error
         if other is not None:
             raise JobError(f"{self.folder} holds a job with another {other}: remove it, or name another folder")
+
+
+def _write_texts(path: Path, texts: Sequence[str]) -> None:
+    """Write texts into a Parquet file, as bytes: the names of files need not be UTF-8."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("text", pa.binary())])
+    path.parent.mkdir(exist_ok=True)
+    with whole_file(path) as aside, pq.ParquetWriter(aside, schema) as writer:
+        for start in range(0, len(texts), _ROWS):  # images in memory are megabytes of text
+            some = [text.encode("utf-8", "surrogatepass") for text in texts[start : start + _ROWS]]
+            writer.write_table(pa.table({"text": some}, schema=schema))
 
 
 def _check_is_free(folder: Path) -> None:
@@ -265,10 +284,8 @@ class Encoding:
 
     def __call__(self, item: str) -> None:
         """Encode a partition."""
-        import pyarrow.parquet as pq
-
         twin, number = opened(self.job.model, self.job.fingerprint), int(item)
-        texts = pq.read_table(self.job.texts_of(number))["text"].to_pylist()
+        texts = self.job.read_texts(number)
         path = self.file(item)
         path.parent.mkdir(exist_ok=True)
         kept = inputs_of(twin.tower()).kept
