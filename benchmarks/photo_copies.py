@@ -85,7 +85,8 @@ def names_of(count, share=0.2):
     return [(n, "") for n in range(scenes)] + [((n * 7) % scenes, KINDS[n % len(KINDS)]) for n in range(copies)]
 
 
-def _file(folder, number, kind):
+def place_of(folder, number, kind):
+    """Return the file of a picture."""
     return folder / f"{number // 1000:03d}" / f"{number:06d}.jpg" if not kind else \
         folder / "copies" / f"{number:06d}_{kind}.jpg"  # fmt: skip
 
@@ -93,7 +94,7 @@ def _file(folder, number, kind):
 def _write(folder, seed, one):
     number, kind = one
     picture, quality = (scene(number, seed), 85) if not kind else copied(scene(number, seed), kind, number, seed)
-    file = _file(folder, number, kind)
+    file = place_of(folder, number, kind)
     file.parent.mkdir(parents=True, exist_ok=True)
     picture.save(file, "JPEG", quality=quality)
 
@@ -131,9 +132,9 @@ def make_many(folder, count, *, seed=0, broken=30, workers=2):
             pass
     for n in range(count - scenes - broken):
         number, factor = n // 3, (0.5, 0.7, 1.4)[n % 3]
-        data = contrasted(_file(folder, number, "").read_bytes(), factor)
+        data = contrasted(place_of(folder, number, "").read_bytes(), factor)
         (folder / "contrast" / f"{number:06d}_{factor}.jpg").write_bytes(data)
-    whole = _file(folder, 0, "").read_bytes()
+    whole = place_of(folder, 0, "").read_bytes()
     for n in range(broken):
         (folder / "broken" / f"{n:03d}.jpg").write_bytes((whole[: len(whole) // 2], b"", b"no image at all")[n % 3])
 

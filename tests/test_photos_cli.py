@@ -8,7 +8,10 @@ from PIL import Image
 
 from textsiam import Twin
 from textsiam.images import names
+from textsiam.inference.cache import EmbeddingCache
+from textsiam.images.medium import IMAGES
 from textsiam.inference.scratch import scratch_image_encoder
+from textsiam.models.ensemble import Ensemble
 from textsiam.search.join import ray
 
 
@@ -39,6 +42,7 @@ def model(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def small_partitions(monkeypatch):
     monkeypatch.setattr(ray, "FILES_OF_PARTITION", 4)
+    monkeypatch.setattr(type(IMAGES), "kept", 2)
 
 
 @pytest.fixture
@@ -99,7 +103,7 @@ def test_a_stopped_run_goes_on_with_what_it_has_encoded(textsiam, model, tmp_pat
 
     def stopped(self, inputs, **how):
         calls.append(len(inputs))
-        if len(calls) == 3:
+        if len(calls) == 4:  # in the middle of the second partition
             raise KeyboardInterrupt
         return really(self, inputs, **how)
 
@@ -111,7 +115,8 @@ def test_a_stopped_run_goes_on_with_what_it_has_encoded(textsiam, model, tmp_pat
     opened.clear()
     again = textsiam(*arguments)
     assert pairs_of(again) == pairs_of(whole)
-    assert len(opened) == 14 - 2 * 4
+    assert len(opened) == 14 - 3 * 2
+    assert calls == [2] * 4
 
 
 def test_an_image_that_has_changed_meanwhile_is_not_taken_for_what_it_was(textsiam, model, tmp_path):
@@ -139,3 +144,26 @@ def test_vectors_of_broken_images_are_nan_and_the_others_are_their_own(tmp_path,
     assert vectors[kept] == pytest.approx(
         twin.encode(good, precision=precision), abs=1e-5 if precision == "fp32" else 0.02
     )
+
+
+def test_a_broken_image_is_not_kept_in_a_cache(tmp_path):
+    twin, photos = Twin(scratch_image_encoder(size=16, widths=(8,), depths=(1,))), draw(tmp_path / "photos", count=3)
+    (photos / "05a.png").write_bytes(b"GIF89a")
+    (photos / "zz.jpg").write_bytes(b"no image")
+    inputs, cache = sorted(map(str, photos.iterdir())), EmbeddingCache(tmp_path / "vectors.sqlite")
+    for _ in range(2):  # the second time, the others come from the cache
+        broken = {}
+        vectors = twin.encode(inputs, cache=cache, broken=broken)
+        assert sorted(broken) == [name for name in inputs if name.endswith(("zz.jpg", "05a.png"))]
+        assert np.isnan(vectors).any(axis=1).sum() == len(broken)
+    assert len(cache) == len(inputs) - len(broken)
+
+
+def test_an_ensemble_passes_over_broken_images_as_its_members_do(tmp_path):
+    twins = [Twin(scratch_image_encoder(size=16, widths=(8,), depths=(1,), seed=seed)) for seed in range(2)]
+    photos = draw(tmp_path / "photos", count=4)
+    (photos / "broken.png").write_bytes(b"no image")
+    inputs, broken = sorted(map(str, photos.iterdir())), {}
+    vectors = Ensemble(twins).encode(inputs, broken=broken)
+    assert [*broken] == [str(photos / "broken.png")]
+    assert np.isnan(vectors).all(axis=1).tolist() == [name in broken for name in inputs]

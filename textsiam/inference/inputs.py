@@ -69,10 +69,11 @@ class _Texts:
         modality: What towers call it.
         memory_format: How the backbone's weights lie in memory for it to be fast.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
+        kept: Inputs after which a long job writes down what it has: some ten seconds of work.
     """
 
     modality: Modality = "text"
-    memory_format, bf16 = torch.preserve_format, True
+    memory_format, bf16, kept = torch.preserve_format, True, 16_384
 
     def to_keys(self, inputs: Iterable[Any], first: int = 0) -> Sequence[str]:
         """Return the strings that stand for inputs; those that are stored in a file stay there.

@@ -30,6 +30,7 @@ class Medium(ABC):
         unit: What its size is counted in.
         idx: Whether an idx file holds such inputs too.
         bf16: Whether "auto" may encode in bf16 and keep a cosine of 0.9999 to fp32.
+        kept: Inputs after which a long job writes down what it has: some ten seconds of work.
     """
 
     modality: ClassVar[Modality]
@@ -38,6 +39,7 @@ class Medium(ABC):
     unit: ClassVar[str]
     idx: ClassVar[bool] = False
     bf16: ClassVar[bool] = False
+    kept: ClassVar[int] = 2048
 
     @property
     def nouns(self) -> str:

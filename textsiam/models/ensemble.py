@@ -59,9 +59,17 @@ class Regions:
         if not self.temperature > 0:
             raise ValueError(f"temperature must be > 0, got {self.temperature}")
 
-    def weights(self, texts: Sequence[str], *, side: str = "left", precision: Precision = "auto") -> np.ndarray:
+    def weights(
+        self,
+        texts: Sequence[str],
+        *,
+        side: str = "left",
+        precision: Precision = "auto",
+        broken: dict[str, str] | None = None,
+    ) -> np.ndarray:
         """Return how much each text belongs to each region, `(n, regions)` float32; rows sum to 1."""
-        scaled = -squared_distances(self.base.encode(texts, side=side, precision=precision), self.centroids)
+        vectors = self.base.encode(texts, side=side, precision=precision, broken=broken)
+        scaled = -squared_distances(vectors, self.centroids)
         return torch.from_numpy(scaled / self.temperature).softmax(1).numpy().astype(np.float32)
 
 
@@ -174,7 +182,7 @@ class Ensemble(Scorer):
                 "set the `reranker` of each to None and calibrate again"
             )
         inputs = self.to_keys(inputs, side=side)
-        roots = np.sqrt(self._weights(inputs, side, precision))
+        roots = np.sqrt(self._weights(inputs, side, precision, broken))
         how = {
             "prompt": prompt,
             "precision": precision,
@@ -210,10 +218,12 @@ class Ensemble(Scorer):
             total += joint[:, k] * twin.pair_similarity(texts, left, right, precision=precision, progress=counted)
         return self.rescore(texts, left, right, total.astype(np.float32), precision=precision)
 
-    def _weights(self, texts: Sequence[str], side: str, precision: Precision) -> np.ndarray:
+    def _weights(
+        self, texts: Sequence[str], side: str, precision: Precision, broken: dict[str, str] | None = None
+    ) -> np.ndarray:
         if self.regions is None:
             return np.full((len(texts), len(self.twins)), 1 / len(self.twins), np.float32)
-        return self.regions.weights(texts, side=side, precision=precision)
+        return self.regions.weights(texts, side=side, precision=precision, broken=broken)
 
     def save_pretrained(self, path: str | Path) -> Path:
         """Save the ensemble into a folder, whole or not at all: a folder for each member, and for the base twin.

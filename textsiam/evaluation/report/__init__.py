@@ -147,7 +147,8 @@ def _measures(evaluations: Sequence[PairEvaluation]) -> str:
     legend = "Bars: the intervals on a common scale. Change: the last against the first." if compared else ""
     return (
         f"{_headline(evaluations)}{_alarms(evaluations)}"
-        '<div class="scroll"><table class="measures"><thead><tr><th scope="col">measure</th>'
+        '<div class="scroll" tabindex="0" role="group" aria-label="Measures">'
+        '<table class="measures"><thead><tr><th scope="col">measure</th>'
         f"{head}{change}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         '<p class="note">Brackets: 95 % bootstrap intervals. Accuracy, F1, precision and recall hold at the '
         f"threshold, which was fitted on other pairs. {legend}</p>"
@@ -271,7 +272,8 @@ def _slices(evaluations: Sequence[PairEvaluation]) -> str:
             f'<td class="n">{100 * some.positives / some.n:.0f} %</td>{cells}</tr>'
         )
     return (
-        f'{_weakest(evaluations[-1])}<div class="scroll"><table class="slices sortable"><thead><tr>'
+        f'{_weakest(evaluations[-1])}<div class="scroll" tabindex="0" role="group" aria-label="Slices">'
+        '<table class="slices sortable"><thead><tr>'
         '<th rowspan="2" scope="col" data-column="0">slice</th>'
         '<th class="n" rowspan="2" scope="col" data-column="1">pairs</th>'
         f'<th class="n" rowspan="2" scope="col" data-column="2">duplicates</th>{groups}</tr>'

@@ -111,7 +111,8 @@ def embedding_figure(points: EmbeddingMap, thumbnail: Thumbnail | None = None) -
         f"{100 * float(shares.sum()):.0f} % of the variance. Neighbours here need not be neighbours in all dimensions."
     )
     svg = (
-        f'<div class="scroll"><svg class="map" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
+        f'<div class="scroll" tabindex="0" role="group" aria-label="Map">'
+        f'<svg class="map" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" '
         f'aria-labelledby="map-t map-d"><title id="map-t">Map of the vectors</title>'
         f'<desc id="map-d">{escape(text)}</desc>{"".join(marks)}</svg></div>'
     )

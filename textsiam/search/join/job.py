@@ -23,7 +23,6 @@ import torch
 
 from textsiam.data.tables.arrays import save_vectors
 from textsiam.data.tables.errors import OnBadRow
-from textsiam.data.tables.writers import write_table
 from textsiam.data.texts import texts_digest
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError, inputs_of
@@ -34,7 +33,8 @@ from textsiam.search.join.exact import Comparison, FoundPairs
 from textsiam.search.join.pair_files import gathered, write_found
 from textsiam.whole_file import whole_file
 
-_FORMAT = 2
+_FORMAT = 3
+_ROWS = 1024  # texts that are written together
 _MAPPED = 16_384  # vectors that are read before their pages are given back
 
 
@@ -85,8 +85,7 @@ class Job:
                 aside.write_text(json.dumps(job._facts(), indent=2) + "\n", encoding="utf-8")
         for number in range(len(job.partitions)):
             if not (path := job.texts_of(number)).exists():
-                rows = texts[number * partition_size : (number + 1) * partition_size]
-                write_table(path, {"text": str}, ({"text": text} for text in rows))
+                _write_texts(path, texts[number * partition_size : (number + 1) * partition_size])
         return job
 
     @property
@@ -101,6 +100,13 @@ class Job:
     def texts_of(self, number: int) -> Path:
         """Return the file with the texts of a partition."""
         return Path(self.folder) / "texts" / f"{number:05d}.parquet"
+
+    def read_texts(self, number: int) -> list[str]:
+        """Return the texts of a partition."""
+        import pyarrow.parquet as pq
+
+        column = pq.read_table(self.texts_of(number))["text"].to_pylist()
+        return [value.decode("utf-8", "surrogatepass") for value in column]
 
     def vectors_of(self, number: int) -> Path:
         """Return the file with the vectors of a partition."""
@@ -141,6 +147,19 @@ class Job:
             raise JobError(f"{self.folder}/job.json is damaged: remove the folder, or name another one") from error
         if other is not None:
             raise JobError(f"{self.folder} holds a job with another {other}: remove it, or name another folder")
+
+
+def _write_texts(path: Path, texts: Sequence[str]) -> None:
+    """Write texts into a Parquet file, as bytes: the names of files need not be UTF-8."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([("text", pa.binary())])
+    path.parent.mkdir(exist_ok=True)
+    with whole_file(path) as aside, pq.ParquetWriter(aside, schema) as writer:
+        for start in range(0, len(texts), _ROWS):  # images in memory are megabytes of text
+            some = [text.encode("utf-8", "surrogatepass") for text in texts[start : start + _ROWS]]
+            writer.write_table(pa.table({"text": some}, schema=schema))
 
 
 def _check_is_free(folder: Path) -> None:
@@ -239,6 +258,8 @@ def perform(stage: Stage, run: Runner, progress: Progress | None = None) -> None
 class Encoding:
     """The stage that encodes partitions: `vectors/00007.npy`, `(texts, dim)` float32.
 
+    What is encoded of a partition is kept in parts, so that a worker that is killed loses seconds.
+
     Attributes:
         job: What the partitions are of.
         on_bad_row: "error" stops at an image that cannot be opened; "skip" gives it a vector of NaN, and notes why.
@@ -263,21 +284,30 @@ class Encoding:
 
     def __call__(self, item: str) -> None:
         """Encode a partition."""
-        import pyarrow.parquet as pq
-
         twin, number = opened(self.job.model, self.job.fingerprint), int(item)
-        texts = pq.read_table(self.job.texts_of(number))["text"].to_pylist()
+        texts = self.job.read_texts(number)
         path = self.file(item)
         path.parent.mkdir(exist_ok=True)
-        broken: dict[str, str] | None = {} if self.on_bad_row == "skip" else None
-        vectors = twin.encode(texts, progress=self._progress(number), broken=broken)
-        if broken:
-            self.job.write_broken(number, {row: broken[text] for row, text in enumerate(texts) if text in broken})
-        save_vectors(path, [vectors], dim=twin.dim)
+        kept = inputs_of(twin.tower()).kept
+        parts = [self._part(twin, number, texts[start : start + kept], start) for start in range(0, len(texts), kept)]
+        save_vectors(path, map(np.load, parts), dim=twin.dim)
+        for part in parts:
+            part.unlink()
 
-    def _progress(self, number: int) -> Progress | None:
-        within, before = self.within, self.job.partitions[number]
-        return None if within is None else lambda done, _: within(before + done, self.job.count)
+    def _part(self, twin: Scorer, number: int, texts: Sequence[str], start: int) -> Path:
+        """Encode some texts of a partition into a file of their own, if they are not there yet."""
+        path = self.job.vectors_of(number).with_name(f".{number:05d}-{start:07d}.tmp")
+        if path.exists():
+            return path
+        within, before = self.within, self.job.partitions[number] + start
+        progress = None if within is None else lambda done, _: within(before + done, self.job.count)
+        broken: dict[str, str] | None = {} if self.on_bad_row == "skip" else None
+        vectors = twin.encode(texts, progress=progress, broken=broken)
+        if broken:
+            whys = {start + row: broken[text] for row, text in enumerate(texts) if text in broken}
+            self.job.write_broken(number, self.job.broken_of(number) | whys)
+        save_vectors(path, [vectors], dim=twin.dim)
+        return path
 
 
 @dataclass(frozen=True)
@@ -311,19 +341,22 @@ class Joining:
         """Compare two partitions."""
         one, other = map(int, item.split("-"))
         twin = opened(self.job.model, self.job.fingerprint)
-        parts, places = zip(*map(self._opened, sorted({one, other})), strict=True)
-        height = len(parts[0])
+        numbers = sorted({one, other})
+        places = [self._places(number) for number in numbers]
+        place, height = np.concatenate(places), len(places[0])
+        points = np.empty((len(place), twin.dim), np.float32)
+        for number, rows in zip(numbers, places, strict=True):  # one after the other, so that little is there twice
+            at = 0 if number == one else height
+            points[at : at + len(rows)] = np.load(self.job.vectors_of(number))[rows - self.job.partitions[number]]
         after = 0 if one == other else height
-        points, place = torch.from_numpy(np.concatenate(parts)), np.concatenate(places)
-        compare = Comparison(twin, points, self.threshold, rows=height, after=after)
+        compare = Comparison(twin, torch.from_numpy(points), self.threshold, rows=height, after=after)
         found = gathered(compare.found())
         write_found(self.file(item), (FoundPairs(place[left], place[right], score) for left, right, score in found))
 
-    def _opened(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return the vectors of a partition, without those of broken inputs, and the texts they are of."""
-        vectors, broken = np.load(self.job.vectors_of(number)), self.job.broken_of(number)
-        rows = np.delete(np.arange(len(vectors)), [*broken])
-        return vectors[rows] if broken else vectors, rows + self.job.partitions[number]
+    def _places(self, number: int) -> np.ndarray:
+        """Return the texts of a partition, without broken inputs."""
+        rows = np.delete(np.arange(self.job.size(number)), [*self.job.broken_of(number)])
+        return rows + self.job.partitions[number]
 
 
 class PartitionedVectors:

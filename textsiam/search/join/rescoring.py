@@ -22,12 +22,9 @@ class Rescoring(Joining):
 
     def __call__(self, item: str) -> None:
         """Ask the reranker of the model about the pairs of two partitions."""
-        import pyarrow.parquet as pq
-
         one, other = map(int, item.split("-"))
         twin, starts, height = opened(self.job.model, self.job.fingerprint), self.job.partitions, self.job.size(one)
-        tables = [pq.read_table(self.job.texts_of(number)) for number in sorted({one, other})]
-        texts = [text for table in tables for text in table["text"].to_pylist()]
+        texts = [text for number in sorted({one, other}) for text in self.job.read_texts(number)]
         shift = 0 if one == other else height
 
         def rescored() -> Iterator[FoundPairs]:
