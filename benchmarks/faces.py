@@ -87,8 +87,8 @@ def main() -> None:
         table()
         return
     for how in given.how:
-        for split in given.splits:
-            for seed in given.seeds if how in CONFIGS else [0]:
+        for seed in given.seeds if how in CONFIGS else [0]:
+            for split in given.splits:
                 run(how, split, seed, given.runs)
 
 

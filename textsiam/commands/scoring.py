@@ -31,7 +31,9 @@ from textsiam.commands.options import (
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
 
 if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
     from textsiam.decision.decision import Decision
+    from textsiam.evaluation.pairs import PairEvaluation
 
 
 _OF_LABELS = ("report", "threshold", "precision", "prior", "verification")  # options that need labels
@@ -165,6 +167,7 @@ def evaluate(
         say("note: this model has no decision, so its ranking alone is measured; --threshold measures verdicts too")
     evaluation = evaluate_pairs(twin, read, decision=decision, threshold=threshold, name=model)
     shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
+    shown = [*_raw_pixels(read), evaluation]
     if report is not None:
         from textsiam.evaluation.report import write_report
         from textsiam.images.pairs import thumbnail_of
@@ -172,7 +175,7 @@ def evaluate(
         facts = {"model": model, "data": read.source} | (
             {} if decision is None else {"decision": decision.learned_from}
         )
-        write_report(report, [evaluation], facts=facts, thumbnail=thumbnail_of(read))
+        write_report(report, shown, facts=facts, thumbnail=thumbnail_of(read))
     verified = None
     if verification:
         from textsiam.evaluation.verification import verification_report
@@ -181,7 +184,8 @@ def evaluate(
             evaluation.similarities, evaluation.labels, threshold=evaluation.threshold, units=evaluation.units
         )
     if as_json:
-        extra = {} if verified is None else {"verification": verified.to_dict()}
+        extra = {"raw_pixels": each.to_dict() for each in shown[:-1]}
+        extra |= {} if verified is None else {"verification": verified.to_dict()}
         learned = None if decision is None else decision.learned_from
         print_json(
             {**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift, "read": read.report.to_dict()}
@@ -189,11 +193,19 @@ def evaluate(
     else:
         from textsiam.recipe import results_table
 
-        make_console().print(results_table([evaluation]))
+        make_console().print(results_table(shown))
         if verified is not None:
             say(str(verified), stream=sys.stdout)
         if report is not None:
             say(f"report written to {report}")
+
+
+def _raw_pixels(pairs: Pairs) -> list[PairEvaluation]:
+    """Return the ranking of pairs of images by their raw pixels; nothing for texts."""
+    from textsiam.evaluation.pairs import evaluate_pairs
+    from textsiam.evaluation.raw_pixels import RawPixels
+
+    return [evaluate_pairs(RawPixels(), pairs, name="raw pixels")] if pairs.images else []
 
 
 def _few_shot(
