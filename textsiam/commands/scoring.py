@@ -184,7 +184,7 @@ def evaluate(
             evaluation.similarities, evaluation.labels, threshold=evaluation.threshold, units=evaluation.units
         )
     if as_json:
-        extra = {"raw_pixels": each.to_dict() for each in shown[:-1]}
+        extra = {"raw_pixels": shown[0].to_dict()} if read.images else {}
         extra |= {} if verified is None else {"verification": verified.to_dict()}
         learned = None if decision is None else decision.learned_from
         print_json(
