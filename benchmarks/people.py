@@ -32,6 +32,12 @@ class Claims:
         genuine, other = self.kinds == "genuine", self.kinds == against
         return equal_error(self.scores, weight * genuine, weight * other)
 
+    def against(self, kind: str) -> Claims:
+        """Return the genuine claims and those of this kind, by falling score: resamples need not sort them again."""
+        rows = np.flatnonzero((self.kinds == "genuine") | (self.kinds == kind))
+        rows = rows[np.argsort(-self.scores[rows], kind="stable")]
+        return Claims(*(value[rows] for value in (self.scores, self.kinds, self.claimed, self.by)))
+
 
 def equal_error(scores: np.ndarray, genuine: np.ndarray, other: np.ndarray) -> float:
     """Return the equal error rate of scores, each with its weight as a genuine claim and as another (n,)."""
@@ -79,6 +85,7 @@ def measures(vectors: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
 def apart(ours: list[Claims], theirs: list[Claims], people: list[list[str]], against: str, draws: int = 1000):
     """Return the 95 % interval of the mean over splits of `ours` minus `theirs`: all people are drawn, with return."""
     names = sorted(set().union(*people))
+    ours, theirs = ([each.against(against) for each in given] for given in (ours, theirs))
     rng, found = np.random.default_rng(0), []
     while len(found) < draws:
         drawn = dict(
