@@ -184,10 +184,11 @@ def main() -> None:
     parser.add_argument("what", choices=["simulate", "signatures", "references", "table"])
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
+    parser.add_argument("--identities", nargs="*", type=int, default=list(IDENTITIES))
     arguments = parser.parse_args()
     if arguments.what == "simulate":
         for kind in arguments.kinds:
-            for identities in IDENTITIES:
+            for identities in arguments.identities:
                 keep(RESULTS, [simulated(kind, identities, arguments.runs)])
     elif arguments.what == "signatures":
         for calibrating in (10, 15, 30):

@@ -202,6 +202,15 @@ def test_raw_pixels_stand_beside_the_twin(trained):
     assert '<th scope="col">raw pixels</th>' in (folder / "report.html").read_text()
 
 
+def test_evaluate_ranks_the_raw_pixels_too(trained, tmp_path, capsys):
+    model, test = str(trained[1] / "model"), str(trained[1] / "test.tsv")
+    found = json.loads(called(capsys, "evaluate", model, test, "--report", str(tmp_path / "r.html"), "--json"))
+    assert found["raw_pixels"]["threshold"] is None
+    assert found["raw_pixels"]["report"]["average_precision"]["value"] > 0.5
+    assert '<th scope="col">raw pixels</th>' in (tmp_path / "r.html").read_text()
+    assert "raw pixels" in called(capsys, "evaluate", model, test)
+
+
 class Scores(RawPixels):
     """Gives every pair the score that was written down for it."""
 

