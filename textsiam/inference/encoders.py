@@ -151,7 +151,7 @@ def open_tower(
             else:
                 tower = SentenceTransformer(folder, device=device, trust_remote_code=trust_remote_code)
             complete_weights(tower, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
         if "embedding dimension" in str(error):  # of some CNNs (MobileNet), whose configs do not name it
             return _measured(where, device)
         first = drawing_model(str(error)) or str(error).strip().split("\n")[0]

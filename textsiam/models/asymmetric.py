@@ -113,10 +113,10 @@ def _by_modality(tower: SentenceTransformer) -> tuple[SentenceTransformer, Sente
     What reads both as messages of a chat takes files by means of its own, and stays a tower of texts.
     """
     known: Any = getattr(tower[0], "modality_config", {})
-    other: Modality | None = next((modality for modality in MEDIA if modality in known), None)
+    other = next((medium for name, medium in MEDIA.items() if name in known), None)
     if other is None or "text" not in known or "message" in known:
         return None
-    return _restricted(tower, "text"), _restricted(tower, other)
+    return _restricted(tower, "text"), _restricted(tower, other.modality)
 
 
 def _restricted(tower: SentenceTransformer, modality: Modality) -> SentenceTransformer:

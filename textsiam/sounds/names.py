@@ -82,7 +82,8 @@ def seconds_of(name: str, rate: int) -> float:
     Raises:
         DataError: There is none, or it is too long.
     """
-    seconds = _seconds(file_version(name, "sound"), name)
+    header = _seconds.__wrapped__ if is_data(name) else _seconds  # a cache of data URIs would hold their bytes
+    seconds = header(file_version(name, "sound"), name)
     return seconds * _RATE / rate if _unrated(name) else seconds
 
 
