@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
     from typing_extensions import Unpack
 
-_PRECISIONS = {None: "auto", "float32": "fp32"}  # what sentence-transformers and its evaluators say
+_PRECISIONS: dict[Any, Precision] = {
+    None: "auto",
+    "float32": "fp32",
+}  # what sentence-transformers and its evaluators say
 
 
 class EncodeOptions(TypedDict, total=False):
@@ -244,8 +247,8 @@ class Encoder(ABC):
         if isinstance(inputs, str):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         asked = understood(options, self.tower(side), self.dim, devices)  # pyright: ignore[reportArgumentType]
-        precision = _PRECISIONS.get(precision, precision)
-        how = {"precision": precision, "cache": cache, "devices": asked.devices, "compiled": compiled}
+        how: dict[str, Any] = {"cache": cache, "devices": asked.devices, "compiled": compiled}
+        how["precision"] = _PRECISIONS.get(precision, precision)
         with asked.progress(progress) as advance:
             vectors = self._vectors(inputs, side=side, prompt=asked.prompt, progress=advance, **how)
         return asked.shaped(vectors, self.device)
