@@ -263,7 +263,7 @@ def keep_answers(
     labels: Path,
     output: Path,
     precision: float | None,
-    on_bad_row: Literal[error, skip],
+    on_bad_row: BadRow,
     quoted: bool | None,
     *,
     as_json: bool,
