@@ -14,6 +14,8 @@ import os
 import sys
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # MTEB would ask about the model
+
 import mteb
 from datasets import Dataset, DatasetDict
 from mteb.abstasks.pair_classification import AbsTaskPairClassification
@@ -27,9 +29,9 @@ from textsiam.inference.encoders import resolve
 RESULTS = Path(__file__).parent / "results" / "mteb.json"
 DATA = Path(os.environ.get("TEXTSIAM_DATA", "../shared/data"))
 TASKS = {
-    "Quora": ("qqp/dev.tsv.gz", "pairs of two published dev splits of Quora's questions"),
-    "Yahoo": ("yahoo_zhang/Zhang_dataset.csv", "pairs of questions to Yahoo, marked by hand"),
     "AskUbuntu": ("askubuntu/titles.tsv.gz", "titles of a technical forum; the others look drawn at random"),
+    "Yahoo": ("yahoo_zhang/Zhang_dataset.csv", "pairs of questions to Yahoo, marked by hand"),
+    "Quora": ("qqp/dev.tsv.gz", "pairs of two published dev splits of Quora's questions"),
 }
 
 
@@ -73,7 +75,7 @@ def run(models):
             pairs = read_pairs(DATA / file)
             task = duplicate_task(name, pairs, about)
             twin.head = None  # MTEB compares vectors
-            ap = evaluate_pairs(twin, pairs).average_precision
+            ap = evaluate_pairs(twin, pairs).report.average_precision
             row = {
                 "model": Path(model).parent.name if Path(model).is_dir() else model, "task": name, "pairs": len(pairs),
                 "duplicates": int(pairs.labels.sum()), "sentence_transformers": cosine_ap(peer, task),
@@ -81,7 +83,7 @@ def run(models):
             }  # fmt: skip
             print(row, flush=True)
             rows.append(row)
-    RESULTS.write_text(json.dumps({"rows": rows, "mteb": mteb.__version__, "facts": facts()}, indent=1) + "\n")
+            RESULTS.write_text(json.dumps({"rows": rows, "mteb": mteb.__version__, "facts": facts()}, indent=1) + "\n")
 
 
 def table():

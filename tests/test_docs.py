@@ -76,7 +76,7 @@ def test_every_command_and_option_is_told_of(name):
     assert [sorted(spellings) for spellings in options if not spellings & told] == []
 
 
-_LONG = ("train", "serve", "export")  # have tests of their own
+_LONG = ("train", "serve", "export", "push")  # have tests of their own
 
 
 @pytest.mark.slow

@@ -45,3 +45,21 @@ def test_it_names_an_allocator_that_was_preloaded(monkeypatch, tmp_path, name):
     maps.write_text(f"7f00-7f01 r-xp 00000000 08:01 1 /usr/lib/lib{name}.so.4\n")
     monkeypatch.setattr(doctor, "_MAPS", maps)
     assert doctor._allocator() == name
+
+
+def test_it_knows_the_caches(textsiam, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    (tmp_path / "models--anna--forum").mkdir()
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    caches = textsiam("doctor", "--json").json["caches"]
+    assert caches["hub"] == str(tmp_path)
+    assert (caches["models"], caches["data_sets"], caches["offline"]) == (1, 0, True)
+
+
+def test_it_says_where_bf16_is_missing():
+    machine = {"available_cores": 2, "load": 0.0}
+    torch = {"waiting": "passive", "threads": 2, "device": "cpu", "number_format": "float32"}
+    (line,) = doctor._advice({"machine": machine, "torch": torch, "extras": {}})
+    assert line.startswith("this processor multiplies no bf16")
+    assert doctor._advice({"machine": machine, "torch": torch | {"number_format": "bfloat16"}, "extras": {}}) == []

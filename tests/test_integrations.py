@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sqlite3
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,91 @@ def test_mteb(twin: Twin, pairs: Pairs, monkeypatch: pytest.MonkeyPatch) -> None
     assert names["score"] == pytest.approx(average_precision_score(pairs.labels, scores), abs=1e-6)
     (score,) = names["result"].task_results[0].scores["test"]
     assert score["similarity_ap"] == score["cosine_ap"]
+
+
+def test_tables_in_and_out(twin: Twin, sentences: list[str]) -> None:
+    names = run("pandas, polars and datasets", twin, sentences)
+    assert names["pairs"].left_texts == sentences[:-1]
+    assert names["again"].to_dict("list")["question2"] == sentences[1:]
+    found, frame = names["duplicates"], names["flagged"]
+    assert len(frame) == len(found) > 0
+    assert frame["question1"].tolist() == [sentences[i] for i in found.left]
+    np.testing.assert_array_equal(frame["similarity"].to_numpy(), found.similarity)
+    expected = twin.similarity(frame["question1"].tolist(), frame["question2"].tolist())
+    np.testing.assert_allclose(frame["similarity"], expected, atol=1e-3)
+    named = found.to_pandas(ids=[f"q{i}" for i in range(len(sentences))])
+    assert named.columns.tolist() == ["id1", "id2", "similarity", "probability"]
+    assert named["id2"].tolist() == [f"q{i}" for i in found.right]
+
+
+def test_polars(twin: Twin, sentences: list[str]) -> None:
+    polars = pytest.importorskip("polars", reason="polars is not installed")
+    from textsiam import find_duplicates, read_pairs
+
+    table = {"question1": sentences[:-1], "question2": sentences[1:], "is_duplicate": [0] * (len(sentences) - 1)}
+    assert read_pairs(polars.DataFrame(table)).right_texts == sentences[1:]
+    found = find_duplicates(twin, sentences, threshold=0.5)
+    frame = found.to_dataset(sentences).to_polars()
+    assert isinstance(frame, polars.DataFrame)
+    assert frame["question2"].to_list() == [sentences[i] for i in found.right]
+
+
+@pytest.mark.parametrize("tracker", ["tensorboard", "wandb", "trackio", "mlflow"])
+def test_trackers_get_what_the_history_holds(tracker, twin, pairs, tmp_path, monkeypatch) -> None:
+    if find_spec(tracker) is None:  # not imported yet: trackio asks at once where it may write
+        pytest.skip(f"{tracker} is not installed")
+    from textsiam import train
+    from textsiam.training.losses.objective import Objective
+    from textsiam.training.losses.pairwise import ContrastiveLoss
+    from textsiam.training.settings import Settings
+
+    for name, value in {"WANDB_MODE": "offline", "WANDB_DIR": tmp_path, "TRACKIO_DIR": tmp_path / "trackio"}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)
+    settings = Settings(max_steps=2, batch_size=8, log_every=1, precision="fp32", tracker=tracker)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the trackers
+        result = train(twin, pairs, Objective({"contrastive": ContrastiveLoss()}), output=tmp_path / "run",
+                       settings=settings, quiet=True)  # fmt: skip
+        told = TOLD[tracker](tmp_path)
+    losses = [record["loss"] for record in result.history if "loss" in record]
+    assert len(losses) == 2
+    assert told == pytest.approx(losses, rel=1e-5)
+
+
+def _tensorboard(folder: Path) -> list[float]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (events,) = {path.parent for path in folder.rglob("events.out.tfevents.*") if path.parent.name == "logs"}
+    read = EventAccumulator(str(events))
+    read.Reload()
+    return [event.value for event in read.Scalars("loss")]
+
+
+def _wandb(folder: Path) -> list[float]:
+    import wandb
+
+    wandb.teardown()  # its process has written all
+    (file,) = {path.resolve() for path in folder.rglob("*.wandb")}
+    # Records: the name of a metric, followed by its number as JSON; each one stands there as history and as summary.
+    found = re.findall(rb"\x04loss...(\d\.\d+(?:e-?\d+)?)", file.read_bytes(), re.S)
+    return [*dict.fromkeys(map(float, found))]
+
+
+def _trackio(folder: Path) -> list[float]:
+    (file,) = [path for path in (folder / "trackio").rglob("*.db") if "logs" in path.name]
+    with sqlite3.connect(file) as table:
+        rows = [json.loads(metrics) for (metrics,) in table.execute("SELECT metrics FROM metrics ORDER BY step")]
+    return [row["loss"] for row in rows if "loss" in row]
+
+
+def _mlflow(folder: Path) -> list[float]:
+    import mlflow
+
+    client = mlflow.MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (ran,) = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
+    return [metric.value for metric in client.get_metric_history(ran.info.run_id, "loss")]
+
+
+TOLD = {"tensorboard": _tensorboard, "wandb": _wandb, "trackio": _trackio, "mlflow": _mlflow}

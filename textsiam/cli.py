@@ -22,46 +22,119 @@ from textsiam.commands import (
     scoring,
     serving,
 )
-from textsiam.terminal import fail
+from textsiam.terminal import fail, print_json
 
 app = typer.Typer(
     help="Twin encoders that find duplicate questions, and know when a score means 'duplicate'.",
+    epilog="Each command has an example: textsiam COMMAND --help.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
 data_app = typer.Typer(help="Look at pairs before training on them.", no_args_is_help=True)
-app.add_typer(data_app, name="data")
-app.add_typer(forums.import_app, name="import")
-app.add_typer(indexing.index_app, name="index")
-app.add_typer(galleries.gallery_app, name="gallery")
 
-app.command()(scoring.score)
-app.command()(scoring.evaluate)
-app.command()(scoring.report)
-app.command()(labelling.label)
-app.command()(labelling.audit)
-app.command()(finding.flag)
-app.command()(finding.encode)
-app.command()(finding.match)
-app.command()(indexing.check)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(making.train)
-app.command()(forums.adapt)
-app.command()(making.mine)
-app.command()(making.export)
-app.command()(making.ensemble)
-app.command()(making.calibrate)
-app.command()(serving.serve)
-app.command()(serving.recalibrate)
-app.command()(doctor.doctor)
-data_app.command("report")(making.report)
+# The help's sections: each command with an example.
+_SECTIONS: dict[str, dict[Callable[..., Any], str]] = {
+    "Find duplicates": {
+        scoring.score: 'score MODEL "How old are you?" "What is your age?"',
+        finding.flag: "flag MODEL questions.tsv --output flagged.tsv",
+        finding.match: "match MODEL --queries queries.txt --documents documents.jsonl --top-k 10",
+        finding.encode: "encode MODEL questions.tsv --output vectors.npy",
+        indexing.check: 'check MODEL index "new question" --json',
+        serving.serve: "serve MODEL --index index",
+    },
+    "Make a twin": {
+        making.train: "train configs/qqp.yaml --data.train pairs.tsv --resume true",
+        forums.adapt: "adapt MODEL forum --output twin",
+        making.mine: "mine MODEL pairs.tsv --category semi-hard --output triplets.tsv",
+        making.ensemble: "ensemble MODEL OTHER --output both --calibrate pairs.tsv",
+        making.export: "export MODEL --format openvino --int8 --output fast",
+        making.push: "push MODEL user/repo --private",
+    },
+    "Decide and prove": {
+        scoring.evaluate: "evaluate MODEL pairs.tsv --report report.html",
+        scoring.report: "report MODEL OTHER pairs.tsv --output report.html",
+        making.calibrate: "calibrate MODEL pairs.tsv --output calibrated",
+        labelling.label: "label MODEL forum --precision 0.95 --output labels.tsv",
+        labelling.audit: "audit flagged.tsv --labels audit.tsv",
+        serving.recalibrate: "recalibrate MODEL --feedback feedback.tsv",
+    },
+    "Data and machine": {doctor.doctor: "doctor --json"},
+}
+_GROUPS: dict[str, tuple[typer.Typer, str, dict[str, str]]] = {
+    "data": (data_app, "Data and machine", {"report": "pairs.tsv"}),
+    "import": (
+        forums.import_app,
+        "Data and machine",
+        {
+            "stackexchange": "DUMP_FOLDER --output forum",
+            "discourse": "EXPORT --output forum",
+            "sample": "--output forum",
+            "table": 'posts.csv --text "{title}. {body}" --links links.tsv --output forum',
+        },
+    ),
+    "index": (
+        indexing.index_app,
+        "Find duplicates",
+        {
+            "create": "MODEL index",
+            "add": "MODEL index questions.tsv",
+            "search": 'MODEL index "new question" --top-k 5',
+            "delete": "index ID",
+            "stats": "index --json",
+            "compact": "index",
+            "migrate": "OTHER index",
+            "snapshot": "index copy",
+        },
+    ),
+    "gallery": (
+        galleries.gallery_app,
+        "Find duplicates",
+        {
+            "enroll": "MODEL accounts enrolled.tsv",
+            "remove": "MODEL accounts NAME",
+            "list": "MODEL accounts",
+            "calibrate": "MODEL accounts probes.tsv --far 0.01",
+            "verify": "MODEL accounts NAME probe.png",
+            "identify": "MODEL accounts probe.png",
+        },
+    ),
+}
+# What a command that was stopped has kept, and how it goes on.
+_GOES_ON = {
+    "flag": "with --work FOLDER the same command goes on where it was stopped",
+    "index add": "what was added is kept; the same command adds the rest",
+    "index migrate": "the same command goes on",
+}
+
+
+def _register() -> None:
+    """Give the app its commands, in sections, each with an example."""
+    data_app.command("report")(making.report)
+    for section, commands in _SECTIONS.items():
+        for command, example in commands.items():
+            free = {"allow_extra_args": True, "ignore_unknown_options": True} if command is making.train else None
+            app.command(rich_help_panel=section, epilog=f"Example: textsiam {example}", context_settings=free)(command)
+    for group, (sub, section, examples) in _GROUPS.items():
+        for one in sub.registered_commands:
+            name = one.name or getattr(one.callback, "__name__", "")
+            one.epilog = f"Example: textsiam {group} {name} {examples[name]}"
+        app.add_typer(sub, name=group, rich_help_panel=section)
+
+
+_register()
 
 
 @app.callback(invoke_without_command=True)
-def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --version: all versions.")] = False,
+) -> None:
     if version:
-        print(__version__)
+        print_json(doctor.versions()) if as_json else print(__version__)
         raise typer.Exit
+    if as_json:
+        raise typer.BadParameter(f"--json stands behind the command: {context.invoked_subcommand or 'doctor'} --json")
 
 
 def _command() -> None:
@@ -80,7 +153,9 @@ def main(command: Callable[[], Any] = _command) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        fail("interrupted", 130)
+        words = [word for word in sys.argv[1:3] if not word.startswith("-")]
+        kept = next((_GOES_ON[name] for name in (" ".join(words), *words[:1]) if name in _GOES_ON), None)
+        fail("interrupted" + (f": {kept}" if kept else ""), 130)
     except BrokenPipeError:
         _end_unread()
     except SystemExit as ended:

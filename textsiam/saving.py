@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
+
+from textsiam.whole_file import keep_on_disk
 
 
 class SaveError(OSError):
@@ -44,13 +45,13 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
             if path.is_file():
                 kept = target / path.relative_to(fresh)
                 path.chmod(kept.stat().st_mode & 0o777 if kept.is_file() else given)
-                _sync(path)
-        _sync(fresh)
+                keep_on_disk(path)
+        keep_on_disk(fresh)
         if target.exists():
             shutil.rmtree(old, ignore_errors=True)  # left by a crash right after the renames
             target.rename(old)
         fresh.rename(target)
-        _sync(target.parent)  # the name is on the disk, too
+        keep_on_disk(target.parent)  # the name is on the disk, too
         shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         kept = f"; {target} is as it was before" if target.exists() else ""
@@ -90,11 +91,3 @@ def recover(target: Path) -> None:
 def _aside(target: Path) -> Path:
     # Hidden: `target.old` could be a copy that the user made.
     return target.with_name(f".{target.name}.old")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -1,14 +1,19 @@
-"""A file that appears whole or not at all: written aside, then renamed."""
+"""A file that appears whole or not at all, that is on the disk, that one process works on at a time."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 from uuid import uuid4
+
+_FAR = 1 << 40  # where Windows, which keeps others from reading what is locked, locks a byte
+_WAIT = 0.05  # seconds between two tries there
 
 
 @contextmanager
@@ -54,3 +59,87 @@ def file_identity(path: str | Path) -> tuple[int, int] | None:
     except OSError:
         return None
     return found.st_dev, found.st_ino
+
+
+@contextmanager
+def locked(place: IO[Any] | Path, *, shared: bool = False, wait: bool = True) -> Iterator[None]:
+    """Keep other processes from locking an open file, or a folder, meanwhile.
+
+    Args:
+        place: The file, opened to be written to; or a folder.
+        shared: Whether others may have it with `shared` at the same time, where the system knows such locks.
+        wait: Wait until the others are done.
+
+    Raises:
+        BlockingIOError: Somebody else has locked it, and `wait` is False.
+        OSError: The folder cannot be opened.
+    """
+    if not isinstance(place, Path):
+        with _held(place.fileno(), shared, wait):
+            yield
+        return
+    descriptor = os.open(place, os.O_RDONLY) if _opens_folders() else os.open(place / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        with _held(descriptor, shared, wait):
+            yield
+    finally:
+        os.close(descriptor)
+
+
+def _opens_folders() -> bool:
+    return os.name != "nt"
+
+
+@contextmanager
+def _held(descriptor: int, shared: bool, wait: bool) -> Iterator[None]:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        with _held_on_windows(descriptor, wait):
+            yield
+        return
+    how = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    fcntl.flock(descriptor, how if wait else how | fcntl.LOCK_NB)
+    try:
+        yield
+    finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+@contextmanager
+def _held_on_windows(descriptor: int, wait: bool) -> Iterator[None]:
+    import msvcrt
+
+    lock: Any = msvcrt.locking  # pyright: ignore[reportAttributeAccessIssue]
+
+    def at_far(mode: int) -> None:
+        here = os.lseek(descriptor, 0, os.SEEK_CUR)
+        os.lseek(descriptor, _FAR, os.SEEK_SET)
+        try:
+            lock(descriptor, mode, 1)
+        finally:
+            os.lseek(descriptor, here, os.SEEK_SET)
+
+    while True:
+        try:
+            at_far(msvcrt.LK_NBLCK)  # pyright: ignore[reportAttributeAccessIssue]
+            break
+        except OSError as error:
+            if not wait:
+                raise BlockingIOError(*error.args) from None
+            time.sleep(_WAIT)
+    try:
+        yield
+    finally:
+        at_far(msvcrt.LK_UNLCK)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def keep_on_disk(place: Path) -> None:
+    """Return when a file, or the names in a folder, are on the disk; of a folder, where the system can tell."""
+    if place.is_dir() and not _opens_folders():
+        return
+    descriptor = os.open(place, os.O_RDONLY if _opens_folders() else os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

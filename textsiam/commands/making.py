@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from textsiam.commands.labelling import answered
+from textsiam.commands.labelling import keep_answers
 from textsiam.commands.options import (
     BadRow,
     Column,
@@ -194,7 +193,7 @@ def calibrate(
     if labels is not None:
         if prior is not None or column:
             raise typer.BadParameter("--labels excludes --prior and --column")
-        _keep_answers(model, pairs, labels, output, precision, on_bad_row, quoted, as_json=as_json)
+        keep_answers(model, pairs, labels, output, precision, on_bad_row, quoted, as_json=as_json)
         return
     read = read_pairs(one_or_all(pairs), columns=named_columns(column), on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
@@ -222,36 +221,22 @@ def calibrate(
     say(f"calibrated model written to {output}")
 
 
-def _keep_answers(
-    model: str,
-    questions: list[str],
-    labels: Path,
-    output: Path,
-    precision: float | None,
-    on_bad_row: Literal["error", "skip"],
-    quoted: bool | None,
-    *,
-    as_json: bool,
+def push(
+    model: Model,
+    repo: Annotated[str, typer.Argument(help="user/repo; made if need be.")],
+    private: Annotated[
+        bool | None,
+        typer.Option("--private/--public", help="Who sees it, if it is made now."),
+    ] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; made where it is not there.")] = None,
+    as_json: Json = False,
 ) -> None:
-    """Save a model with what answers about a collection say, and certify there."""
-    from textsiam.sources import read_texts
-
-    read = read_texts(one_or_all(questions), on_bad_row=on_bad_row, quoted=quoted)
-    tell_read(read.report)
-    twin = open_twin(model)
-    decision = answered(twin, read, labels).decision(precision)
-    from textsiam.decision.collection import CollectionDecision
-    from textsiam.models.domain import domain_of
-
-    twin.decision = replace(decision, domain=domain_of(twin, read.texts))
-    twin.collection = CollectionDecision(twin.decision, len(read))
-    twin.save_pretrained(output)
+    """Upload a model to the Hub, with its decision and a model card; HF_TOKEN holds the token."""
+    url = open_twin(model, sides=True).push_to_hub(repo, private=private, revision=revision)
     if as_json:
-        assert decision.certificate is not None
-        print_json({"output": str(output), "threshold": decision.threshold, **decision.certificate.to_dict()})
+        print_json({"repo": repo, "revision": revision or "main", "url": url})
         return
-    say(f"duplicate from {decision.threshold:.4f} on, {decision.learned_from}", stream=sys.stdout)
-    say(f"calibrated model written to {output}")
+    say(f"pushed to {url}", stream=sys.stdout)
 
 
 def report(

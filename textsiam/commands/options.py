@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer
     from textsiam.models.twin import Twin
 
-Model = Annotated[str, typer.Argument(help="A saved twin or ensemble, any SentenceTransformer, or all-MiniLM-L6-v2.")]
+Model = Annotated[
+    str,
+    typer.Argument(help="Saved twin or ensemble, any SentenceTransformer, all-MiniLM-L6-v2, user/repo[@revision]."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print machine-readable output.")]
 BadRow = Annotated[Literal["error", "skip"], typer.Option(help="Stop at a bad row, or count it and go on.")]
 Column = Annotated[

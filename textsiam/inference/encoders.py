@@ -24,6 +24,7 @@ from textsiam.inference.inputs import TEXTS, Prepared
 from textsiam.inference.inputs import inputs_of as inputs_of
 from textsiam.inference.opening import (
     complete_weights,
+    downloaded,
     keep_facts,
     openable,
     own_classes,
@@ -94,17 +95,32 @@ def _is_cached(name: str) -> bool:
     return isinstance(try_to_load_from_cache(name, "model.safetensors"), str)
 
 
-def resolve(name_or_path: str | Path) -> str:
+def resolve(
+    name_or_path: str | Path, *, revision: str | None = None, token: str | None = None, local_files_only: bool = False
+) -> str:
     """Return what a loader should open for a model's name: a local folder, the packaged MiniLM, or a Hub id.
 
-    The Hub id of all-MiniLM-L6-v2 means the packaged copy only when the local Hub cache has none.
+    The Hub id of all-MiniLM-L6-v2 means the packaged copy only when the local Hub cache has none. A Hub id may name its
+    revision, `user/repo@revision`; then, or where one of the options is given, the model is downloaded here.
+
+    Args:
+        name_or_path: The name.
+        revision: Branch, tag or commit.
+        token: Of the Hub; None takes that of the environment.
+        local_files_only: Take what was downloaded before, and ask nobody.
 
     Raises:
-        ModelError: A path that does not exist, or the packaged weights fail their checksum.
+        ModelError: A path that does not exist, or the packaged weights fail their checksum; or it cannot be downloaded.
     """
     name = str(name_or_path)
     if Path(name).is_dir():
         return name
+    repo, _, named = name.partition("@")
+    if revision or named or token or local_files_only:
+        try:
+            return downloaded(repo, revision or named or None, token, local_files_only)
+        except OSError as error:
+            raise ModelError(f"cannot open the model {name!r}: {' '.join(str(error).split())}") from error
     if Path(name).exists():
         raise ModelError(f"{name}: is a file, expected the folder of a saved model")
     if name.startswith((".", "/", "~")) or name.count("/") > 1:

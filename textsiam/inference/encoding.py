@@ -22,7 +22,7 @@ from textsiam.inference.inputs import TEXTS
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
-_PRECISIONS: dict[str | None, Precision] = {
+_PRECISIONS: dict[Any, Precision] = {
     None: "auto",
     "float32": "fp32",
 }  # what sentence-transformers and its evaluators say
@@ -251,8 +251,8 @@ class Encoder(ABC):
         if isinstance(inputs, str):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         asked = understood(options, self.tower(side), self.dim, devices)  # pyright: ignore[reportArgumentType]
-        kind: Any = _PRECISIONS.get(precision, precision)
-        how = {"precision": kind, "cache": cache, "devices": asked.devices, "compiled": compiled}
+        how: dict[str, Any] = {"cache": cache, "devices": asked.devices, "compiled": compiled}
+        how["precision"] = _PRECISIONS.get(precision, precision)
         how["broken"] = broken
         with asked.progress(progress) as advance:
             vectors = self._vectors(inputs, side=side, prompt=asked.prompt, progress=advance, **how)

@@ -23,6 +23,46 @@ if TYPE_CHECKING:
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
 LOG_MEL_CNN = "textsiam.sounds.encoder.LogMelCNN"
 """The class of this package that saved towers name."""
+# Copies of the weights for other libraries, which nothing here opens.
+_OTHERS = ("*.bin.index.json", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "coreml/*", "onnx/*", "openvino/*")
+_OURS = ("textsiam.json", "ensemble.json")
+
+
+def hub_errors() -> tuple[type[Exception], ...]:
+    """Return what the Hub's library raises: also errors of the library that it sends requests by, whichever that is."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, ValueError, HfHubHTTPError.__mro__[1]
+
+
+def downloaded(repo: str, revision: str | None = None, token: str | None = None, local_files_only: bool = False) -> str:
+    """Download a model of the Hub, or find what was downloaded before, and return its folder.
+
+    Raises:
+        OSError: It cannot be had; the message says why.
+    """
+    from huggingface_hub import snapshot_download
+
+    how: dict[str, Any] = {"revision": revision, "token": token, "local_files_only": local_files_only}
+    try:
+        listing = Path(snapshot_download(repo, allow_patterns=list(_OURS), **how))
+        ours = any((listing / name).exists() for name in _OURS)
+        return snapshot_download(repo, ignore_patterns=None if ours else list(_OTHERS), **how)
+    except hub_errors() as error:
+        raise OSError(str(error)) from error
+
+
+def saved_on_hub(name: str) -> str:
+    """Return the folder of a twin or an ensemble on the Hub, downloaded; of any other model, its name as it is."""
+    from huggingface_hub import hf_hub_download
+
+    for file in _OURS:
+        try:
+            hf_hub_download(name, file)
+            return downloaded(name)
+        except hub_errors():
+            continue  # opening the tower reports what is wrong, with its own words
+    return name
 
 
 def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:

@@ -8,7 +8,6 @@ added.
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import os
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from typing import IO
 
 from textsiam.data.tables.errors import DataError
 from textsiam.labelling.plan import Aim
+from textsiam.whole_file import locked
 
 ANSWERS = ("y", "n", "skip", "undo", "")
 STAGES = ("look", "prove", "recall", "again")
@@ -105,8 +105,7 @@ class LabelFile:
     def exclusive(self) -> Iterator[tuple[list[Label], IO[bytes]]]:
         """Lock the file and give the lines that others added, and the file to append to."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self._opened("a+b") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with self._opened("a+b") as file, locked(file):
             yield self._read(file), file
 
     def append(self, file: IO[bytes], label: Label) -> None:

@@ -60,9 +60,7 @@ def draw_judged(files: LabelledFiles, imitations: str | None, count: int = DRAWN
     own = files.select(~imitates[files.classes])
     most = min(count * 3 // 4, most_pairs(own, duplicate_share=2 / 3))
     if not most:
-        raise DataError(
-            f"{files.source}: to judge by takes two classes of two {files.nouns} or more, beside imitations"
-        )
+        raise DataError(f"{files.source}: to judge takes two classes of two {files.nouns} or more, beside imitations")
     plain = draw_pairs(own, most, seed=seed, duplicate_share=2 / 3)
     rng = np.random.default_rng([seed, 1])
     left, right = _beside(family[files.classes], imitates[files.classes], round(most / 3), rng)

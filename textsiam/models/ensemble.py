@@ -20,9 +20,12 @@ from textsiam.decision.collection import CollectionDecision, restore_decisions, 
 from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
 from textsiam.inference.cache import EmbeddingCache
-from textsiam.inference.encoders import ModelError
+from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, resolve
 from textsiam.inference.fast.fast_tower import Precision
+from textsiam.inference.inputs import TEXTS
+from textsiam.inference.opening import saved_on_hub
 from textsiam.inference.tokens import tokenizer_rules
+from textsiam.models.card import model_card
 from textsiam.models.folder import head_arrays, restored_head
 from textsiam.models.learned import Head
 from textsiam.models.scorer import Scorer
@@ -225,8 +228,10 @@ class Ensemble(Scorer):
             return np.full((len(texts), len(self.twins)), 1 / len(self.twins), np.float32)
         return self.regions.weights(texts, side=side, precision=precision, broken=broken)
 
-    def save_pretrained(self, path: str | Path) -> Path:
+    def save_pretrained(self, path: str | Path, *, name: str | None = None) -> Path:
         """Save the ensemble into a folder, whole or not at all: a folder for each member, and for the base twin.
+
+        The model card calls it by the name of the folder, or by `name`.
 
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
@@ -252,17 +257,20 @@ class Ensemble(Scorer):
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if arrays:
                 save_file(arrays, folder / _ARRAYS)
+            texts = inputs_of(self.tower()) is TEXTS
+            card = model_card(self.provenance, self.decision, name or Path(path).name, texts=texts, ensemble=True)
+            (folder / "README.md").write_text(card, encoding="utf-8")
         return Path(path)
 
     @classmethod
     def from_pretrained(cls, path: str | Path, *, device: str | None = None) -> Ensemble:
-        """Open a saved ensemble.
+        """Open a saved ensemble, by its folder or its id on the Hub.
 
         Raises:
             ModelError: The folder holds no ensemble, or its files are damaged.
         """
         recover(Path(path))
-        folder = Path(path)
+        folder = Path(path if Path(path).exists() else saved_on_hub(str(path)))
         try:
             facts = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             if facts["format"] not in _FORMATS:
@@ -293,12 +301,17 @@ class Ensemble(Scorer):
         return ensemble
 
 
-def open_scorer(name_or_path: str | Path, *, device: str | None = None, sides: bool = True) -> Twin | Ensemble:
-    """Open whatever a name stands for: a saved ensemble, or what `Twin.from_pretrained` opens."""
+def open_scorer(
+    name_or_path: str | Path, *, device: str | None = None, sides: bool = True, **hub: Any
+) -> Twin | Ensemble:
+    """Open whatever a name stands for: a saved ensemble, or what `Twin.from_pretrained` opens; both also on the Hub."""
     recover(Path(name_or_path))
-    if (Path(name_or_path) / _FILE).exists():
-        return Ensemble.from_pretrained(name_or_path, device=device)
-    return Twin.from_pretrained(name_or_path, device=device, sides=sides)
+    where = resolve(name_or_path, **hub)
+    where = where if Path(where).is_dir() else saved_on_hub(where)
+    if (Path(where) / _FILE).exists():
+        return Ensemble.from_pretrained(where, device=device)
+    known = str(name_or_path) in MINILM_NAMES  # it has a decision by its name
+    return Twin.from_pretrained(name_or_path if known else where, device=device, sides=sides)
 
 
 def members_digest(scorer: Scorer, kind: str) -> tuple[hashlib._Hash, list[Twin]]:

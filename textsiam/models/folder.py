@@ -18,9 +18,10 @@ from safetensors.numpy import load_file, save_file
 
 from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
 from textsiam.decision.decision import Decision
-from textsiam.inference.encoders import MINILM_NAMES, ModelError, open_tower, resolve
+from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
-from textsiam.inference.inputs import inputs_of
+from textsiam.inference.inputs import TEXTS
+from textsiam.inference.opening import saved_on_hub
 from textsiam.legacy import read_head, reranker_folder
 from textsiam.models.asymmetric import by_side, of_one_kind, shared_layers, tie
 from textsiam.models.card import model_card
@@ -52,7 +53,12 @@ class Parts:
 
 
 def read_twin(
-    name_or_path: str | Path, *, device: str | None = None, trust_remote_code: bool = False, sides: bool = True
+    name_or_path: str | Path,
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    sides: bool = True,
+    **hub: Any,
 ) -> Parts:
     """Read a saved twin, or make the parts of one of any other model; see `Twin.from_pretrained`.
 
@@ -60,9 +66,10 @@ def read_twin(
         ModelError: The model cannot be found, or its textsiam files are damaged.
     """
     recover(Path(name_or_path))
-    described = _description(resolve(name_or_path))
+    where = resolve(name_or_path, **hub)
+    described = _description(where)
     if described is None:
-        tower = open_tower(name_or_path, device=device, trust_remote_code=trust_remote_code, lazy=True)
+        tower = open_tower(where, device=device, trust_remote_code=trust_remote_code, lazy=True)
         left, right = by_side(tower)
         if right is not None and not sides and inputs_of(left) is inputs_of(right):
             warnings.warn(
@@ -105,7 +112,7 @@ def own_distance(tower: SentenceTransformer) -> str:
     return measure if measure in ("euclidean", "manhattan") else "cosine"
 
 
-def write_twin(parts: Parts, path: str | Path) -> None:
+def write_twin(parts: Parts, path: str | Path, name: str | None = None) -> None:
     """Write a twin into a folder, whole or not at all; see `Twin.save_pretrained`.
 
     Raises:
@@ -134,7 +141,8 @@ def write_twin(parts: Parts, path: str | Path) -> None:
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
-        card = model_card(parts.provenance, parts.decision, Path(path).name)
+        kind = {"texts": inputs_of(parts.towers[0]) is TEXTS, "one_tower": len(places) == 1}
+        card = model_card(parts.provenance, parts.decision, name or Path(path).name, **kind)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -142,16 +150,7 @@ def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray
     """Return the folder, textsiam.json and arrays of a saved twin; None for any other model."""
     folder = Path(where)
     if not folder.is_dir():
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        try:
-            listing = Path(snapshot_download(where, allow_patterns=[_FILE, _ARRAYS]))
-            if not (listing / _FILE).exists():
-                return None
-            folder = Path(snapshot_download(where))
-        except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError, ValueError):
-            return None  # opening the tower reports what is wrong, with its own words
+        folder = Path(saved_on_hub(where))
     path = folder / _FILE
     if not path.exists():
         return None

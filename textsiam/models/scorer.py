@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
@@ -80,6 +81,31 @@ class Scorer(Encoder):
     def model_card_data(self) -> Any:
         """Where evaluators of sentence-transformers write down what they measure."""
         return self.tower().model_card_data
+
+    @abstractmethod
+    def save_pretrained(self, path: str | Path, *, name: str | None = None) -> Path:
+        """Save into a folder, whole or not at all; the model card calls it by `name`, or by that of the folder."""
+
+    def push_to_hub(
+        self, repo: str, *, private: bool | None = None, revision: str | None = None, token: str | None = None
+    ) -> str:
+        """Upload to the Hub as one commit, with weights, decision and model card.
+
+        Args:
+            repo: `user/repo`; it is made where it is not there.
+            private: Whether a repository that is made is private; None is what the account says.
+            revision: The branch, made where it is not there; None is the main one.
+            token: Of the Hub; None takes that of the environment (HF_TOKEN).
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            ModelError: It cannot be uploaded; the message says why.
+        """
+        from textsiam.models.hub import push
+
+        return push(self, repo, private=private, revision=revision, token=token)
 
     def pair_similarity(
         self,

@@ -91,6 +91,9 @@ class Twin(nn.Module, Scorer):
         device: str | None = None,
         trust_remote_code: bool = False,
         sides: bool = True,
+        revision: str | None = None,
+        token: str | None = None,
+        local_files_only: bool = False,
     ) -> Twin:
         """Open a saved twin, or make one of any saved `SentenceTransformer` or plain transformer.
 
@@ -98,17 +101,21 @@ class Twin(nn.Module, Scorer):
         are encoded as its `encode_query` does, right ones as its `encode_document`.
 
         Args:
-            name_or_path: A folder or Hub id. all-MiniLM-L6-v2 resolves to the packaged copy where the Hub
-                cache has none, and comes with a decision calibrated on Quora pairs.
+            name_or_path: A folder or Hub id, `user/repo` or `user/repo@revision`. all-MiniLM-L6-v2 resolves to the
+                packaged copy where the Hub cache has none, and comes with a decision calibrated on Quora pairs.
             device: Where the weights go; None lets torch choose.
             trust_remote_code: Run code that comes with the model. Off unless asked.
             sides: False leaves such routes and prompts aside, for texts of one kind: both sides are encoded as plain
                 `encode` does. A saved twin stays as it is.
+            revision: Branch, tag or commit of a Hub id.
+            token: Of the Hub; None takes that of the environment.
+            local_files_only: Take what was downloaded from the Hub before, and ask nobody.
 
         Raises:
             ModelError: The model cannot be found, or its textsiam files are damaged.
         """
-        parts = read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code, sides=sides)
+        hub = {"revision": revision, "token": token, "local_files_only": local_files_only}
+        parts = read_twin(name_or_path, device=device, trust_remote_code=trust_remote_code, sides=sides, **hub)
         twin = cls.from_parts(parts)
         return twin.eval()  # else every call of `encode` would switch dropout off and on again
 
@@ -126,15 +133,16 @@ class Twin(nn.Module, Scorer):
         twin.backend, twin.reranker = parts.backend, parts.reranker
         return twin
 
-    def save_pretrained(self, path: str | Path) -> Path:
+    def save_pretrained(self, path: str | Path, *, name: str | None = None) -> Path:
         """Save the twin into a folder, whole or not at all; plain `SentenceTransformer(path)` opens it too.
 
-        An asymmetric twin keeps its towers in `left/` and `right/`.
+        An asymmetric twin keeps its towers in `left/` and `right/`. The model card calls it by the name of the folder,
+        or by `name`.
 
         Raises:
             SaveError: The folder cannot be written; one that was there before is intact.
         """
-        write_twin(self.parts, path)
+        write_twin(self.parts, path, name)
         return Path(path)
 
     @property

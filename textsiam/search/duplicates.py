@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -29,6 +30,10 @@ from textsiam.search.join.approximate import Sharding, most_pairs
 from textsiam.search.join.exact import FoundPairs, pairs_above
 from textsiam.search.join.ray import JobConfig
 from textsiam.search.join.sorted_pairs import COLUMNS, MEMORY, Blocks, Room, slices, sorted_blocks
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame
 
 # Pairs scored at once.
 _SLICE = 65_536
@@ -76,6 +81,26 @@ class Duplicates:
     def blocks(self) -> Iterator[tuple[np.ndarray, ...]]:
         """Yield left, right, similarity and probability of the next pairs, in bounded memory."""
         return slices(self.left, self.right, self.similarity, self.probability)
+
+    def to_dataset(self, texts: Sequence[str] | None = None, ids: Sequence[str] | None = None) -> Dataset:
+        """Return the pairs as a `datasets.Dataset`, with the columns of a file that `flag` writes.
+
+        Args:
+            texts: The n texts; None leaves their columns out.
+            ids: Their ids; None numbers them from 0.
+        """
+        from datasets import Dataset
+
+        sides = {"1": self.left, "2": self.right}
+        named = {f"id{k}": rows if ids is None else [ids[int(i)] for i in rows] for k, rows in sides.items()}
+        if texts is not None:
+            named |= {f"question{k}": [texts[int(i)] for i in rows] for k, rows in sides.items()}
+        return Dataset.from_dict({**named, "similarity": self.similarity, "probability": self.probability})
+
+    def to_pandas(self, texts: Sequence[str] | None = None, ids: Sequence[str] | None = None) -> DataFrame:
+        """Return the pairs as a pandas frame, see `to_dataset`; `to_dataset(…).to_polars()` is one of polars."""
+        frame: Any = self.to_dataset(texts, ids).to_pandas()
+        return frame
 
     def with_probability(self, probability: Callable[[np.ndarray], np.ndarray]) -> Duplicates:
         """Return the same pairs with probabilities by their similarity, from `(n,)` to `(n,)`."""

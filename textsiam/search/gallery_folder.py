@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +18,7 @@ from textsiam.models.scorer import Scorer
 from textsiam.saving import SaveError, whole_folder
 from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
+from textsiam.whole_file import locked
 
 _FORMAT = 1
 _FILE = "gallery.json"
@@ -55,12 +54,8 @@ def gallery_lock(folder: str | Path, *, write: bool) -> Iterator[None]:
     elif not around.is_dir():
         yield  # whoever reads says that there is nothing
         return
-    descriptor = os.open(around, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX if write else fcntl.LOCK_SH)
+    with locked(around, shared=not write):
         yield
-    finally:
-        os.close(descriptor)
 
 
 def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None:

@@ -335,6 +335,22 @@ class TestHub:
 
         return load
 
+    def test_a_revision_stands_behind_the_name(self):
+        from datasets import Dataset
+
+        asked = []
+
+        def load(name, config, **how):
+            asked.append((name, config, how))
+            return Dataset.from_list(RECORDS)
+
+        assert rows(read_pairs("owner/questions@refs/pr/1:small", load=load)) == EXPECTED
+        read_pairs("owner/questions@v1.0", split="dev", load=load)
+        assert asked == [
+            ("owner/questions", "small", {"split": "train", "revision": "refs/pr/1"}),
+            ("owner/questions", None, {"split": "dev", "revision": "v1.0"}),
+        ]
+
     def test_rows_come_from_load_dataset(self):
         from datasets import Dataset
 

@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from textsiam.data.tables.errors import DataError
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Loader = Callable[..., "Dataset"]
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?(:[\w.-]+)?")
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+(@[\w./-]+)?)?(:[\w.-]+)?")
 
 
 def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loader | None) -> Dataset:
-    """Load a split of the Hub dataset `owner/name[:config]`.
+    """Load a split of the Hub dataset `owner/name[@revision][:config]`.
 
     Args:
         source: what was asked for; no file is there.
@@ -39,7 +39,9 @@ def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loade
     try:
         if load is None:
             from datasets import load_dataset as load
-        return load(name, config or None, split=split)
+        name, _, revision = name.partition("@")
+        at: dict[str, Any] = {"revision": revision} if revision else {}
+        return load(name, config or None, split=split, **at)
     except (OSError, ValueError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error

@@ -9,7 +9,6 @@ with, `compact` writes the bytes to a file beside it (`textsiam.search.index.sid
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -28,6 +27,7 @@ from textsiam.search.index.in_memory_scan import Stored, View
 from textsiam.search.index.journal import Journal, State, changed_since, read_state, rows_where, vectors_of
 from textsiam.search.index.sidecar import merging, read_sidecar, sidecar_path, write_sidecar
 from textsiam.search.index.vector_cache import VectorCache
+from textsiam.whole_file import keep_on_disk
 
 _TABLE = "questions.sqlite"
 _FILTERS = 8  # filters whose matches are remembered
@@ -71,9 +71,7 @@ class FolderIndex(DurableIndex):
         with whole_folder(path) as fresh:
             Journal.create(fresh / _TABLE, model)
         for folder in (Path(path), Path(path).resolve().parent):  # a write is durable only if its folder is
-            descriptor = os.open(folder, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            keep_on_disk(folder)
         return cls(path, **knobs)
 
     def _state(self, table: sqlite3.Connection, *, lock: bool = False) -> State:

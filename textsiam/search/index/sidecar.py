@@ -6,13 +6,12 @@ Where the file is missing, or cannot be read, the table is read instead.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +22,7 @@ from textsiam.search.index import in_memory_scan as resident
 from textsiam.search.index.base import QuestionIndexError
 from textsiam.search.index.in_memory_scan import Stored
 from textsiam.search.index.journal import State, changes_since, deleted_since
+from textsiam.whole_file import keep_on_disk, locked
 
 if TYPE_CHECKING:
     from textsiam.search.join.int8_candidates import Frame, Quantized
@@ -85,11 +85,7 @@ def write_sidecar(folder: Path, table: sqlite3.Connection, state: State, *, anew
         shutil.copymode(folder, path)
         path.chmod(path.stat().st_mode & 0o666)
         for place in (path, folder):
-            descriptor = os.open(place, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
+            keep_on_disk(place)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -138,9 +134,9 @@ def merging(folder: Path) -> Iterator[None]:
     from safetensors import SafetensorError
 
     try:
-        with open(folder / "merge.lock", "a+", encoding="utf-8") as lock:
+        with open(folder / "merge.lock", "a+", encoding="utf-8") as lock, ExitStack() as alone:
             try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                alone.enter_context(locked(lock, wait=False))
             except BlockingIOError:
                 lock.seek(0)
                 owner = lock.read().strip() or "unknown"

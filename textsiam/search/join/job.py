@@ -8,11 +8,10 @@ cluster that see the same folder (`textsiam.search.join.ray`).
 
 from __future__ import annotations
 
-import fcntl
 import json
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +30,7 @@ from textsiam.models.scorer import Scorer
 from textsiam.search.gallery_folder import scorer_fingerprint
 from textsiam.search.join.exact import Comparison, FoundPairs
 from textsiam.search.join.pair_files import gathered, write_found
-from textsiam.whole_file import whole_file
+from textsiam.whole_file import locked, whole_file
 
 _FORMAT = 3
 _ROWS = 1024  # texts that are written together
@@ -190,9 +189,9 @@ def scratch_of(folder: str | Path) -> Iterator[Path]:
     """
     _check_is_free(Path(folder))
     Path(folder).mkdir(parents=True, exist_ok=True)
-    with open(Path(folder) / ".lock", "a", encoding="utf-8") as lock:
+    with open(Path(folder) / ".lock", "a", encoding="utf-8") as lock, ExitStack() as alone:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            alone.enter_context(locked(lock, wait=False))
         except BlockingIOError:
             raise JobError(f"{folder}: another process is at work there: wait for it, or name another folder") from None
         try:
