@@ -412,6 +412,10 @@ _NAMES = {
         for name in ("CollectionDecision", "Tell", "warn", "store_decisions", "restore_decisions")
     },
     "training.objective.Texts": "training.losses.terms",
+    **{
+        f"search.parts.{name}": "search.join.stages"
+        for name in ("Encoding", "Joining", "PartedVectors", "Runner", "Stage", "perform", "run_here")
+    },
     **dict.fromkeys(("search.operating.Rate", "search.operating.ratio_rate"), "decision.intervals"),
 }
 # Where a name is now -> what it is called now.
@@ -432,7 +436,7 @@ _RENAMED_NAMES = {
     "search.join.bf16_candidates.products_above": "bf16_candidates",
     "search.join.int8_candidates.Codes": "Int8Block",
     "search.join.int8_candidates.codes_above": "int8_candidates",
-    "search.join.job.PartedVectors": "PartitionedVectors",
+    "search.join.stages.PartedVectors": "PartitionedVectors",
     "search.join.ray.Bulk": "JobConfig",
     "search.join.ray.PART": "PARTITION_SIZE",
     "search.lookup.candidate_floor": "least_cosine",

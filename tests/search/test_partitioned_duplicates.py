@@ -79,13 +79,13 @@ def test_a_job_with_no_memory_gives_what_memory_gives(
 ) -> None:
     twin = places.twin
     twin.reranker = Opinion() if reranked else None  # pyright: ignore[reportAttributeAccessIssue]
-    for module in ("job", "rescoring"):
+    for module in ("stages", "rescoring"):
         monkeypatch.setattr(f"textsiam.search.join.{module}.opened", lambda *_: twin)
     monkeypatch.setattr("textsiam.search.join.job.scorer_fingerprint", lambda _: "0")
     monkeypatch.setattr("textsiam.search.join.sorted_pairs.BLOCK", 3)
     monkeypatch.setattr("textsiam.search.exact_duplicates.BLOCK", 3)
     monkeypatch.setattr("textsiam.search.join.pair_files.BLOCK", 3)
-    monkeypatch.setattr("textsiam.search.join.job._MAPPED", 2)
+    monkeypatch.setattr("textsiam.search.join.stages._MAPPED", 2)
     monkeypatch.setattr("textsiam.data.stored_strings._BUCKETS", 3)
     known = -np.linspace(0, 2, 20), np.repeat([1, 0], 10)
     given = {"threshold": threshold, "decision": fit_decision(*known), "expand_exact": expand}

@@ -14,12 +14,13 @@ import pytest
 from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import Duplicates, find_duplicates
-from textsiam.search.join import job as parts
+from textsiam.search.join import stages as parts
 from textsiam.search.join.approximate import Sharding
 from textsiam.search.join.exact import FoundPairs, pairs_above
-from textsiam.search.join.job import Encoding, Job, JobError, Joining, PartitionedVectors, perform, run_here
+from textsiam.search.join.job import Job, JobError
 from textsiam.search.join.ray import JobConfig
 from textsiam.search.join.rescoring import found_by
+from textsiam.search.join.stages import Encoding, Joining, PartitionedVectors, perform, run_here
 
 
 @pytest.fixture

@@ -20,9 +20,10 @@ from textsiam.inference.encoders import ModelError
 from textsiam.inference.scratch import scratch_text_encoder
 from textsiam.models.twin import Twin
 from textsiam.search.join.exact import FoundPairs
-from textsiam.search.join.job import Encoding, Job, JobError, Joining, Stage, perform, run_here
+from textsiam.search.join.job import Job, JobError
 from textsiam.search.join.ray import JobConfig, RayRunner
 from textsiam.search.join.rescoring import found_by
+from textsiam.search.join.stages import Encoding, Joining, Stage, perform, run_here
 
 TEXTS = [f"How do I {verb} a {thing}{end}" for verb in ("mend", "buy", "sell", "paint", "lend")
          for thing in ("house", "car", "boat", "bike", "door", "lamp", "phone", "chair")

@@ -1,7 +1,7 @@
 """Duplicates among more texts than one machine is fast enough for: the partitions of a job on a Ray cluster.
 
 Ray Data hands the items of a stage to a pool of actors and repeats those of an actor or a machine that was lost; what
-an item has written is kept (`textsiam.search.join.job`), so that a job whose driver was killed goes on too.
+an item has written is kept (`textsiam.search.join.stages`), so that a job whose driver was killed goes on too.
 """
 
 from __future__ import annotations
@@ -24,20 +24,10 @@ from textsiam.inference.encoders import ModelError
 from textsiam.legacy import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.join.exact import FoundPairs
-from textsiam.search.join.job import (
-    Encoding,
-    Job,
-    JobError,
-    Joining,
-    PartitionedVectors,
-    Runner,
-    Stage,
-    empty_scratch,
-    perform,
-    run_here,
-)
+from textsiam.search.join.job import Job, JobError, empty_scratch
 from textsiam.search.join.rescoring import Rescoring, found_by
 from textsiam.search.join.sorted_pairs import Room
+from textsiam.search.join.stages import Encoding, Joining, PartitionedVectors, Runner, Stage, perform, run_here
 
 PARTITION_SIZE = 65_536
 """Texts of a partition: two of them at 384 dimensions are 0.2 GB, and comparing them takes one core about 8 seconds."""

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from textsiam.search.join.exact import FoundPairs
-from textsiam.search.join.job import Joining, opened
 from textsiam.search.join.pair_files import stream_found, write_found
 from textsiam.search.join.sorted_pairs import Blocks
+from textsiam.search.join.stages import Joining, opened
 
 
 @dataclass(frozen=True)
