@@ -19,7 +19,7 @@ from textsiam.config.run import read_config
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 # Their blocks are run by tests of their own.
-_OWN = ("extending", "images", "verification", "question_index", "serving")
+_OWN = ("extending", "images", "integrations", "question_index", "serving", "verification")
 _RELEASE = os.environ.get("TEXTSIAM_RELEASE") == "all"
 
 

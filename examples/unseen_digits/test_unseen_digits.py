@@ -352,7 +352,7 @@ def test_an_interval_that_is_not_known_is_null_in_the_results():
     left, right = np.triu_indices(10, 1)
     of = np.arange(10) // 5
     pairs = Pairs(
-        names, left, right, (of[left] == of[right]).astype(np.int8), "two people", None, groups=of, images=True
+        names, left, right, (of[left] == of[right]).astype(np.int8), "two people", None, groups=of, modality="image"
     )
     found = json.loads(json.dumps(measures(_Lengths(), pairs), allow_nan=False))
     assert found["accuracy"]["low"] is None

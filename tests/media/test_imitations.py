@@ -70,7 +70,7 @@ def test_judged_pairs_are_half_of_one_writer_and_a_quarter_forged():
 
 
 def test_one_writer_is_too_few_to_judge_by():
-    with pytest.raises(DataError, match="made: to judge by takes two classes of two images or more"):
+    with pytest.raises(DataError, match="made: to judge takes two classes of two images or more"):
         draw_judged(signatures(writers=3).of_classes(["w0/genuine", "w0/forgery"]), "forgery", 40)
 
 

@@ -105,7 +105,11 @@ def with_broken(read: Texts, found: Duplicates) -> Texts:
     """Return the same inputs, whose report tells of those that could not be opened."""
     bad, report = BadRows(read.source, on_bad_row="skip"), read.report
     for row, why in found.broken.items():
-        bad(read.ids[row], "unreadable image", why.removeprefix(f"{shown_name(read.texts[row])}: "))
+        bad(
+            read.ids[row],
+            f"unreadable {MEDIA[read.modality].noun}",
+            why.removeprefix(f"{shown_name(read.texts[row])}: "),
+        )
     kept, skipped = report.kept - len(found.broken), {**report.skipped, **bad.skipped}
     warnings = (*report.warnings, *bad.examples)
     return replace(read, report=replace(report, kept=kept, skipped=skipped, warnings=warnings))

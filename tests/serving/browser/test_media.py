@@ -18,6 +18,7 @@ from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
 from textsiam.serving.page.media import Exhibits, Media
 from textsiam.serving.page.reviews import Suspect
+from textsiam.sounds.medium import SOUNDS
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +97,7 @@ def test_sounds_have_a_player(serve, tab, monkeypatch, verdict):
         sound.setsampwidth(2)
         sound.setframerate(8000)
         sound.writeframes(bytes(1600))
-    monkeypatch.setattr("textsiam.serving.app.media_kind", lambda twin: "audio")
+    monkeypatch.setattr("textsiam.serving.app.shown_medium", lambda twin: SOUNDS)
     monkeypatch.setattr(Exhibits, "open", lambda *_, **__: Media(data.getvalue(), "audio/wav"))
     page = tab.open(serve([Suspect(text1="a.wav", text2="b.wav", id1="a", id2="b", probability=0.9)]))
     verdict(page, "90 % likely the same")
