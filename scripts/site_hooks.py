@@ -31,3 +31,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri in _PAGES or page.file.src_uri.startswith("examples/"):
         return re.sub(r"\]\(((?:\.\./)*)docs/([^)]+)\)", r"](\1\2)", markdown)
     return _OUTSIDE.sub(r"](\1\2)", markdown) if "/" not in page.file.src_uri else markdown
+
+
+def on_page_content(html: str, **_: Any) -> str:
+    """Make the empty corner of a table a cell like any other: it heads nothing."""
+    return re.sub(r"<th([^>]*)></th>", r"<td\1></td>", html)
