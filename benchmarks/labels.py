@@ -3,7 +3,6 @@
     python benchmarks/labels.py run --runs 200                    # every set; rows are added to results/labels.json
     python benchmarks/labels.py run --sets askubuntu --runs 2000
     python benchmarks/labels.py ways --runs 40                    # other ways of choosing pairs, on `forum`
-    python benchmarks/labels.py picture docs/pictures/labels.svg  # what they certify, answer by answer
     python benchmarks/labels.py table                             # Markdown
 
 Each run has a seed of its own, draws by `textsiam.labelling.plan.Plan`, and stops where `textsiam label` stops or after
@@ -268,29 +267,6 @@ def ways(runs, workers):
     write("ways", {"runs": runs, "every": 10, "certified_recall": found})
 
 
-def picture(path):
-    """Draw the medians as an SVG of its own, for light and dark pages."""
-    from textsiam.evaluation.report.svg import Axis, Plot
-
-    found = json.loads(RESULTS.read_text())["ways"]["certified_recall"]
-    top = max(max(quantiles[1]) for quantiles in found.values())
-    plot = Plot(Axis.fitted("answers", 0, 300), Axis.fitted("recall of the certified set", 0, top), ident="ways",
-                title="What answers certify on the sample forum at P = 0.55",
-                description="Median recall of the certified set after so many answers, by each way.")  # fmt: skip
-    for kind in WAYS:
-        plot.line(10 * np.arange(31), found[kind][1], kind)
-    colours = dict(zip(WAYS, ("#d1495b", "#2e86ab", "#8a8d91", "#edae49"), strict=True))
-    style = "".join(f".{kind}{{stroke:{colour}}}" for kind, colour in colours.items())
-    style += ".line{fill:none;stroke-width:2}text{font:11px sans-serif;fill:#6b7280}"
-    style += ".gridline,.axis{fill:none;stroke:#9ca3af55}"
-    names = {"ours": "textsiam label", "uniform": "oracle: uniform in the best set", "random": "random draws",
-             "uncertain": "uncertainty sampling"}  # fmt: skip
-    legend = "".join(f'<text x="60" y="{44 + 15 * n}" style="fill:{colours[kind]}">{names[kind]}</text>'
-                     for n, kind in enumerate(WAYS))  # fmt: skip
-    svg = plot.svg().replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1)
-    Path(path).write_text(svg.replace("</svg>", f"<style>{style}</style>{legend}</svg>") + "\n")
-
-
 def peeking(seed):
     """Return whether uncorrected bounds at forty thresholds break a promise on `flat`."""
     from scipy.special import betaincinv
@@ -365,14 +341,11 @@ if __name__ == "__main__":
     others = commands.add_parser("ways")
     others.add_argument("--runs", type=int, default=40)
     others.add_argument("--workers", type=int, default=2)
-    commands.add_parser("picture").add_argument("path")
     commands.add_parser("table")
     arguments = parser.parse_args()
     if arguments.command == "run":
         run(arguments.sets, arguments.runs, arguments.workers)
     elif arguments.command == "ways":
         ways(arguments.runs, arguments.workers)
-    elif arguments.command == "picture":
-        picture(arguments.path)
     else:
         table()

@@ -31,7 +31,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables.writers import write_table
 from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
-from textsiam.evaluation.raw_pixels import RawPixels
+from textsiam.evaluation.raw_pixels import RAW_PIXELS, RawPixels
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
 from textsiam.manifest import Manifest
@@ -59,7 +59,6 @@ if TYPE_CHECKING:
     from textsiam.rerank.base import BaseReranker
 
 _ON_MAP = 300  # inputs on the map of the report
-_PIXELS = "raw pixels"
 
 
 @dataclass(frozen=True)
@@ -110,7 +109,7 @@ class Outcome:
             return (
                 f"training has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %; perhaps {cure}"
             )
-        pixels = named.get(_PIXELS)
+        pixels = named.get(RAW_PIXELS)
         if pixels is not None and (best := 100 * pixels.report.average_precision.value) > aps[1]:
             return f"raw pixels are better than the trained twin: an AP of {best:.1f} % against {aps[1]:.1f} %"
         return None
@@ -343,7 +342,7 @@ def _without_training(
         pixels = RawPixels()
         with suppress(ValueError):  # they may say the contrary of the labels: then there is no threshold to learn
             pixels.calibrate(splits.calibration, rule=config.rule, prior=config.prior)
-        found.append(evaluate_pairs(pixels, splits.test, name=_PIXELS))
+        found.append(evaluate_pairs(pixels, splits.test, name=RAW_PIXELS))
     return found
 
 

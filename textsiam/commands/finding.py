@@ -100,7 +100,8 @@ def flag(
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     with _texts_folder(partitions, keep=partitions == work) as store:
         read = read_texts(one_or_all(questions), column=column, store=store, **options)
-        if partitions is None or read.modality == "text":
+        files = read.modality != "text"
+        if partitions is None or not files:
             tell_read(read.report)
         twin = open_twin(model)
         unread = tell_unread(twin, read.texts, read.ids)
@@ -111,13 +112,11 @@ def flag(
             told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
         else:
             decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))
-            job = (
-                None if partitions is None else _job(model, partitions, ray, on_bad_row, files=read.modality != "text")
-            )
+            job = None if partitions is None else _job(model, partitions, ray, on_bad_row, files=files)
             given = {"threshold": threshold, "decision": decision, "expand_exact": expand_exact}
             given["unread"] = None if include_unread else unread
             found = _joined(twin, read, given, approximate=approximate, job=job)
-            if job is not None and read.modality != "text":
+            if job is not None and files:
                 read = with_broken(read, found)
                 tell_read(read.report)
             told = Told(shift=found.shift, picked=threshold is None and twin.collection is None)

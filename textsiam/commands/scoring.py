@@ -257,9 +257,9 @@ def report(
 def _raw_pixels(pairs: Pairs) -> list[PairEvaluation]:
     """Return the ranking of pairs of images by their raw pixels; nothing for texts."""
     from textsiam.evaluation.pairs import evaluate_pairs
-    from textsiam.evaluation.raw_pixels import RawPixels
+    from textsiam.evaluation.raw_pixels import RAW_PIXELS, RawPixels
 
-    return [evaluate_pairs(RawPixels(), pairs, name="raw pixels")] if pairs.images else []
+    return [evaluate_pairs(RawPixels(), pairs, name=RAW_PIXELS)] if pairs.images else []
 
 
 def _few_shot(

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
     from textsiam.decision.thresholds import Rule
 
+RAW_PIXELS = "raw pixels"
+"""What reports call them."""
+
 _AT_ONCE = 1024  # pairs
 
 

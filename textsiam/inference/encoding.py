@@ -251,9 +251,8 @@ class Encoder(ABC):
         if isinstance(inputs, str):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
         asked = understood(options, self.tower(side), self.dim, devices)  # pyright: ignore[reportArgumentType]
-        how: dict[str, Any] = {"cache": cache, "devices": asked.devices, "compiled": compiled}
-        how["precision"] = _PRECISIONS.get(precision, precision)
-        how["broken"] = broken
+        how: dict[str, Any] = {"precision": _PRECISIONS.get(precision, precision), "cache": cache, "broken": broken}
+        how |= {"devices": asked.devices, "compiled": compiled}
         with asked.progress(progress) as advance:
             vectors = self._vectors(inputs, side=side, prompt=asked.prompt, progress=advance, **how)
         return asked.shaped(vectors, self.device)

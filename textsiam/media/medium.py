@@ -57,9 +57,11 @@ class Medium(ABC):
         return f"{'an' if self.noun[0] in 'aeiou' else 'a'} {self.noun}"
 
     @property
-    @abstractmethod
     def memory_format(self) -> torch.memory_format:
-        """How the backbone's weights lie in memory for it to be fast."""
+        """How the backbone's weights lie in memory for it to be fast: as they are, unless a medium says otherwise."""
+        import torch
+
+        return torch.preserve_format
 
     @abstractmethod
     def to_key(self, value: Any, position: int | None = None) -> str:

@@ -18,7 +18,6 @@ from textsiam.sounds.names import SOUND_SUFFIXES, open_sound, received_seconds, 
 from textsiam.sounds.spectrogram import spectrogram_png
 
 if TYPE_CHECKING:
-    import torch
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
 
@@ -34,13 +33,6 @@ class Sounds(Medium):
     suffixes = SOUND_SUFFIXES
     augmentation = SoundAugment
     unit = "samples"
-
-    @property
-    def memory_format(self) -> torch.memory_format:
-        """Weights stay as they are."""
-        import torch
-
-        return torch.preserve_format
 
     def to_key(self, value: Any, position: int | None = None) -> str:
         """Name a sound; see `sound_name`."""

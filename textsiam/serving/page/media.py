@@ -58,7 +58,7 @@ class Exhibits:
             raise Refused(404, "the inputs of this model are read, and not shown", "NotFound")
         value, key = (suspect.text1, suspect.id1) if side == 1 else (suspect.text2, suspect.id2)
         try:
-            name = value if self._may_open(value, key) else self.medium.received(value)
+            name = value if self._may_open(value, key) else self.medium.received(value, decode=False)
             with self._turn:
                 return Media(*self.medium.exhibit(name, side=_WHOLE if whole else _CARD))
         except DataError:
