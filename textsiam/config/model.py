@@ -39,12 +39,14 @@ class ScratchImageConfig:
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
+        grid: Rows and columns of a grid whose cells are averaged one by one; None averages the whole picture.
     """
 
     size: int = 28
     channels: int = 1
     widths: list[int] = field(default_factory=lambda: [32, 64, 128])
     depths: list[int] = field(default_factory=lambda: [1, 1, 1])
+    grid: list[int] | None = None
 
 
 @dataclass(frozen=True)

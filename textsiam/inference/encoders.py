@@ -326,7 +326,8 @@ def rebuilt(
         if not isinstance(backbone, Transformer):
             raise ModelError(f"pooling is {pooling!r}, but {type(backbone).__name__} is no transformer: leave it out")
         modules = [backbone, Pooling(backbone.get_embedding_dimension(), pooling_mode=pooling)]
-    modules = [m for m in modules if not isinstance(m, Normalize)]
+    while isinstance(modules[-1], Normalize):
+        modules.pop()
     width = next(w for m in reversed(modules) if (w := width_of(m)) is not None)
     if dim is not None and dim != width:
         if dim < 1:

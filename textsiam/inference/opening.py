@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
-LOG_MEL_CNN = "textsiam.sounds.encoder.LogMelCNN"
-"""The class of this package that saved towers name."""
+_OWN_CLASSES = ("textsiam.sounds.encoder.LogMelCNN", "textsiam.images.pooling.GridPooling")  # that saved towers name
 # Copies of the weights for other libraries, which nothing here opens.
 _OTHERS = ("*.bin.index.json", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "coreml/*", "onnx/*", "openvino/*")
 _OURS = ("textsiam.json", "ensemble.json")
@@ -68,7 +67,7 @@ def saved_on_hub(name: str) -> str:
 def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
     """Return the classes outside sentence-transformers that a saved tower names, None where nobody has imported one.
 
-    Beside the one of this package, only what the user's own code has imported already is looked at: a saved tower must
+    Beside those of this package, only what the user's own code has imported already is looked at: a saved tower must
     not cause an import.
     """
     try:
@@ -76,8 +75,8 @@ def own_classes(folder: Path) -> dict[str, type[torch.nn.Module] | None]:
         names = [module["type"] for module in modules if not module["type"].startswith("sentence_transformers.")]
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # no saved tower; opening it says what is wrong
         return {}
-    if LOG_MEL_CNN in names:
-        import_module(LOG_MEL_CNN.rpartition(".")[0])
+    for name in set(_OWN_CLASSES).intersection(names):
+        import_module(name.rpartition(".")[0])
     found = {name: getattr(sys.modules.get(name.rpartition(".")[0]), name.rpartition(".")[2], None) for name in names}
     return {name: c if isinstance(c, type) and issubclass(c, torch.nn.Module) else None for name, c in found.items()}
 

@@ -15,6 +15,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
+from textsiam.images.pooling import GridPooling
 from textsiam.inference.encoders import SMALLEST_SIDE, ModelError, rebuilt
 
 if TYPE_CHECKING:
@@ -78,6 +79,7 @@ def scratch_image_encoder(
     channels: int = 1,
     widths: Sequence[int] = (32, 64, 128),
     depths: Sequence[int] = (1, 1, 1),
+    grid: Sequence[int] | None = None,
     dim: int | None = None,
     seed: int = 0,
     device: str | None = None,
@@ -92,7 +94,9 @@ def scratch_image_encoder(
         channels: 1 for grey, 3 for colour.
         widths: Channels of each stage.
         depths: Blocks of each stage.
-        dim: Project to this many dimensions. None keeps the last width.
+        grid: Rows and columns of a grid, each of whose cells is averaged by itself (`GridPooling`); None averages the
+            whole feature map.
+        dim: Project to this many dimensions. None keeps the last width, as often as there are cells.
         seed: Seed of the initial weights.
         device: Where the weights go; None lets torch choose.
 
@@ -106,6 +110,8 @@ def scratch_image_encoder(
     if size < SMALLEST_SIDE:
         raise ModelError(f"size must be >= {SMALLEST_SIDE} pixels, got {size}")
     _check_stages(widths, depths)
+    if grid is not None and (len(grid) != 2 or min(grid) < 1):
+        raise ModelError(f"grid must be two numbers >= 1, rows and columns, got {list(grid)}")
     config = ResNetConfig(
         num_channels=channels,
         embedding_size=widths[0],
@@ -130,7 +136,7 @@ def scratch_image_encoder(
         torch.manual_seed(seed)
         _write(ResNetModel(config), folder)
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
-        return _tower(Transformer(folder), dim, seed + 1, device)
+        return _tower(Transformer(folder), dim, seed + 1, device, grid)
 
 
 def scratch_sound_encoder(
@@ -184,9 +190,12 @@ def _write(model: PreTrainedModel, folder: str) -> None:
     save_file(model.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
 
 
-def _tower(backbone: Any, dim: int | None, seed: int, device: str | None) -> SentenceTransformer:
-    """Return a tower with mean pooling on a backbone; the seed draws the weights of its projection."""
-    pooling = Pooling(backbone.get_embedding_dimension(), pooling_mode="mean")
+def _tower(
+    backbone: Any, dim: int | None, seed: int, device: str | None, grid: Sequence[int] | None = None
+) -> SentenceTransformer:
+    """Return a tower with mean pooling, over all or by cells, on a backbone; the seed draws its projection."""
+    width = backbone.get_embedding_dimension()
+    pooling = Pooling(width, pooling_mode="mean") if grid is None else GridPooling(width, *grid)
     plain = SentenceTransformer(modules=[backbone, pooling], device="cpu")
     torch.manual_seed(seed)
     return rebuilt(plain, None, dim, device)

@@ -25,6 +25,7 @@ from textsiam.training.reporting.result import LeftOut, TrainResult
 from textsiam.training.run import Run
 from textsiam.training.settings import Settings
 from textsiam.training.signals import graceful_stop
+from textsiam.training.weights.whitening import check_whitenable, whiten
 
 
 def train(
@@ -64,12 +65,15 @@ def train(
 
     Raises:
         ValueError: Weights are to be averaged, of a twin with batch norms, whose statistics fit no mean.
+        ModelError: Vectors are to be whitened, of a twin or by pairs with which that is not possible.
         ResumeError: The checkpoint in `output` belongs to another run.
         SaveError: The disk is full or the folder cannot be written; the last checkpoint is intact.
     """
     settings, output = settings or Settings(), Path(output)
     if settings.seeds > 1 or settings.trained_share is not None:
         check_averageable(twin)
+    if settings.whitening:
+        check_whitenable(twin, pairs)
     if settings.seeds > 1:
         return _train_several(twin, pairs, objective, output, settings, validation, more, resume=resume, quiet=quiet)
     run = Run(twin, pairs, objective, output, settings, validation, more)
@@ -77,7 +81,10 @@ def train(
         run.resume()
     started = time.perf_counter()
     _learn(run, quiet)
-    return run.finish(time.perf_counter() - started)
+    result = run.finish(time.perf_counter() - started)
+    if settings.whitening and not result.interrupted:
+        whiten(twin, pairs)
+    return result
 
 
 def _learn(run: Run, quiet: bool) -> None:
@@ -124,7 +131,7 @@ def _train_several(
             output / f"run-{k}",
             part,
             validation,
-            replace(settings, seeds=1, cross_fit=None, seed=settings.seed + k),
+            replace(settings, seeds=1, cross_fit=None, whitening=False, seed=settings.seed + k),
             tuple(each.apart_from(apart[k : k + 1]) for each in more),
         )
         for k, part in enumerate(kept)
@@ -137,6 +144,8 @@ def _train_several(
         scores = [member.pair_similarity(p.texts, p.left, p.right) for member, p in zip(twins, apart, strict=True)]
         left_out = LeftOut(Pairs.concat(apart), np.concatenate(scores))
     twin.load_state_dict(average_twins(twins).state_dict())
+    if settings.whitening:
+        whiten(twin, pairs)
     score = None
     if validation is not None:
         similarity = twin.pair_similarity(validation.texts, validation.left, validation.right)

@@ -67,7 +67,8 @@ class Run:
         parts = [self._ready(twin, each, settings if each is sets[0] else settings.of_further_set()) for each in sets]
         self.data = MixedBatches(parts, [each.weight for each in sets], seed=settings.seed)
         self.steps_per_epoch = self.data.steps // settings.gradient_accumulation_steps
-        self.total_steps = settings.max_steps or settings.epochs * self.steps_per_epoch
+        whole = settings.epochs * self.steps_per_epoch
+        self.total_steps = whole if settings.max_steps is None else settings.max_steps
         self.identity = {
             **run_identity(pairs, validation, objective, more),
             "parameters": sum(p.numel() for p in twin.parameters()),

@@ -83,7 +83,8 @@ class Settings:
 
     Attributes:
         epochs: Passes over the pairs.
-        max_steps: Stop after this many optimizer steps, whatever `epochs` says.
+        max_steps: Stop after this many optimizer steps, whatever `epochs` says; 0 trains nothing, but learns the
+            whitening and the decision.
         batch_size: Pairs of one optimizer step, over all processes and accumulated batches.
         duplicate_share: Share of duplicates in every batch: pairs of the rarer class come up more often. None takes the
             pairs as they are.
@@ -104,6 +105,8 @@ class Settings:
         trained_share: Share of the trained weights in what is validated and saved; the rest are those that training
             started from (WiSE-FT, Wortsman et al. 2022, "Robust Fine-Tuning of Zero-Shot Models"). None takes the
             trained ones alone.
+        whitening: At the end, centre vectors and whiten them by what training inputs of one class differ in: see
+            `textsiam.training.weights.whitening.whiten`.
         seeds: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
         cross_fit: Share of the pairs that each of several runs leaves out, each another part and no question in two:
             what is learned about the twin's scores can be learned from those pairs then. None leaves out nothing.
@@ -127,7 +130,7 @@ class Settings:
     """
 
     epochs: int = at_least_one(1)
-    max_steps: int | None = at_least_one(None)
+    max_steps: int | None = not_negative(None)
     batch_size: int = at_least_one(128)
     duplicate_share: float | None = share(None)
     per_cluster: int | None = None
@@ -141,6 +144,7 @@ class Settings:
     max_gradient_norm: float | None = positive(1.0)
     ema_decay: float | None = below_one(None)
     trained_share: float | None = share(None)
+    whitening: bool = False
     seeds: int = at_least_one(1)
     cross_fit: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

