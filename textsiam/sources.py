@@ -23,6 +23,7 @@ from textsiam.data.texts import read_texts as read_table_of_texts
 from textsiam.forums.reading import duplicate_pairs, is_forum
 from textsiam.forums.reading import read_texts as read_texts_of_forum
 from textsiam.media.labelled import LabelledFiles
+from textsiam.media.medium import Medium
 from textsiam.media.pairs import draw_up_to
 from textsiam.media.readers import read_labelled, read_names
 from textsiam.modality import MEDIA, file_cells, medium_of
@@ -183,8 +184,8 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
     """
     if not (str(source) == "-" or Path(source).exists()):
         raise DataError(f"{source}: no such file or folder")
-    if Path(source).is_dir() or medium_of(source) is not None:
-        found = _labelled_folder(source, modality, on_bad_row)
+    if (medium := medium_of(source)) is not None or Path(source).is_dir():
+        found = _labelled_folder(source, medium, modality, on_bad_row)
         return Identities([found.class_names[c] for c in found.classes.tolist()], found.names, found.report)
     bad, owner = BadRows(str(source), on_bad_row=on_bad_row), dict[str, str]()
     with open_table(source, bad, known=_IDENTITY_NAMES) as table:
@@ -200,9 +201,11 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
     return Identities([*owner.values()], [*owner], bad.report(len(owner), len(owner)))
 
 
-def _labelled_folder(source: str | Path, modality: Modality, on_bad_row: OnBadRow) -> LabelledFiles:
-    """Read a folder of files for each identity, which must be what a model takes."""
-    medium, wanted = medium_of(source), MEDIA.get(modality)
+def _labelled_folder(
+    source: str | Path, medium: Medium | None, modality: Modality, on_bad_row: OnBadRow
+) -> LabelledFiles:
+    """Read a folder of files of a medium for each identity, which must be what a model takes."""
+    wanted = MEDIA.get(modality)
     if wanted is None:
         what = "is a folder" if medium is None else f"holds {medium.nouns}, and the model reads texts"
         raise DataError(f"{source}: {what}: give a table of names and texts")

@@ -9,10 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from textsiam.evaluation.pairs import PairEvaluation
 
 
 _UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
@@ -125,6 +129,30 @@ def escaped(text: str) -> str:
     from rich.markup import escape
 
     return escape(text)
+
+
+def results_table(evaluations: list[PairEvaluation]) -> Table:
+    """Return the measures of several evaluations as a table for the terminal, in percent."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from textsiam.evaluation.pairs import comparison_table
+
+    rows = comparison_table(evaluations)
+    first = evaluations[0].report
+    title = f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals"
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)  # 80 columns are enough for it
+    table.add_column("", overflow="fold", min_width=len("zero-shot"))
+    for name in ("AP %", "accuracy %", "F1 %", "calibration\nerror %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    notes: dict[str, None] = {}
+    for row in rows:
+        estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
+        table.add_row(escaped(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
+        notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
+    if notes:
+        table.caption = "; ".join(notes)
+    return table
 
 
 def bold(text: str) -> str:

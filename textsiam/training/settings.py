@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.images.augmentation import Augment
-from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
+from textsiam.legacy.config import without_epochs
+from textsiam.legacy.names import OldAttribute, old_arguments, old_name
 from textsiam.media.augmentation import Augmentation
 from textsiam.modality import described
 from textsiam.sounds.augmentation import SoundAugment

@@ -2,6 +2,6 @@
 
 
 def __getattr__(name: str) -> object:
-    from textsiam.legacy import old_name  # this was a module in 0.1
+    from textsiam.legacy.names import old_name  # this was a module in 0.1
 
     return old_name(__name__, name)
