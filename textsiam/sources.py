@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
 from textsiam.data.tables.columns import FILE_NAMES, TEXT_NAMES, Modality, Table, known_column
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.tables.readers import Loader, open_table
+from textsiam.data.tables.readers import Loader, Opening, open_table
 from textsiam.data.tables.rows import Problem, cell_reader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
@@ -87,9 +87,7 @@ def read_judged(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
+    **opening: Unpack[Opening],
 ) -> Pairs | GradedPairs:
     """Read pairs with labels, or with scores: `textsiam.data.graded.read_judged` says which; and files too.
 
@@ -98,9 +96,7 @@ def read_judged(
     Raises:
         DataError: the source cannot be read, with file, line and value.
     """
-    return _read(
-        read_judged_table, source, columns=columns, on_bad_row=on_bad_row, split=split, quoted=quoted, load=load
-    )
+    return _read(read_judged_table, source, columns=columns, on_bad_row=on_bad_row, **opening)
 
 
 def _read(read: Callable[..., Any], source: Any, **options: Any) -> Any:

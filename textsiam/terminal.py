@@ -207,6 +207,11 @@ def print_json(value: object) -> None:
     sys.stdout.write("\n")
 
 
+def answer(facts: object, line: str, *, as_json: bool) -> None:
+    """Say what was done: on stdout the facts as JSON, or a line on stderr."""
+    print_json(facts) if as_json else say(line)
+
+
 def rounded(value: float) -> float:
     """Return a score with the six digits that mean something."""
     return round(value, 6)

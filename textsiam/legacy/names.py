@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -189,7 +189,12 @@ _RENAMED_NAMES = {
 }
 
 
-def old_name(module: str, name: str) -> Any:
+def old_names(module: str) -> Callable[[str], Any]:
+    """Return the `__getattr__` of a module of 0.1 that has moved, or of what stands in its place now."""
+    return partial(_old_name, module)
+
+
+def _old_name(module: str, name: str) -> Any:
     """Return what a module of 0.1 had under a name, with a warning that says where it is now.
 
     Raises:
@@ -201,13 +206,8 @@ def old_name(module: str, name: str) -> Any:
     if (place, now) == (old, name) or name.startswith("__"):
         raise AttributeError(f"module {module!r} has no attribute {name!r}")
     found = getattr(import_module(f"textsiam.{place}"), now)
-    warnings.warn(f"{module}.{name} is now textsiam.{place}.{now}", DeprecationWarning, stacklevel=3)
+    warnings.warn(f"{module}.{name} is now textsiam.{place}.{now}", DeprecationWarning, stacklevel=2)
     return found
-
-
-class _OldModule(ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        return old_name(self.__name__, name)
 
 
 class OldModules(MetaPathFinder, Loader):
@@ -220,7 +220,9 @@ class OldModules(MetaPathFinder, Loader):
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """Return a module that has every name and holds none."""
-        return _OldModule(spec.name)
+        module = ModuleType(spec.name)
+        setattr(module, "__getattr__", old_names(spec.name))  # noqa: B010 (as a module defines it)
+        return module
 
     def exec_module(self, module: ModuleType) -> None:
         """Do nothing: names are looked up when they are used."""
