@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from textsiam.config.run import ConfigError, read_config
-from textsiam.legacy import RENAMED
+from textsiam.legacy.config import RENAMED
 from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.training.losses import BatchTripletLoss, ContrastiveLoss
 from textsiam.training.settings import RerankerSettings, Settings

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from textsiam.legacy import StoredTrees, stored_trees
+from textsiam.legacy.trees import StoredTrees, stored_trees
 from textsiam.rerank.cross_encoder import Reranker
 from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.training.settings import RerankerSettings

@@ -1,6 +1,5 @@
 """The notebooks are those of the tutorials, and run."""
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -10,11 +9,9 @@ import pytest
 
 pytest.importorskip("jupytext", reason="the extra 'docs' is not installed")
 import nbformat
+import notebooks as made
 
 ROOT = Path(__file__).resolve().parents[1]
-_SPEC = importlib.util.spec_from_file_location("notebooks", ROOT / "scripts" / "notebooks.py")
-made = importlib.util.module_from_spec(_SPEC)
-_SPEC.loader.exec_module(made)
 
 
 @pytest.mark.parametrize("page", made.TUTORIALS)

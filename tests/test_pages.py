@@ -1,6 +1,5 @@
 """The pages of the docs: what they show runs, their links lead somewhere, and their pictures are fresh."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pictures as made
 import pytest
 import yaml
 
@@ -70,22 +70,13 @@ def test_every_public_name_is_in_the_reference():
     assert set(textsiam.__all__) <= named
 
 
-def pictures():
-    spec = importlib.util.spec_from_file_location("pictures", ROOT / "scripts" / "pictures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def test_the_pictures_are_of_these_files():
-    made = pictures()
     noted = json.loads((made.PICTURES / "sources.json").read_text())
     stale = [name for name, (_, patterns) in made.MADE.items() if noted.get(name) != made.digest(patterns)]
     assert not stale, "make pictures, and look at them"
 
 
 def test_the_pictures_are_small_and_shown():
-    made = pictures()
     files = [path for path in made.PICTURES.iterdir() if path.suffix != ".json"]
     assert {path.name for path in files} >= set(made.MADE)
     shown = "\n".join([*PAGES.values(), (ROOT / "README.md").read_text(encoding="utf-8")])

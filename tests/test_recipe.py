@@ -443,7 +443,7 @@ def test_without_lightgbm_no_twin_is_trained_for_a_lexical_reranker(config, monk
 
 def test_a_reranker_in_a_run_of_many_processes_is_refused_at_once(config, monkeypatch):
     two = SimpleNamespace(num_processes=2, is_main_process=True)
-    monkeypatch.setattr("textsiam.preflight.process_state", lambda: two)
+    monkeypatch.setattr("textsiam.config.preflight.process_state", lambda: two)
     with pytest.raises(ConfigError, match="reranker is trained by one process, not by 2"):
         run(replace(config, reranker=RerankerSettings()))
     assert not Path(config.output).exists()

@@ -96,9 +96,9 @@ class _OldModules:
 
     @staticmethod
     def find_spec(fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        if not fullname.startswith("textsiam.") or fullname == "textsiam.legacy":
+        if not fullname.startswith("textsiam.") or fullname.startswith("textsiam.legacy"):
             return None
-        from textsiam.legacy import OldModules
+        from textsiam.legacy.names import OldModules
 
         return OldModules().find_spec(fullname)
 

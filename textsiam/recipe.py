@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-import yaml
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 
+from textsiam.config.preflight import begun, faults, prepare_folder
 from textsiam.config.run import (
     Config,
     build_augment,
@@ -27,21 +22,14 @@ from textsiam.config.run import (
     build_sets,
     build_twin,
 )
-from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
-from textsiam.data.tables.writers import write_table
-from textsiam.evaluation.pairs import PairEvaluation, comparison_table, evaluate_pairs
+from textsiam.evaluation.pairs import PairEvaluation, evaluate_pairs
 from textsiam.evaluation.raw_pixels import RAW_PIXELS, RawPixels
-from textsiam.evaluation.report import write_report
-from textsiam.evaluation.report.pictures import EmbeddingMap
 from textsiam.manifest import Manifest
-from textsiam.media.files import class_folders
-from textsiam.modality import shown_by
 from textsiam.models.twin import Twin
-from textsiam.preflight import RESULTS, begun, faults, input_names, prepare_folder, scratch_names
-from textsiam.saving import SaveError
+from textsiam.outcome import Outcome, write_inputs, write_results
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.terminal import escaped
+from textsiam.terminal import escaped, results_table
 from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.distributed import launch_notes, process_state
 from textsiam.training.loop import train
@@ -57,62 +45,6 @@ if TYPE_CHECKING:
     from textsiam.config.run import DecisionConfig
     from textsiam.config.sets import ReadSet
     from textsiam.rerank.base import BaseReranker
-
-_ON_MAP = 300  # inputs on the map of the report
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a run made.
-
-    Attributes:
-        output: The folder.
-        twin: The trained twin, with its decision.
-        evaluations: Zero-shot (of images raw pixels too) and trained, on the test pairs.
-        result: What the training loop did.
-        splits: The pairs that were used.
-        reranker_seconds: How long the reranker was trained; None where there is none.
-    """
-
-    output: Path
-    twin: Twin
-    evaluations: list[PairEvaluation]
-    result: TrainResult
-    splits: Splits
-    reranker_seconds: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the summary as plain values."""
-        return {
-            "output": str(self.output),
-            "model": str(self.output / "model"),
-            "report": str(self.output / "report.html"),
-            "evaluations": [e.to_dict() for e in self.evaluations],
-            "steps": self.result.steps,
-            "best_step": self.result.best_step,
-            "stopped_early": self.result.stopped_early,
-            "training_seconds": self.result.seconds,
-            "reranker_seconds": self.reranker_seconds,
-            "warning": self.warning,
-        }
-
-    @property
-    def warning(self) -> str | None:
-        """What speaks against the trained twin: one score for all pairs, or what did without training is better."""
-        named = {e.name: e for e in self.evaluations}
-        before, after = named["zero-shot"], named["trained"]
-        aps = [100 * e.report.average_precision.value for e in (before, after)]
-        cure = "the learning rate is too high: lower training.learning_rate"
-        if not after.tells_pairs_apart:
-            return f"training has diverged: the twin gives every pair the same probability; {cure}"
-        if aps[1] < aps[0]:
-            return (
-                f"training has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %; perhaps {cure}"
-            )
-        pixels = named.get(RAW_PIXELS)
-        if pixels is not None and (best := 100 * pixels.report.average_precision.value) > aps[1]:
-            return f"raw pixels are better than the trained twin: an AP of {best:.1f} % against {aps[1]:.1f} %"
-        return None
 
 
 class Interrupted(Exception):
@@ -169,7 +101,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         _decide(twin, splits, config.decision)
         with say.status("measuring the untrained twin"):
             evaluations += _without_training(twin, splits, more, config.decision)
-        _write_inputs(output, config, splits, more)
+        write_inputs(config, splits, more)
     twin.decision = None
     result = _train(twin, splits, objective, further, config, settings, quiet=quiet)
     if result.interrupted:
@@ -184,7 +116,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         with say.status("measuring the trained twin with its reranker"):
             evaluations.append(_evaluate(twin, splits, more, "reranked"))
     outcome = Outcome(output, twin, evaluations, result, splits, reranker_seconds)
-    _save(outcome, config, [each.pairs for each in more])
+    write_results(outcome, config, [each.pairs for each in more])
     say.print(results_table(evaluations))
     if outcome.warning is not None:
         say.print(f"[yellow]warning[/] {escaped(outcome.warning)}", highlight=False, soft_wrap=True)
@@ -237,39 +169,6 @@ def _train(
         if process_state().is_main_process and not begun(output, config):
             Manifest(output).clear()
         raise
-
-
-def results_table(evaluations: list[PairEvaluation]) -> Table:
-    """Return the measures of several evaluations as a table for the terminal, in percent."""
-    rows = comparison_table(evaluations)
-    first = evaluations[0].report
-    title = f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals"
-    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)  # 80 columns are enough for it
-    table.add_column("", overflow="fold", min_width=len("zero-shot"))
-    for name in ("AP %", "accuracy %", "F1 %", "calibration\nerror %"):
-        table.add_column(name, justify="right", no_wrap=True)
-    notes: dict[str, None] = {}
-    for row in rows:
-        estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
-        table.add_row(escaped(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
-        notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
-    if notes:
-        table.caption = "; ".join(notes)
-    return table
-
-
-def _write_inputs(output: Path, config: Config, splits: Splits, more: Sequence[ReadSet]) -> None:
-    """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind."""
-    settled = replace(config, resume=False, overwrite=False)
-    Manifest(output).add(*input_names(config), *scratch_names(config))
-    try:
-        text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
-        (output / "config.yaml").write_text(text, encoding="utf-8")
-        sets = {"more": [each.facts(config.loss) for each in more]} if more else {}
-        _write_json(output / "splits.json", {**splits.report.to_dict(), **sets})
-        _write_pairs(output / "test.tsv", splits.test)
-    except OSError as error:
-        raise SaveError(f"cannot write into {output}: {error.strerror or error}") from error
 
 
 def _decide(twin: Twin, splits: Splits, config: DecisionConfig) -> None:
@@ -349,64 +248,3 @@ def _without_training(
 def _evaluate(twin: Twin, splits: Splits, more: Sequence[ReadSet], name: str) -> PairEvaluation:
     seen = set(splits.train.texts).union(*(each.pairs.texts for each in more))
     return evaluate_pairs(twin, splits.test, name=name, seen=seen)
-
-
-def _save(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
-    twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
-    used = {**splits.named(), **{f"more.{place}": pairs for place, pairs in enumerate(more)}}
-    facts: Mapping[str, str] = {
-        "model": str(model.builder or ("from scratch" if model.from_scratch else model.left)),
-        "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
-        "training pairs": ", ".join(f"{len(each):,} from {each.source}" for each in (splits.train, *more)),
-        "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
-        + (f", {outcome.reranker_seconds:.0f} s for the reranker" if outcome.reranker_seconds is not None else ""),
-        "versions": ", ".join(
-            f"{n} {version(n)}" for n in ("textsiam", "sentence-transformers", "transformers", "torch")
-        ),
-        "data fingerprint": splits.train.fingerprint[:16],
-    }
-    twin.provenance = {
-        "measured": [
-            {"twin": r.name, "AP": r.average_precision.value, "accuracy": r.accuracy.value, "F1": r.f1.value,
-             "calibration error": None if r.calibration_error is None else r.calibration_error.value}
-            for r in comparison_table(outcome.evaluations)
-        ],
-        "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
-        "seed": config.training.seed,
-        "identities": class_folders(n for part in (splits.train, *more) if part.modality != "text" for n in part.texts),
-        **facts,
-        "config": config.to_dict(),
-    }  # fmt: skip
-    manifest = Manifest(output)
-    manifest.add(*RESULTS)
-    twin.save_pretrained(output / "model")
-    write_report(
-        output / "report.html",
-        outcome.evaluations,
-        history=outcome.result.history,
-        facts={**facts, "decision": twin.require_decision().learned_from},
-        **shown_by(splits.test.modality),
-        embedding=_map(twin, splits.test),
-    )
-    _write_json(output / "summary.json", outcome.to_dict())
-    manifest.remove(scratch_names(config))
-
-
-def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:
-    """Return a map of some of the inputs, by their groups; None where no picture would show what a point is."""
-    if pairs.modality == "text":
-        return None
-    some = np.sort(np.random.default_rng(0).permutation(len(pairs.texts))[:_ON_MAP])
-    inputs = [pairs.texts[i] for i in some]
-    classes = None if pairs.groups is None else [str(group) for group in pairs.groups[some].tolist()]
-    return EmbeddingMap(inputs, twin.encode(inputs), classes)
-
-
-def _write_pairs(path: Path, pairs: Pairs) -> None:
-    rows = zip(pairs.left_texts, pairs.right_texts, pairs.labels.tolist(), strict=True)
-    names = (*pairs.columns, "is_duplicate")
-    write_table(path, names, [dict(zip(names, row, strict=True)) for row in rows])
-
-
-def _write_json(path: Path, value: object) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -16,13 +16,14 @@ from textsiam.data.pairs import Pairs
 from textsiam.data.pairs import read_pairs as read_table_of_pairs
 from textsiam.data.tables.columns import FILE_NAMES, TEXT_NAMES, Modality, Table, known_column
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.tables.readers import Loader, open_table
+from textsiam.data.tables.readers import Loader, Opening, open_table
 from textsiam.data.tables.rows import Problem, cell_reader
 from textsiam.data.texts import Texts
 from textsiam.data.texts import read_texts as read_table_of_texts
 from textsiam.forums.reading import duplicate_pairs, is_forum
 from textsiam.forums.reading import read_texts as read_texts_of_forum
 from textsiam.media.labelled import LabelledFiles
+from textsiam.media.medium import Medium
 from textsiam.media.pairs import draw_up_to
 from textsiam.media.readers import read_labelled, read_names
 from textsiam.modality import MEDIA, file_cells, medium_of
@@ -86,9 +87,7 @@ def read_judged(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
+    **opening: Unpack[Opening],
 ) -> Pairs | GradedPairs:
     """Read pairs with labels, or with scores: `textsiam.data.graded.read_judged` says which; and files too.
 
@@ -97,9 +96,7 @@ def read_judged(
     Raises:
         DataError: the source cannot be read, with file, line and value.
     """
-    return _read(
-        read_judged_table, source, columns=columns, on_bad_row=on_bad_row, split=split, quoted=quoted, load=load
-    )
+    return _read(read_judged_table, source, columns=columns, on_bad_row=on_bad_row, **opening)
 
 
 def _read(read: Callable[..., Any], source: Any, **options: Any) -> Any:
@@ -183,8 +180,8 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
     """
     if not (str(source) == "-" or Path(source).exists()):
         raise DataError(f"{source}: no such file or folder")
-    if Path(source).is_dir() or medium_of(source) is not None:
-        found = _labelled_folder(source, modality, on_bad_row)
+    if (medium := medium_of(source)) is not None or Path(source).is_dir():
+        found = _labelled_folder(source, medium, modality, on_bad_row)
         return Identities([found.class_names[c] for c in found.classes.tolist()], found.names, found.report)
     bad, owner = BadRows(str(source), on_bad_row=on_bad_row), dict[str, str]()
     with open_table(source, bad, known=_IDENTITY_NAMES) as table:
@@ -200,9 +197,11 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
     return Identities([*owner.values()], [*owner], bad.report(len(owner), len(owner)))
 
 
-def _labelled_folder(source: str | Path, modality: Modality, on_bad_row: OnBadRow) -> LabelledFiles:
-    """Read a folder of files for each identity, which must be what a model takes."""
-    medium, wanted = medium_of(source), MEDIA.get(modality)
+def _labelled_folder(
+    source: str | Path, medium: Medium | None, modality: Modality, on_bad_row: OnBadRow
+) -> LabelledFiles:
+    """Read a folder of files of a medium for each identity, which must be what a model takes."""
+    wanted = MEDIA.get(modality)
     if wanted is None:
         what = "is a folder" if medium is None else f"holds {medium.nouns}, and the model reads texts"
         raise DataError(f"{source}: {what}: give a table of names and texts")

@@ -9,10 +9,14 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
+
+    from textsiam.evaluation.pairs import PairEvaluation
 
 
 _UNBOUNDED = 10_000  # columns of a table that nobody looks at in a window
@@ -127,6 +131,30 @@ def escaped(text: str) -> str:
     return escape(text)
 
 
+def results_table(evaluations: list[PairEvaluation]) -> Table:
+    """Return the measures of several evaluations as a table for the terminal, in percent."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from textsiam.evaluation.pairs import comparison_table
+
+    rows = comparison_table(evaluations)
+    first = evaluations[0].report
+    title = f"{first.n:,} test pairs, {first.positives:,} duplicates; 95 % intervals"
+    table = Table(title=title, box=SIMPLE_HEAD, show_edge=False, padding=0)  # 80 columns are enough for it
+    table.add_column("", overflow="fold", min_width=len("zero-shot"))
+    for name in ("AP %", "accuracy %", "F1 %", "calibration\nerror %"):
+        table.add_column(name, justify="right", no_wrap=True)
+    notes: dict[str, None] = {}
+    for row in rows:
+        estimates = (row.average_precision, row.accuracy, row.f1, row.calibration_error)
+        table.add_row(escaped(row.name), *("–" if e is None else replace(e, note="").percent() for e in estimates))
+        notes |= dict.fromkeys(e.note for e in estimates if e is not None and e.note)
+    if notes:
+        table.caption = "; ".join(notes)
+    return table
+
+
 def bold(text: str) -> str:
     """Return a text as it stands out at a terminal; elsewhere as it is."""
     return _styled(text, "1")
@@ -177,6 +205,11 @@ def print_json(value: object) -> None:
     for piece in json.JSONEncoder(indent=2, ensure_ascii=False).iterencode(value):
         sys.stdout.write(piece)
     sys.stdout.write("\n")
+
+
+def answer(facts: object, line: str, *, as_json: bool) -> None:
+    """Say what was done: on stdout the facts as JSON, or a line on stderr."""
+    print_json(facts) if as_json else say(line)
 
 
 def rounded(value: float) -> float:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import record_behaviour
 
 SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "record_behaviour.py"
 MACHINE = {"cpu": "one"}
@@ -65,22 +65,15 @@ def test_a_difference_is_named_and_fails(record, changed, said):
 
 def test_digests_are_enough_to_see_that_something_differs(record, tmp_path):
     old, new = record("old"), record("new", evaluation={"report": {"reranker": {"f1": 0.76}, "n": 4}})
-    script = import_script()
-    written = {"machine": MACHINE, "digests": script.digests(json.loads((old / "behaviour.json").read_text())["items"])}
+    written = {
+        "machine": MACHINE,
+        "digests": record_behaviour.digests(json.loads((old / "behaviour.json").read_text())["items"]),
+    }
     (tmp_path / "digests.json").write_text(json.dumps(written))
     assert compared(tmp_path / "digests.json", old)[0] == 0
     code, said = compared(tmp_path / "digests.json", new)
     assert code == 1
     assert [line.split()[:2] for line in said.splitlines() if "differs" in line] == [["evaluation:", "report"]]
-
-
-def import_script() -> Any:
-    spec = spec_from_file_location("record_behaviour", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    script = module_from_spec(spec)
-    spec.loader.exec_module(script)
-    return script
 
 
 def test_a_folder_without_the_package_is_refused(tmp_path):

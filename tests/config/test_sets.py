@@ -13,11 +13,11 @@ import pytest
 import yaml
 
 from textsiam.config.data import DataConfig, build_pairs, build_sets
+from textsiam.config.preflight import faults
 from textsiam.config.run import Config, ConfigError, read_config
 from textsiam.config.sets import SetConfig, build_set
 from textsiam.data.leakage import apart_from, leakage
 from textsiam.data.pairs import DataError, Pairs
-from textsiam.preflight import faults
 from textsiam.training.losses import ContrastiveLoss, CoSENTLoss, InfoNCELoss, OnlineContrastiveLoss
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from textsiam.data.tables.errors import DataError
-from textsiam.forums.reading import LINKS, PROVENANCE, QUESTIONS, is_forum, read_links, read_provenance
+from textsiam.forums.reading import LINKS, QUESTIONS, is_forum, read_links
 from textsiam.forums.table import import_table
 from textsiam.sources import read_pairs, read_texts
 
@@ -61,9 +61,3 @@ def test_damage_is_named(forum):
     (forum / QUESTIONS).write_bytes(b"PAR1")
     with pytest.raises(DataError, match=r"questions.parquet: is missing or damaged .*import the forum again"):
         read_texts(forum)
-    (forum / PROVENANCE).write_text('{"format": 2}')
-    with pytest.raises(DataError, match=r"provenance.json: has format 2, this version reads 1"):
-        read_provenance(forum)
-    (forum / PROVENANCE).unlink()
-    with pytest.raises(DataError, match=r"provenance.json: is missing or damaged"):
-        read_provenance(forum)

@@ -10,7 +10,7 @@ import pytest
 
 from textsiam.data.tables.errors import DataError
 from textsiam.forums import writing
-from textsiam.forums.reading import read_links, read_provenance, read_questions
+from textsiam.forums.reading import read_links, read_questions
 from textsiam.forums.stackexchange import import_stackexchange
 
 
@@ -32,7 +32,7 @@ def test_questions_and_links_arrive(dump, post, link, tmp_path):
          "created": "2011-08-17T20:18:56.507Z", "url": "https://a.org/q/4", "score": -2},
     ]  # fmt: skip
     assert (tmp_path / "forum" / "duplicates.tsv").read_text() == "id1\tid2\tkind\n4\t1\tduplicate\n"
-    assert found == read_provenance(tmp_path / "forum")
+    assert found == json.loads((tmp_path / "forum" / "provenance.json").read_text())
     assert (found["questions"], found["links"]) == (2, {"duplicate": 1, "related": 0})
     assert found["source"]["files"] == {name: (folder / name).stat().st_size for name in ("Posts.xml", "PostLinks.xml")}
     assert (found["left_out"], found["changed"], found["examples"]) == ({}, {}, [])
@@ -114,7 +114,7 @@ def test_what_is_written_in_pieces_is_what_is_written_at_once(dump, post, tmp_pa
     assert pq.ParquetFile(tmp_path / "pieces" / "questions.parquet").num_row_groups > 3
     read = [pq.read_table(tmp_path / name / "questions.parquet") for name in ("whole", "pieces")]
     assert read[0].equals(read[1])
-    digests = [read_provenance(tmp_path / name)["digest"] for name in ("whole", "pieces")]
+    digests = [json.loads((tmp_path / name / "provenance.json").read_text())["digest"] for name in ("whole", "pieces")]
     assert digests[0] == digests[1]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from textsiam.commands.options import BadRow, Json, Model, open_twin, tell_read
-from textsiam.terminal import dim, fail, print_json, progress_bar, rounded, say, warn
+from textsiam.terminal import answer, dim, fail, print_json, progress_bar, rounded, say, warn
 
 if TYPE_CHECKING:
     from textsiam.models.scorer import Scorer
@@ -48,11 +48,9 @@ def enroll(
         enrolled.add(vectors, found.names, replace=not add)
     names = set(found.names)
     counts = {"new": len(names - before), "replaced": len(names & before), "identities": len(enrolled)}
-    if as_json:
-        print_json({**counts, "read": found.report.to_dict()})
-    else:
-        verb = "added to" if add else "replaced"
-        say(f"{counts['new']:,} new, {counts['replaced']:,} {verb}; {len(enrolled):,} identities")
+    changed = f"{counts['replaced']:,} {'added to' if add else 'replaced'}"
+    line = f"{counts['new']:,} new, {changed}; {len(enrolled):,} identities"
+    answer({**counts, "read": found.report.to_dict()}, line, as_json=as_json)
 
 
 @gallery_app.command()
@@ -70,10 +68,8 @@ def remove(
         _check_enrolled(enrolled, names, gallery)
         for name in dict.fromkeys(names):
             enrolled.remove(name)
-    if as_json:
-        print_json({"removed": len(set(names)), "identities": len(enrolled)})
-    else:
-        say(f"{len(set(names)):,} removed; {len(enrolled):,} identities")
+    line = f"{len(set(names)):,} removed; {len(enrolled):,} identities"
+    answer({"removed": len(set(names)), "identities": len(enrolled)}, line, as_json=as_json)
 
 
 @gallery_app.command("list")

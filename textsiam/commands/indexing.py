@@ -25,7 +25,7 @@ from textsiam.commands.options import (
     tell_unread,
 )
 from textsiam.commands.options import TextColumn as Column
-from textsiam.terminal import bold, dim, print_json, progress_bar, rounded, say
+from textsiam.terminal import answer, bold, dim, print_json, progress_bar, rounded
 
 if TYPE_CHECKING:
     from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
@@ -53,10 +53,7 @@ def create(model: Model, index: Index, as_json: Json = False) -> None:
     from textsiam.search.ingest import index_model
 
     made = create_index(index, index_model(twin, name=_name(model)))
-    if as_json:
-        print_json(made.stats().facts())
-    else:
-        say(f"{made.location}: an index for vectors of {made.model}")
+    answer(made.stats().facts(), f"{made.location}: an index for vectors of {made.model}", as_json=as_json)
     made.close()
 
 
@@ -101,10 +98,8 @@ def add(
         opened.compact()
     total = opened.count()
     opened.close()
-    if as_json:
-        print_json({**asdict(added), "questions": total, "read": read.report.to_dict()})
-    else:
-        say(f"{added.new:,} new, {added.replaced:,} replaced, {added.unchanged:,} unchanged; {total:,} questions")
+    line = f"{added.new:,} new, {added.replaced:,} replaced, {added.unchanged:,} unchanged; {total:,} questions"
+    answer({**asdict(added), "questions": total, "read": read.report.to_dict()}, line, as_json=as_json)
 
 
 @index_app.command()
@@ -148,10 +143,7 @@ def delete(
     gone = with_index.delete(ids)
     total = with_index.count()
     with_index.close()
-    if as_json:
-        print_json({"deleted": gone, "questions": total})
-    else:
-        say(f"{gone:,} deleted; {total:,} questions")
+    answer({"deleted": gone, "questions": total}, f"{gone:,} deleted; {total:,} questions", as_json=as_json)
 
 
 @index_app.command()
@@ -198,10 +190,7 @@ def snapshot(
     opened = _opened(index)
     copy = opened.snapshot(target)
     opened.close()
-    if as_json:
-        print_json({"snapshot": copy})
-    else:
-        say(f"copied to {copy}")
+    answer({"snapshot": copy}, f"copied to {copy}", as_json=as_json)
 
 
 def check(

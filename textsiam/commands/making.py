@@ -25,7 +25,7 @@ from textsiam.commands.options import (
     refuse_foreign,
     tell_read,
 )
-from textsiam.terminal import loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
+from textsiam.terminal import answer, loading, make_console, print_json, progress_bar, quieten_libraries, say, warn
 
 _QUICKSTART = Path(__file__).resolve().parents[1] / "config" / "quickstart.yaml"
 
@@ -162,10 +162,8 @@ def ensemble(
     if pairs is not None:
         made.calibrate(pairs)
     made.save_pretrained(output)
-    if as_json:
-        print_json({"output": str(output), "average": average, "members": models, "calibrated": pairs is not None})
-    else:
-        say(f"{'ensemble' if average == 'scores' else 'twin'} written to {output}")
+    facts = {"output": str(output), "average": average, "members": models, "calibrated": pairs is not None}
+    answer(facts, f"{'ensemble' if average == 'scores' else 'twin'} written to {output}", as_json=as_json)
 
 
 def calibrate(

@@ -28,7 +28,7 @@ from textsiam.commands.options import (
     tell_shift,
     tell_unread_pairs,
 )
-from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, rounded, say
+from textsiam.terminal import make_console, print_json, print_verdict, progress_bar, results_table, rounded, say
 
 if TYPE_CHECKING:
     from textsiam.data.pairs import Pairs
@@ -192,8 +192,6 @@ def evaluate(
             {**evaluation.to_dict(), **extra, "decision": learned, "domain_shift": shift, "read": read.report.to_dict()}
         )
     else:
-        from textsiam.recipe import results_table
-
         make_console().print(results_table(shown))
         if verified is not None:
             say(str(verified), stream=sys.stdout)
@@ -248,8 +246,6 @@ def report(
         evaluations = [evaluation.to_dict() for evaluation in found]
         print_json({"output": str(output), "read": read.report.to_dict(), "evaluations": evaluations})
         return
-    from textsiam.recipe import results_table
-
     make_console().print(results_table(found))
     say(f"report written to {output}")
 

@@ -22,7 +22,8 @@ from textsiam.config.model import build_head as build_head
 from textsiam.config.model import build_twin as build_twin
 from textsiam.config.sets import SetConfig
 from textsiam.config.sets import build_set as build_set
-from textsiam.legacy import RENAMED, OldAttribute, rewrite_config
+from textsiam.legacy.config import RENAMED, rewrite_config
+from textsiam.legacy.names import OldAttribute
 from textsiam.training.knobs import check_knobs, share
 from textsiam.training.settings import RerankerSettings, Settings
 from textsiam.yamlfile import ConfigError, line_of, overrides, put, read_yaml, together

@@ -36,6 +36,14 @@ def same_thing(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
     return np.r_[left, chained[0]], np.r_[right, chained[1]]
 
 
+def inseparable(pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
+    """Give the edges (e,), (e,) between texts that no split may part: the same thing, or near-identical."""
+    first: dict[str, int] = {}
+    alike = [first.setdefault(form, text) for text, form in enumerate(text_forms(pairs))]
+    same = same_thing(pairs)
+    return np.r_[same[0], np.arange(len(alike))], np.r_[same[1], np.array(alike, dtype=np.int64)]
+
+
 def canonical(pairs: Pairs, clusters: np.ndarray) -> np.ndarray:
     """Choose the text that stands for each cluster: most duplicate edges, then shortest, then first.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from textsiam.data.tables.columns import (
 from textsiam.data.tables.columns import SCORE_NAMES as _SCORE_NAMES
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.labels import mostly_labels, number_of
-from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
+from textsiam.data.tables.readers import Opening, Table, open_parts, source_name
 from textsiam.data.tables.rows import FileCells, cell_reader
 
 SCORE_NAMES = (*_SCORE_NAMES, "label")
@@ -51,9 +51,7 @@ def read_graded(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
+    **opening: Unpack[Opening],
 ) -> GradedPairs:
     """Read graded pairs: a table with sentence1, sentence2, score, or the STS Benchmark's own files.
 
@@ -64,9 +62,7 @@ def read_graded(
         source: as for `read_pairs`.
         columns: the columns of the roles 'left', 'right' and 'score', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
-        split: the split of a Hub dataset.
-        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
-        load: replaces `datasets.load_dataset`.
+        opening: how tables are opened.
 
     Raises:
         DataError: the source cannot be read, with file, line and value.
@@ -75,7 +71,7 @@ def read_graded(
         Cer et al., SemEval-2017 Task 1: Semantic Textual Similarity, 2017.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    return _graded_of(open_parts(source, bad, split=split, quoted=quoted, load=load), bad, columns)
+    return _graded_of(open_parts(source, bad, **opening), bad, columns)
 
 
 def _graded_of(
@@ -97,10 +93,8 @@ def read_judged(
     *,
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
     file_cells: FileCells | None = None,
+    **opening: Unpack[Opening],
 ) -> Pairs | GradedPairs:
     """Read pairs that somebody judged: with labels, or with scores.
 
@@ -113,17 +107,14 @@ def read_judged(
         source: as for `read_pairs`.
         columns: the columns of the roles 'left', 'right' and 'label' or 'score', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
-        split: the split of a Hub dataset.
-        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
-        load: replaces `datasets.load_dataset`.
         file_cells: what names the files of a table; without it, such a table is refused.
+        opening: how tables are opened.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or some files hold labels and some scores.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
-    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", known=(columns or {}).values(), **opening)
     with ExitStack() as stack:
         tables = [stack.enter_context(part) for part in parts]
         scores = {_holds_scores(table, within, columns or {}) for table, within in tables}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from textsiam.data.clusters import cluster_ids, connected_components, contradictions, same_thing, text_forms
+from textsiam.data.clusters import cluster_ids, connected_components, contradictions, inseparable, text_forms
 from textsiam.data.pairs import Pairs, ReadReport
 from textsiam.data.tables.columns import NOUNS, Modality
 
@@ -116,10 +116,7 @@ def apart_from(pairs: Pairs, held_out: Sequence[Pairs]) -> np.ndarray:
         held_out: what must not be known; duplicates of both connect clusters.
     """
     joint = Pairs.concat([pairs, *(part for part in held_out if len(part))])
-    index: dict[str, int] = {}
-    forms = np.array([index.setdefault(form, place) for place, form in enumerate(text_forms(joint))])
-    edges = zip(same_thing(joint), (np.arange(len(forms)), forms), strict=True)
-    blocks = connected_components(len(forms), *map(np.concatenate, edges))
+    blocks = connected_components(len(joint.texts), *inseparable(joint))
     n = len(pairs)
     known = np.isin(blocks, blocks[np.concatenate([joint.left[n:], joint.right[n:]])])
     return ~(known[joint.left[:n]] | known[joint.right[:n]])

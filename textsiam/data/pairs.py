@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 
@@ -28,7 +28,7 @@ from textsiam.data.tables.columns import (
     unlike,
 )
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
-from textsiam.data.tables.readers import Loader, Table, open_parts, source_name
+from textsiam.data.tables.readers import Opening, Table, open_parts, source_name
 from textsiam.data.tables.rows import FileCells, PairRows, cell_reader, int_array
 
 if TYPE_CHECKING:
@@ -238,10 +238,8 @@ def read_pairs(
     columns: Mapping[str, str] | None = None,
     on_bad_row: OnBadRow = "error",
     labelled: bool = True,
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
     file_cells: FileCells | None = None,
+    **opening: Unpack[Opening],
 ) -> Pairs:
     """Read pairs from a table; `textsiam.sources.read_pairs` says how, and reads files too.
 
@@ -250,17 +248,14 @@ def read_pairs(
         columns: the columns of the roles 'left', 'right' and 'label', where they are not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
         labelled: False ignores labels (all are -1) and keeps repeats: pairs that are to be scored.
-        split: the split of a Hub dataset.
-        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
-        load: replaces `datasets.load_dataset`.
         file_cells: what names the files of a table; without it, such a table is refused.
+        opening: how tables are opened.
 
     Raises:
         DataError: the source cannot be read, with file, line and value.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    options = {"split": split, "quoted": quoted, "load": load, "known": (columns or {}).values()}
-    parts = open_parts(source, bad, sample="forum_pairs.tsv", **options)
+    parts = open_parts(source, bad, sample="forum_pairs.tsv", known=(columns or {}).values(), **opening)
     return pairs_of(parts, bad, columns=columns, labelled=labelled, file_cells=file_cells)
 
 

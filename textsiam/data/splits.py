@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.data.clusters import connected_components, same_thing, text_forms
+from textsiam.data.clusters import connected_components, inseparable
 from textsiam.data.graph_partition import cut_regions
 from textsiam.data.leakage import DataReport as DataReport
 from textsiam.data.leakage import Leakage, leakage, table
@@ -176,10 +176,7 @@ class _Graph:
     def __init__(self, pairs: Pairs, seed: int) -> None:
         m = len(pairs.texts)
         self.pairs = pairs
-        first: dict[str, int] = {}
-        alike = [first.setdefault(form, text) for text, form in enumerate(text_forms(pairs))]
-        same = same_thing(pairs)
-        whole = (np.r_[same[0], np.arange(m)], np.r_[same[1], np.array(alike, dtype=np.int64)])
+        whole = inseparable(pairs)
         self.blocks = connected_components(m, *whole)
         self.components = connected_components(m, np.r_[pairs.left, whole[0]], np.r_[pairs.right, whole[1]])
         keys = np.frombuffer(b"".join(content_key(text, seed) for text in pairs.texts), dtype="<u8")

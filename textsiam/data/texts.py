@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from textsiam.data.tables.columns import (
 )
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow, ReadReport
 from textsiam.data.tables.labels import is_missing, shown
-from textsiam.data.tables.readers import Loader, open_parts, source_name
+from textsiam.data.tables.readers import Opening, open_parts, source_name
 from textsiam.data.tables.rows import Cell, FileCells, cell_reader
 
 _FLOAT = re.compile(r"-?\d+\.0")
@@ -79,11 +79,9 @@ def read_texts(
     column: str | None = None,
     id_column: str | None = None,
     on_bad_row: OnBadRow = "error",
-    split: str = "train",
-    quoted: bool | None = None,
-    load: Loader | None = None,
     file_cells: FileCells | None = None,
     store: Path | None = None,
+    **opening: Unpack[Opening],
 ) -> Texts:
     """Read texts with their ids from a file; `textsiam.sources.read_texts` says how, and reads files too.
 
@@ -92,19 +90,16 @@ def read_texts(
         column: the column of the texts, where it is not recognised.
         id_column: the column of the ids, where it is not recognised.
         on_bad_row: "error" stops at the first bad row, "skip" counts bad rows by reason in the report.
-        split: the split of a Hub dataset.
-        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
-        load: replaces `datasets.load_dataset`.
         file_cells: what names the files of a table; without it, such a table is refused.
         store: an empty folder that texts and ids are written into instead of being held in memory, where only some
             16 bytes of each are; of a table of pairs, the distinct texts are in memory too.
+        opening: how tables are opened.
 
     Raises:
         DataError: the source cannot be read, with file, line and value; or two texts have one id.
     """
     bad = BadRows(source_name(source), on_bad_row=on_bad_row)
-    options = {"split": split, "quoted": quoted, "load": load, "known": (column, id_column)}
-    parts = list(open_parts(source, bad, sample="forum_questions.tsv", **options))
+    parts = list(open_parts(source, bad, sample="forum_questions.tsv", known=(column, id_column), **opening))
     several, modalities = len(parts) > 1, set()
     found = _Found(several=several) if store is None else _StoredFound(store, several=several)
     for part in parts:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from textsiam.data.clusters import connected_components, same_thing, text_forms
+from textsiam.data.clusters import connected_components, inseparable
 from textsiam.data.leakage import leakage
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import NAMES, SplitReport, Splits, split_sizes
@@ -53,7 +53,8 @@ def split_pairs_by_time(
         raise ValueError(f"{pairs.source}: a split by time needs the date of every text, {missing[0]!r} has none")
     moments, moment = np.unique(np.array(created), return_inverse=True)
     age = np.maximum(moment[pairs.left], moment[pairs.right])
-    component = _components(pairs)
+    left, right = inseparable(pairs)
+    component = connected_components(len(pairs.texts), np.r_[pairs.left, left], np.r_[pairs.right, right])
     newest = np.zeros(len(pairs.texts), np.int64)
     np.maximum.at(newest, component, moment)
     place = newest[component][pairs.left]  # the newest moment of each pair's component
@@ -78,12 +79,3 @@ def split_pairs_by_time(
         begins={name: str(moments[b]) for name, b in zip(NAMES[1:], begins, strict=True) if len(named[name])},
     )
     return Splits(*parts, report=report)
-
-
-def _components(pairs: Pairs) -> np.ndarray:
-    """Number what hangs together: texts that are paired, near-identical or known to be the same, `(m,)`."""
-    first: dict[str, int] = {}
-    alike = [first.setdefault(form, text) for text, form in enumerate(text_forms(pairs))]
-    same = same_thing(pairs)
-    left = np.r_[pairs.left, same[0], np.arange(len(alike))]
-    return connected_components(len(alike), left, np.r_[pairs.right, same[1], np.array(alike, np.int64)])

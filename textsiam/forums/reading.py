@@ -1,8 +1,7 @@
-"""Reading a forum folder: its questions, the links between them, and where they came from."""
+"""Reading a forum folder: its questions, and the links between them."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,8 +14,7 @@ from textsiam.data.tables.readers import Table, open_table
 from textsiam.data.texts import Texts, texts_found
 from textsiam.forums.questions import KINDS, shown
 
-FORMAT = 1
-QUESTIONS, LINKS, PROVENANCE = "questions.parquet", "duplicates.tsv", "provenance.json"
+QUESTIONS, LINKS = "questions.parquet", "duplicates.tsv"
 _FACTS = ("url", "tags", "created")  # what goes with a question to where it is shown
 
 
@@ -32,23 +30,6 @@ class Link:
 def is_forum(source: str | Path) -> bool:
     """Tell whether this is a forum folder, as `textsiam import` writes it."""
     return any(Path(source, name).is_file() for name in (QUESTIONS, LINKS))
-
-
-def read_provenance(folder: str | Path) -> dict[str, Any]:
-    """Return where a forum came from, what it holds and what was left out.
-
-    Raises:
-        DataError: The file is missing or damaged, or of a later version.
-    """
-    path = Path(folder, PROVENANCE)
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        written = found["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path}: is missing or damaged ({error}); import the forum again") from None
-    if written != FORMAT:
-        raise DataError(f"{path}: has format {written!r}, this version reads {FORMAT}")
-    return found
 
 
 def read_questions(folder: str | Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:

@@ -18,7 +18,7 @@ import numpy as np
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.writers import write_table
 from textsiam.forums.questions import COLUMNS, KINDS, Question, QuestionIds, shown
-from textsiam.forums.reading import FORMAT, LINKS, PROVENANCE, QUESTIONS, is_forum
+from textsiam.forums.reading import LINKS, QUESTIONS, is_forum
 from textsiam.saving import whole_folder
 
 Progress = Callable[[int, int], None]  # called with the bytes done and the bytes in all
@@ -98,7 +98,7 @@ class ForumWriter:
         write_table(self._folder / LINKS, ("id1", "id2", "kind"), rows)
         versions = {name: version(name) for name in ("textsiam", "pyarrow")}
         provenance = {
-            "format": FORMAT,
+            "format": 1,
             "source": source,
             "text": template,
             "questions": len(self.ids),
@@ -110,7 +110,7 @@ class ForumWriter:
             "versions": {"python": platform.python_version(), **versions},
         }
         text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-        (self._folder / PROVENANCE).write_text(text, encoding="utf-8")
+        (self._folder / "provenance.json").write_text(text, encoding="utf-8")
         return provenance
 
     def close(self) -> None:

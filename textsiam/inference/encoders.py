@@ -34,7 +34,7 @@ from textsiam.inference.opening import (
     within_positions,
 )
 from textsiam.inference.tokens import token_limit
-from textsiam.legacy import drawing_model
+from textsiam.legacy.saved import drawing_model
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

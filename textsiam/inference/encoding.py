@@ -6,7 +6,7 @@ import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, TypedDict, Unpack, overload
 
@@ -29,7 +29,7 @@ _PRECISIONS: dict[Any, Precision] = {
 
 
 class EncodeOptions(TypedDict, total=False):
-    """Further arguments of `encode`, as sentence-transformers names them.
+    """Arguments of `encode` beside the inputs: first those that sentence-transformers has, then its own.
 
     Attributes:
         prompt: What stands before each text, in place of what the tower puts there by itself.
@@ -42,6 +42,13 @@ class EncodeOptions(TypedDict, total=False):
         normalize_embeddings: Either; vectors have length 1.
         batch_size: Any; batches are made by tokens, and become smaller where memory runs out.
         output_value: "sentence_embedding".
+        side: As `Encoder.encode` explains it, like those below.
+        precision: As there.
+        progress: As there.
+        cache: As there.
+        devices: As there.
+        compiled: As there.
+        broken: As there.
     """
 
     prompt: str | None
@@ -54,31 +61,50 @@ class EncodeOptions(TypedDict, total=False):
     normalize_embeddings: bool
     batch_size: int
     output_value: str
+    side: str
+    precision: Precision | Literal["float32"] | None
+    progress: Progress | None
+    cache: EmbeddingCache | None
+    devices: Sequence[str] | None
+    compiled: bool
+    broken: dict[str, str] | None
 
 
 @dataclass(frozen=True)
 class Asked:
-    """Options of `encode`, understood.
+    """Arguments of `encode`, understood.
 
     Attributes:
+        side: As for `Encoder.encode`.
+        precision: As for `Encoder.encode`, in our words.
+        progress: As for `Encoder.encode`.
+        cache: As for `Encoder.encode`.
+        devices: As for `Encoder.encode`.
+        compiled: As for `Encoder.encode`.
+        broken: As for `Encoder.encode`.
         prompt: What stands before each text; None is what the tower says.
-        devices: As for `Twin.encode`.
         width: How many components are kept; None keeps all.
         tensors: Whether vectors are returned as a tensor ("one"), as a list of them ("many"), or as an array (None).
         shown: Whether progress is shown.
     """
 
-    prompt: str | None
+    side: str
+    precision: Precision
+    progress: Progress | None
+    cache: EmbeddingCache | None
     devices: Sequence[str] | None
+    compiled: bool
+    broken: dict[str, str] | None
+    prompt: str | None
     width: int | None
     tensors: str | None
     shown: bool
 
     @contextmanager
-    def progress(self, given: Progress | None) -> Iterator[Progress | None]:
-        """Yield what is told about progress: the one that was given, and the bar that was asked for."""
+    def showing(self) -> Iterator[Asked]:
+        """Yield the same, whose progress moves the bar too that was asked for."""
         if not self.shown:
-            yield given
+            yield self
             return
         from tqdm.auto import tqdm
 
@@ -87,10 +113,10 @@ class Asked:
             def advance(done: int, total: int) -> None:
                 bar.total = total
                 bar.update(done - bar.n)
-                if given is not None:
-                    given(done, total)
+                if self.progress is not None:
+                    self.progress(done, total)
 
-            yield advance
+            yield replace(self, progress=advance)
 
     def shaped(self, vectors: np.ndarray, device: torch.device) -> Any:
         """Return vectors `(n, dim)` float32 as they were asked for, of length 1."""
@@ -105,15 +131,16 @@ class Asked:
 
 
 def understood(
-    options: EncodeOptions, tower: SentenceTransformer, dim: int, devices: Sequence[str] | None = None
+    options: EncodeOptions, tower: SentenceTransformer, dim: int, devices: Sequence[str] | None, **own: Any
 ) -> Asked:
-    """Return what options of `encode` ask of a tower.
+    """Return what arguments of `encode` ask of a tower.
 
     Args:
-        options: Those that were given.
+        options: Those of sentence-transformers.
         tower: What encodes.
         dim: How many components its vectors have.
         devices: Those that were named by `devices`.
+        own: What `Asked` holds as it was given.
 
     Raises:
         TypeError: `encode` has no such option.
@@ -139,7 +166,8 @@ def understood(
             devices = None
     as_arrays = options.get("convert_to_numpy", True)
     tensors = "one" if options.get("convert_to_tensor") else None if as_arrays else "many"
-    return Asked(_prompt(options, tower), devices, width, tensors, bool(options.get("show_progress_bar")))
+    shown = bool(options.get("show_progress_bar"))
+    return Asked(**own, devices=devices, prompt=_prompt(options, tower), width=width, tensors=tensors, shown=shown)
 
 
 def _prompt(options: EncodeOptions, tower: SentenceTransformer) -> str | None:
@@ -176,37 +204,13 @@ class Encoder(ABC):
         """Return the tower that encodes inputs of a side, "left" or "right"; of an ensemble, its first member's."""
 
     @abstractmethod
-    def _vectors(
-        self,
-        inputs: Sequence[Any],
-        *,
-        side: str,
-        prompt: str | None,
-        precision: Precision,
-        progress: Progress | None,
-        cache: EmbeddingCache | None,
-        devices: Sequence[str] | None,
-        compiled: bool,
-        broken: dict[str, str] | None,
-    ) -> np.ndarray:
+    def _vectors(self, inputs: Sequence[Any], asked: Asked) -> np.ndarray:
         """Encode inputs into vectors of length 1, `(n, dim)` float32."""
 
     @overload
     def encode(self, inputs: Sequence[Any], *, convert_to_tensor: Literal[True], **options: Any) -> torch.Tensor: ...
     @overload
-    def encode(
-        self,
-        inputs: Sequence[Any],
-        *,
-        side: str = "left",
-        precision: Precision | Literal["float32"] | None = "auto",
-        progress: Progress | None = None,
-        cache: EmbeddingCache | None = None,
-        devices: Sequence[str] | None = None,
-        compiled: bool = False,
-        broken: dict[str, str] | None = None,
-        **options: Unpack[EncodeOptions],
-    ) -> np.ndarray: ...
+    def encode(self, inputs: Sequence[Any], **options: Unpack[EncodeOptions]) -> np.ndarray: ...
     def encode(
         self,
         inputs: Sequence[Any],
@@ -250,11 +254,11 @@ class Encoder(ABC):
         """
         if isinstance(inputs, str):
             raise TypeError("expected a list of inputs, got one str: write twin.encode([text])")
-        asked = understood(options, self.tower(side), self.dim, devices)  # pyright: ignore[reportArgumentType]
-        how: dict[str, Any] = {"precision": _PRECISIONS.get(precision, precision), "cache": cache, "broken": broken}
-        how |= {"devices": asked.devices, "compiled": compiled}
-        with asked.progress(progress) as advance:
-            vectors = self._vectors(inputs, side=side, prompt=asked.prompt, progress=advance, **how)
+        own: dict[str, Any] = {"side": side, "progress": progress, "cache": cache, "compiled": compiled}
+        own |= {"precision": _PRECISIONS.get(precision, precision), "broken": broken}
+        asked = understood(options, self.tower(side), self.dim, devices, **own)  # pyright: ignore[reportArgumentType]
+        with asked.showing() as asked:
+            vectors = self._vectors(inputs, asked)
         return asked.shaped(vectors, self.device)
 
     def encode_query(self, inputs: Sequence[Any], **options: Any) -> Any:

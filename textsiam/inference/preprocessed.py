@@ -18,6 +18,16 @@ _LETTERS = 4  # of a token, about
 _preprocessing = threading.Lock()
 
 
+def is_plain(tower: SentenceTransformer) -> bool:
+    """Say whether a tower is a transformer with plain pooling, whose inputs are made ready apart from it."""
+    if saved_bert(tower) is not None:
+        return True
+    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
+    pooling = next((m for m in tower if isinstance(m, Pooling)), None)
+    return isinstance(tower[0], Transformer) and pooling is not None and pooling.include_prompt
+
+
 def reads_tokens(tower: SentenceTransformer) -> bool:
     """Return whether a tower makes its vectors of the tokens of a text, all of one type, and of nothing else.
 
@@ -26,12 +36,9 @@ def reads_tokens(tower: SentenceTransformer) -> bool:
     """
     if saved_bert(tower) is not None:
         return True
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    backbone: Any = tower[0]
-    pooling = next((module for module in tower if isinstance(module, Pooling)), None)
-    if not isinstance(backbone, Transformer) or pooling is None or not pooling.include_prompt:
+    if not is_plain(tower):
         return False
+    backbone: Any = tower[0]
     tokenizer = backbone.tokenizer
     if tokenizer is None:  # of images or sounds
         return True

@@ -6,7 +6,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,8 @@ from torch import nn
 from textsiam.decision.collection import CollectionDecision, restore_decisions, store_decisions
 from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
-from textsiam.inference.cache import EmbeddingCache
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, resolve
+from textsiam.inference.encoding import Asked
 from textsiam.inference.fast.fast_tower import Precision
 from textsiam.inference.inputs import TEXTS
 from textsiam.inference.opening import saved_on_hub
@@ -158,19 +158,7 @@ class Ensemble(Scorer):
         """Return the strings that stand for inputs; see `Twin.named`."""
         return self.twins[0].to_keys(inputs, side=side)
 
-    def _vectors(
-        self,
-        inputs: Sequence[Any],
-        *,
-        side: str,
-        prompt: str | None,
-        precision: Precision,
-        progress: Progress | None,
-        cache: EmbeddingCache | None,
-        devices: Sequence[str] | None,
-        compiled: bool,
-        broken: dict[str, str] | None,
-    ) -> np.ndarray:
+    def _vectors(self, inputs: Sequence[Any], asked: Asked) -> np.ndarray:
         """Return `[√w_1 v_1, …, √w_K v_K]` of each input, `(n, dim)` float32 of length 1.
 
         Raises:
@@ -184,18 +172,10 @@ class Ensemble(Scorer):
                 "the twins of this ensemble have rerankers, which no vector stands for: it scores pairs; to search, "
                 "set the `reranker` of each to None and calibrate again"
             )
-        inputs = self.to_keys(inputs, side=side)
-        roots = np.sqrt(self._weights(inputs, side, precision, broken))
-        how = {
-            "prompt": prompt,
-            "precision": precision,
-            "cache": cache,
-            "devices": devices,
-            "compiled": compiled,
-            "broken": broken,
-        }
+        inputs, members = self.to_keys(inputs, side=asked.side), len(self.twins)
+        roots = np.sqrt(self._weights(inputs, asked.side, asked.precision, asked.broken))
         parts = [
-            twin.encode(inputs, side=side, progress=_part(progress, k, len(self.twins)), **how)
+            twin._vectors(inputs, replace(asked, progress=_part(asked.progress, k, members)))
             for k, twin in enumerate(self.twins)
         ]
         return np.concatenate([roots[:, k, None] * part for k, part in enumerate(parts)], 1)

@@ -22,7 +22,7 @@ from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, ope
 from textsiam.inference.fast.runtimes import Backend, open_backend
 from textsiam.inference.inputs import TEXTS
 from textsiam.inference.opening import saved_on_hub
-from textsiam.legacy import read_head, reranker_folder
+from textsiam.legacy.saved import read_head, reranker_folder
 from textsiam.models.asymmetric import by_side, of_one_kind, shared_layers, tie
 from textsiam.models.card import model_card
 from textsiam.models.learned import Head, build_head

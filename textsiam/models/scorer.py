@@ -18,7 +18,7 @@ from textsiam.inference.batching import BLOCK, Progress
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.encoding import Encoder
 from textsiam.inference.fast.fast_tower import Precision
-from textsiam.legacy import OldAttribute
+from textsiam.legacy.names import OldAttribute
 from textsiam.models.distances import Distance
 from textsiam.models.domain import domain_of_pairs
 from textsiam.models.learned import Head

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision
-from textsiam.inference.batching import BLOCK, Progress, encode, encode_stream
-from textsiam.inference.cache import EmbeddingCache, weights_fingerprint
+from textsiam.inference.batching import BLOCK, encode, encode_stream
+from textsiam.inference.cache import weights_fingerprint
 from textsiam.inference.encoders import inputs_of
+from textsiam.inference.encoding import Asked
 from textsiam.inference.fast.fast_tower import FastTower, Precision, fast_tower
 from textsiam.inference.fast.runtimes import Backend
 from textsiam.inference.lora import LoraConfig
@@ -184,30 +185,19 @@ class Twin(nn.Module, Scorer):
         """
         return inputs_of(self.tower(side)).to_keys(inputs)
 
-    def _vectors(
-        self,
-        inputs: Sequence[Any],
-        *,
-        side: str,
-        prompt: str | None,
-        precision: Precision,
-        progress: Progress | None,
-        cache: EmbeddingCache | None,
-        devices: Sequence[str] | None,
-        compiled: bool,
-        broken: dict[str, str] | None,
-    ) -> np.ndarray:
-        fast = self._fast_tower(side, precision, devices, compiled=compiled)
+    def _vectors(self, inputs: Sequence[Any], asked: Asked) -> np.ndarray:
+        fast = self._fast_tower(asked.side, asked.precision, asked.devices, compiled=asked.compiled)
+        cache, broken = asked.cache, asked.broken
         if cache is None:
-            return encode(fast, inputs, prompt=prompt, progress=progress, broken=broken)
+            return encode(fast, inputs, prompt=asked.prompt, progress=asked.progress, broken=broken)
         names = fast.inputs.to_keys(inputs)
         contents = {name: fast.inputs.content(name) for name in dict.fromkeys(names)}
         fingerprint = weights_fingerprint(fast.tower, fast.number_format)
-        if prompt is not None:
-            fingerprint += f"\0{prompt}"
+        if asked.prompt is not None:
+            fingerprint += f"\0{asked.prompt}"
         known = cache.get(fingerprint, contents.values())
         missing = [name for name, content in contents.items() if content not in known]
-        fresh = encode(fast, missing, prompt=prompt, progress=progress, broken=broken)
+        fresh = encode(fast, missing, prompt=asked.prompt, progress=asked.progress, broken=broken)
         added = [contents[name] for name in missing]
         whole = [row for row, name in enumerate(missing) if name not in (broken or ())]
         cache.put(fingerprint, [added[row] for row in whole], fresh[whole])

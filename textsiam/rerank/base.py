@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from textsiam.decision.calibration import Platt, check_fraction, finite_scores, fit_platt, from_log_odds, log_odds
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.fast.fast_tower import Precision
-from textsiam.legacy import OldAttribute, old_arguments
+from textsiam.legacy.names import OldAttribute, old_arguments
 from textsiam.rerank.lexical_features import LexicalFeatures
 
 FORMAT = 4  # the first knew no wording, the second one forest of it, the third trees of scikit-learn

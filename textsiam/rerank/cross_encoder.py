@@ -16,7 +16,8 @@ from torch import nn
 from textsiam.inference.encoders import MINILM, ModelError, resolve
 from textsiam.inference.fast.fast_tower import Precision, fast_dtype
 from textsiam.inference.opening import positions_of
-from textsiam.legacy import old_arguments, reranker_facts, reranker_file
+from textsiam.legacy.names import old_arguments
+from textsiam.legacy.saved import reranker_facts, reranker_file
 from textsiam.rerank.base import FORMAT, BaseReranker, Combination
 from textsiam.rerank.fast_cross_encoder import FastCrossEncoder
 from textsiam.rerank.lexical_features import LexicalFeatures

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from textsiam.legacy import StoredTrees, stored_trees
+from textsiam.legacy.trees import StoredTrees, stored_trees
 from textsiam.rerank.trees import Trees, grow, require_trees
 
 FEATURES = (

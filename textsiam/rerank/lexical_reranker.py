@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from textsiam.inference.fast.fast_tower import Precision
-from textsiam.legacy import old_arguments
+from textsiam.legacy.names import old_arguments
 from textsiam.rerank.base import BaseReranker
 
 

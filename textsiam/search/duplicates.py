@@ -21,7 +21,7 @@ from textsiam.decision.intervals import Estimate
 from textsiam.decision.thresholds import Rule
 from textsiam.inference.batching import Progress
 from textsiam.inference.unread import Unread
-from textsiam.legacy import old_arguments
+from textsiam.legacy.names import old_arguments
 from textsiam.models.domain import collection_shift
 from textsiam.models.scorer import Scorer
 from textsiam.search.duplicate_clusters import clusters_of_texts

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from textsiam.dotted import import_dotted
-from textsiam.legacy import without_ignored_knobs
+from textsiam.legacy.names import without_ignored_knobs
 from textsiam.search.index.base import IndexModel, QuestionIndex, QuestionIndexError
 from textsiam.search.index.folder import FolderIndex
 from textsiam.search.index.postgres import SCHEMES, PostgresIndex

@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from textsiam.inference.encoders import ModelError
-from textsiam.legacy import head_knobs_of_0_1
+from textsiam.legacy.saved import head_knobs_of_0_1
 from textsiam.models.scorer import Scorer
 from textsiam.saving import SaveError, whole_folder
 from textsiam.search.ingest import towers_digest

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from textsiam.legacy import warn_renamed, without_ignored_knobs
+from textsiam.legacy.names import warn_renamed, without_ignored_knobs
 from textsiam.search.index.folder import FolderIndex
 
 

@@ -14,9 +14,9 @@ import numpy as np
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.decision import Decision
 from textsiam.decision.domain import DomainShift
-from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.fast.processor import one_core
 from textsiam.inference.inputs import TEXTS, inputs_of
+from textsiam.inference.preprocessed import is_plain
 from textsiam.inference.stages import raw_vectors, token_vectors
 from textsiam.inference.tokens import token_limit
 from textsiam.media.medium import Medium

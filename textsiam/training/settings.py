@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from textsiam.images.augmentation import Augment
-from textsiam.legacy import OldAttribute, old_arguments, old_name, without_epochs
+from textsiam.legacy.config import without_epochs
+from textsiam.legacy.names import OldAttribute, old_arguments, old_names
 from textsiam.media.augmentation import Augmentation
 from textsiam.modality import described
 from textsiam.sounds.augmentation import SoundAugment
@@ -251,5 +252,4 @@ class RerankerSettings:
             raise ValueError(f"band must be two probabilities that rise, got {tuple(self.band)}")
 
 
-def __getattr__(name: str) -> object:
-    return old_name(__name__, name)
+__getattr__ = old_names(__name__)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 from textsiam.data.tables.arrow import dataset_table, frame_table, parquet_table
 from textsiam.data.tables.columns import ID_NAMES, PAIR_COLUMNS, TEXT_NAMES, Row, Table, known_column
@@ -79,6 +79,20 @@ def _parts(source: Any) -> list[Any]:
 
 def _is_several(source: Any) -> bool:
     return isinstance(source, list | tuple) and not any(isinstance(each, Mapping) for each in source)
+
+
+class Opening(TypedDict, total=False):
+    """How `open_table` opens a source: arguments that those who call it pass on.
+
+    Attributes:
+        split: The split of a Hub dataset.
+        quoted: False takes `"` of a TSV or CSV file as an ordinary character.
+        load: Replaces `datasets.load_dataset`.
+    """
+
+    split: str
+    quoted: bool | None
+    load: Loader | None
 
 
 @contextmanager

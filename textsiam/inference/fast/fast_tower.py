@@ -56,16 +56,6 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
     return torch.bfloat16 if native else torch.float32
 
 
-def is_plain(tower: SentenceTransformer) -> bool:
-    """Say whether a tower is a transformer with plain pooling, whose inputs are made ready apart from it."""
-    if saved_bert(tower) is not None:
-        return True
-    from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
-
-    pooling = next((m for m in tower if isinstance(m, Pooling)), None)
-    return isinstance(tower[0], Transformer) and pooling is not None and pooling.include_prompt
-
-
 class DeviceRunner(ABC):
     """How much of what there is to do a device takes at once.
 
@@ -194,7 +184,7 @@ class FastTower(DeviceRunner):
 
     @property
     def _fusable(self) -> bool:
-        return saved_bert(self.source) is not None or fusable(self.source[0])
+        return self._saved is not None or fusable(self.source[0])
 
     @cached_property
     def padded(self) -> bool:

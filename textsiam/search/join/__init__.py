@@ -1,7 +1,5 @@
 """All pairs above a threshold: exact, approximate, and in partitions on many machines."""
 
+from textsiam.legacy.names import old_names
 
-def __getattr__(name: str) -> object:
-    from textsiam.legacy import old_name  # this was a module in 0.1
-
-    return old_name(__name__, name)
+__getattr__ = old_names(__name__)  # this was a module in 0.1

@@ -21,7 +21,7 @@ import torch
 from textsiam.data.tables.errors import DataError, OnBadRow
 from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import ModelError
-from textsiam.legacy import old_arguments
+from textsiam.legacy.names import old_arguments
 from textsiam.models.scorer import Scorer
 from textsiam.search.join.exact import FoundPairs
 from textsiam.search.join.job import Job, JobError, empty_scratch

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
-from textsiam.inference.fast.fast_tower import is_plain
 from textsiam.inference.inputs import TEXTS
+from textsiam.inference.preprocessed import is_plain
 from textsiam.inference.tokens import LONGEST, default_prompt, token_limit, unlimited_rules
 from textsiam.media.ready import Ready
 from textsiam.serving.limits import ServerSettings

@@ -1,7 +1,5 @@
 """What each step is fed: sampling, collation into chunks, stored tokens, what a teacher says."""
 
+from textsiam.legacy.names import old_names
 
-def __getattr__(name: str) -> object:
-    from textsiam.legacy import old_name  # this was a module in 0.1
-
-    return old_name(__name__, name)
+__getattr__ = old_names(__name__)  # this was a module in 0.1

@@ -12,6 +12,7 @@ Conventions, the same in every function:
 # ruff: noqa: F401 (whoever takes a loss by its name need not know its file)
 from __future__ import annotations
 
+from textsiam.legacy.names import old_names
 from textsiam.training.losses.classifier import HeadLoss, SoftmaxLoss, head_loss, pair_softmax
 from textsiam.training.losses.distillation import DistillationLoss
 from textsiam.training.losses.in_batch import BatchTripletLoss
@@ -53,8 +54,4 @@ LOSSES: dict[str, type[Term]] = {
 }
 """What the section `loss` of a config may name, besides the dotted path of a `Term` of the user's own."""
 
-
-def __getattr__(name: str) -> object:
-    from textsiam.legacy import old_name  # this was a module in 0.1
-
-    return old_name(__name__, name)
+__getattr__ = old_names(__name__)  # this was a module in 0.1

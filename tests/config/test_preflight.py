@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from textsiam.config.preflight import faults
 from textsiam.config.run import Config, ConfigError, read_config
 from textsiam.data.pairs import Pairs
 from textsiam.evaluation.pairs import evaluate_pairs
 from textsiam.inference.encoders import ModelError
-from textsiam.preflight import faults
 from textsiam.rerank.cross_encoder import cross_encoder
 from textsiam.training.distributed import launch_notes, tracker_of
 from textsiam.training.settings import Settings
@@ -134,7 +134,7 @@ def test_the_command_and_the_script_have_the_same_defaults(monkeypatch):
 
     seen: list[Config] = []
     monkeypatch.setattr(recipe, "run", lambda config, **_: seen.append(config))
-    root = Path(__file__).resolve().parents[1]
+    root = Path(__file__).resolve().parents[2]
     for arguments in ([], [str(root / "configs" / "quickstart.yaml")]):
         run_training(arguments)
     assert seen[0] == seen[1] == read_config([str(root / "configs" / "quickstart.yaml")])
