@@ -140,7 +140,7 @@ def test_what_was_stopped_says_how_it_goes_on(words, said, monkeypatch, capsys):
     monkeypatch.setattr(cli, "_command", stopped)
     with pytest.raises(SystemExit) as ended:
         cli.main(stopped)
-    assert (ended.value.code, capsys.readouterr().err) == (130, said)
+    assert (ended.value.code, capsys.readouterr().err) == (130, f"\n{said}")
 
 
 def test_what_goes_on_is_a_command():

@@ -8,6 +8,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -109,17 +112,29 @@ def site(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served, as its search wants it."""
+    files = partial(type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}), directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not _RELEASE, reason="minutes long: make test-release runs it")
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
-def test_axe_finds_nothing_on_the_site_and_it_fits(site, browser, axe_violations, width, scheme):
+def test_axe_finds_nothing_on_the_site_and_it_fits(site, address, browser, axe_violations, width, scheme):
     """With TEXTSIAM_SCREENSHOTS, screenshots of all pages are left in that folder."""
     found, shots = {}, os.environ.get("TEXTSIAM_SCREENSHOTS")
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
     page = context.new_page()
     names = sorted(str(path.relative_to(site)) for path in site.rglob("*.html") if path.name != "404.html")
     for name in names:
-        page.goto(f"file://{site / name}")
+        page.goto(f"{address}/{name}")
         page.wait_for_selector("nav.md-code__nav[aria-label]" if page.query_selector("pre > code") else "body")
         if shots:
             page.screenshot(path=Path(shots) / f"{width}-{name.replace('/', '-')}.png", full_page=True)

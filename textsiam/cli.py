@@ -147,6 +147,8 @@ def _root(
 
 def _command() -> None:
     status = app(standalone_mode=False)
+    if status == 130:  # what Typer makes of Ctrl-C
+        raise KeyboardInterrupt
     sys.stdout.flush()  # a full disk, or a pipe that nobody reads, is met here and not at exit
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -161,6 +163,7 @@ def main(command: Callable[[], Any] = _command) -> None:
     try:
         command()
     except KeyboardInterrupt:
+        print(file=sys.stderr)  # below a progress bar, and the ^C that a terminal shows
         words = [word for word in sys.argv[1:3] if not word.startswith("-")] if command is _command else ["train"]
         fail(f"interrupted: {next((_KEPT[n] for n in (' '.join(words), *words[:1]) if n in _KEPT), _NOTHING)}", 130)
     except BrokenPipeError:
