@@ -153,6 +153,7 @@ def test_the_site_builds_and_asks_for_nothing_outside(site):
     for page in pages:
         html = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|link)[^>]+(?:src|href)="?(https?://[^">]+)', html), page.name
+        assert "doctest" not in html, page.name  # an example is shown as one
         for target in re.findall(r'<(?:script|img|a|link)[^>]+(?:src|href)="([^"#?]+)', html):
             if not re.match(r"[a-z]+:", target) and page.name != "404.html":
                 assert (page.parent / target).exists(), f"{page.name}: {target}"
