@@ -1,4 +1,4 @@
-"""What the reference reads of docstrings: their "Example:" as the examples that they are, which the reader calls "Examples:"."""
+"""What the reference reads of docstrings: an "Example:" as one, which its parser knows as "Examples:" alone."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Renames the sections before they are read: what has another name is shown as a remark, and its code as a quote."""
+    """Renames the sections before they are read: any other is shown as a remark, and its code as a quote."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Rename that of an object."""
