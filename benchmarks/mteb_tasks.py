@@ -1,6 +1,7 @@
 """Duplicate questions as MTEB's pair classification measures them: its harness, on files that lie here.
 
     python benchmarks/mteb_tasks.py run all-MiniLM-L6-v2 [MODEL …]   # names, or folders of twins; results/mteb.json
+    python benchmarks/mteb_tasks.py run all-MiniLM-L6-v2 --pairs 2000     # of each task, so many that are drawn
     python benchmarks/mteb_tasks.py table                            # Markdown of it
 
 MTEB's own duplicate tasks are downloads; these are of the same kind, and not those of its leaderboard. MTEB is given
@@ -9,14 +10,15 @@ each model twice: as sentence-transformers opens it, and as a twin. The interval
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
-import sys
 from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # MTEB would ask about the model
 
 import mteb
+import numpy as np
 from datasets import Dataset, DatasetDict
 from mteb.abstasks.pair_classification import AbsTaskPairClassification
 from mteb.abstasks.task_metadata import TaskMetadata
@@ -66,19 +68,28 @@ def cosine_ap(model, task):
     return result.task_results[0].scores["test"][0]["cosine_ap"]
 
 
-def run(models):
+def drawn(pairs, most):
+    """Return so many of the pairs, drawn with a fixed seed; all, where there are no more."""
+    if most is None or most >= len(pairs):
+        return pairs
+    return pairs.select(np.sort(np.random.default_rng(0).permutation(len(pairs))[:most]))
+
+
+def run(models, most):
     """Measure models on every task, and keep the rows."""
     rows = []
     for model in models:
         twin, peer = Twin.from_pretrained(model, sides=False), SentenceTransformer(resolve(model))
         for name, (file, about) in TASKS.items():
-            pairs = read_pairs(DATA / file)
+            every = read_pairs(DATA / file)
+            pairs = drawn(every, most)
             task = duplicate_task(name, pairs, about)
             twin.head = None  # MTEB compares vectors
             ap = evaluate_pairs(twin, pairs).report.average_precision
             row = {
-                "model": Path(model).parent.name if Path(model).is_dir() else model, "task": name, "pairs": len(pairs),
-                "duplicates": int(pairs.labels.sum()), "sentence_transformers": cosine_ap(peer, task),
+                "model": Path(model).parent.name if Path(model).is_dir() else model, "task": name, "of": len(every),
+                "pairs": len(pairs), "duplicates": int(pairs.labels.sum()),
+                "sentence_transformers": cosine_ap(peer, task),
                 "twin": cosine_ap(adapter()(twin), task), "textsiam": ap.value, "low": ap.low, "high": ap.high,
             }  # fmt: skip
             print(row, flush=True)
@@ -88,14 +99,22 @@ def run(models):
 
 def table():
     """Print the rows as Markdown."""
-    print("| model | task | pairs | SentenceTransformer | twin | textsiam's own |\n|" + " --- |" * 6)
+    print("| model | task | pairs | duplicates | SentenceTransformer | twin | textsiam's own |\n|" + " --- |" * 7)
     for row in json.loads(RESULTS.read_text())["rows"]:
-        points = {k: f"{100 * row[k]:.1f}" for k in ("sentence_transformers", "twin", "textsiam", "low", "high")}
+        peer, twin, own, low, high = (
+            f"{100 * row[k]:.1f}" for k in ("sentence_transformers", "twin", "textsiam", "low", "high")
+        )
+        pairs = f"{row['pairs']:,}" if row["pairs"] == row["of"] else f"{row['pairs']:,} of {row['of']:,}"
         print(
-            f"| {row['model']} | {row['task']} | {row['pairs']:,} | {points['sentence_transformers']} "
-            f"| {points['twin']} | {points['textsiam']} ({points['low']}–{points['high']}) |"
+            f"| {row['model']} | {row['task']} | {pairs} | {row['duplicates']:,} | {peer} | {twin} "
+            f"| {own} ({low}–{high}) |"
         )
 
 
 if __name__ == "__main__":
-    run(sys.argv[2:]) if sys.argv[1] == "run" else table()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["run", "table"])
+    parser.add_argument("models", nargs="*", help="names, or folders of twins")
+    parser.add_argument("--pairs", type=int, help="draw so many of each task; all by default")
+    given = parser.parse_args()
+    run(given.models, given.pairs) if given.what == "run" else table()

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from playwright.sync_api import Browser, Page
     from sentence_transformers import SentenceTransformer
 
     from textsiam.data.pairs import Pairs
@@ -217,6 +218,48 @@ def postgres_address(postgres_server: Callable[[], AbstractContextManager[Any]])
     """The address of a PostgreSQL server with pgvector that lives as long as the tests do."""
     with postgres_server() as server:
         yield server.get_uri()
+
+
+_CHROMIUM = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+_VIOLATIONS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
+  (found) => [found.id, found.help, found.nodes.map((node) => node.failureSummary + " " + node.html.slice(0, 200))])"""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium."""
+    api = pytest.importorskip("playwright.sync_api", reason="the package 'playwright' is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("there is no chromium: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=chromium, args=_CHROMIUM)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="session")
+def axe_violations() -> Callable[[Page], list[Any]]:
+    """Return what says what axe finds wrong at a page as it is."""
+    package = pytest.importorskip(
+        "axe_playwright_python", reason="the package 'axe-playwright-python' is not installed"
+    )
+    source = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+    def found(page: Page) -> list[Any]:
+        if not page.evaluate("'axe' in window"):
+            page.evaluate(source)
+        return page.evaluate(_VIOLATIONS)
+
+    return found
 
 
 class Said(NamedTuple):

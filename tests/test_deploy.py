@@ -211,13 +211,13 @@ def test_the_steps_of_the_dockerfile_end_in_a_server_that_is_healthy(tmp_path):
     changed = {"/model": "all-MiniLM-L6-v2", "0.0.0.0": "127.0.0.1", "8080": port}
     command = [changed.get(word, word).replace("/data/", f"{tmp_path}/") for word in command]
     check = [word.replace("8080", port) for word in check]
-    server = subprocess.Popen([*entry, *command], env=clean, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
-    try:
-        deadline = time.monotonic() + 120
-        while (done := subprocess.run(check, env=clean, capture_output=True)).returncode:
-            assert server.poll() is None, server.stderr.read()
-            assert time.monotonic() < deadline, done.stderr
-            time.sleep(1)
-    finally:
-        server.terminate()
-        assert server.wait(60) == 0
+    with subprocess.Popen([*entry, *command], env=clean, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            deadline = time.monotonic() + 120
+            while (done := subprocess.run(check, env=clean, capture_output=True)).returncode:
+                assert server.poll() is None, server.stderr.read()
+                assert time.monotonic() < deadline, done.stderr
+                time.sleep(1)
+        finally:
+            server.terminate()
+            assert server.wait(60) == 0

@@ -6,6 +6,7 @@ import csv
 import os
 import pty
 import select
+import shlex
 import subprocess
 import sys
 import time
@@ -62,6 +63,22 @@ def test_answers_are_typed_and_every_one_is_kept(model, questions, textsiam, tmp
     assert said.json["pairs"] == 0
     assert said.json["output"] == str(output)
     assert [line.draw for line in LabelFile(output).read()][-1] == 5  # asked, and open
+
+
+def test_the_command_that_is_named_can_be_pasted(model, sentences, textsiam, tmp_path):
+    folder = tmp_path / "a forum"
+    folder.mkdir()
+    rows = [f'q{k}\tnothing\t"{text}"' for k, text in enumerate(sentences)]
+    (folder / "questions.tsv").write_text("\n".join(["key\ttext\ttitle", *rows, "q99\tnothing\t"]) + "\n")
+    reading = ("--column", "title", "--id-column", "key", "--on-bad-row", "skip", "--quoted")
+    questions, output = folder / "questions.tsv", folder / "labels.tsv"
+    said = textsiam("label", model, questions, *reading, "--labels", "40", "--output", output, typed="y\n" * 500)
+    assert said.status == 0, said.err
+    program, *words = shlex.split(said.err.splitlines()[-1].partition(": ")[2])
+    assert (program, words[0]) == ("textsiam", "flag")
+    found = textsiam(*words, "--json")
+    assert found.status == 0, found.err
+    assert {pair["id1"] for pair in found.json["pairs"]} <= {f"q{k}" for k in range(len(sentences))}
 
 
 def test_flag_writes_what_is_certified_and_says_so(model, questions, textsiam, tmp_path):

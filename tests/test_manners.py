@@ -128,7 +128,8 @@ def test_no_colours_in_pipes_nor_where_nobody_wants_them(textsiam, monkeypatch):
             ["index", "add", "MODEL", "index", "a.tsv"],
             "interrupted: what was added is kept; the same command adds the rest\n",
         ),
-        (["score", "MODEL"], "interrupted\n"),
+        (["index", "compact", "index"], "interrupted: the index is whole; the same command goes on\n"),
+        (["score", "MODEL"], "interrupted: nothing was written; the same command begins again\n"),
     ],
 )
 def test_what_was_stopped_says_how_it_goes_on(words, said, monkeypatch, capsys):
@@ -136,10 +137,35 @@ def test_what_was_stopped_says_how_it_goes_on(words, said, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(sys, "argv", ["textsiam", *words])
+    monkeypatch.setattr(cli, "_command", stopped)
     with pytest.raises(SystemExit) as ended:
         cli.main(stopped)
-    assert (ended.value.code, capsys.readouterr().err) == (130, said)
+    assert (ended.value.code, capsys.readouterr().err) == (130, f"\n{said}")
 
 
 def test_what_goes_on_is_a_command():
-    assert cli._GOES_ON.keys() <= COMMANDS.keys()
+    assert cli._KEPT.keys() <= COMMANDS.keys() | cli._GROUPS.keys()
+
+
+@pytest.mark.parametrize("command", ["encode", "match", "mine"])
+def test_what_was_stopped_while_it_encodes_has_written_nothing(command, textsiam, tower, tmp_path, monkeypatch):
+    from textsiam.models.twin import Twin
+
+    def stopped(*_, **__):
+        yield from ()
+        raise KeyboardInterrupt
+
+    model, texts = Twin(tower).save_pretrained(tmp_path / "twin"), tmp_path / "texts.txt"
+    texts.write_text("How old are you?\nWhat is your age?\n")
+    output = tmp_path / "out" / ("vectors.npy" if command == "encode" else "found.tsv")
+    output.parent.mkdir()
+    output.write_text("as it was")
+    monkeypatch.setattr(Twin, "encode_stream", stopped)
+    monkeypatch.setattr(Twin, "encode", lambda *_, **__: next(stopped()))
+    given = {"encode": [texts], "match": ["--queries", texts, "--documents", texts], "mine": ["sample:forum"]}
+    said = textsiam(command, model, *given[command], "--output", output)
+    assert said.status == 130
+    assert said.err.splitlines()[-1] == f"interrupted: {cli._KEPT[command]}"
+    assert cli._KEPT[command].startswith("nothing was written")
+    assert [path.name for path in output.parent.iterdir()] == [output.name]
+    assert output.read_text() == "as it was"

@@ -7,6 +7,9 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pictures as made
@@ -87,19 +90,61 @@ def test_the_pictures_are_small_and_shown():
             assert "http" not in path.read_text(encoding="utf-8").replace("http://www.w3.org/", ""), path.name
 
 
-@pytest.mark.slow
-def test_the_site_builds_and_asks_for_nothing_outside(tmp_path):
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The folder of the site."""
     pytest.importorskip("mkdocstrings", reason="the extra 'docs' is not installed")
-    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path / "site")]
+    folder = tmp_path_factory.mktemp("pages") / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)]
     quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=quiet)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "WARNING" not in done.stdout + done.stderr
-    pages = list((tmp_path / "site").rglob("*.html"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def address(site):
+    """Where the site is served, as its search wants it."""
+    files = partial(type("Quiet", (SimpleHTTPRequestHandler,), {"log_message": lambda *_: None}), directory=site)
+    with ThreadingHTTPServer(("127.0.0.1", 0), files) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not _RELEASE, reason="minutes long: make test-release runs it")
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_axe_finds_nothing_on_the_site_and_it_fits(site, address, browser, axe_violations, width, scheme):
+    """With TEXTSIAM_SCREENSHOTS, screenshots of all pages are left in that folder."""
+    found, shots = {}, os.environ.get("TEXTSIAM_SCREENSHOTS")
+    context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page = context.new_page()
+    names = sorted(str(path.relative_to(site)) for path in site.rglob("*.html") if path.name != "404.html")
+    for name in names:
+        page.goto(f"{address}/{name}")
+        page.wait_for_selector("nav.md-code__nav[aria-label]" if page.query_selector("pre > code") else "body")
+        if shots:
+            page.screenshot(path=Path(shots) / f"{width}-{name.replace('/', '-')}.png", full_page=True)
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        if problems := [*axe_violations(page), *([f"{wide} pixels wide"] if wide > width else [])]:
+            found[name] = problems
+    context.close()
+    assert len(names) > len(PAGES)
+    assert found == {}
+
+
+@pytest.mark.slow
+def test_the_site_builds_and_asks_for_nothing_outside(site):
+    pages = list(site.rglob("*.html"))
     assert len(pages) > len(PAGES)
     for page in pages:
         html = page.read_text(encoding="utf-8")
         assert not re.findall(r'<(?:script|img|iframe|link)[^>]+(?:src|href)="?(https?://[^">]+)', html), page.name
+        assert "doctest" not in html, page.name  # an example is shown as one
         for target in re.findall(r'<(?:script|img|a|link)[^>]+(?:src|href)="([^"#?]+)', html):
             if not re.match(r"[a-z]+:", target) and page.name != "404.html":
                 assert (page.parent / target).exists(), f"{page.name}: {target}"

@@ -68,7 +68,7 @@ def test_the_bare_wheel_trains_and_scores(bare, tmp_path):
     config = {
         "output": "run",
         "data": {"train": "sample:forum", "validation_share": 0.1, "calibration_share": 0.15, "test_share": 0.2},
-        "model": {"scratch": {"layers": 1, "width": 32, "heads": 2}},
+        "model": {"scratch": {"layers": 1, "hidden": 32, "heads": 2}},
         "loss": {"online_contrastive": {"margin": 0.5}},
         "training": {"max_steps": 5, "batch_size": 32},
         "decision": {"rule": "f1"},

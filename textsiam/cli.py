@@ -99,11 +99,19 @@ _GROUPS: dict[str, tuple[typer.Typer, str, dict[str, str]]] = {
         },
     ),
 }
-# What a command that was stopped has kept, and how it goes on.
-_GOES_ON = {
+# What a command that was stopped has kept, and how it goes on: of all others, which write in their end, nothing.
+_NOTHING = "nothing was written; the same command begins again"
+_KEPT = {
+    "adapt": "nothing was written, as a twin is kept once it was judged; the same command begins again",
+    "encode": "nothing was written, as vectors are whole or absent; `textsiam index add` keeps what it encodes",
     "flag": "with --work FOLDER the same command goes on where it was stopped",
+    "index": "the index is whole; the same command goes on",
     "index add": "what was added is kept; the same command adds the rest",
-    "index migrate": "the same command goes on",
+    "label": "all answers are kept; the same command goes on",
+    "match": "nothing was written; the same command begins again; `textsiam index add` keeps what it encodes",
+    "mine": "nothing was written, as negatives are sought among all texts; the same command and --seed find the same",
+    "serve": "decisions and answers are kept; the same command goes on",
+    "train": "with --resume true the same command goes on from its last checkpoint",
 }
 
 
@@ -139,6 +147,8 @@ def _root(
 
 def _command() -> None:
     status = app(standalone_mode=False)
+    if status == 130:  # what Typer makes of Ctrl-C
+        raise KeyboardInterrupt
     sys.stdout.flush()  # a full disk, or a pipe that nobody reads, is met here and not at exit
     sys.exit(status if isinstance(status, int) else 0)
 
@@ -153,9 +163,9 @@ def main(command: Callable[[], Any] = _command) -> None:
     try:
         command()
     except KeyboardInterrupt:
-        words = [word for word in sys.argv[1:3] if not word.startswith("-")]
-        kept = next((_GOES_ON[name] for name in (" ".join(words), *words[:1]) if name in _GOES_ON), None)
-        fail("interrupted" + (f": {kept}" if kept else ""), 130)
+        print(file=sys.stderr)  # below a progress bar, and the ^C that a terminal shows
+        words = [word for word in sys.argv[1:3] if not word.startswith("-")] if command is _command else ["train"]
+        fail(f"interrupted: {next((_KEPT[n] for n in (' '.join(words), *words[:1]) if n in _KEPT), _NOTHING)}", 130)
     except BrokenPipeError:
         _end_unread()
     except SystemExit as ended:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from textsiam.config.data import DataConfig
 from textsiam.config.preflight import RESULTS, input_names, scratch_names
 from textsiam.config.run import Config
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
 from textsiam.data.tables.writers import write_table
-from textsiam.evaluation.pairs import PairEvaluation, comparison_table
+from textsiam.evaluation.pairs import ComparisonRow, PairEvaluation, comparison_table
 from textsiam.evaluation.raw_pixels import RAW_PIXELS
 from textsiam.evaluation.report import write_report
 from textsiam.evaluation.report.pictures import EmbeddingMap
@@ -123,11 +124,8 @@ def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> No
         "data fingerprint": splits.train.fingerprint[:16],
     }
     twin.provenance = {
-        "measured": [
-            {"twin": r.name, "AP": r.average_precision.value, "accuracy": r.accuracy.value, "F1": r.f1.value,
-             "calibration error": None if r.calibration_error is None else r.calibration_error.value}
-            for r in comparison_table(outcome.evaluations)
-        ],
+        "measured": [_measured(row) for row in comparison_table(outcome.evaluations)],
+        "tested on": _tested_on(config.data, splits.test),
         "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
         "seed": config.training.seed,
         "identities": class_folders(n for part in (splits.train, *more) if part.modality != "text" for n in part.texts),
@@ -147,6 +145,28 @@ def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> No
     )
     _write_json(output / "summary.json", outcome.to_dict())
     manifest.remove(scratch_names(config))
+
+
+def _measured(row: ComparisonRow) -> dict[str, Any]:
+    """Return a row of the model card: values, and the intervals of those that have one."""
+    found = {
+        "AP": row.average_precision,
+        "accuracy": row.accuracy,
+        "F1": row.f1,
+        "calibration error": row.calibration_error,
+    }
+    known = {name: each for name, each in found.items() if each is not None}
+    bounds = {name: [each.low, each.high] for name, each in known.items() if np.isfinite([each.low, each.high]).all()}
+    return {"twin": row.name, **{name: each and each.value for name, each in found.items()}, "intervals": bounds}
+
+
+def _tested_on(config: DataConfig, test: Pairs) -> dict[str, Any]:
+    """Return what the model card says of the test: its source without folders, how it was cut, and how large it is."""
+    source = config.train if config.test is None else config.test
+    names = [Path(each).name for each in ([source] if isinstance(source, str) else source)]
+    cut = {"share": config.test_share, "cut": config.split, "seed": config.seed} if config.test is None else {}
+    size = {"pairs": len(test), "duplicates": int(test.labels.sum()), "fingerprint": test.fingerprint[:16]}
+    return {"name": ", ".join(names), "args": {**size, **cut}}
 
 
 def _map(twin: Twin, pairs: Pairs) -> EmbeddingMap | None:

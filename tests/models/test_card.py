@@ -87,10 +87,42 @@ def test_what_is_promised_stands_in_the_card() -> None:
     assert all(f"\n* {sentence}" in card for sentence in proven.sentences())
 
 
+def test_a_result_says_what_it_was_measured_on_and_how_sure_it_is() -> None:
+    row = {"twin": "trained", "AP": 0.875, "F1": 1.0, "intervals": {"AP": [0.85, 0.9]}}
+    args = {"pairs": 120, "duplicates": 40, "share": 0.2, "seed": 3}
+    facts = {
+        "measured": [row],
+        "tested on": {"name": "glue:qqp", "args": args},
+        "config": {"data": {"train": "nyu-mll/glue@main:qqp", "test": None}},
+    }
+    card = model_card(facts, None, "anna/forum")
+    assert "| trained | 0.8750 (0.8500–0.9000) | 1.0000 |" in card
+    assert "Measured on glue:qqp (pairs 120, duplicates 40, share 0.2, seed 3)." in card
+    data = ModelCard(card).data
+    assert ModelCardData(**yaml.safe_load(data.to_yaml())).to_dict() == data.to_dict()
+    found = {result.metric_type: result for result in data.eval_results}
+    first = found["average_precision"]
+    place = (first.dataset_type, first.dataset_revision, first.dataset_config, first.dataset_split)
+    assert place == ("nyu-mll/glue", "main", "qqp", "test")
+    assert (first.dataset_name, first.dataset_args) == ("glue:qqp", args)
+    assert data.datasets == ["nyu-mll/glue"]
+    assert first.metric_args == {"confidence": 0.95, "interval": [0.85, 0.9]}
+    assert found["f1"].metric_args is None
+    older = ModelCard(model_card({"measured": [{"AP": 0.5}], "tested on": "my pairs"}, None, "a/b")).data
+    assert (older.eval_results[0].dataset_type, older.eval_results[0].dataset_name) == ("custom", "my pairs")
+
+
 def test_images_and_ensembles_say_what_they_are() -> None:
-    card = model_card({}, None, "my-twin", texts=False)
-    assert ModelCard(card).data.pipeline_tag == "image-feature-extraction"
-    assert 'twin.compare("a.png", "b.png")' in card
+    for modality, task, tag, example in (
+        ("image", "image-feature-extraction", "image-similarity", 'twin.compare("a.png", "b.png")'),
+        ("audio", "feature-extraction", "audio-similarity", 'twin.compare("a.wav", "b.wav")'),
+    ):
+        card = model_card({}, None, "my-twin", modality=modality)
+        data = ModelCard(card).data
+        assert data.pipeline_tag == task
+        assert {"textsiam", modality, tag} <= set(data.tags)
+        assert "widget" not in data.to_dict()  # the Hub's would send it sentences
+        assert example in card
     card = model_card({}, None, "both", ensemble=True)
     assert 'Ensemble.from_pretrained("both")' in card
     assert "SentenceTransformer(" not in card

@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -196,6 +197,8 @@ def _partitions_folder(
 
     With `apart`, there is one in any case: a folder of files takes long, and is to go on where it was stopped.
     """
+    if ray is not None and find_spec("ray") is None:
+        raise typer.BadParameter("ray is not installed: pip install 'textsiam[ray]'")
     if ray is None and work is None and not apart:
         return None
     if approximate:

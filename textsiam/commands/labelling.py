@@ -18,6 +18,7 @@ from textsiam.commands.options import (
     Model,
     Quoted,
     TextColumn,
+    as_typed,
     one_or_all,
     open_twin,
     tell_read,
@@ -80,7 +81,8 @@ def label(
     if flagged is None and questions is None:
         raise typer.BadParameter("expected MODEL QUESTIONS, or --flagged FILE and QUESTIONS, with a model or without")
     source = questions or model
-    read = read_texts(source, column=column, id_column=id_column, on_bad_row=on_bad_row, quoted=quoted)
+    reading = {"column": column, "id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
+    read = read_texts(source, **reading)
     tell_read(read.report)
     who, truth = labeller or getpass.getuser(), None if answers is None else _answers(answers)
     known: dict[str, float] = {}
@@ -92,7 +94,7 @@ def label(
 
         session = open_session(open_twin(model), read, output, aim)
         _ask(session, read, who, truth, lambda: f"[{len(session.plan.answers)}] {Progress.of(session)}")
-        result, then = session.certificate(), f"textsiam flag {model} {source} --labels {output}"
+        result, then = session.certificate(), as_typed("flag", model, source, labels=output, **reading)
         known = {} if truth is None else _truth(session, read, truth, result.pairs)
     if as_json:
         print_json({**result.to_dict(), **({"truth": known} if known else {}), "output": str(output)})
@@ -133,7 +135,7 @@ def _label_flagged(
     session = open_flagged(pairs, read.ids, read.texts, output, aim, source=read.source, candidates=candidates)
     plan = session.plan
     _ask(session, read, who, truth, lambda: f"[{len(plan.answers)}] {sum(map(bool, plan.answers.values()))} are right")
-    return audit(pairs, session), f"textsiam audit {flagged} --labels {output}"
+    return audit(pairs, session), as_typed("audit", flagged, labels=output)
 
 
 def audit(

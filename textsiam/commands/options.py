@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -100,6 +101,23 @@ def chosen_decision(
     if precision is not None:
         decision = decision.at_precision(precision)
     return decision if threshold is None else decision.at_threshold(threshold)
+
+
+def as_typed(*words: str, **options: object) -> str:
+    """Return a command of textsiam as it is typed: quoted for a shell, without defaults.
+
+    Example:
+        >>> as_typed("flag", "my twin", "q.csv", labels="l.tsv", id_column=None, on_bad_row="error", quoted=False)
+        "textsiam flag 'my twin' q.csv --labels l.tsv --no-quoted"
+    """
+    given = list(words)
+    for name, value in options.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            given.append(f"--{flag}" if value else f"--no-{flag}")
+        elif value is not None and (name, value) != ("on_bad_row", "error"):
+            given += [f"--{flag}", str(value)]
+    return shlex.join(["textsiam", *given])
 
 
 def refuse_foreign(output: Path) -> None:

@@ -19,6 +19,7 @@ from textsiam.commands.options import (
     Prior,
     Quoted,
     TextColumn,
+    as_typed,
     chosen_decision,
     named_columns,
     open_twin,
@@ -148,7 +149,7 @@ def serve(
     from textsiam.serving.runner import run_server
 
     shown: set[str] = set()
-    queued = 0 if store is None or suspects is None else store.add(_noted(read_suspects(suspects), shown))
+    queued = 0 if store is None or suspects is None else store.add(_noted(read_suspects(suspects), twin, shown))
     app = create_app(
         twin, opened, reviews=store, labelling=labelling, gallery=gallery, settings=settings, name=Path(model).name,
         shift=shift, shown=shown,
@@ -173,12 +174,14 @@ def serve(
                 one.close()
 
 
-def _noted(suspects: Iterator[Suspect], names: set[str]) -> Iterator[Suspect]:
-    """Yield suspects, and note which images they name: the page may show these."""
-    from textsiam.images.names import is_picture_name
+def _noted(suspects: Iterator[Suspect], twin: Scorer, names: set[str]) -> Iterator[Suspect]:
+    """Yield suspects, and note which images or sounds they name: the page may show these."""
+    from textsiam.serving.page.media import shown_medium
 
+    medium = shown_medium(twin)
     for suspect in suspects:
-        names.update(filter(is_picture_name, (suspect.text1, suspect.text2)))
+        if medium is not None:
+            names.update(filter(medium.has_ending, (suspect.text1, suspect.text2)))
         yield suspect
 
 
@@ -229,12 +232,13 @@ def _asked(
 def _labelling(twin: Scorer, model: str, source: str, path: Path, aim: Aim, **reading: Any) -> Labelling:
     """Find what people may be asked about, and open the file of their answers."""
     from textsiam.serving.page.labelling import Labelling
+    from textsiam.serving.page.media import shown_medium
     from textsiam.sources import read_texts
 
     read = read_texts(source, **reading)
     tell_read(read.report)
-    command = f"textsiam flag {model} {source} --labels {path}"
-    return Labelling(open_session(twin, read, path, aim), read, command=command)
+    command = as_typed("flag", model, source, labels=path, **reading)
+    return Labelling(open_session(twin, read, path, aim), read, command=command, medium=shown_medium(twin))
 
 
 def recalibrate(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from textsiam.data.tables.columns import Modality
     from textsiam.decision.decision import Decision
 
 _HEAD = """
@@ -23,14 +24,21 @@ twin.compare({example})
 ```
 """
 _OPENS = '\n`SentenceTransformer("{name}")` opens it too, without the decision.\n'
-_KINDS = {True: ("texts", '"How old are you?", "What is your age?"'), False: ("images", '"a.png", "b.png"')}
+# Of each modality: what its inputs are called, an example of two, what the Hub calls the task, and further tags.
+_KINDS: dict[Modality, tuple[str, str, str, tuple[str, ...]]] = {
+    "text": ("texts", '"How old are you?", "What is your age?"', "sentence-similarity", ("duplicate-questions",)),
+    "image": ("images", '"a.png", "b.png"', "image-feature-extraction", ("image", "image-similarity")),
+    "audio": ("sounds", '"a.wav", "b.wav"', "feature-extraction", ("audio", "audio-similarity")),
+}
 _WIDGET = {
     "source_sentence": "How old are you?",
     "sentences": ["What is your age?", "How are you?", "How tall are you?"],
 }
 # Columns of the table of measurements, as the Hub calls them.
 _METRICS = {"AP": "average_precision", "accuracy": "accuracy", "F1": "f1", "calibration error": "calibration_error"}
-_HUB_ID = re.compile(r"([\w-][\w.-]*/[\w-][\w.-]*?)(?<!\.tsv)(?<!\.csv)(?<!\.gz)(?<!\.jsonl)(?<!\.parquet)(:[\w.-]+)?")
+_HUB_ID = re.compile(  # its id, revision and config
+    r"([\w-][\w.-]*/[\w-][\w.-]*?)(?<!\.tsv)(?<!\.csv)(?<!\.gz)(?<!\.jsonl)(?<!\.parquet)(?:@([\w./-]+))?(?::([\w.-]+))?"
+)
 
 
 def model_card(
@@ -38,31 +46,29 @@ def model_card(
     decision: Decision | None,
     name: str,
     *,
-    texts: bool = True,
+    modality: Modality = "text",
     one_tower: bool = True,
     ensemble: bool = False,
 ) -> str:
     """Return the card as Markdown, with metadata that the Hub understands.
 
     Args:
-        provenance: `measured` (rows of a table), and further facts as name → value.
+        provenance: `measured` (rows of a table; `intervals` in a row, column → (low, high), are those of its columns),
+            `tested on` (what the rows were measured on; see `card_data`), and further facts as name → value.
         decision: The decision saved with the twin, if any.
         name: Name of the model's folder, or its id on the Hub.
-        texts: Whether its inputs are texts, or else images.
+        modality: What its inputs are.
         one_tower: Whether the folder itself is one that sentence-transformers opens.
         ensemble: Whether it is one of several twins.
     """
-    inputs, example = _KINDS[texts]
-    head = f"---\n{card_data(provenance, name, texts=texts).to_yaml()}\n---\n"
+    inputs, example, *_ = _KINDS[modality]
+    head = f"---\n{card_data(provenance, name, modality=modality).to_yaml()}\n---\n"
     made, a_twin = ("Ensemble", "Twin encoders") if ensemble else ("Twin", "A twin encoder")
     body = _HEAD.format(name=name, inputs=inputs, example=example, made=made, A_twin=a_twin)
     parts = [head + body + _OPENS.format(name=name) * (one_tower and not ensemble)]
     measured = provenance.get("measured")
     if measured:
-        columns = list(measured[0])
-        rows = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
-        rows += ["| " + " | ".join(_cell(row[c]) for c in columns) + " |" for row in measured]
-        parts.append("## Measured\n\n" + "\n".join(rows) + "\n")
+        parts.append(f"## Measured\n\n{_table(measured)}\n{_told(tested_on(provenance))}")
     if decision is not None:
         parts.append(_decision_text(decision))
     facts = {k: v for k, v in provenance.items() if k not in ("measured", "tested on", "config", "identities")}
@@ -73,30 +79,34 @@ def model_card(
     return "\n".join(parts)
 
 
-def card_data(provenance: Mapping[str, Any], name: str, *, texts: bool = True) -> Any:
-    """Return the metadata of a card, a `huggingface_hub.ModelCardData`; `model-index` holds the last row measured."""
+def card_data(provenance: Mapping[str, Any], name: str, *, modality: Modality = "text") -> Any:
+    """Return the metadata of a card, a `huggingface_hub.ModelCardData`; `model-index` holds the last row measured.
+
+    `tested on` of the provenance are arguments of `huggingface_hub.EvalResult` without their `dataset_`: name, type,
+    split, args and so on. The interval of a metric stands among its `metric_args`.
+    """
     from huggingface_hub import EvalResult, ModelCardData
 
-    task = "sentence-similarity" if texts else "image-feature-extraction"
+    *_, task, tags = _KINDS[modality]
     found: dict[str, Any] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": task,
-        "tags": ["textsiam", "sentence-transformers", task, "duplicate-questions" if texts else "image-similarity"],
+        "tags": list(dict.fromkeys(["textsiam", "sentence-transformers", task, *tags])),
     }
     config = provenance.get("config") or {}
-    trained = _hub_id((config.get("data") or {}).get("train"))
-    base = _hub_id(provenance.get("model"))
-    found |= {"datasets": [trained]} if trained else {}
-    found |= {"base_model": base} if base else {}
-    found |= {"widget": [_WIDGET]} if texts else {}
-    measured = provenance.get("measured") or []
-    tested = str(provenance.get("tested on") or "a test split that training never saw")
+    trained = _on_hub((config.get("data") or {}).get("train"))
+    base = _on_hub(provenance.get("model"))
+    found |= {"datasets": [trained[0]]} if trained else {}
+    found |= {"base_model": base[0]} if base else {}
+    found |= {"widget": [_WIDGET]} if modality == "text" else {}
+    last = (provenance.get("measured") or [{}])[-1]
+    dataset = {f"dataset_{key}": value for key, value in tested_on(provenance).items()}
     results = [
         EvalResult(
-            task_type=task, task_name="Duplicate detection", dataset_type=trained or "custom", dataset_name=tested,
-            dataset_split="test", metric_type=_METRICS[column], metric_name=column, metric_value=float(value),
+            task_type=task, task_name="Duplicate detection", metric_type=_METRICS[column], metric_name=column,
+            metric_value=float(value), metric_args=_interval(last, column) or None, **dataset,
         )
-        for column, value in (measured[-1].items() if measured else ())
+        for column, value in last.items()
         if column in _METRICS and isinstance(value, (int, float))
     ]  # fmt: skip
     if results:
@@ -104,10 +114,49 @@ def card_data(provenance: Mapping[str, Any], name: str, *, texts: bool = True) -
     return ModelCardData(**found)
 
 
-def _hub_id(name: object) -> str | None:
-    """Return the id on the Hub that a name in a config stands for; None for what may be a file."""
+def tested_on(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a twin was measured on, as the Hub names it; of a twin of an older version, what is known of that."""
+    said = provenance.get("tested on")
+    facts = said if isinstance(said, Mapping) else {}
+    config = (provenance.get("config") or {}).get("data") or {}
+    place = _on_hub(config.get("test") or config.get("train"))
+    known = {"type": "custom", "name": "a test split that training never saw", "split": "test"}
+    if place is not None:
+        known |= {name: part for name, part in zip(("type", "revision", "config"), place, strict=True) if part}
+    return {**known, **({"name": said} if isinstance(said, str) else facts)}
+
+
+def _interval(row: Mapping[str, Any], column: str) -> dict[str, Any]:
+    """Return the 95 % interval of a column as arguments of its metric; nothing where it has none."""
+    bounds = (row.get("intervals") or {}).get(column)
+    return {} if bounds is None else {"confidence": 0.95, "interval": [float(bound) for bound in bounds]}
+
+
+def _table(measured: Sequence[Mapping[str, Any]]) -> str:
+    """Return the rows as a table, with the interval of a value behind it."""
+    columns = [column for column in measured[0] if column != "intervals"]
+
+    def cell(row: Mapping[str, Any], column: str) -> str:
+        known = _interval(row, column)
+        return _cell(row[column]) + (f" ({'–'.join(map(_cell, known['interval']))})" if known else "")
+
+    rows = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
+    rows += ["| " + " | ".join(cell(row, column) for column in columns) + " |" for row in measured]
+    return "\n".join(rows) + (
+        "\n\nIn parentheses: 95 % intervals." if any("intervals" in row for row in measured) else ""
+    )
+
+
+def _told(dataset: Mapping[str, Any]) -> str:
+    """Say what was measured on."""
+    facts = ", ".join(f"{key} {value}" for key, value in (dataset.get("args") or {}).items())
+    return f"\nMeasured on {dataset['name']}" + (f" ({facts})" if facts else "") + ".\n"
+
+
+def _on_hub(name: object) -> tuple[str, str | None, str | None] | None:
+    """Return id, revision and config that a name in a config stands for on the Hub; None for what may be a file."""
     known = _HUB_ID.fullmatch(name) if isinstance(name, str) else None
-    return known and known[1]
+    return known and (known[1], known[2], known[3])
 
 
 def _decision_text(decision: Decision) -> str:

@@ -22,7 +22,6 @@ from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, resolve
 from textsiam.inference.encoding import Asked
 from textsiam.inference.fast.fast_tower import Precision
-from textsiam.inference.inputs import TEXTS
 from textsiam.inference.opening import saved_on_hub
 from textsiam.inference.tokens import tokenizer_rules
 from textsiam.models.card import model_card
@@ -237,8 +236,8 @@ class Ensemble(Scorer):
             (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if arrays:
                 save_file(arrays, folder / _ARRAYS)
-            texts = inputs_of(self.tower()) is TEXTS
-            card = model_card(self.provenance, self.decision, name or Path(path).name, texts=texts, ensemble=True)
+            kind = inputs_of(self.tower()).modality
+            card = model_card(self.provenance, self.decision, name or Path(path).name, modality=kind, ensemble=True)
             (folder / "README.md").write_text(card, encoding="utf-8")
         return Path(path)
 

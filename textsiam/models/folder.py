@@ -20,7 +20,6 @@ from textsiam.decision.collection import CollectionDecision, restore_decisions, 
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import MINILM_NAMES, ModelError, inputs_of, open_tower, resolve
 from textsiam.inference.fast.runtimes import Backend, open_backend
-from textsiam.inference.inputs import TEXTS
 from textsiam.inference.opening import saved_on_hub
 from textsiam.legacy.saved import read_head, reranker_folder
 from textsiam.models.asymmetric import by_side, of_one_kind, shared_layers, tie
@@ -141,7 +140,7 @@ def write_twin(parts: Parts, path: str | Path, name: str | None = None) -> None:
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
-        kind = {"texts": inputs_of(parts.towers[0]) is TEXTS, "one_tower": len(places) == 1}
+        kind = {"modality": inputs_of(parts.towers[0]).modality, "one_tower": len(places) == 1}
         card = model_card(parts.provenance, parts.decision, name or Path(path).name, **kind)
         (folder / "README.md").write_text(card, encoding="utf-8")
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +11,6 @@ from PIL import Image
 
 pytest.importorskip("playwright", reason="the package 'playwright' is not installed")
 
-from playwright.sync_api import sync_playwright
-
 from textsiam.evaluation.binary import binary_report
 from textsiam.evaluation.pairs import PairEvaluation
 from textsiam.evaluation.report import write_report
@@ -21,20 +18,6 @@ from textsiam.evaluation.report.flagged import ClusterCard, FlaggedPage, score_c
 from textsiam.evaluation.slices import slice_reports
 
 pytestmark = pytest.mark.slow
-
-CHROMIUM = shutil.which("chromium")
-VIOLATIONS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
-  (found) => [found.id, found.nodes.map((node) => node.failureSummary + " " + node.html.slice(0, 200))])"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    with sync_playwright() as running:
-        opened = running.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield opened
-        opened.close()
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +98,8 @@ def test_tables_are_saved(opened, sheet):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [390, 1280])
-def test_reports_fit_and_axe_finds_nothing(opened, compared, sheet, width, scheme):
-    package = pytest.importorskip(
-        "axe_playwright_python", reason="the package 'axe-playwright-python' is not installed"
-    )
+def test_reports_fit_and_axe_finds_nothing(opened, compared, sheet, axe_violations, width, scheme):
     for path in (compared, sheet):
         page = opened(path, viewport={"width": width, "height": 844}, color_scheme=scheme)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.evaluate((Path(package.__file__).parent / "axe.min.js").read_text())
-        assert page.evaluate(VIOLATIONS) == []
+        assert axe_violations(page) == []

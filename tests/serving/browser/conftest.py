@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
 import threading
 import time
@@ -33,16 +32,6 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
     from sentence_transformers import SentenceTransformer
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 PATIENCE = 60_000  # milliseconds: what a test waits for is a state, and a machine may be busy
 # A page looks for news when a test says so (`visibilitychange`), and not when so many seconds have passed meanwhile.
 STILL = "window.setInterval = (work, every) => (window.interval = { work, every }).every;"
@@ -142,22 +131,12 @@ def serve(tower: SentenceTransformer, decision: Decision, tmp_path: Path) -> Ite
         reviews.close()
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """Chromium."""
-    api = pytest.importorskip("playwright.sync_api", reason="the package 'playwright' is not installed")
-    if CHROMIUM is None:
-        pytest.skip("there is no chromium: apt-get install chromium")
-    api.expect.set_options(timeout=PATIENCE)
-    with api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
-        yield opened
-        opened.close()
-
-
 @pytest.fixture
 def new_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Return what opens a page with a storage of its own, in which nothing moves by itself."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=PATIENCE)
     contexts = []
 
     def opened(**options: Any) -> Page:
@@ -241,7 +220,7 @@ def as_labeller(asking: Served) -> Callable[[Page, str], list[str]]:
         page.keyboard.type(name)
         page.keyboard.press("Enter")
         expect(page.locator("#name")).to_have_text(name)
-        expect(page.locator("#yes")).to_have_attribute("aria-disabled", "false")
+        expect(page.locator("#accept")).to_have_attribute("aria-disabled", "false")
         return page.locator(".text").all_text_contents()
 
     return opened
@@ -263,21 +242,13 @@ def answer_all() -> Callable[[Page], None]:
     return answered
 
 
-_VIOLATIONS = """async () => (await axe.run({ resultTypes: ["violations"] })).violations.map(
-  (found) => [found.id, found.help, found.nodes.map((node) => node.failureSummary + " " + node.html.slice(0, 200))])"""
-
-
 @pytest.fixture
-def axe(tab: Tab) -> Callable[[str], None]:
+def axe(tab: Tab, axe_violations: Callable[[Page], list[Any]]) -> Callable[[str], None]:
     """Return what fails where axe finds anything at the page as it is, in one of the two themes."""
-    package = pytest.importorskip(
-        "axe_playwright_python", reason="the package 'axe-playwright-python' is not installed"
-    )
-    tab.page.add_init_script(path=Path(package.__file__).parent / "axe.min.js")
 
     def checked(state: str) -> None:
         for theme in ("light", "dark"):
             tab.page.emulate_media(color_scheme=theme)
-            assert tab.page.evaluate(_VIOLATIONS) == [], f"{state}, {theme}"
+            assert axe_violations(tab.page) == [], f"{state}, {theme}"
 
     return checked

@@ -12,11 +12,19 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 pytest.importorskip("playwright", reason="the package 'playwright' is not installed")
 
+from fastapi.responses import Response
 from playwright.sync_api import expect
 
+from textsiam.data.tables.errors import ReadReport
+from textsiam.data.texts import Texts
+from textsiam.images.medium import IMAGES
 from textsiam.inference.scratch import scratch_image_encoder
+from textsiam.labelling.candidates import find_candidates
+from textsiam.labelling.plan import Aim
+from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
-from textsiam.serving.page.media import Exhibits, Media
+from textsiam.serving.page.labelling import Labelling
+from textsiam.serving.page.media import Exhibits
 from textsiam.serving.page.reviews import Suspect
 from textsiam.sounds.medium import SOUNDS
 
@@ -98,7 +106,7 @@ def test_sounds_have_a_player(serve, tab, monkeypatch, verdict):
         sound.setframerate(8000)
         sound.writeframes(bytes(1600))
     monkeypatch.setattr("textsiam.serving.app.shown_medium", lambda twin: SOUNDS)
-    monkeypatch.setattr(Exhibits, "open", lambda *_, **__: Media(data.getvalue(), "audio/wav"))
+    monkeypatch.setattr(Exhibits, "open", lambda *_, **__: Response(data.getvalue(), media_type="audio/wav"))
     page = tab.open(serve([Suspect(text1="a.wav", text2="b.wav", id1="a", id2="b", probability=0.9)]))
     verdict(page, "90 % likely the same")
     player = page.locator("#media1 audio")
@@ -128,3 +136,31 @@ def test_it_fits_and_axe_finds_nothing(served, tab, axe):
     page.keyboard.press("c")
     expect(page.locator("#cluster")).to_contain_text("inputs hang together")
     axe("a cluster of images")
+
+
+def test_images_are_labelled_by_what_they_show(serve, tab, axe, images, tmp_path):
+    shown, ids = images[:2], ["one", "other"]
+    twin = Twin(scratch_image_encoder(size=16, widths=(8,), depths=(1,), device="cpu")).eval()
+    session = Session(find_candidates(twin, shown), ids, shown, tmp_path / "labels.tsv", Aim(0.6, 0.9, 8))
+    questions = Texts(ids, shown, "made", ReadReport("made", 2, 2), modality="image")
+    served = serve(twin=twin, labelling=Labelling(session, questions, medium=IMAGES))
+    tab.page.goto(f"{served.url}/ui/label")
+    tab.page.locator("#labeller").fill("anna")
+    tab.page.keyboard.press("Enter")
+    for side in (1, 2):
+        expect(tab.page.locator(f"#media{side} canvas")).to_be_visible()
+        expect(tab.page.locator(f"#text{side}")).to_be_hidden()
+    expect(tab.page.locator("#title")).to_have_text("Are both the same?")
+    expect(tab.page.locator("#accept")).to_contain_text("Same image")
+    labels = [tab.page.locator(f"#media{side} canvas").get_attribute("aria-label") for side in (1, 2)]
+    assert sorted(label.split(", ")[1] for label in labels) == ids
+    tab.page.keyboard.press("d")
+    expect(tab.page.locator("#difference canvas")).to_be_visible()
+    assert tab.page.evaluate(PIXEL, ["#difference canvas", 280, 120]) == [180, 0, 180]
+    axe("a pair of images to label, and their difference")
+    tab.page.locator("#media1 .picture").click()
+    expect(tab.page.locator("#picture-size")).to_have_text("900 × 600 pixels")
+    tab.page.keyboard.press("Escape")
+    tab.page.keyboard.press("y")
+    expect(tab.page.locator("#empty")).to_be_visible()
+    assert [line.answer for line in session.lines] == ["", "y"]

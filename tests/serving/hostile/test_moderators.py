@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 
 import pytest
@@ -11,20 +10,15 @@ pytest.importorskip("fastapi", reason="the extra 'serve' is not installed")
 pytest.importorskip("playwright", reason="the package 'playwright' is not installed")
 
 import sqlalchemy as sql
-from playwright.sync_api import sync_playwright
 
 from textsiam.serving.app import create_app
 from textsiam.serving.limits import ServerSettings
 from textsiam.serving.page.reviews import Suspect
 from textsiam.serving.page.tables import LOG
 
-CHROMIUM = shutil.which("chromium")
 MODERATORS = {"Anna": "anna-has-this-token", "Bert": "bert-has-another-one"}
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium: apt-get install chromium"),
-]
+pytestmark = pytest.mark.slow
 
 # Decides about every pair that comes into focus until none is left, with keys, and remembers which key met which pair.
 DECIDE = """([key, at]) => {
@@ -62,12 +56,11 @@ def log_of(reviews):
         return connection.execute(sql.select(LOG).order_by(LOG.c.number)).all()
 
 
-def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_port, tries, result):
+def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_port, tries, result, browser):
     count = max(60, tries(200))
     reviews.add(Suspect(text1=f"left {k}", text2=f"right {k}", probability=1 - k / (2 * count)) for k in range(count))
     app = create_app(decided, index, reviews=reviews, settings=ServerSettings(moderators=MODERATORS))
-    with at_port(app) as address, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    with at_port(app) as address:
         pages = {}
         for name, token in MODERATORS.items():
             page = pages[name] = browser.new_context().new_page()
@@ -84,7 +77,8 @@ def test_two_browsers_lose_and_overwrite_nothing(decided, index, reviews, at_por
         ahead = max(MODERATORS, key=lambda name: sum(entry.moderator == name for entry in log_of(reviews)))
         pages[ahead].keyboard.press("u")
         until(pages[ahead], "document.getElementById('status').textContent.startsWith('Taken back')")
-        browser.close()
+        for page in pages.values():
+            page.context.close()
     log = log_of(reviews)
     assert len({entry.pair for entry in log}) == len(log) == count  # each pair was decided once, by who came first
     by = {name: {entry.pair for entry in log if entry.moderator == name} for name in MODERATORS}

@@ -8,14 +8,23 @@ import io
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.testclient import TestClient
 
-from textsiam.inference.scratch import scratch_image_encoder
+from textsiam.commands.serving import _noted
+from textsiam.data.tables.errors import ReadReport
+from textsiam.data.texts import Texts
+from textsiam.images.medium import IMAGES
+from textsiam.inference.scratch import scratch_image_encoder, scratch_sound_encoder
+from textsiam.labelling.candidates import find_candidates
+from textsiam.labelling.plan import Aim
+from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 from textsiam.search.index.base import Question
 from textsiam.search.index.memory import MemoryIndex
 from textsiam.search.ingest import index_model
 from textsiam.serving.app import create_app
 from textsiam.serving.limits import ServerSettings
+from textsiam.serving.page.labelling import Labelling
 from textsiam.serving.page.reviews import Suspect
 
 
@@ -89,8 +98,6 @@ def test_no_file_is_opened_that_neither_the_index_nor_the_operator_names(client,
     reviews.add([Suspect(text1=photos["large.jpg"], text2="b.png", id1="s", id2="b")])
     forged = next(p for p in client.get("/ui/api/queue").json()["pairs"] if p["id2"] == "b")
     assert client.get(f"/ui/api/media/{forged['number']}/1").status_code == 404
-    from starlette.testclient import TestClient
-
     with TestClient(create_app(twin, None, reviews=reviews, shown={suspect["text1"]})) as named:
         assert opened(named.get(f"/ui/api/media/{number}/1")).size == (60, 40)
         assert named.get(f"/ui/api/media/{number}/2").status_code == 404
@@ -114,8 +121,6 @@ def test_what_is_not_there_is_refused(client, place, status):
 
 
 def test_only_those_who_may_look_do(twin, reviews, photos):
-    from starlette.testclient import TestClient
-
     reviews.add([Suspect(text1=photos["small.png"], text2=photos["large.jpg"])])
     settings = ServerSettings(token="t" * 20, moderators={"Anna": "a" * 20})
     app = create_app(twin, None, reviews=reviews, settings=settings, shown={photos["small.png"]})
@@ -131,3 +136,27 @@ def test_texts_are_read_and_not_shown(serve, reviews):
     (pair,) = client.get("/ui/api/queue").json()["pairs"]
     assert pair["media"] is None
     assert client.get(f"/ui/api/media/{pair['number']}/1").status_code == 404
+
+
+def test_what_is_asked_about_is_shown_by_its_row(twin, photos, tmp_path):
+    names, ids = [photos["small.png"], photos["nobody.png"]], ["s", "n"]
+    session = Session(find_candidates(twin, names), ids, names, tmp_path / "labels.tsv", Aim(0.6, 0.9, 8))
+    questions = Texts(ids, names, "made", ReadReport("made", 2, 2), modality="image")
+    app = create_app(twin, labelling=Labelling(session, questions, medium=IMAGES))
+    with TestClient(app) as client:
+        asked = client.post("/ui/api/labels/next", json={"labeller": "anna"}).json()["question"]
+        assert asked["media"] == "image"
+        for row in (asked["left"], asked["right"]):
+            shown = opened(client.get(f"/ui/api/labels/media/{row}"))
+            assert (np.asarray(shown) == np.asarray(Image.open(names[row]))).all()
+        assert client.get("/ui/api/labels/media/2").status_code == 404
+        assert client.get("/ui/api/labels/media/-1").status_code == 422
+
+
+def test_images_and_sounds_of_suspects_may_be_shown_by_who_takes_them(twin):
+    sounds = Twin(scratch_sound_encoder(rate=8000, bands=20, widths=(8,), depths=(1,), device="cpu"))
+    for each, expected in ((twin, {"a.png", "b.JPG"}), (sounds, {"c.wav"})):
+        names: set[str] = set()
+        pairs = [Suspect(text1="a.png", text2="b.JPG"), Suspect(text1="c.wav", text2="What is a .wav, then?")]
+        assert list(_noted(iter(pairs), each, names)) == pairs
+        assert names == expected

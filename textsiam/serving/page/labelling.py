@@ -10,12 +10,15 @@ from threading import Lock
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter
+from fastapi.responses import Response
 from pydantic import BaseModel, Field, StringConstraints
 
 from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import Texts
 from textsiam.labelling.progress import Progress
 from textsiam.labelling.session import Question, Session
+from textsiam.media.medium import Medium
+from textsiam.serving.page.media import Exhibits
 from textsiam.serving.problem_details import Refused
 from textsiam.serving.routes.embeddings import PROBLEMS, Problems
 from textsiam.serving.wire import Own, Problem
@@ -23,6 +26,7 @@ from textsiam.serving.wire import Own, Problem
 log = logging.getLogger("textsiam.serving")
 
 _UNKNOWN: Problems = {404: {"model": Problem, "description": "That pair is not asked about."}}
+_SHOWN: Problems = {404: {"model": Problem, "description": "There is no such row, or nothing to show of it."}}
 Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=64, pattern=r"^[^\x00-\x1f]+$")]
 Number = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -45,10 +49,11 @@ class Answer(Labeller):
 
 
 class PairAsked(BaseModel):
-    """A pair that somebody is asked about; its score is not told."""
+    """A pair that somebody is asked about; its score is not told. `media`: what it is shown as, if not as texts."""
 
     draw: int
     again: bool
+    media: Literal["image", "audio"] | None
     left: int
     right: int
     id1: str
@@ -89,10 +94,12 @@ class Labelling:
         session: Candidates and answers.
         questions: The collection.
         command: What flags the pairs that the answers certify.
+        medium: What the inputs are; None where they are read.
     """
 
-    def __init__(self, session: Session, questions: Texts, *, command: str = "") -> None:
+    def __init__(self, session: Session, questions: Texts, *, command: str = "", medium: Medium | None = None) -> None:
         self._session, self._questions, self._command = session, questions, command
+        self._exhibits = Exhibits(medium, None, frozenset(() if medium is None else questions.texts))
         self._lock = Lock()
 
     def next(self, body: Labeller) -> Asked:
@@ -121,6 +128,12 @@ class Labelling:
             found = session.certificate()
         return Proven(sentences=found.sentences(), certificate=found.to_dict(), command=self._command)
 
+    def media(self, row: Number, whole: bool = False) -> Response:
+        """Return what is shown of an input, by its row in the collection."""
+        if row >= len(self._questions):
+            raise Refused(404, f"there is no row {row} in what is asked about", "NotFound")
+        return self._exhibits.open(self._questions.texts[row], None, whole=whole)
+
     @contextmanager
     def _opened(self) -> Iterator[Session]:
         """Give the session to one request at a time; answer 503 where its file cannot be used."""
@@ -145,8 +158,9 @@ class Labelling:
         read, places = self._questions, (question.left, question.right)
         (id1, id2), (text1, text2) = ([column[i] for i in places] for column in (read.ids, read.texts))
         facts1, facts2 = map(read.facts, places)
-        numbers = {"draw": question.draw, "again": question.again, "left": question.left, "right": question.right}
-        return PairAsked(**numbers, id1=id1, id2=id2, text1=text1, text2=text2, facts1=facts1, facts2=facts2)
+        asked: dict[str, Any] = {"draw": question.draw, "again": question.again, "media": self._exhibits.modality}
+        asked |= {"left": question.left, "right": question.right}
+        return PairAsked(**asked, id1=id1, id2=id2, text1=text1, text2=text2, facts1=facts1, facts2=facts2)
 
 
 def label_routes(labelling: Labelling) -> APIRouter:
@@ -157,5 +171,6 @@ def label_routes(labelling: Labelling) -> APIRouter:
     api.add_api_route("/answers", labelling.answer, methods=["POST"], responses=_UNKNOWN)
     api.add_api_route("/undo", labelling.undo, methods=["POST"])
     api.add_api_route("/certificate", labelling.proven)
+    api.add_api_route("/media/{row}", labelling.media, responses=_SHOWN, response_class=Response)
     routes.include_router(api)
     return routes

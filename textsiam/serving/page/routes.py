@@ -28,7 +28,6 @@ log = logging.getLogger("textsiam.serving")
 _POINTS = 200
 _EXPORTS = {"tsv": "text/tab-separated-values", "csv": "text/csv", "jsonl": "application/jsonl"}
 _NO_DECISION: Problems = {409: {"model": Problem, "description": "The model has no decision, or one of drawn pairs."}}
-_SHOWN = {"content-security-policy": "default-src 'none'; sandbox", "cache-control": "private, no-store"}
 _UNKNOWN: Problems = {404: {"model": Problem, "description": "There is no such pair, or page."}}
 
 
@@ -168,11 +167,7 @@ class _Answers:
         self._engine, self._reviews, self._exhibits = engine, reviews, exhibits
 
     def _body(self, pair: Pair) -> PairBody:
-        facts: dict[str, Any] = {
-            **vars(pair),
-            **vars(pair.suspect),
-            "media": self._exhibits.medium and self._exhibits.medium.modality,
-        }
+        facts: dict[str, Any] = {**vars(pair), **vars(pair.suspect), "media": self._exhibits.modality}
         del facts["suspect"]
         return PairBody(**facts)
 
@@ -206,8 +201,9 @@ class _Answers:
             found = self._reviews.get([number])
             if not found:
                 raise KeyError(f"there is no pair {number}")
-        shown = self._exhibits.open(found[0].suspect, side, whole=whole)
-        return Response(shown.data, media_type=shown.type, headers=_SHOWN)
+        suspect = found[0].suspect
+        value, key = (suspect.text1, suspect.id1) if side == 1 else (suspect.text2, suspect.id2)
+        return self._exhibits.open(value, key, whole=whole)
 
     def decide(self, body: DecisionBody, who: Who) -> Any:
         """Decide about a pair, if it is in the state that the moderator saw."""

@@ -112,6 +112,5 @@ export const acceptAll = (number, body) => post(`clusters/${number}`, body);
 export const undo = () => post("undo");
 export const cluster = (number) => json(`clusters/${number}`);
 export const curve = () => json("curve");
-export const media = async (number, side, whole = false) =>
-  (await fetched(`media/${number}/${side}?${new URLSearchParams({ whole })}`, {})).blob();
+export const media = async (address, whole = false) => (await fetched(`${address}?${new URLSearchParams({ whole })}`, {})).blob();
 export const exported = async () => (await fetched("export?format=tsv", {})).blob();

@@ -3,11 +3,12 @@
 import * as api from "./api.js";
 import { askForToken, calm, remember, remembered, say, startFrame, warn } from "./frame.js";
 import { startKeys } from "./keys.js";
+import { toggleDifference } from "./media.js";
 import { showEmpty, showTexts, spokenTexts } from "./pair.js";
 
 const part = (id) => document.getElementById(id);
 const SAID = { y: "Saved: the same.", n: "Saved: different.", skip: "Skipped." };
-const BUTTONS = { yes: "y", no: "n", skip: "skip" };
+const BUTTONS = { accept: "y", reject: "n", skip: "skip" };
 
 let labeller = remembered("labeller") ?? "";
 let question = null; // the pair that is shown
@@ -47,6 +48,7 @@ function showQuestion(found, progress) {
   else {
     part("filled").hidden = false;
     part("empty").hidden = true;
+    if (question.media) document.title = part("title").textContent = "Are both the same?";
     showTexts(question);
     part("spoken").textContent = spokenTexts(question);
     for (const side of ["1", "2"]) part(`text${side}`).scrollTop = 0;
@@ -155,6 +157,7 @@ function start() {
   api.onTokenWanted(askForToken);
   for (const [id, said] of Object.entries(BUTTONS)) part(id).addEventListener("click", () => answer(said));
   part("undo").addEventListener("click", undo);
+  part("differ").addEventListener("click", toggleDifference);
   part("change-name").addEventListener("click", askForName);
   part("who-form").addEventListener("submit", named);
   part("who").addEventListener("close", () => {
@@ -169,6 +172,7 @@ function start() {
     n: () => answer("n"),
     s: () => answer("skip"),
     u: undo,
+    d: toggleDifference,
     "?": () => part("help").showModal(),
     Escape: calm,
   });

@@ -5,13 +5,18 @@ import * as api from "./api.js";
 const part = (id) => document.getElementById(id);
 const NOUNS = { image: ["First image", "Second image"], audio: ["First sound", "Second sound"] };
 const WHICH = { 1: "first", 2: "second" };
-let shown = ""; // the pair whose media are there, or on their way
+let shown = ""; // the addresses of the media that are there, or on their way
 let pictures = {}; // those that have come, by side
 
 /** What an input is called where it is not shown: its id, or the end of its name. */
 export function called(pair, side) {
   const text = pair[`text${side}`];
   return pair[`id${side}`] ?? (text.length > 80 || text.startsWith("data:") ? `${WHICH[side]} one` : text);
+}
+
+/** Where what is shown of an input comes from: a side of a suspected pair, or a row of what is asked about. */
+function address(pair, side) {
+  return "number" in pair ? `media/${pair.number}/${side}` : `labels/media/${side === 1 ? pair.left : pair.right}`;
 }
 
 /** Show what a pair is of, in place of its texts. */
@@ -24,8 +29,9 @@ export function showMedia(pair) {
   part("accept").firstChild.textContent = pair.media === "image" ? "Same image " : "Same sound ";
   part("legend").textContent = pair.media === "image" ? "Choose an image to see it at its full size." : "";
   part("differ").hidden = pair.media !== "image";
-  if (shown === String(pair.number)) return;
-  shown = String(pair.number);
+  const addresses = `${address(pair, 1)} ${address(pair, 2)}`;
+  if (shown === addresses) return;
+  shown = addresses;
   pictures = {};
   showDifference();
   for (const side of [1, 2]) place(pair, side);
@@ -33,16 +39,17 @@ export function showMedia(pair) {
 
 async function place(pair, side) {
   const holder = part(`media${side}`);
+  const wanted = shown;
   holder.replaceChildren();
   try {
-    const blob = await api.media(pair.number, side);
+    const blob = await api.media(address(pair, side));
     const image = pair.media === "image" ? await createImageBitmap(blob) : null;
-    if (shown !== String(pair.number)) return;
+    if (shown !== wanted) return;
     holder.replaceChildren(image === null ? player(blob, pair, side) : picture(image, pair, side));
     if (image !== null) pictures[side] = image;
     showDifference();
   } catch (error) {
-    if (shown === String(pair.number)) holder.replaceChildren(sentence(error.message ?? "It cannot be shown."));
+    if (shown === wanted) holder.replaceChildren(sentence(error.message ?? "It cannot be shown."));
   }
 }
 
@@ -84,7 +91,7 @@ async function enlarge(pair, side) {
   part("picture-whole").replaceChildren();
   sheet.showModal();
   try {
-    const image = await createImageBitmap(await api.media(pair.number, side, true));
+    const image = await createImageBitmap(await api.media(address(pair, side), true));
     if (!sheet.open) return;
     part("picture-size").textContent = `${image.width} × ${image.height} pixels`;
     part("picture-whole").replaceChildren(drawn(image, `The ${WHICH[side]} image`));
