@@ -42,6 +42,14 @@ def test_shift_moves_samples_and_lets_silence_in():
     assert np.array_equal(found, moved)
 
 
+def test_a_flip_plays_it_backwards_one_time_in_two():
+    ramp = np.arange(100, dtype=np.float32)
+    found = [SoundAugment(flip=True)(ramp, [seed]) for seed in range(200)]
+    backwards = [bool(each[0] == 99) for each in found]
+    assert 70 < sum(backwards) < 130
+    assert all(np.array_equal(each, ramp[::-1] if back else ramp) for each, back in zip(found, backwards, strict=True))
+
+
 def test_noise_has_at_most_its_loudness():
     added = [SoundAugment(noise=0.3)(TONE, [seed]) - TONE for seed in range(20)]
     loudness = [np.sqrt((each**2).mean()) / np.sqrt((TONE**2).mean()) for each in added]
@@ -65,7 +73,7 @@ def test_one_after_the_other_each_with_a_seed_of_its_own():
 
 
 @pytest.mark.parametrize("knobs", [{"shift": -1}, {"speed": float("nan")}, {"time_masks": 1.5}, {"noise": 2},
-                                   {"clusters": 1}, {"band_masks": True}])  # fmt: skip
+                                   {"clusters": 1}, {"flip": 1}, {"band_masks": True}])  # fmt: skip
 def test_a_knob_out_of_bounds_is_refused(knobs):
     with pytest.raises(ValueError, match=next(iter(knobs))):
         SoundAugment(**knobs)

@@ -23,6 +23,7 @@ class SoundAugment:
     Attributes:
         shift: Moved by up to this share of its length, either way; silence comes in.
         speed: Faster or slower by a factor of up to 1 + `speed`, and higher or lower with it.
+        flip: Played backwards, one time in two: with `clusters` a new word of an old one.
         noise: White noise is added, of up to this share of the sound's loudness (root mean square).
         time_masks: Gaps in time.
         time_width: Longest gap in time, as a share of the length.
@@ -40,6 +41,7 @@ class SoundAugment:
 
     shift: float = 0.0
     speed: float = 0.0
+    flip: bool = False
     noise: float = 0.0
     time_masks: int = 0
     time_width: float = 0.1
@@ -56,8 +58,9 @@ class SoundAugment:
         for name in ("time_masks", "band_masks"):
             if not isinstance(value := getattr(self, name), int) or isinstance(value, bool) or not 0 <= value <= 100:
                 raise ValueError(f"{name} must be a whole number from 0 to 100, got {value!r}")
-        if not isinstance(self.clusters, bool):
-            raise ValueError(f"clusters must be true or false, got {self.clusters!r}")
+        for name in ("flip", "clusters"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be true or false, got {getattr(self, name)!r}")
 
     def __call__(self, samples: np.ndarray, seed: Sequence[int]) -> np.ndarray:
         """Change samples `(n,)` float32; they are copied.
@@ -69,6 +72,8 @@ class SoundAugment:
         rng = np.random.default_rng(list(seed))
         faster, along, loud = rng.uniform(-1, 1), rng.uniform(-1, 1), rng.uniform(0, 1)
         changed = _faster(samples, (1 + self.speed) ** faster) if self.speed else samples.copy()
+        if self.flip and rng.uniform() < 0.5:
+            changed = changed[::-1].copy()
         if self.shift:
             changed = _moved(changed, round(along * self.shift * len(changed)))
         if self.time_masks or self.band_masks:
