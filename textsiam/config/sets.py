@@ -72,18 +72,21 @@ class ReadSet:
         return f"more: {what}, weight {self.config.weight:g}, losses: {names}{left_out}"
 
 
-def read_set(config: SetConfig, held_out: Sequence[Pairs], **options: Any) -> ReadSet:
+def read_set(
+    config: SetConfig, held_out: Sequence[Pairs], *, columns: dict[str, str] | None = None, **options: Any
+) -> ReadSet:
     """Read a set, and leave out what shares a question, cluster or near-identical text with what is held out.
 
     Args:
         config: What to read.
         held_out: The validation, calibration and test pairs.
-        options: Of `textsiam.sources.read_judged`; the columns of the set come first.
+        columns: As for `textsiam.sources.read_judged`, unless the set says its own.
+        options: Its others.
 
     Raises:
         DataError: The source cannot be read, or nothing of it is left.
     """
-    found = read_judged(config.source, **{**options, "columns": config.columns or options["columns"]})
+    found = read_judged(config.source, columns=config.columns or columns, **options)
     pairs, grades = (found.ungraded(), found.scores) if isinstance(found, GradedPairs) else (found, None)
     kept = apart_from(pairs, held_out)
     if not kept.any():
