@@ -19,11 +19,12 @@ def test_the_example_runs():
 
 
 def test_the_config_reads(tmp_path):
-    block, imitations = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
+    block, layout, imitations = re.findall(r"```yaml\n(.*?)```", PAGE, re.S)
     assert yaml.safe_load(block)["data"]["unseen"] == ["Latin"]
     (tmp_path / "images.yaml").write_text(block)
     config = read_config([str(tmp_path / "images.yaml")])
     assert [each.clusters for each in config.training.augment] == [True, False]
     assert config.model.scratch_image.size == 56
-    shipped = yaml.safe_load((ROOT / "configs" / "signatures.yaml").read_text(encoding="utf-8"))["data"]
-    assert yaml.safe_load(imitations)["data"].items() <= shipped.items()
+    shipped = yaml.safe_load((ROOT / "configs" / "signatures.yaml").read_text(encoding="utf-8"))
+    assert yaml.safe_load(layout)["model"].items() <= shipped["model"].items()
+    assert yaml.safe_load(imitations)["data"].items() <= shipped["data"].items()

@@ -3,6 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -282,8 +283,10 @@ def test_every_config_builds(file):
 @pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
 def test_every_config_gives_data_and_a_twin(file, minilm):
     config = read_config([str(file), "--data.train", "sample:forum"])
-    if config.model.scratch_image is not None or config.model.scratch_sound is not None:
-        assert build_twin(config.model, None, device="cpu").dim == config.model.dim  # pyright: ignore
+    scratch = config.model.scratch_image or config.model.scratch_sound
+    if scratch is not None:
+        cells = scratch.widths[-1] * int(np.prod(getattr(scratch, "grid", None) or [1]))
+        assert build_twin(config.model, None, device="cpu").dim == (config.model.dim or cells)  # pyright: ignore
         return
     splits = build_pairs(config.data)
     assert min(len(getattr(splits, n)) for n in ("train", "calibration", "test")) > 10

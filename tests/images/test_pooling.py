@@ -48,6 +48,7 @@ def test_a_tower_with_a_grid_is_saved_and_opened(tmp_path):
     pictures = np.random.default_rng(0).integers(0, 255, (5, 32, 32), np.uint8)
     twin.save_pretrained(tmp_path)
     np.testing.assert_array_equal(Twin.from_pretrained(tmp_path).encode(list(pictures)), twin.encode(list(pictures)))
+    assert "SentenceTransformer" not in (tmp_path / "README.md").read_text(encoding="utf-8")  # it needs our code
     assert Twin(scratch_image_encoder(size=32, widths=[8], depths=[1], grid=[2, 2], dim=12)).dim == 12
 
 

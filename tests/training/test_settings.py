@@ -18,7 +18,7 @@ def test_defaults_are_valid_and_frozen() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "epochs", "max_steps", "batch_size", "gradient_accumulation_steps", "token_budget", "validate_every",
+        "epochs", "batch_size", "gradient_accumulation_steps", "token_budget", "validate_every",
         "patience", "checkpoint_every", "keep_checkpoints", "log_every",
     ],
 )  # fmt: skip
@@ -27,6 +27,12 @@ def test_counts_start_at_one(name: str) -> None:
     for value in (0, -1):
         with pytest.raises(ValueError, match=f"^{name} must be >= 1, got {value}$"):
             Settings(**{name: value})
+
+
+def test_no_step_is_a_number_of_steps():
+    assert Settings(max_steps=0).max_steps == 0
+    with pytest.raises(ValueError, match=r"^max_steps must be >= 0, got -1$"):
+        Settings(max_steps=-1)
 
 
 @pytest.mark.parametrize("name", ["learning_rate", "max_gradient_norm"])

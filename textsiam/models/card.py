@@ -58,7 +58,7 @@ def model_card(
         decision: The decision saved with the twin, if any.
         name: Name of the model's folder, or its id on the Hub.
         modality: What its inputs are.
-        one_tower: Whether the folder itself is one that sentence-transformers opens.
+        one_tower: Whether the folder itself is one that sentence-transformers opens without running code of ours.
         ensemble: Whether it is one of several twins.
     """
     inputs, example, *_ = _KINDS[modality]

@@ -140,7 +140,8 @@ def write_twin(parts: Parts, path: str | Path, name: str | None = None) -> None:
         (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
-        kind = {"modality": inputs_of(parts.towers[0]).modality, "one_tower": len(places) == 1}
+        own = any(type(module).__module__.startswith("textsiam.") for module in parts.towers[0])
+        kind = {"modality": inputs_of(parts.towers[0]).modality, "one_tower": len(places) == 1 and not own}
         card = model_card(parts.provenance, parts.decision, name or Path(path).name, **kind)
         (folder / "README.md").write_text(card, encoding="utf-8")
 
