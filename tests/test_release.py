@@ -76,7 +76,7 @@ def test_the_bare_wheel_trains_and_scores(bare, tmp_path):
     (tmp_path / "scratch.yaml").write_text(yaml.safe_dump(config))
     run(bare / "textsiam", "train", "scratch.yaml", cwd=tmp_path)
     said = run(bare / "textsiam", "score", "run/model", "How old are you?", "What is your age?", "--json", cwd=tmp_path)
-    assert -1 <= json.loads(said.stdout)[0]["similarity"] <= 1
+    assert -1 <= json.loads(said.stdout)["similarity"] <= 1
 
 
 _MISSING = [
