@@ -106,7 +106,10 @@ def progress(state: RunState, total: int, batch_size: int, *, show: bool) -> Ite
     """Show a bar of `total` steps with pace and time to go; what is yielded moves it to where the run stands."""
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
                TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, disable=not show, console=Console(stderr=True)) as bars:
+    console = Console(stderr=True)
+    # What a notebook shows flushes its streams: were these sent through the bar, each would call the other for ever.
+    streams = dict.fromkeys(("redirect_stdout", "redirect_stderr"), not console.is_jupyter)
+    with Progress(*columns, disable=not show, console=console, **streams) as bars:
         task = bars.add_task("", total=total, completed=state.step, note="")
         started, first = time.perf_counter(), state.step
 
