@@ -9,6 +9,11 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "docs" / "notebooks"
 TUTORIALS = ("start", "your_forum", "your_pairs")
+# Without it jupytext takes the language of most blocks, bash, for that of the notebook.
+_KERNEL = """---
+jupyter:
+  kernelspec: {name: python3, display_name: Python 3, language: python}
+---"""
 
 
 def notebook(page: str) -> Any:
@@ -17,14 +22,13 @@ def notebook(page: str) -> Any:
 
     text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
     text = re.sub(r"\]\((?!https?:|#)", "](../", text)
-    made = jupytext.reads(text, fmt="md")
+    made = jupytext.reads(f"{_KERNEL}\n{text}", fmt="md")
     made.cells = [cell for cell in made.cells if "pip install" not in cell.source]
     for number, cell in enumerate(made.cells):
         cell["id"] = f"{page}-{number}"
         # Jupytext makes a magic of a block's language; each line of a page's block is a command that must succeed.
         if cell.cell_type == "code" and cell.source.startswith("%%bash"):
             cell.source = cell.source.replace("%%bash", "%%bash -e", 1)
-    made.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
     return made
 
 
