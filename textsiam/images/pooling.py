@@ -52,9 +52,3 @@ class GridPooling(Module):
     def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
         """Write the config; there are no weights."""
         self.save_config(output_path)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> GridPooling:
-        """Read what `save` wrote."""
-        known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-        return cls(**cls.load_config(model_name_or_path, **{k: kwargs[k] for k in known if k in kwargs}))
