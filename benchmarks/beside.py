@@ -25,9 +25,9 @@ import time
 from pathlib import Path
 
 from encode import texts_of
-from quality import DATA, facts
+from quality import DATA, facts, results_file
 
-RESULTS = Path(__file__).parent / "results" / "beside.json"
+RESULTS = results_file("beside")
 WAYS = ("as it is", "torch first", "spinning")
 SECONDS = 6
 _CLEAN = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "GOMP_", "KMP_", "PYTHONPATH"))}

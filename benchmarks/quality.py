@@ -171,8 +171,9 @@ def accelerator():
 
 
 def results_file(name):
-    """Return the file of a benchmark's results: those of a GPU stand apart."""
-    return Path(__file__).parent / "results" / f"{name}{'_gpu' if accelerator() else ''}.json"
+    """Return the file of a benchmark of speed: those of a GPU stand apart, and of processors that multiply tiles."""
+    kind = "_gpu" if accelerator() else "_amx" if "amx_bf16" in processor() else ""
+    return Path(__file__).parent / "results" / f"{name}{kind}.json"
 
 
 def processor():

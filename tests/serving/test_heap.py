@@ -65,9 +65,9 @@ def test_batches_of_any_size_share_the_shapes_of_products(tower):
     seen = set()
 
     def watched(product):
-        def run(x):
+        def run(x, *stream):
             seen.add(len(x))
-            return product(x)
+            return product(x, *stream)
 
         return run
 

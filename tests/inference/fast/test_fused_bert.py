@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Transformer
 
 from textsiam.inference.batching import encode
+from textsiam.inference.fast import fused_bert
 from textsiam.inference.fast.fast_tower import FastTower
 from textsiam.inference.fast.fused_bert import FusedBert, attend, fusable
 from textsiam.inference.tokens import tokenise
@@ -39,8 +43,10 @@ def test_every_token_is_that_of_transformers(minilm: SentenceTransformer, texts:
     torch.testing.assert_close(ours[real], theirs[real], rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("longest", [1, 15, 16, 17, 32, 33, 48, 49, 70, 128, 192, 193, 256])
-def test_attention_in_bf16_at_any_length(longest: int) -> None:
+def test_attention_in_bf16_at_any_length(longest: int, tiles: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused_bert, "multiplies_tiles", lambda: tiles)
     generator = torch.Generator().manual_seed(longest)
     mixed = torch.randn(3, longest, 3, 2, 8, generator=generator).bfloat16()
     bias = torch.zeros(3, 1, 1, longest)
@@ -65,8 +71,6 @@ def test_scores_beyond_the_range_of_exp(fresh_tower: SentenceTransformer, senten
 
 
 def test_bf16_loses_less_than_the_library_does(minilm: SentenceTransformer, sentences: list[str]) -> None:
-    import copy
-
     exact = minilm.encode(sentences)
 
     def worst(backbone: torch.nn.Module | FusedBert) -> float:
@@ -77,6 +81,20 @@ def test_bf16_loses_less_than_the_library_does(minilm: SentenceTransformer, sent
     ours = worst(FusedBert(minilm[0], torch.bfloat16))  # pyright: ignore
     assert ours >= 0.9999
     assert ours > worst(copy.deepcopy(minilm[0]).bfloat16().eval())
+
+
+@pytest.mark.parametrize(("layers", "stream"), [(1, torch.bfloat16), (6, torch.bfloat16), (12, torch.float32)])
+def test_deep_backbones_sum_in_fp32(
+    layers: int, stream: torch.dtype, fresh_tower: SentenceTransformer, sentences: list[str]
+) -> None:
+    """The sum of a layer in bf16 is rounded; what twelve of them lose together is too much."""
+    encoder: Any = fresh_tower[0].model.encoder  # pyright: ignore
+    encoder.layer = torch.nn.ModuleList(copy.deepcopy(encoder.layer[n % len(encoder.layer)]) for n in range(layers))
+    fast = FastTower(fresh_tower, torch.bfloat16)
+    assert isinstance(fast.backbone, FusedBert)
+    assert fast.backbone.stream == stream
+    exact = encode(FastTower(fresh_tower, torch.float32), sentences)
+    assert (encode(fast, sentences) * exact).sum(1).min() >= 0.9999
 
 
 def test_only_what_it_computes_is_fusable(tower: SentenceTransformer, fresh_tower: SentenceTransformer) -> None:

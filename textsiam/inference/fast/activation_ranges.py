@@ -85,9 +85,9 @@ def _watched(fused: FusedBert, watch: Callable[[int, str, Tensor], None]) -> Fus
     """Return a backbone that shows what goes into its products, as `watch(layer, product, input)`."""
 
     def shown(number: int, name: str, product: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        def run(x: Tensor) -> Tensor:
+        def run(x: Tensor, *stream: Tensor) -> Tensor:
             watch(number, name, x)
-            return product(x)
+            return product(x, *stream)
 
         return run
 

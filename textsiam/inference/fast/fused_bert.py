@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, gelu, layer_norm, linear, pad, scaled_dot_product_attention
+from torch.nn.functional import embedding, layer_norm, linear, pad, scaled_dot_product_attention
+
+from textsiam.inference.fast.processor import multiplies_tiles
 
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
 # Up to so many tokens softmax over keys that stand before queries is fastest: in fp32, and in bf16.
 _SHORT, _SHORT_HALF = 48, 64
+# From so many tokens on torch's kernel is fastest in bf16 where the processor multiplies tiles.
+_SHORT_TILED = 32
+# Backbones of so many layers keep the residual stream in bf16 with their products: each layer adds to what is lost.
+_SHALLOW = 6
 # Bytes of scores that are computed at once for longer texts: they stay in the cache.
 _SCORES = 1 << 20
 # Softmax over the middle axis is vectorised where the last one is a multiple of this, in fp32.
@@ -58,13 +64,16 @@ Norm = tuple[Tensor, Tensor, float]
 
 
 class Layer(NamedTuple):
-    """One layer of the encoder: its products and its layer norms, in the order in which they are computed."""
+    """One layer of the encoder: its products and its layer norms, in the order in which they are computed.
 
-    query_key_value: Callable[..., Tensor]
-    out: Callable[..., Tensor]
+    `out` and `narrow` take the residual stream beside what they multiply, and give the sum, written over the stream.
+    """
+
+    query_key_value: Callable[[Tensor], Tensor]
+    out: Callable[[Tensor, Tensor], Tensor]
     norm_attention: Norm
-    wide: Callable[..., Tensor]
-    narrow: Callable[..., Tensor]
+    wide: Callable[[Tensor], Tensor]
+    narrow: Callable[[Tensor, Tensor], Tensor]
     norm_out: Norm
 
 
@@ -72,8 +81,9 @@ class FusedBert:
     """The forward pass of a BERT encoder (Devlin et al. 2019) for inference.
 
     It computes what `transformers` computes, in other pieces: query, key and value in one product; attention of short
-    texts as two batched products; embeddings, the residual stream and layer norms in fp32 whatever the format of the
-    products, so that bf16 loses less; no mask where nothing is padded; nothing that only training needs.
+    texts as two batched products; embeddings and layer norms in fp32 whatever the format of the products, and the
+    residual stream of deep backbones too, so that bf16 loses less; no mask where nothing is padded; nothing that only
+    training needs.
 
     Args:
         backbone: One that is `fusable`. Its weights are copied.
@@ -90,18 +100,20 @@ class FusedBert:
         self.places = first.position_embeddings.weight.detach().float() + kinds[0]
         self.kinds = kinds - kinds[0]
         self.norm = norm_of(first.LayerNorm)
+        self.stream = dtype if len(model.encoder.layer) <= _SHALLOW else torch.float32
         self.layers = [self._prepared(layer, number) for number, layer in enumerate(model.encoder.layer)]
 
     def _prepared(self, layer: Any, number: int) -> Layer:
-        def product(weight: Tensor, bias: Tensor, activation: str = "none") -> Callable[[Tensor], Tensor]:
-            return _product(weight.to(self.dtype).contiguous(), bias.to(self.dtype), activation)
+        def product(weight: Tensor, bias: Tensor) -> Product:
+            return Product(weight.to(self.dtype).contiguous(), bias.to(self.dtype))
 
+        wide = product(*joined(layer.intermediate.dense))
         return Layer(
             product(*self._query_key_value(layer)),
-            product(*joined(layer.attention.output.dense)),
+            product(*joined(layer.attention.output.dense)).plus,
             norm_of(layer.attention.output.LayerNorm),
-            product(*joined(layer.intermediate.dense), "gelu"),
-            product(*joined(layer.output.dense)),
+            lambda x: torch.ops.aten.gelu_(wide(x)),
+            product(*joined(layer.output.dense)).plus,
             norm_of(layer.output.LayerNorm),
         )
 
@@ -123,10 +135,10 @@ class FusedBert:
         x = embedding(ids, self.words) + self.places[:longest]
         if "token_type_ids" in features:
             x += embedding(features["token_type_ids"], self.kinds)
-        x = self._rounded(layer_norm(x.view(-1, hidden), (hidden,), *self.norm))
+        x = self._rounded(layer_norm(x.view(-1, hidden), (hidden,), *self.norm).to(self.stream))
         for layer in self.layers:
             x = self._through(layer, x, (batch, longest, 3, self.heads, -1), bias)
-        return {**features, "token_embeddings": x[: batch * longest].view(batch, longest, hidden)}
+        return {**features, "token_embeddings": x[: batch * longest].float().view(batch, longest, hidden)}
 
     def _rounded(self, x: Tensor) -> Tensor:
         """Return rows with idle ones below, as many as share a kernel."""
@@ -136,14 +148,14 @@ class FusedBert:
     def _attended(self, mixed: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
         """Return attention to queries, keys and values, `(rows, 3 · hidden)`, as `(rows, hidden)`."""
         tokens = shape[0] * shape[1]
-        return self._rounded(attend(mixed[:tokens].view(shape), bias).view(tokens, -1))
+        return self._rounded(attend(mixed[:tokens].view(shape), bias).reshape(tokens, -1))
 
     def _through(self, layer: Layer, x: Tensor, shape: tuple[int, ...], bias: Tensor | None) -> Tensor:
-        """Return what one layer makes of `(rows, hidden)` float32: the tokens of the batch, then idle rows."""
+        """Return what one layer makes of the stream, `(rows, hidden)`: the tokens of the batch, then idle rows."""
         hidden = (x.shape[1],)
         attended = self._attended(layer.query_key_value(x.to(self.dtype)), shape, bias)
-        x = layer_norm(x + layer.out(attended), hidden, *layer.norm_attention)
-        return layer_norm(x + layer.narrow(layer.wide(x.to(self.dtype))), hidden, *layer.norm_out)
+        x = layer_norm(layer.out(attended, x), hidden, *layer.norm_attention)
+        return layer_norm(layer.narrow(layer.wide(x.to(self.dtype)), x), hidden, *layer.norm_out)
 
 
 def norm_of(module: nn.LayerNorm) -> Norm:
@@ -161,8 +173,9 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     """Return softmax(QKᵀ + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
     batch, longest, _, heads, width = mixed.shape
     half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
-    if longest > (_SHORT_HALF if half else _SHORT):
-        attended = _attend_in_parts(mixed, bias) if half else _attend_fused(mixed, bias)
+    tiled = half and multiplies_tiles()
+    if longest >= _SHORT_TILED if tiled else longest > (_SHORT_HALF if half else _SHORT):
+        attended = _attend_in_parts(mixed, bias) if half and not tiled else _attend_fused(mixed, bias)
         return attended.transpose(1, 2).reshape(batch, longest, heads * width)
     # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
     queries = -(-longest // lanes) * lanes
@@ -179,11 +192,17 @@ def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _attend_fused(mixed: Tensor, bias: Tensor | None) -> Tensor:
-    """Return attention by torch's kernel, `(batch, heads, longest, d)`."""
+    """Return attention by torch's kernel, `(batch, heads, longest, d)`.
+
+    In bf16 its softmax takes numbers one by one behind the last multiple of the lanes: idle tokens fill them up.
+    """
     batch, longest = mixed.shape[:2]
+    if idle := -longest % _LANES if mixed.dtype == torch.bfloat16 else 0:
+        bias = pad(mixed.new_zeros(batch, 1, 1, longest) if bias is None else bias, (0, idle), value=-1e9)
+        mixed = pad(mixed, (0, 0, 0, 0, 0, 0, 0, idle))
     q, k, v = mixed.permute(2, 0, 3, 1, 4)
-    bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest, longest)
-    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)
+    bias = None if bias is None else bias.to(mixed.dtype).expand(batch, 1, longest + idle, longest + idle)
+    return scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=1.0)[:, :, :longest]
 
 
 def _attend_in_parts(mixed: Tensor, bias: Tensor | None) -> Tensor:
@@ -215,12 +234,27 @@ def _lanes(longest: int) -> int:
     return 2 * _LANES if longest <= 2 * _LANES else 4 * _LANES
 
 
-def _product(weight: Tensor, bias: Tensor, activation: str) -> Callable[[Tensor], Tensor]:
-    """Return x ↦ activation(x·Wᵀ + b); in bf16 the weights are packed once, and one kernel does all of it."""
-    kernels: Any = torch.ops.mkldnn
-    if weight.dtype == torch.bfloat16 and kernels._is_mkldnn_bf16_supported():
-        packed = kernels._reorder_linear_weight(weight, _ROWS)
-        return lambda x: kernels._linear_pointwise(x, packed, bias, activation, [], "none")  # "none": exact GELU
-    if activation == "gelu":
-        return lambda x: gelu(linear(x, weight, bias))
-    return lambda x: linear(x, weight, bias)
+class Product:
+    """x ↦ x·Wᵀ + b; in bf16 the weights are packed once, and one kernel does all of it.
+
+    Args:
+        weight: `(outputs, inputs)`.
+        bias: `(outputs,)`, in the same number format.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        self.bias, self.kernels = bias, torch.ops.mkldnn
+        self.packs = weight.dtype == torch.bfloat16 and bool(self.kernels._is_mkldnn_bf16_supported())
+        self.weight = self.kernels._reorder_linear_weight(weight, _ROWS) if self.packs else weight
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the product, `(rows, outputs)`."""
+        if not self.packs:
+            return linear(x, self.weight, self.bias)
+        return self.kernels._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def plus(self, x: Tensor, y: Tensor) -> Tensor:
+        """Return y + x·Wᵀ + b; y is lost, and may have more digits than the product."""
+        if self.packs and y.dtype == x.dtype:  # added before the sum is rounded
+            return self.kernels._linear_pointwise.binary(x, y, self.weight, self.bias, "add")
+        return y.add_(self(x).to(y.dtype))

@@ -73,6 +73,7 @@ class Int8Bert(FusedBert):
             raise ValueError(f"ranges of {len(ranges)} layers, the backbone has {layers}")
         self.ranges = list(ranges)
         super().__init__(backbone, dtype)
+        self.stream = torch.float32
 
     def _prepared(self, layer: Any, number: int) -> Layer:
         own = self.ranges[number]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -13,6 +14,13 @@ def multiplies_bytes() -> bool:
     """Say whether this processor, and torch with it, is faster with bytes than with floats (avx512_vnni)."""
     vnni = getattr(torch.cpu, "_is_vnni_supported", None)
     return vnni is not None and bool(vnni()) and torch.backends.mkldnn.is_available()
+
+
+@cache
+def multiplies_tiles() -> bool:
+    """Say whether this processor multiplies tiles of bf16 (AMX)."""
+    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return tiles is not None and bool(tiles())
 
 
 @contextmanager
