@@ -130,6 +130,30 @@ def test_dropout_keeps_its_mean_and_its_share():
         assert torch.equal(F.dropout(x, 0.3, training=False), x)
 
 
+def test_a_table_learns_by_the_rows_that_were_looked_up():
+    ids, given = torch.tensor([[3, 0, 3], [1, 2, 0]]), torch.arange(24.0).view(2, 3, 4)
+    for padding in (None, 0):
+        table = torch.nn.Embedding(5, 4, padding_idx=padding)
+        table(ids).backward(given)
+        expected, table.weight.grad = table.weight.grad, None
+        with OwnDropout(0) as mode:
+            found = table(ids)
+        found.backward(given)
+        assert table.weight.grad is None
+        ((weight, looked_up, rows),) = mode.looked_up
+        assert weight is table.weight
+        torch.testing.assert_close(torch.zeros(5, 4).index_add_(0, looked_up, rows), expected)
+
+
+@pytest.mark.parametrize("unusual", [{"max_norm": 1.0}, {"scale_grad_by_freq": True}, {"sparse": True}])
+def test_unusual_tables_are_left_to_torch(unusual):
+    table = torch.nn.Embedding(5, 4, **unusual)
+    with OwnDropout(0) as mode:
+        table(torch.tensor([1, 1, 2])).sum().backward()
+    assert table.weight.grad is not None
+    assert not mode.looked_up
+
+
 @pytest.mark.parametrize("mask", ["none", "fits", "added"])
 def test_attention_is_that_of_torch_where_nothing_is_dropped(mask):
     torch.manual_seed(1)

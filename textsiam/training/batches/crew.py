@@ -24,6 +24,10 @@ from textsiam.inference.fast.processor import share_out
 from textsiam.training.batches.collation import Features
 
 _SHORT = 128  # tokens up to which two batched products beat the fused kernel, forward and backward
+_LEVELS = 1 << 16  # what is dropped is a whole number of such parts: one draw of 64 bits decides about four numbers
+
+LookedUp = tuple[nn.Parameter, Tensor, Tensor]
+"""A table, the ids that were looked up in it, `(n,)`, and the gradients of those rows, `(n, width)`."""
 
 
 def shareable(tower: SentenceTransformer) -> bool:
@@ -48,12 +52,12 @@ def encoded_by_threads(
         threads: How many there are; those that would have nothing to do are left out.
     """
     shares = _fair_shares([chunk["input_ids"].numel() for chunk in chunks], threads)
-    seeds = torch.randint(2**62, (len(shares),)).tolist()
+    modes = [OwnDropout(seed) for seed in torch.randint(2**62, (len(shares),)).tolist()]
     outputs: list[Any] = [None] * len(shares)
     gradients: list[Any] = [None] * len(shares)
 
     def forward(k: int) -> None:
-        with OwnDropout(seeds[k]):
+        with modes[k]:
             outputs[k] = encode([chunks[i] for i in shares[k]])
 
     def backward(k: int, gradient: Tensor) -> None:
@@ -74,6 +78,11 @@ def encoded_by_threads(
         for part in parts:
             if part is not None:
                 weight.grad = part if weight.grad is None else weight.grad.add_(part)
+    for mode in modes:
+        for weight, ids, rows in mode.looked_up:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+            weight.grad.index_add_(0, ids, rows.to(weight.dtype))
 
 
 def _together(works: Sequence[Callable[[], None]]) -> None:
@@ -94,23 +103,30 @@ def _fair_shares(sizes: Sequence[int], threads: int) -> list[list[int]]:
 class OwnDropout(TorchFunctionMode):
     """Has dropout, in this thread, draw from random numbers of its own: torch's are one stream for all threads.
 
-    Attention over short texts is computed here too, with dropout or without: it is faster so.
+    What else is faster otherwise is computed here too: attention over short texts, and embeddings, whose gradient are
+    the rows that were looked up, and not a table of zeros for each chunk.
 
     Args:
         seed: Of the numbers.
+
+    Attributes:
+        looked_up: In the order of the backward pass; to be added to the gradients of the tables.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(seed)
+        self.looked_up: list[LookedUp] = []
 
     def __torch_function__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        """Compute dropout here, and attention with dropout or over short texts; leave everything else as it is."""
+        """Compute here what is faster here; leave everything else as it is."""
         kwargs = kwargs or {}
         if function is F.dropout:
             return self._dropout(*args, **kwargs)
+        if function is F.embedding:
+            return self._embedding(*args, **kwargs)
         if function is F.scaled_dot_product_attention and (kwargs.get("dropout_p") or args[1].shape[-2] <= _SHORT):
             return self._attention(*args, **kwargs)
         return function(*args, **kwargs)
@@ -121,8 +137,17 @@ class OwnDropout(TorchFunctionMode):
             return x
         # One factor for what is kept and for how much it grows: rounded first, so that the mean stays what it was.
         factor = torch.tensor(1.0 / (1.0 - p), dtype=x.dtype).item()
-        kept = torch.empty_like(x, requires_grad=False).bernoulli_(1.0 / factor, generator=self.generator)
-        return x * kept.mul_(factor)
+        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=self.generator)
+        least = round(_LEVELS * (0.5 - 1.0 / factor))  # of the numbers −2¹⁵ … 2¹⁵ − 1, those that are kept
+        kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= least
+        return x * kept.to(x.dtype).mul_(factor)
+
+    def _embedding(self, ids: Tensor, table: Tensor, padding_idx: int | None = None, **others: Any) -> Tensor:
+        """Return rows of a table."""
+        unusual = others.get("max_norm") is not None or others.get("scale_grad_by_freq") or others.get("sparse")
+        if unusual or not (table.is_leaf and table.requires_grad):
+            return F.embedding(ids, table, padding_idx, **others)
+        return _LookUp.apply(table, ids, padding_idx, self.looked_up)
 
     def _attention(
         self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, dropout_p: float = 0.0,
@@ -136,3 +161,21 @@ class OwnDropout(TorchFunctionMode):
             fits = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -math.inf) if fits else scores + attn_mask
         return self._dropout(scores.softmax(-1).to(value.dtype), dropout_p) @ value
+
+
+class _LookUp(torch.autograd.Function):
+    """Rows of a table; where autograd would make a table of gradients, the rows' own are put into a list."""
+
+    @staticmethod
+    def forward(ctx: Any, table: nn.Parameter, ids: Tensor, padding: int | None, found: list[LookedUp]) -> Tensor:
+        ctx.table, ctx.ids, ctx.padding, ctx.found = table, ids, padding, found
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, ...]:
+        ids, rows = ctx.ids.reshape(-1), gradients[0].reshape(-1, ctx.table.shape[1])
+        if ctx.padding is not None:  # which learns nothing
+            real = ids != ctx.padding
+            ids, rows = ids[real], rows[real]
+        ctx.found.append((ctx.table, ids, rows))
+        return None, None, None, None
