@@ -33,32 +33,38 @@ def least(function):
     return min(seconds)
 
 
-def operations(layer, tokens, heads):
-    """Return each operation of a layer: what it does, its FLOPs and its bytes in bf16 (2) and fp32 (4)."""
+def operations(layer, tokens, heads, stream):
+    """Return each operation of a layer: what it does, its FLOPs, its bytes, and how often a layer has it."""
     import torch
     from torch.nn.functional import layer_norm
 
     from textsiam.inference.fast.fused_bert import attend
 
     rows, hidden = _BATCH, len(layer.norm_out[0])
-    x = torch.randn(rows, hidden)
-    half = x.bfloat16()
+    half = torch.randn(rows, hidden).bfloat16()
+    x = half.to(stream)  # the residual stream
     mixed, wide = layer.query_key_value(half), layer.wide(half)
-    inner, size = wide.shape[1], wide.element_size()
+    inner, size, held = wide.shape[1], wide.element_size(), x.element_size()
 
     def product(inputs, outputs):
         return 2 * rows * inputs * outputs, size * (rows * (inputs + outputs) + inputs * outputs)
 
+    def added(inputs):  # to the stream, which is read and written
+        flop, moved = product(inputs, hidden)
+        return flop, moved + (2 * held - size) * rows * hidden, 1
+
     shape = (rows // tokens, tokens, 3, heads, -1)
-    return {
+    found = {
         "query, key, value": (lambda: layer.query_key_value(half), *product(hidden, 3 * hidden), 1),
         "attention": (lambda: attend(mixed.view(shape), None), 4 * rows * tokens * hidden, 4 * size * rows * hidden, 1),
-        "output": (lambda: layer.out(half), *product(hidden, hidden), 1),
+        "output, and the sum": (lambda: layer.out(half, x), *added(hidden)),
         "wide, with GELU": (lambda: layer.wide(half), *product(hidden, inner), 1),
-        "narrow": (lambda: layer.narrow(wide), *product(inner, hidden), 1),
-        "sum and norm": (lambda: layer_norm(x + half, (hidden,), *layer.norm_out), 0, (8 + size) * rows * hidden, 2),
-        "cast": (lambda: x.to(half.dtype), 0, (4 + size) * rows * hidden, 2),
+        "narrow, and the sum": (lambda: layer.narrow(wide, x), *added(inner)),
+        "norm": (lambda: layer_norm(half.to(stream), (hidden,), *layer.norm_out), 0, 2 * held * rows * hidden, 2),
     }
+    if held != size:
+        found["cast"] = (lambda: x.to(half.dtype), 0, (held + size) * rows * hidden, 2)
+    return found
 
 
 def run(lengths):
@@ -80,7 +86,8 @@ def run(lengths):
         for tokens in lengths:
             flops = 2 * 2048**3 / least(lambda: torch.nn.functional.linear(side, side))
             bandwidth = 2 * block.nbytes / least(lambda: target.copy_(block))
-            for name, (call, flop, moved, times) in operations(backbone.layers[0], tokens, backbone.heads).items():
+            named = operations(backbone.layers[0], tokens, backbone.heads, backbone.stream)
+            for name, (call, flop, moved, times) in named.items():
                 seconds = times * least(call)
                 floor = times * max(flop / flops, moved / bandwidth)
                 rows.append({"tokens": tokens, "operation": name, "ms": 1e3 * seconds, "roofline_ms": 1e3 * floor,

@@ -5,8 +5,8 @@
     python benchmarks/sustained.py table                               # Markdown from results/sustained.json
 
 Each work is a process of its own, one after the other. `textsiam` is an epoch of configs/qqp.yaml, one seed; `peer
-bf16` is the same epoch by sentence-transformers' trainer with its best loss, in bf16; `before` is `textsiam` by the
-package of another folder; `encode` encodes all distinct questions of Quora, over and over, for as many minutes as
+bf16` is the same epoch by sentence-transformers' trainer with its best loss, in bf16; `before` is what `scripts/train.py`
+of another folder makes of its own configs/qqp.yaml; `encode` encodes all distinct questions of Quora, over and over, for as many minutes as
 `--minutes` says. What is done and what memory is resident is read from outside every second. A minute starts where the
 first steps ended, so that start-up does not count.
 """
@@ -23,7 +23,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from quality import BATCH_SIZE, facts, results_file, splits, stored, train_peer, train_recipe
+from quality import BATCH_SIZE, DATA, facts, results_file, splits, stored, train_peer, train_recipe
 
 RESULTS = results_file("sustained")
 HERE = Path(__file__).resolve().parents[1]
@@ -68,21 +68,29 @@ def say(folder, count):
         file.write(json.dumps({"step": count}) + "\n")
 
 
-CHILDREN = {"textsiam": train_ours, "before": train_ours, "peer bf16": train_theirs, "encode": encode}
+CHILDREN = {"textsiam": train_ours, "peer bf16": train_theirs, "encode": encode}
+
+
+def command_of(work, package, folder):
+    """Return what runs a work, and tells a history in the folder what is done."""
+    if work != "before":
+        return [sys.executable, __file__, "child", work, folder]
+    config, pairs = package / "configs/qqp.yaml", DATA / "train.tsv.gz"
+    return [sys.executable, package / "scripts/train.py", config, "--data.train", pairs, "--output", f"{folder}/run",
+            "--training.log_every", str(_EVERY)]  # fmt: skip
 
 
 def watch(work, package, minutes):
     """Run a work in a process of its own; returns the seconds, what was done and the resident MiB, second by second."""
     seen, size = [], 1 if work == "encode" else BATCH_SIZE
     with tempfile.TemporaryDirectory() as folder:
-        history = Path(folder) / "history.jsonl"
         environment = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "KMP_", "GOMP_"))}
-        command = [sys.executable, __file__, "child", work, folder]
+        command = command_of(work, package, folder)
         child = subprocess.Popen(command, env=environment | {"PYTHONPATH": str(package)}, stdout=subprocess.DEVNULL)
         try:
             while child.poll() is None and not (seen and seen[-1][0] - seen[0][0] > 60 * minutes):
                 time.sleep(1)
-                if done := last_step(history):
+                if done := max(map(last_step, Path(folder).rglob("history.jsonl")), default=0):
                     seen.append((time.monotonic(), done * size, resident(child.pid)))
         finally:
             child.kill()
@@ -93,8 +101,7 @@ def watch(work, package, minutes):
 
 def last_step(history):
     """Return the last step of a history that is being written; 0 where there is none yet."""
-    lines = history.read_text().splitlines() if history.exists() else []
-    steps = [json.loads(line)["step"] for line in lines[-2:] if line.endswith("}")]
+    steps = [json.loads(line)["step"] for line in history.read_text().splitlines()[-2:] if line.endswith("}")]
     return max(steps, default=0)
 
 
