@@ -5,10 +5,10 @@
     python benchmarks/sustained.py table                               # Markdown from results/sustained.json
 
 Each work is a process of its own, one after the other. `textsiam` is an epoch of configs/qqp.yaml, one seed; `peer
-bf16` is the same epoch by sentence-transformers' trainer with its best loss, in bf16; `before` is what `scripts/train.py`
-of another folder makes of its own configs/qqp.yaml; `encode` encodes all distinct questions of Quora, over and over, for as many minutes as
-`--minutes` says. What is done and what memory is resident is read from outside every second. A minute starts where the
-first steps ended, so that start-up does not count.
+bf16` is the same epoch by sentence-transformers' trainer with its best loss, in bf16; `before` is what
+`scripts/train.py` of another folder makes of its own configs/qqp.yaml; `encode` encodes all distinct questions of
+Quora, over and over, for as many minutes as `--minutes` says. What is done and what memory is resident is read from
+outside every second. A minute starts where the first steps ended, so that start-up does not count.
 """
 
 from __future__ import annotations
