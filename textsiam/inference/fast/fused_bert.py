@@ -105,11 +105,11 @@ class FusedBert:
 
     def _prepared(self, layer: Any, number: int) -> Layer:
         def product(weight: Tensor, bias: Tensor) -> Product:
-            return Product(weight.to(self.dtype).contiguous(), bias.to(self.dtype))
+            return Product.of(weight.to(self.dtype).contiguous(), bias.to(self.dtype))
 
-        wide = product(*joined(layer.intermediate.dense))
+        wide = product(*joined(layer.intermediate.dense)).times
         return Layer(
-            product(*self._query_key_value(layer)),
+            product(*self._query_key_value(layer)).times,
             product(*joined(layer.attention.output.dense)).plus,
             norm_of(layer.attention.output.LayerNorm),
             lambda x: torch.ops.aten.gelu_(wide(x)),
@@ -234,27 +234,31 @@ def _lanes(longest: int) -> int:
     return 2 * _LANES if longest <= 2 * _LANES else 4 * _LANES
 
 
-class Product:
-    """x ↦ x·Wᵀ + b; in bf16 the weights are packed once, and one kernel does all of it.
+class Product(NamedTuple):
+    """A product of activations with weights; what it closes over is shared by all copies of a backbone.
 
-    Args:
-        weight: `(outputs, inputs)`.
-        bias: `(outputs,)`, in the same number format.
+    Attributes:
+        times: x ↦ x·Wᵀ + b.
+        plus: x, y ↦ y + x·Wᵀ + b; y is lost, and may have more digits than the product.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        self.bias, self.kernels = bias, torch.ops.mkldnn
-        self.packs = weight.dtype == torch.bfloat16 and bool(self.kernels._is_mkldnn_bf16_supported())
-        self.weight = self.kernels._reorder_linear_weight(weight, _ROWS) if self.packs else weight
+    times: Callable[[Tensor], Tensor]
+    plus: Callable[[Tensor, Tensor], Tensor]
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the product, `(rows, outputs)`."""
-        if not self.packs:
-            return linear(x, self.weight, self.bias)
-        return self.kernels._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+    @classmethod
+    def of(cls, weight: Tensor, bias: Tensor) -> Product:
+        """Return the product with weights `(outputs, inputs)` and biases `(outputs,)`; in bf16 they are packed once."""
+        kernels: Any = torch.ops.mkldnn
+        if weight.dtype != torch.bfloat16 or not kernels._is_mkldnn_bf16_supported():
+            return cls(lambda x: linear(x, weight, bias), lambda x, y: y.add_(linear(x, weight, bias)))
+        packed = kernels._reorder_linear_weight(weight, _ROWS)
 
-    def plus(self, x: Tensor, y: Tensor) -> Tensor:
-        """Return y + x·Wᵀ + b; y is lost, and may have more digits than the product."""
-        if self.packs and y.dtype == x.dtype:  # added before the sum is rounded
-            return self.kernels._linear_pointwise.binary(x, y, self.weight, self.bias, "add")
-        return y.add_(self(x).to(y.dtype))
+        def times(x: Tensor) -> Tensor:
+            return kernels._linear_pointwise(x, packed, bias, "none", [], "")
+
+        def plus(x: Tensor, y: Tensor) -> Tensor:
+            if y.dtype != x.dtype:
+                return y.add_(times(x).to(y.dtype))
+            return kernels._linear_pointwise.binary(x, y, packed, bias, "add")  # added before the sum is rounded
+
+        return cls(times, plus)
