@@ -363,7 +363,7 @@ def backbone(tmp_path) -> str:
 
 
 def test_a_reranker_is_trained_saved_and_measured(config, backbone):
-    reranker = RerankerSettings(model=backbone, epochs=30, learning_rate=1e-2, batch_size=16, band=(0.02, 0.98))
+    reranker = RerankerSettings(model=backbone, epochs=40, learning_rate=3e-3, batch_size=16, band=(0.02, 0.98))
     outcome = run(replace(config, reranker=reranker))
     assert [e.name for e in outcome.evaluations] == ["zero-shot", "trained", "reranked"]
     assert outcome.to_dict()["reranker_seconds"] > 0

@@ -41,7 +41,7 @@ def test_what_was_acknowledged_is_there_after_kill_9(saved, tmp_path, served):
         assert client.post("/feedback", json=body).status_code == 200
     with (
         served(saved, "--index", place) as (process, ready, errors),
-        httpx2.Client(base_url=ready["address"]) as client,
+        httpx2.Client(base_url=ready["address"], timeout=60) as client,
     ):
         assert client.get("/info").json()["questions"] == 5
         found = client.post("/duplicates", json={"question": "Why is number 3 odd?", "threshold": 0.99}).json()
