@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 from textsiam.inference.fast.fused_bert import FusedBert, fusable
 from textsiam.inference.fast.lazy_tower import saved_bert
-from textsiam.inference.fast.processor import one_core
+from textsiam.inference.fast.processor import multiplies_halves, one_core
 from textsiam.inference.fast.saved_bert import SavedBert
 from textsiam.inference.inputs import PROBE, inputs_of
 from textsiam.inference.preprocessed import reads_tokens
@@ -51,8 +51,7 @@ def fast_dtype(device: torch.device, precision: Precision = "auto") -> torch.dty
     if device.type == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        checks = (getattr(torch.cpu, n, None) for n in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
-        native = device.type == "cpu" and any(check() for check in checks if check is not None)
+        native = device.type == "cpu" and multiplies_halves()
     return torch.bfloat16 if native else torch.float32
 
 

@@ -15,10 +15,9 @@ from textsiam.inference.fast.processor import multiplies_tiles
 if TYPE_CHECKING:
     from sentence_transformers.sentence_transformer.modules import Transformer
 
-# Up to so many tokens softmax over keys that stand before queries is fastest: in fp32, and in bf16.
-_SHORT, _SHORT_HALF = 48, 64
-# From so many tokens on torch's kernel is fastest in bf16 where the processor multiplies tiles.
-_SHORT_TILED = 32
+# Up to so many tokens softmax over keys that stand before queries is fastest: in fp32, in bf16, and in bf16 where the
+# processor multiplies tiles.
+_SHORT, _SHORT_HALF, _SHORT_TILED = 48, 64, 31
 # Backbones of so many layers keep the residual stream in bf16 with their products: each layer adds to what is lost.
 _SHALLOW = 6
 # Bytes of scores that are computed at once for longer texts: they stay in the cache.
@@ -172,11 +171,15 @@ def joined(*modules: nn.Linear) -> tuple[Tensor, Tensor]:
 def attend(mixed: Tensor, bias: Tensor | None) -> Tensor:
     """Return softmax(QKᵀ + bias)·V of `(batch, longest, 3, heads, d)`, as `(batch, longest, heads·d)`."""
     batch, longest, _, heads, width = mixed.shape
-    half, lanes = mixed.dtype == torch.bfloat16, _lanes(longest)
-    tiled = half and multiplies_tiles()
-    if longest >= _SHORT_TILED if tiled else longest > (_SHORT_HALF if half else _SHORT):
-        attended = _attend_in_parts(mixed, bias) if half and not tiled else _attend_fused(mixed, bias)
-        return attended.transpose(1, 2).reshape(batch, longest, heads * width)
+    lanes = _lanes(longest)
+    if mixed.dtype != torch.bfloat16:
+        short, attend_long = _SHORT, _attend_fused
+    elif multiplies_tiles():
+        short, attend_long = _SHORT_TILED, _attend_fused
+    else:
+        short, attend_long = _SHORT_HALF, _attend_in_parts
+    if longest > short:
+        return attend_long(mixed, bias).transpose(1, 2).reshape(batch, longest, heads * width)
     # Keys before queries, and idle queries up to a multiple of the lanes: so softmax is vectorised at any length.
     queries = -(-longest // lanes) * lanes
     q = mixed.new_zeros(batch, heads, queries, width)

@@ -5,22 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 
 
 def multiplies_bytes() -> bool:
     """Say whether this processor, and torch with it, is faster with bytes than with floats (avx512_vnni)."""
-    vnni = getattr(torch.cpu, "_is_vnni_supported", None)
-    return vnni is not None and bool(vnni()) and torch.backends.mkldnn.is_available()
+    return _supports("vnni") and torch.backends.mkldnn.is_available()
 
 
-@cache
+def multiplies_halves() -> bool:
+    """Say whether this processor multiplies bf16 without a detour over fp32 (avx512_bf16, AMX)."""
+    return _supports("avx512_bf16") or multiplies_tiles()
+
+
 def multiplies_tiles() -> bool:
     """Say whether this processor multiplies tiles of bf16 (AMX)."""
-    tiles = getattr(torch.cpu, "_is_amx_tile_supported", None)
-    return tiles is not None and bool(tiles())
+    return _supports("amx_tile")
+
+
+def _supports(name: str) -> bool:
+    """Say whether torch knows of these instructions, and this processor has them."""
+    check = getattr(torch.cpu, f"_is_{name}_supported", None)
+    return check is not None and bool(check())
 
 
 @contextmanager
