@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from textsiam.commands.flagged import Places, tell_found, with_broken
 from textsiam.commands.labelling import answered
 from textsiam.commands.options import (
     TABLE_FORMATS,
@@ -88,6 +87,7 @@ def flag(
     as_json: Json = False,
 ) -> None:
     """Find the duplicates inside a file of questions, and the clusters that they form."""
+    from textsiam.commands.flagged import Places, tell_found, with_broken
     from textsiam.sources import read_texts
 
     if labels is not None:

@@ -20,6 +20,12 @@ def tries():
     return lambda count: count if EVERYTHING else max(1, count // 10)
 
 
+@pytest.fixture(scope="session")
+def soon():
+    """Return the seconds in which others are answered: half a second alone, two beside the rest of a suite."""
+    return 0.5 if EVERYTHING else 2.0
+
+
 @pytest.fixture
 def result(request):
     """Keep the facts of a test that tried everything."""

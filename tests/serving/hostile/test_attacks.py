@@ -66,7 +66,7 @@ def image_twin(tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
-def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(image_twin, tries, result, served):
+def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(image_twin, tries, soon, result, served):
     rng = np.random.default_rng(0)
     small = {"inputs": [coded(Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8)))]}
     large = coded(Image.new("1", (7071, 7071)))
@@ -80,7 +80,7 @@ def test_thirty_large_images_take_little_memory_and_nobody_waits_for_them(image_
         peak = memory(process, "VmHWM") - idle
     p99 = float(np.quantile(waits, 0.99))
     assert peak < 1024
-    assert p99 < 0.5
+    assert p99 < soon
     result(images=len(body["inputs"]), peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
 
 
@@ -131,7 +131,7 @@ def test_thirty_large_images_of_ten_kinds_no_two_alike_take_little_memory(image_
 
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_them(
-    tower, tmp_path, tries, result, served
+    tower, tmp_path, tries, soon, result, served
 ):
     Twin(tower).save_pretrained(tmp_path / "twin")
     body = b'{"inputs":[' + b"1," * 7_500_000 + b"1]}"
@@ -145,7 +145,7 @@ def test_fifteen_megabytes_of_numbers_take_little_memory_and_nobody_waits_for_th
         peak = memory(process, "VmHWM") - idle
     p99 = float(np.quantile(waits, 0.99))
     assert peak < 1024
-    assert p99 < 0.5
+    assert p99 < soon
     result(requests=count, peak_mib_over_idle=round(peak), p99_of_others_seconds=round(p99, 3))
 
 
