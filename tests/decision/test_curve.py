@@ -65,3 +65,29 @@ def test_the_posterior_is_the_likelihood_times_what_was_before():
     np.testing.assert_allclose(curve.weights, expected / expected.sum(), rtol=1e-9)
     assert curve.asked.sum() == 2
     assert curve.right.sum() == 1
+
+
+def test_curves_that_may_dip_see_that_the_best_scored_are_wrong():
+    """As opposites are: the best twentieth is right in 20 %, the rest of the upper half in 90 %."""
+    scores, rng = scores_of(2000, digits=6), np.random.default_rng(1)
+    strata = Strata(scores)
+    share = np.where(np.arange(2000) < 100, 0.2, np.where(scores > 0.5, 0.9, 0.02))
+    truth = rng.random(2000) < share
+    told = {}
+    for dipped in (0.0, 0.3):
+        curve = ScoreCurve(strata, scores, dipped=dipped)
+        for rank in range(0, 100, 2):  # much is asked of the best, and little below
+            curve.add(float(scores[rank]), strata.of(rank), bool(truth[rank]))
+        for rank in range(110, 2000, 90):
+            curve.add(float(scores[rank]), strata.of(rank), bool(truth[rank]))
+        told[dipped] = curve.probability(scores[[30, 300]])
+    assert told[0.3][0] == pytest.approx(0.2, abs=0.1)
+    assert told[0.3][1] > 0.6
+    assert told[0.0][1] < 0.6  # curves that only rise say of all what the best-scored are
+
+
+def test_without_dips_all_curves_rise_and_with_them_their_share_is_as_given():
+    scores = scores_of(500, digits=6)
+    curve = ScoreCurve(Strata(scores), scores, dipped=0.3)
+    falls = (np.diff(curve._curves(scores[::-1])) < -1e-12).any(1)
+    assert 0.25 < curve.weights[falls].sum() <= 0.3 + 1e-12  # beyond the floor nothing can fall

@@ -239,6 +239,10 @@ class Plan:
         chance = ndtr((n * growth - goal) / np.sqrt(np.maximum(n * spread**2, 1e-3)))
         return np.where((needed <= 0) | ((p > m) & (needed <= size)), np.where(goal <= 0, 1.0, chance), 0.0)
 
+    def judged(self) -> list[tuple[Draw, bool]]:
+        """Return the draws that somebody could judge, and whether the pair is right."""
+        return [(self.draws[number], right) for number, right in self.answers.items() if right is not None]
+
     def answers_left(self) -> int | None:
         """Return how many more answers the proof takes, about; None before a set is aimed at."""
         if self.sets is None or self.done:

@@ -5,6 +5,9 @@ pairs, as many as 190 clusters of two. A cluster is wholly right where all of it
 same" is transitive, so one of m questions that is not falls into two parts at least, of a and m - a questions, and
 holds a · (m - a) ≥ m - 1 wrong pairs: the wrong pairs expected in it, whatever their dependence, bound the chance that
 there are any. Pairs that were judged right tie questions together, and leave fewer ways to fall apart.
+
+Answers that prove a small set tell little of the pairs below it. So P(right | score) is thought over with curves that
+may fall again at the top, as where opposites score best: one that only rises says of all pairs what the worst ones are.
 """
 
 from __future__ import annotations
@@ -18,11 +21,14 @@ from numpy.typing import NDArray
 
 from textsiam.data.components import connected_components
 from textsiam.decision.calibration import from_log_odds, log_odds
+from textsiam.decision.curve import ScoreCurve
+from textsiam.labelling.plan import expected_and_interval
 
 if TYPE_CHECKING:
     from textsiam.labelling.session import Session
 
 DRAWS = 400
+_DIPPED = 0.3  # of the curves
 _SIZES = 2, 3, 4, 7  # least questions of the clusters that are thought to be alike
 _SHIFTS = np.linspace(-8.0, 8.0, 65)  # of the log odds of the pairs of such clusters
 _BEFORE = 1.0 / (1.0 + _SHIFTS**2)  # how likely each is before any answer (Cauchy)
@@ -101,8 +107,8 @@ def pure_clusters(
     impure[:, np.unique(cluster[known == 0])] = 1.0
     impure = np.minimum(impure, 1.0)
     expected = float((1.0 - impure).sum(1).mean())  # it may lie beyond a quantile where nearly all draws are one number
-    low, high = np.quantile((rng.random(impure.shape) >= impure).sum(1), [0.025, 0.975])
-    return PureClusters(len(clusters), expected, min(float(low), expected), max(float(high), expected))
+    _, low, high = expected_and_interval((rng.random(impure.shape) >= impure).sum(1), 0.95)
+    return PureClusters(len(clusters), expected, min(low, expected), max(high, expected))
 
 
 def _parts(values: NDArray[np.int64], number: NDArray[np.int64], count: int) -> list[NDArray[np.int64]]:
@@ -151,19 +157,21 @@ def pure_clusters_of(session: Session, clusters: Sequence[Sequence[int]], thresh
         threshold: Least similarity of a flagged pair.
     """
     plan, candidates = session.plan, session.candidates
+    curve = ScoreCurve(plan.strata, plan.scores, noise=session.aim.noise, dipped=_DIPPED)
+    for draw, right in plan.judged():
+        curve.add(float(plan.scores[draw.rank]), plan.strata.of(draw.rank), right)
     count = int((candidates.scores.astype(np.float64) >= threshold).sum())
     rng = np.random.default_rng([session.aim.seed, 3])
     strata = np.searchsorted(plan.strata.ends, np.arange(count), side="right")
     ends = candidates.left[:count], candidates.right[:count]
     return pure_clusters(
-        clusters, *ends, strata, judged(session)[:count], plan.curve.draws(DRAWS, rng), rng, noise=session.aim.noise
+        clusters, *ends, strata, judged(session)[:count], curve.draws(DRAWS, rng), rng, noise=session.aim.noise
     )
 
 
 def judged(session: Session) -> NDArray[np.int8]:
     """Return what is known of each candidate: 1 right, 0 wrong, -1 not judged."""
     found = np.full(len(session.candidates), -1, np.int8)
-    for number, right in session.plan.answers.items():
-        if right is not None:
-            found[session.plan.draws[number].rank] = right
+    for draw, right in session.plan.judged():
+        found[draw.rank] = right
     return found

@@ -257,7 +257,7 @@ class Session:
         if certificate.threshold is None:
             first, *rest = certificate.sentences()
             raise ModelError("; ".join([f"{self.file.path}: {first}: go on with textsiam label", *rest]))
-        known = {self.plan.draws[n].rank: right for n, right in self.plan.answers.items() if right is not None}
+        known = {draw.rank: right for draw, right in self.plan.judged()}
         # a pair below all candidates stands for the many that nobody asked about
         judged = np.append(scores[list(known)], np.nextafter(scores[-1], np.float32(-np.inf)))
         labels = np.append(np.array(list(known.values()), np.int8), np.int8(0))
