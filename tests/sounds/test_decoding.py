@@ -10,6 +10,7 @@ import pytest
 
 from textsiam.data.tables.errors import DataError
 from textsiam.sounds.decoding import decode_sound, sound_seconds, wav_bytes
+from textsiam.sounds.mpeg import _frames, ends_early, stating_length
 
 soundfile = pytest.importorskip("soundfile", reason="needs textsiam[audio]")
 pytest.importorskip("soxr", reason="needs textsiam[audio]")
@@ -80,12 +81,48 @@ def test_what_cannot_be_used_is_refused_in_one_line(kind):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("form", ["FLAC", "OGG"])
+@pytest.mark.parametrize("form", ["FLAC", "OGG", "MP3"])
 def test_a_packed_file_that_ends_early_is_refused(form):
     noise = np.random.default_rng(0).normal(0, 0.1, 4 * RATE).astype(np.float32)
     data = written(noise, form)
     with pytest.raises(DataError, match="truncated"):
         decode_sound(data[: len(data) * 2 // 3], "a")
+
+
+def tagged(data):
+    """Put an ID3 tag of 300 bytes before an MP3 file."""
+    return b"ID3\x04\0\0" + bytes([0, 0, 300 >> 7, 300 & 127]) + bytes(300) + data
+
+
+@pytest.mark.parametrize("rate", [8000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("before", [bytes, tagged], ids=["plain", "tagged"])
+@pytest.mark.parametrize("stated", [True, False])
+def test_an_mp3_is_whole_to_its_last_byte_and_not_without_it(rate, channels, before, stated):
+    """By what its first frame states; or, where another encoder states nothing, by walking through its frames."""
+    noise = np.random.default_rng(0).normal(0, 0.1, (rate // 2, channels)).astype(np.float32)
+    quiet_first = np.concatenate([0 * noise, noise])  # the length that the first frame lets one guess is wrong
+    data = written(quiet_first, "MP3", rate=rate)
+    if not stated:
+        data = data.replace(b"Info", bytes(4)).replace(b"Xing", bytes(4))
+    whole = before(data)
+    for end in (b"", b"TAG" + bytes(125)):
+        samples, found = decode_sound(whole + end, "a")
+        assert found == rate
+        assert len(quiet_first) <= len(samples) <= len(quiet_first) + 4 * 1152
+        assert np.abs(samples[-rate // 4 :]).max() > 0.05
+    for cut in (1, 20):
+        with pytest.raises(DataError, match="a: is a truncated MP3 file"):
+            decode_sound(whole[:-cut], "a")
+
+
+def test_what_lies_between_the_frames_of_an_mp3_is_passed_over():
+    data = written(np.tile(TONE, 4), "MP3").replace(b"Info", bytes(4)).replace(b"Xing", bytes(4))
+    starts = [at for at, _ in _frames(data, 0)]
+    junk = data[: starts[9]] + b"a tag of another program \xff" + data[starts[9] :]
+    assert len(list(_frames(junk, 0))) == len(starts)
+    assert not ends_early(junk)
+    assert stating_length(b"\xff\xfb\xf0 no frames") == b"\xff\xfb\xf0 no frames"
 
 
 def test_a_clipped_sound_is_told_of_once_and_used():

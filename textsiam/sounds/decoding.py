@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textsiam.data.tables.errors import DataError
+from textsiam.sounds.mpeg import ends_early, stating_length
 
 MAX_SECONDS = 600.0
 """A longer sound is refused by its header."""
@@ -135,6 +136,8 @@ def wav_bytes(samples: np.ndarray, rate: int, *, exact: bool = False) -> bytes:
 def _opened(data: bytes, where: str) -> Any:
     known = sound_format(data, where)
     _check_whole(data, known.name, where)
+    if known.name == "MP3":
+        data = stating_length(data)
     library = _library("soundfile")
     try:
         file = library.SoundFile(io.BytesIO(data))
@@ -151,8 +154,8 @@ def _opened(data: bytes, where: str) -> Any:
 
 
 def _check_whole(data: bytes, name: str, where: str) -> None:
-    """Refuse a WAV or OGG file that ends early: libsndfile would read the rest without a word."""
-    missing = False
+    """Refuse a WAV, OGG or MP3 file that ends early: libsndfile would read what is there without a word."""
+    missing = name == "MP3" and ends_early(data)
     if name == "WAV" and data[:4] == b"RIFF":
         declared = int.from_bytes(data[4:8], "little")
         missing = declared not in (0, 2**32 - 1) and declared + 8 > len(data) + 1  # a last odd byte may lack
