@@ -115,3 +115,18 @@ def test_other_commands_take_a_forum_too(forum, model, textsiam, tmp_path):
     said = textsiam("score", model, "--pairs", forum, "--json")
     assert [row["question1"] for row in said.json] == ["Why red?"]
     assert textsiam("data", "report", forum, "--json").status == 0
+
+
+def test_what_is_read_is_not_replaced(forum, textsiam, tmp_path):
+    before = sorted((path.name, path.read_bytes()) for path in forum.iterdir())
+    said = textsiam("import", "table", forum / "questions.parquet", "--output", forum)
+    assert said.status == 2
+    assert "questions.parquet lies in --output" in said.err
+    (forum / "labels.tsv").write_text("answers")
+    (tmp_path / "t.tsv").write_text("id\ttitle\n1\tWhy?\n")
+    said = textsiam("import", "table", tmp_path / "t.tsv", "--output", forum)
+    assert said.status == 1
+    assert "holds 'labels.tsv', which would be lost" in said.err
+    (forum / "labels.tsv").unlink()
+    assert sorted((path.name, path.read_bytes()) for path in forum.iterdir()) == before
+    assert not textsiam("import", "table", tmp_path / "t.tsv", "--output", forum).status

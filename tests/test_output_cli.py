@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -168,6 +169,43 @@ def test_an_output_is_refused_before_there_is_any_work(textsiam, monkeypatch, tm
     assert said.status == 1
     assert (said.out, said.err.count("\n")) == ("", 1)
     assert f"{output}: cannot" in said.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("score", "{model}", "--pairs", "{file}", "--output", "{again}"),
+        ("flag", "{model}", "{file}", "--threshold", "0.5", "--output", "{again}"),
+        ("match", "{model}", "--queries", "{model}", "--documents", "{file}", "--output", "{again}"),
+        ("mine", "{model}", "{file}", "--output", "{again}"),
+    ],
+)
+def test_an_input_is_never_overwritten(textsiam, tmp_path, command):
+    file = tmp_path / "file.tsv"
+    file.write_text("question1\tquestion2\tis_duplicate\nWhy so?\tWhy?\t1\n")
+    (tmp_path / "again.tsv").symlink_to(file)
+    places = {"model": tmp_path / "no model", "file": file, "again": tmp_path / "again.tsv"}
+    said = textsiam(*(each.format(**places) for each in command))
+    assert said.status == 2
+    assert "again.tsv is read and would be overwritten" in said.err
+    assert file.read_text().endswith("Why so?\tWhy?\t1\n")
+
+
+def test_a_twin_is_not_written_over_what_is_beside_another(textsiam, model, tmp_path):
+    shutil.copytree(model, tmp_path / "twin")
+    (tmp_path / "twin" / "labels.tsv").write_text("answers")
+    said = textsiam("calibrate", model, "sample:forum", "--output", tmp_path / "twin")
+    assert said.status == 2
+    assert "holds 'labels.tsv', which would be lost" in said.err
+    assert (tmp_path / "twin" / "labels.tsv").read_text() == "answers"
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_output_that_is_closed_is_not_missed(closed):
+    script = f"'{sys.executable}' -m textsiam.cli data report sample:forum {closed}; echo $?"
+    said = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=120)
+    assert said.stdout.splitlines()[-1] == "0"
+    assert "Traceback" not in said.stderr
 
 
 def test_endings_in_capitals_are_written_as_they_are_read(textsiam, model, odd, tmp_path):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 import subprocess
@@ -253,11 +254,11 @@ def test_full_disk_seen_by_safetensors(small_disk: Path) -> None:
 
 def test_twin_on_a_full_disk_keeps_the_last_one(small_disk: Path, twin: Twin) -> None:
     with whole_folder(small_disk / "model") as fresh:
-        (fresh / "kept").write_text("old")
+        (fresh / "modules.json").write_text("old")
     with pytest.raises(SaveError) as caught:
         twin.save_pretrained(small_disk / "model")
     assert "the disk is full" in str(caught.value)
-    assert content(small_disk / "model") == {"kept": "old"}
+    assert content(small_disk / "model") == {"modules.json": "old"}
     assert os.listdir(small_disk) == ["model"]
 
 
@@ -268,3 +269,32 @@ def test_other_errors_pass_through(target: Path) -> None:
 
     with pytest.raises(ValueError, match="not about disks"):
         write()
+
+
+@pytest.mark.parametrize("name", ["labels.tsv", "notes"])
+def test_what_others_put_there_is_not_lost(twin: Twin, tmp_path: Path, name: str) -> None:
+    saved = twin.save_pretrained(tmp_path / "saved")
+    twin.save_pretrained(saved)  # its own files are replaced
+    (saved / name).write_text("mine")
+    with pytest.raises(SaveError, match=f"holds '{name}', which would be lost"):
+        twin.save_pretrained(saved)
+    assert (saved / name).read_text() == "mine"
+    assert Twin.from_pretrained(saved).dim == twin.dim
+
+
+def test_a_project_is_no_place_for_a_twin(twin: Twin, tmp_path: Path) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "main.py").write_text("print()")
+    with pytest.raises(SaveError, match=r"project: holds 'main.py', which would be lost"):
+        twin.save_pretrained(tmp_path / "project")
+    assert (tmp_path / "project" / "main.py").read_text() == "print()"
+
+
+def test_a_twin_whose_files_were_not_named_and_a_plain_tower_are_replaced(twin: Twin, tmp_path: Path) -> None:
+    saved = twin.save_pretrained(tmp_path / "saved")
+    facts = json.loads((saved / "textsiam.json").read_text())
+    (saved / "textsiam.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "files"}))
+    twin.save_pretrained(saved)
+    (saved / "textsiam.json").unlink()
+    twin.save_pretrained(saved)
+    assert sorted(json.loads((saved / "textsiam.json").read_text())["files"]) == sorted(p.name for p in saved.iterdir())

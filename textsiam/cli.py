@@ -153,11 +153,19 @@ def _command() -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def _open_closed() -> None:
+    """Open what the shell has closed (`>&-`): nobody wants to read it."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
 def main(command: Callable[[], Any] = _command) -> None:
     """Run a command; errors that a user can mend are one line on stderr and exit status 1, or 2 for its arguments.
 
     Where the reader of a pipe has seen enough, as `head` has, that is no error.
     """
+    _open_closed()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # names of files that are not UTF-8: also valid JSON
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
@@ -17,15 +17,19 @@ class SaveError(OSError):
 
 
 @contextmanager
-def whole_folder(target: str | Path) -> Iterator[Path]:
+def whole_folder(target: str | Path, own: Collection[str] | None = None) -> Iterator[Path]:
     """Yield an empty folder that becomes `target` when the block ends without an error.
+
+    Args:
+        target: The folder.
+        own: Names of what may be there already, to be replaced; None replaces whatever is there.
 
     A folder already at `target` stays as it is until then, and is replaced by renaming; a crash at any moment
     leaves the old folder or the new one under this name, or the old one aside, where `recover` finds it. It keeps the
     permissions of what it replaces; what is new has those that the umask gives.
 
     Raises:
-        SaveError: The disk is full, or the place cannot be written to.
+        SaveError: The disk is full, the place cannot be written to, or holds something that is not `own`.
     """
     target = Path(target).resolve()
     old = _aside(target)
@@ -35,6 +39,7 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
             raise NotADirectoryError(errno.ENOTDIR, "a file is in the way")
         target.parent.mkdir(parents=True, exist_ok=True)
         recover(target)
+        _check_own(target, own)
         fresh = target.with_name(f".{target.name}.{uuid4().hex[:8]}.tmp")
         fresh.mkdir()
         given = fresh.stat().st_mode & 0o666  # of a file: some libraries leave it to its owner alone
@@ -53,20 +58,33 @@ def whole_folder(target: str | Path) -> Iterator[Path]:
         fresh.rename(target)
         keep_on_disk(target.parent)  # the name is on the disk, too
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
-        kept = f"; {target} is as it was before" if target.exists() else ""
-        reason = {errno.ENOSPC: "the disk is full", errno.EACCES: "permission denied"}.get(
-            error.errno or 0, error.strerror or str(error)
-        )
-        raise SaveError(f"cannot write {target}: {reason}{kept}") from error
     except Exception as error:
-        reason = write_failure(error)
-        if reason is not None:
-            raise SaveError(f"cannot write {target}: {reason}; what was there before is intact") from error
-        raise
+        reason = write_failure(error) or _system_failure(error)
+        if reason is None:
+            raise
+        kept = f"; {target} is as it was before" if target.exists() else ""
+        raise SaveError(f"cannot write {target}: {reason}{kept}") from error
     finally:
         if fresh is not None:
             shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _system_failure(error: Exception) -> str | None:
+    """Return what the system says of an error that is its own and was not said yet; else None."""
+    if isinstance(error, SaveError) or not isinstance(error, OSError):
+        return None
+    return {errno.EACCES: "permission denied"}.get(error.errno or 0, error.strerror or str(error))
+
+
+def foreign(folder: Path, own: Collection[str]) -> str | None:
+    """Return the first name in a folder that is not among its `own`; None where there is none, or no folder."""
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    return next((name for name in names if name not in own and name != ".DS_Store"), None)
+
+
+def _check_own(target: Path, own: Collection[str] | None) -> None:
+    if own is not None and (other := foreign(target, own)) is not None:
+        raise SaveError(f"{target}: holds {other!r}, which would be lost; name another folder, or move it away")
 
 
 def write_failure(error: Exception) -> str | None:

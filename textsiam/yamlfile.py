@@ -47,7 +47,17 @@ def read_yaml(file: Path) -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2 floats: `2e-5` is a number, as everyone expects (YAML 1.1 reads a string)."""
+    """YAML 1.2 floats: `2e-5` is a number, as everyone expects (YAML 1.1 reads a string); no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        known: dict[str, yaml.Node] = {}
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and known.setdefault(name.value, name) is not name:
+                line = known[name.value].start_mark.line + 1
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {name.value!r} is there already, in line {line}", problem_mark=name.start_mark
+                )
+        return super().construct_mapping(node, deep)
 
 
 _FLOAT = re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d+)([eE][-+]?\d+)?$")
@@ -88,10 +98,22 @@ def overrides(arguments: Sequence[str]) -> Iterator[tuple[str, Any]]:
             text = rest.pop(0)
         else:
             text = "true"  # a bare flag
+        yield key, _value(text)
+
+
+def _value(text: str) -> Any:
+    """Return what an argument says: a list, a mapping in braces or a quoted text as YAML has them, else one scalar.
+
+    So a name such as "run #2" or "a: b" is itself: to a shell there are no comments, and a colon parts nothing.
+    """
+    if text[:1] in tuple("[{'\""):
         try:
-            yield key, yaml.load(text, Loader=_Loader)
+            return yaml.load(text, Loader=_Loader)
         except yaml.YAMLError:
-            yield key, text
+            return text
+    loader = _Loader("")
+    node = yaml.ScalarNode(loader.resolve(yaml.ScalarNode, text, (True, False)), text)
+    return loader.construct_object(node) if text else text
 
 
 def put(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:

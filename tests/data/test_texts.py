@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import time
 
 import pytest
 
@@ -126,3 +127,14 @@ def test_sample():
     texts = sample_questions()
     assert texts.source == "sample:forum"
     assert len(set(texts.ids)) == len(texts) > 900
+
+
+def test_thousands_of_repeated_ids_cost_what_they_are(tmp_path):
+    """Each names where the id was taken first, without looking through all of them again."""
+    rows = "".join(f"{n % 20_000}\ttext {n}\n" for n in range(40_000))
+    (tmp_path / "rows.tsv").write_text("id\ttext\n" + rows)
+    start = time.process_time()
+    found = read_texts(tmp_path / "rows.tsv", on_bad_row="skip")
+    assert time.process_time() - start < 4  # 0.3 on an idle core, 8 where all are looked through
+    assert found.report.skipped == {"repeated id": 20_000}
+    assert found.report.warnings[0].endswith("id '0' is taken already, by line 2")

@@ -100,3 +100,22 @@ def test_what_never_falls_is_scikit_learns_isotonic_regression():
         values, weights = rng.normal(size=size).round(1), rng.integers(1, 9, size).astype(float)
         theirs = IsotonicRegression().fit_transform(np.arange(size), values, sample_weight=weights)
         assert rising(values, weights) == pytest.approx(theirs, abs=1e-12)
+
+
+def test_copies_tell_nothing_of_the_others(decision):
+    scores, labels = collection(200)
+    found = scores[scores >= 0.6]
+    plain = estimate_collection(decision, [found], pairs=PAIRS)
+    with_copies = estimate_collection(decision, [np.r_[found, np.ones(5000)]], pairs=PAIRS, copies=5000)
+    assert plain is not None
+    assert with_copies is not None
+    assert with_copies.prior == plain.prior
+    assert np.array_equal(with_copies.probability(found), plain.probability(found))
+    assert with_copies.probability([1.0])[0] >= plain.probability(found).max()
+    assert estimate_collection(decision, [np.ones(9)], pairs=0, copies=9) is None
+
+
+def test_scores_above_those_found_are_right_as_often_at_least(decision):
+    estimate = estimate_collection(decision, [np.full(40, 0.7)], pairs=400)
+    assert estimate is not None
+    assert (np.diff(estimate.probability(np.linspace(0.6, 1.2, 30))) >= 0).all()

@@ -145,3 +145,73 @@ def test_a_place_without_an_export_is_named(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match=r"empty: holds no file that ends in .json, .jsonl, .csv"):
         import_discourse(tmp_path / "empty", tmp_path / "forum")
+
+
+def test_links_in_replies_count_but_not_those_in_deleted_or_private_posts(export, tmp_path):
+    says = '<p>Duplicate of <a href="/t/one/1">One</a></p>'
+    posts = [
+        {"id": 11, "topic_id": 1, "topic_title": "One", "post_number": 1, "cooked": "<p>a</p>"},
+        {"id": 12, "topic_id": 2, "topic_title": "Two", "post_number": 1, "cooked": "<p>b</p>"},
+        {"id": 13, "topic_id": 2, "topic_title": "Two", "post_number": 2, "moderator": True, "cooked": says},
+        {"id": 14, "topic_id": 3, "topic_title": "Three", "post_number": 1, "cooked": "<p>c</p>"},
+        {"id": 15, "topic_id": 3, "post_number": 2, "moderator": True, "cooked": says, "deleted_at": "2014-01-01"},
+        {"id": 16, "topic_id": 3, "post_number": 3, "moderator": True, "cooked": says, "archetype": "private_message"},
+    ]
+    found, _, links = imported(export(posts_json={"latest_posts": posts}), tmp_path)
+    assert links == [("2", "1", "duplicate")]
+    assert found["left_out"] == {"answers": 1, "deleted": 1, "private messages": 1}
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        (topic(1, "a", "<p>x</p>", tags=5), r"a.jsonl:2: 'tags' is 5 \(int\), expected a list"),
+        (topic(1, "a", "<p>x</p>", tags=[["b"]]), r"a.jsonl:2: 'tags' is \['b'\] \(list\), expected a text"),
+        (topic(1, {"a": 1}, "<p>x</p>"), r"a.jsonl:2: 'title' is {'a': 1} \(dict\), expected a text"),
+        ({"id": [1], "title": "a"}, r"a.jsonl:2: a topic without an id"),
+        (
+            '{"id": 1, "title": "a", "views": ' + "1" * 5000 + "}",
+            r"a.jsonl:2: holds a number of more than 4,300",
+        ),
+        ({"columns": ["id", "title"], "rows": [[1]]}, r"a.jsonl:2: row 1 has 1 fields, expected 2"),
+        ({"columns": ["id", "title"], "rows": [{"id": 1}]}, r"a.jsonl:2: row 1 is a JSON dict, expected a list"),
+    ],
+)
+def test_one_bad_record_is_named_or_counted_and_the_others_stay(export, tmp_path, record, message):
+    line = record if isinstance(record, str) else json.dumps(record)
+    good = [json.dumps(topic(key, "good", "<p>x</p>")) for key in (8, 9)]
+    folder = export(a_jsonl="\n".join([good[0], line, good[1]]))
+    with pytest.raises(DataError, match=message):
+        imported(folder, tmp_path, on_bad_row="error")
+    found, rows, _ = imported(folder, tmp_path)
+    assert [row[0] for row in rows] == ["8", "9"]
+    assert sum(found["left_out"].values()) == 1
+
+
+def test_good_rows_beside_bad_ones_of_the_data_explorer_stay(export, tmp_path):
+    table = {"columns": ["id", "title"], "rows": [[1, "a"], 7, [2], [3, "c", "d"], [4, "e"]]}
+    found, rows, _ = imported(export(a_json=table), tmp_path)
+    assert [row[0] for row in rows] == ["1", "4"]
+    assert found["left_out"] == {"bad row of the data explorer": 3}
+
+
+def test_what_is_no_url_is_no_link(export, tmp_path):
+    odd = '<p>Duplicate of <a href="http://[foo/t/a/2">x</a></p>'
+    first = topic(1, "a", odd, closed=True)
+    first["post_stream"]["posts"][0]["link_counts"] = [{"url": "http://[foo/t/a/2", "internal": True}]
+    _, rows, links = imported(export(a_json=[first, topic(2, "b", "<p>x</p>")]), tmp_path, on_bad_row="error")
+    assert ([row[0] for row in rows], links) == (["1", "2"], [])
+
+
+def test_ids_of_tables_that_look_like_one_point_zero_are_whole_numbers(export, tmp_path):
+    folder = export(a_csv="topic_id,topic_title,post_number\n5.0,Five,1.0\n6.0,Six,1.0\n",
+                    b_csv="topic_id,link_topic_id\n5.0,6.0\n")  # fmt: skip
+    found, rows, links = imported(folder, tmp_path)
+    assert ([row[0] for row in rows], links) == (["5", "6"], [("5", "6", "related")])
+    assert found["changed"] == {"whose id, such as '1.0', is read as '1'": 2}
+
+
+def test_columns_that_nobody_needs_are_not_looked_at(tmp_path):
+    (tmp_path / "a.csv").write_bytes(b"topic_id,topic_title,username,,\n5,Five,caf\xe9,,\n")
+    found = import_discourse(tmp_path / "a.csv", tmp_path / "forum", on_bad_row="error")
+    assert (found["questions"], found["left_out"]) == (1, {})

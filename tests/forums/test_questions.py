@@ -6,7 +6,7 @@ from datetime import date, datetime, timedelta, timezone
 import pytest
 
 from textsiam.forums import questions
-from textsiam.forums.questions import QuestionIds, text_template, utc
+from textsiam.forums.questions import QuestionIds, tag_names, text_template, utc
 
 
 def test_the_examples_are_true():
@@ -21,6 +21,9 @@ def test_the_examples_are_true():
         ("2011-08-17 20:18:56 UTC", "2011-08-17T20:18:56.000Z"),
         ("2011-08-17 20:18:56.5", "2011-08-17T20:18:56.500Z"),
         ("2011-08-17T20:18:56.1234567+02:00", "2011-08-17T18:18:56.123Z"),
+        ("2011-08-17T22:18:56,500", "2011-08-17T22:18:56.500Z"),
+        ("2011-08-17T22:18:56.50 ", "2011-08-17T22:18:56.500Z"),
+        ("2011-W33-3T22:18:56.500", "2011-08-17T22:18:56.500Z"),
         ("2011-08-17", "2011-08-17T00:00:00.000Z"),
         (date(2011, 8, 17), "2011-08-17T00:00:00.000Z"),
         (datetime(2011, 8, 17, 1, tzinfo=timezone(timedelta(hours=2))), "2011-08-16T23:00:00.000Z"),
@@ -70,3 +73,12 @@ def test_ids_are_known_whatever_their_order_and_kind():
     assert [ids.name(place) for place in places] == given
     assert ids.find("10") is None
     assert ids.find("") is None
+
+
+def test_tags_are_texts_or_have_a_name():
+    assert tag_names("tags", [b"caf\xc3\xa9", None, {"name": "b"}, " c ", ""]) == ["café", "b", "c"]
+    assert tag_names("tags", [{"slug": "b"}]) == (
+        "not a text",
+        "'tags' is {'slug': 'b'} (dict), expected a text",
+    )
+    assert tag_names("tags", [b"\xe9"]) == ("wrong encoding", "'tags' is b'\\xe9', which is not UTF-8")

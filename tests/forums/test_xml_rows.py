@@ -110,3 +110,13 @@ def test_a_missing_file_and_a_truncated_gzip_are_named(tmp_path):
     (tmp_path / "Posts.xml").write_bytes(packed[:-20])
     with pytest.raises(DataError, match=r"Posts.xml: cannot be read after byte"):
         rows_of(tmp_path / "Posts.xml")
+
+
+@pytest.mark.parametrize("kind", ['posts SYSTEM "x.dtd"', "posts", "posts [<!ATTLIST row Id CDATA '7'>]"])
+def test_a_document_type_is_refused_as_it_could_hide_entities(tmp_path, kind):
+    path = tmp_path / "Posts.xml"
+    path.write_text(
+        f"<?xml version='1.0'?>\n<!DOCTYPE {kind}>\n<posts><row T='caf&eacute;'/></posts>", encoding="utf-8"
+    )
+    with pytest.raises(DataError, match=r"Posts.xml:2: has a document type, <!DOCTYPE> \(byte \d+\).*: refused"):
+        rows_of(path)

@@ -9,7 +9,7 @@ import torch
 
 from textsiam.evaluation.pairs import evaluate_pairs
 from textsiam.inference.encoders import ModelError
-from textsiam.inference.scratch import scratch_text_encoder
+from textsiam.inference.scratch import scratch_image_encoder, scratch_text_encoder
 from textsiam.models.asymmetric import shared_layers, sides
 from textsiam.models.ensemble import Ensemble, Regions, average_twins, open_scorer, squared_distances
 from textsiam.models.twin import Twin
@@ -293,3 +293,9 @@ def test_only_twins_of_one_kind_have_weights_to_average(twins, towers, sentences
             average_twins([twins[0], other])
     with pytest.raises(ValueError, match="at least one twin"):
         average_twins([])
+
+
+def test_twins_that_read_other_things_make_no_ensemble(towers):
+    picture = Twin(scratch_image_encoder(size=16, widths=[4], depths=[1], dim=32, device="cpu"))
+    with pytest.raises(ValueError, match="must read the same, got some for image and some for text"):
+        Ensemble([Twin(towers[0]), picture])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from textsiam.data.pairs import Pairs
+from textsiam.data.tables.errors import DataError
 from textsiam.decision.collection import CollectionDecision
 from textsiam.decision.decision import Decision, Verdict
 from textsiam.inference.encoders import ModelError
@@ -453,3 +455,28 @@ def test_chunks_have_the_gradients_of_texts_on_their_own(twin, sentences, archit
     for a, b in zip(together, alone, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     assert set(chunks[0]) == {"input_ids", "attention_mask"}  # a batch may be encoded twice
+
+
+def test_a_twin_that_has_encoded_can_be_pickled_and_copied(twin: Twin, sentences: list[str]) -> None:
+    before = twin.encode(sentences, precision="bf16")
+    for other in (pickle.loads(pickle.dumps(twin)), copy.deepcopy(twin)):
+        assert np.array_equal(other.encode(sentences, precision="bf16"), before)
+
+
+@pytest.mark.parametrize(
+    ("left", "right", "error", "message"),
+    [
+        ([0, 1], [1], ValueError, "left and right must be of one length, got 2 and 1"),
+        ([0], [-1], DataError, r"right\[0\] is -1, expected the place of one of 3 texts"),
+        ([0, 3], [1, 1], DataError, r"left\[1\] is 3"),
+        ([0.5], [1], DataError, r"left\[0\] is 0.5"),
+    ],
+)
+def test_places_of_no_text_are_refused(twin, sentences, left, right, error, message) -> None:
+    with pytest.raises(error, match=message):
+        twin.pair_similarity(sentences[:3], np.array(left), np.array(right))
+
+
+def test_a_stream_of_letters_is_no_stream_of_texts(twin: Twin) -> None:
+    with pytest.raises(TypeError, match="got one str"):
+        next(twin.encode_stream("abc"))

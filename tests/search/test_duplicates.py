@@ -309,3 +309,20 @@ def test_the_domain_of_the_texts_is_compared_without_encoding_them_again(monkeyp
     found = find_duplicates(twin, [*texts, *texts[:9]], threshold=0.99)
     assert found.shift == shift
     assert encoded == [len(texts)]
+
+
+def test_places_are_places_whatever_the_index_of_a_series_says(twin: Twin, sentences: list[str]) -> None:
+    pandas = pytest.importorskip("pandas")
+    texts = [*sentences[:4], *sentences[:4]]
+    ids = [f"id {k}" for k in range(8)]
+    frame = pandas.DataFrame({"id": ids, "text": texts}, index=[5, 1, 7, 3, 0, 2, 6, 4])
+    found = find_duplicates(twin, frame.text, threshold=0.999)
+    assert found.to_pandas(frame.text, frame.id).equals(found.to_pandas(texts, ids))
+    assert (found.to_pandas(texts, ids).question1 == found.to_pandas(texts, ids).question2).all()
+    with pytest.raises(ValueError, match="ids: 7 were given, the pairs are of 8 texts at least"):
+        found.to_dataset(texts, ids[:7])
+
+
+def test_a_threshold_is_a_number(twin: Twin, sentences: list[str]) -> None:
+    with pytest.raises(ValueError, match="threshold must be a number, got nan"):
+        find_duplicates(twin, sentences, threshold=float("nan"))

@@ -96,8 +96,8 @@ def flag(
         raise typer.BadParameter(f"--limit must be >= 0, got {limit}")
     apart = labels is None and not approximate and output is not None and _holds_files(questions)
     partitions = _partitions_folder(output, work, ray, approximate=approximate, apart=apart)
-    check_output(output)
-    check_output(report, (".html", ".htm"))
+    check_output(output, inputs=(*questions, labels))
+    check_output(report, (".html", ".htm"), inputs=(*questions, labels))
     options = {"id_column": id_column, "on_bad_row": on_bad_row, "quoted": quoted}
     with _texts_folder(partitions, keep=partitions == work) as store:
         read = read_texts(one_or_all(questions), column=column, store=store, **options)
@@ -122,8 +122,9 @@ def flag(
                 tell_read(read.report)
             told = Told(shift=found.shift, picked=threshold is None and twin.collection is None)
             if twin.collection is None and (prior is not None or told.shift is None):
-                every = _pairs_looked_at(found, len(read), expand_exact=expand_exact)
-                found, told.estimate = estimated(found, decision, every, prior)
+                copies = 0 if expand_exact else found.copies
+                every = math.comb(len(read) - copies, 2)
+                found, told.estimate = estimated(found, decision, every, prior, copies)
             told.certificate = certified(twin, read, decision, found)
         places = Places(output, report)
         tell_found(found, read, told, model, decision, places, expand_exact=expand_exact, limit=limit, unread=unread,
@@ -146,10 +147,6 @@ def _texts_folder(partitions: Path | None, *, keep: bool) -> Iterator[Path | Non
             raise
     if not keep:
         shutil.rmtree(partitions)  # all that it was for is in the output
-
-
-def _pairs_looked_at(found: Duplicates, texts: int, *, expand_exact: bool) -> int:
-    return math.comb(texts, 2) if expand_exact else math.comb(texts - found.copies, 2) + found.copies
 
 
 def _job(model: str, folder: Path, address: str | None, on_bad_row: OnBadRow, *, files: bool) -> JobConfig:
@@ -229,7 +226,7 @@ def encode(
     """Encode the texts of a file into vectors of length 1: a .npy file that can be mapped into memory."""
     from textsiam.sources import read_texts
 
-    check_output(output, (".npy",))
+    check_output(output, (".npy",), inputs=texts)
     read = read_texts(one_or_all(texts), column=column, on_bad_row=on_bad_row, quoted=quoted)
     tell_read(read.report)
     twin = open_twin(model, sides=side is not None)
@@ -266,7 +263,7 @@ def match(
     """Find the most similar documents of each query."""
     from textsiam.sources import read_texts
 
-    check_output(output)
+    check_output(output, inputs=(*queries, *documents))
     options = {"on_bad_row": on_bad_row, "quoted": quoted}
     asked, library = (read_texts(one_or_all(source), **options) for source in (queries, documents))
     tell_read(asked.report, library.report)

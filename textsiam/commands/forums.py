@@ -37,6 +37,7 @@ def stackexchange(
     """Import a dump of Stack Exchange: its questions, and the links "duplicate" and "related" between them."""
     from textsiam.forums.stackexchange import import_stackexchange
 
+    _check_apart(output, dump)
     with progress_bars(("importing", "MB")) as (megabytes,):
         found = import_stackexchange(
             dump, output, text=text, site=site, on_bad_row=on_bad_row,
@@ -57,6 +58,7 @@ def discourse(
     """Import topics of Discourse, as its API or its data explorer gives them."""
     from textsiam.forums.discourse import import_discourse
 
+    _check_apart(output, export)
     with progress_bars(("importing", "kB")) as (kilobytes,):
         found = import_discourse(
             export, output, text=text, site=site, on_bad_row=on_bad_row,
@@ -82,6 +84,7 @@ def table(
     """Import any table, a question a row."""
     from textsiam.forums.table import import_table
 
+    _check_apart(output, file, links)
     with progress_bars(("importing", "rows")) as (rows,):
         found = import_table(file, output, text=text, links=links, on_bad_row=on_bad_row, quoted=quoted, progress=rows)
     _report(found, output, as_json)
@@ -95,6 +98,13 @@ def sample(output: Output, as_json: Json = False) -> None:
     with progress_bars(("importing", "rows")) as (rows,):
         found = import_sample(output, progress=rows)
     _report(found, output, as_json)
+
+
+def _check_apart(output: Path, *inputs: str | Path | None) -> None:
+    """Refuse to replace a folder by what is read in it."""
+    for each in inputs:
+        if each is not None and Path(each).exists() and Path(each).resolve().is_relative_to(output.resolve()):
+            raise typer.BadParameter(f"{each} lies in --output {output}, which is replaced: name another folder")
 
 
 def _report(found: dict[str, Any], output: Path, as_json: bool) -> None:

@@ -79,7 +79,7 @@ def mine(
     from textsiam.sources import read_pairs
     from textsiam.training.settings import Mining
 
-    check_output(output)
+    check_output(output, inputs=(*pairs, *(known or ())))
     wanted = Mining(category, negatives, margin, rank_from, rank_to, positive_share, max_similarity, check_above)
     options = {"columns": named_columns(column), "on_bad_row": on_bad_row, "quoted": quoted}
     read, *others = (read_pairs(source, **options) for source in (one_or_all(pairs), *(known or ())))

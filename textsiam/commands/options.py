@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 from warnings import catch_warnings, simplefilter
@@ -121,22 +121,32 @@ def as_typed(*words: str, **options: object) -> str:
 
 
 def refuse_foreign(output: Path) -> None:
-    """Refuse a folder that no twin was saved in, before there is any work to lose."""
+    """Refuse a folder that no twin was saved in, or that holds more than that, before there is any work to lose."""
     if output.is_file() or (output.is_dir() and any(output.iterdir()) and not (output / "textsiam.json").exists()):
         raise typer.BadParameter(f"--output {output} is there already, and is no saved twin")
+    from textsiam.models.folder import own_names
+    from textsiam.saving import foreign
+
+    own = own_names(output)
+    if own is not None and (name := foreign(output, own)) is not None:
+        raise typer.BadParameter(f"--output {output} holds {name!r}, which would be lost: move it away first")
 
 
-def check_output(path: Path | None, *endings: Sequence[str]) -> None:
-    """Refuse a file to write whose ending says something else than what is written, before there is any work.
+def check_output(path: Path | None, *endings: Sequence[str], inputs: Iterable[str | Path | None] = ()) -> None:
+    """Refuse a file to write whose ending says something else than what is written, or that is read, before any work.
 
     Args:
         path: The file; None is none.
         endings: Those that it may have; of a table by default.
+        inputs: What the command reads: files, or anything else that a source can be.
     """
-    if path is not None:
-        from textsiam.data.tables.writers import checked_ending
+    if path is None:
+        return
+    from textsiam.data.tables.writers import checked_ending
 
-        checked_ending(path, *endings)
+    checked_ending(path, *endings)
+    if path.is_file() and any(each is not None and Path(each).is_file() and path.samefile(each) for each in inputs):
+        raise typer.BadParameter(f"{path} is read and would be overwritten: name another file to write")
 
 
 def tell_shift(shift: DomainShift | None) -> dict[str, Any] | None:

@@ -58,7 +58,7 @@ def score(
         raise typer.BadParameter("give two texts, or --pairs FILE")
     if texts and len(texts) != 2:
         raise typer.BadParameter(f"expected two texts, got {len(texts)}")
-    check_output(output)
+    check_output(output, inputs=pairs or ())
     from textsiam.data.pairs import Pairs
     from textsiam.sources import read_pairs
 

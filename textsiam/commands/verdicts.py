@@ -68,7 +68,7 @@ def pure_of(session: Session, found: Duplicates) -> PureClusters:
 
 
 def estimated(
-    found: Duplicates, decision: Decision | None, pairs: int, prior: float | None
+    found: Duplicates, decision: Decision | None, pairs: int, prior: float | None, copies: int
 ) -> tuple[Duplicates, CollectionEstimate | None]:
     """Return what was found with probabilities for a collection, where the decision knows picked pairs only."""
     from textsiam.decision.estimate import estimate_collection
@@ -77,7 +77,7 @@ def estimated(
     if decision is None:
         return found, None
     scores = Blocks(lambda: (block[2] for block in found.blocks()))
-    estimate = estimate_collection(decision, scores, pairs=pairs, prior=prior)
+    estimate = estimate_collection(decision, scores, pairs=pairs, prior=prior, copies=copies)
     return (found if estimate is None else found.with_probability(estimate.probability)), estimate
 
 

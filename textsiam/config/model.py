@@ -155,6 +155,8 @@ def check_model(config: ModelConfig, *, modality: Modality | None = None) -> Non
     ways = (*SCRATCH.values(), "builder")
     if len(given := [f"model.{way}" for way in ways if getattr(config, way) is not None]) > 1:
         raise ConfigError(f"{' and '.join(given)} each build the left tower: give one of them")
+    if config.scratch is not None:
+        _check_scratch(config, config.scratch)
     for name in (None if given else config.left, config.right):
         if name is not None:
             resolve(name)
@@ -167,6 +169,20 @@ def check_model(config: ModelConfig, *, modality: Modality | None = None) -> Non
     for reads, way in SCRATCH.items():
         if modality not in (None, reads) and getattr(config, way) is not None and reads != "text":
             raise ConfigError(f"model.{way}: reads {NOUNS[reads]}, but data.train holds none")
+
+
+def _check_scratch(config: ModelConfig, scratch: ScratchConfig) -> None:
+    for name, value in asdict(scratch).items():
+        if value < 1:
+            raise ConfigError(f"model.scratch.{name} must be >= 1, got {value}")
+    if scratch.hidden % scratch.heads:
+        raise ConfigError(f"model.scratch.hidden must be a multiple of heads, got {scratch.hidden} and {scratch.heads}")
+    if config.pooling not in (None, "mean"):
+        raise ConfigError(f"model.pooling: a tower from scratch has mean pooling, got {config.pooling!r}")
+    if config.max_tokens is not None and config.max_tokens < 3:
+        raise ConfigError(f"model.max_tokens must be >= 3 (two are special), got {config.max_tokens}")
+    if config.image_size is not None:
+        raise ConfigError("model.image_size: model.scratch reads texts")
 
 
 def build_twin(config: ModelConfig, train: Pairs, *, device: str | None = None, seed: int = 0) -> Twin:
@@ -237,7 +253,9 @@ def _from_scratch(config: ModelConfig, train: Pairs, **options: Any) -> Sentence
     if config.scratch_sound is not None:
         return scratch_sound_encoder(**asdict(config.scratch_sound), **options)
     size = asdict(config.scratch or ScratchConfig())
-    return scratch_text_encoder(train.texts, **size, max_tokens=config.max_tokens or 128, **options)
+    return scratch_text_encoder(
+        train.texts, **size, max_tokens=128 if config.max_tokens is None else config.max_tokens, **options
+    )
 
 
 def build_head(config: HeadConfig, dim: int, *, seed: int = 0) -> Head:

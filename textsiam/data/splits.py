@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -202,7 +203,7 @@ class _Graph:
 
 def content_key(text: str, seed: int) -> bytes:
     """Give 8 bytes that put a text, or the name of a class, at a random place of an order drawn from `seed`."""
-    salt = seed.to_bytes(16, "little", signed=True)
+    salt = operator.index(seed).to_bytes(16, "little", signed=True)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8, salt=salt).digest()
 
 

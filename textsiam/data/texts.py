@@ -35,7 +35,7 @@ from textsiam.data.tables.labels import is_missing, shown
 from textsiam.data.tables.readers import Opening, open_parts, source_name
 from textsiam.data.tables.rows import Cell, FileCells, cell_reader
 
-_FLOAT = re.compile(r"-?\d+\.0")
+WHOLE_ID = re.compile(r"-?\d+\.0")  # where all ids are such, they are whole numbers
 
 
 @dataclass(frozen=True)
@@ -132,6 +132,7 @@ class _Found(dict[str, str]):
         self.several = several
         self.parts: list[str] = []
         self.within: list[tuple[BadRows, str]] = []
+        self._rows: dict[str, int] = {}  # of the ids, once one is repeated
         self.lines = array("q")  # in the order of the ids; the part is above the lowest 40 bits
         self.given, self.whole = False, True
         self.distinct: set[str] = set()
@@ -145,7 +146,9 @@ class _Found(dict[str, str]):
         self.lines.append((len(self.parts) - 1) << 40 | line)
 
     def place(self, key: str) -> str:
-        return self.place_of(list(self).index(key))
+        if key not in self._rows:
+            self._rows = {each: row for row, each in enumerate(self)}
+        return self.place_of(self._rows[key])
 
     def place_of(self, row: int) -> str:
         part, line = self.line_of(row)
@@ -221,12 +224,12 @@ def _read_with_ids(
         if isinstance(text, tuple):
             bad(where, *text)
             continue
-        key = _id(ids[0]) if ids else ""
+        key = checked_id(ids[0]) if ids else ""
         if key is None:
             bad(where, "bad id", f"{id_name!r} is {shown(ids[0])} ({type(ids[0]).__name__}), expected an id")
             continue
         if key:
-            found.given, found.whole = True, found.whole and _FLOAT.fullmatch(key) is not None
+            found.given, found.whole = True, found.whole and WHOLE_ID.fullmatch(key) is not None
         else:
             missing += 1
             key = str(line) if id_name is None else f"{unit}{line}"
@@ -246,7 +249,7 @@ def _repeated(key: str, place: str) -> tuple[str, str]:
     return "repeated id", f"id {key!r} is taken already, by {place}"
 
 
-def _id(value: object) -> str | None:
+def checked_id(value: object) -> str | None:
     """Give an id as a string: "" where there is none, None where this cannot be one."""
     if is_missing(value) and not isinstance(value, str):
         return ""

@@ -47,7 +47,7 @@ class CollectionEstimate:
 
 
 def estimate_collection(
-    decision: Decision, found: Iterable[ArrayLike], *, pairs: int, prior: float | None = None
+    decision: Decision, found: Iterable[ArrayLike], *, pairs: int, prior: float | None = None, copies: int = 0
 ) -> CollectionEstimate | None:
     """Estimate which of the pairs that a search found are duplicates, from the scores alone.
 
@@ -61,9 +61,10 @@ def estimate_collection(
         found: Scores of all pairs of the collection above some threshold, in blocks; looked through twice.
         pairs: How many pairs the collection has.
         prior: Share of duplicates among all of them.
+        copies: How many of the pairs found are of equal texts: they score highest, and tell nothing of the others.
 
     Returns:
-        The estimate; None where nothing was found, or no known duplicate scores as high.
+        The estimate; None where nothing but copies was found, or no known duplicate scores as high.
 
     Raises:
         ValueError: The prior is not between 0 and 1.
@@ -78,6 +79,10 @@ def estimate_collection(
     count = np.zeros(edges.size + 1)
     for block in found:
         count += np.bincount(np.searchsorted(edges, finite_scores(block), side="right"), minlength=edges.size + 1)
+    top = np.flatnonzero(count)[-1]
+    count[top] -= min(copies, count[top])
+    if not count.any():
+        return None
     share = np.bincount(np.searchsorted(edges, above, side="right"), minlength=edges.size + 1) / known.size
     if given is None:
         reached, recall = count[::-1].cumsum()[::-1], share[::-1].cumsum()[::-1]
@@ -86,7 +91,7 @@ def estimate_collection(
     filled = count > 0
     right, fitted = given * pairs * share[filled] / count[filled], np.zeros(edges.size + 1)
     fitted[filled] = np.minimum(rising(right, count[filled]), 1.0)
-    return CollectionEstimate(given, edges, fitted)
+    return CollectionEstimate(given, edges, np.maximum.accumulate(fitted))
 
 
 def rising(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,16 +14,35 @@ from urllib.parse import urlsplit
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.lines import open_plain
 from textsiam.data.tables.readers import open_table
+from textsiam.data.tables.rows import Problem
+from textsiam.data.texts import WHOLE_ID, checked_id
 from textsiam.forums.markup import html_to_text
-from textsiam.forums.questions import KINDS, SOURCE_COLUMNS, Question, integer, shown, text_template, utc
+from textsiam.forums.questions import (
+    KINDS,
+    SOURCE_COLUMNS,
+    WHOLE_IDS,
+    Question,
+    cell,
+    integer,
+    shown,
+    split_tags,
+    storable,
+    tag_names,
+    text_template,
+    utc,
+)
 from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 
 _ENDINGS = (".json", ".jsonl", ".csv", ".tsv")
 _TOPIC = re.compile(r"/t/(?:[^/]*[^/\d][^/]*/)?(\d+)(?:/\d+)?/?")
-_DUPLICATE_OF = re.compile(r'\b(?:duplicate|dupe)\s+of\b(?:[\s:]|<(?!a\s)[^>]*>)*<a\s[^>]*?\bhref="([^"]+)"', re.I)
+_DUPLICATE_OF = re.compile(r'\b(?:duplicate|dupe)\s+of\b(?:[\s:]|<(?!a\s)[^<>]*>)*<a\s[^<>]*?\bhref="([^"]+)"', re.I)
 
 Record = dict[str, Any]
 _ENDS = {("topic_id", "link_topic_id"): "related", ("id1", "id2"): "duplicate"}  # of links in a table
+_COLUMNS = (
+    *("topic_id", "id", "link_topic_id", "id1", "id2", "kind", "title", "topic_title", "cooked", "raw", "tags", "url"),
+    *("created_at", "like_count", "post_number", "deleted_at", "archetype", "closed", "moderator", "admin", "staff"),
+)  # of a table; others are not looked at
 
 
 def import_discourse(
@@ -92,27 +112,25 @@ class _Topics:
         if ends is not None:
             self._table_link(bad, where, record, ends)
             return
-        key = shown(record.get("topic_id", record.get("id"))).strip()
+        given = record.get("topic_id", record.get("id"))
+        key = _topic_id(given)
         posts = _dicts(_inside(record, "post_stream", "posts"))
         first = next((post for post in posts if post.get("post_number") == 1), record)
         self._forum.left_out["answers"] += sum(post is not first for post in posts)
-        for reason, holds in (
-            ("answers", shown(record.get("post_number", 1)) != "1"),
-            ("deleted", bool(record.get("deleted_at"))),
-            ("private messages", record.get("archetype") == "private_message"),
-        ):
-            if holds:
-                self._forum.left_out[reason] += 1
-                return
-        for post in posts or [record]:
-            self._post_links(key, record, post)
-        title = " ".join(shown(record.get("title") or record.get("topic_title")).split())
-        if not key or not title:
-            bad(where, f"no {'title' if key else 'id'}", f"a topic without {f'title (id {key})' if key else 'an id'}")
+        reason = _left_out(record)
+        if reason in ("", "answers"):  # a reply may say of what its topic is a duplicate
+            for post in posts or [record]:
+                self._post_links(key, record, post)
+        if reason:
+            self._forum.left_out[reason] += 1
             return
-        row = self._row(key, title, record, first)
+        row = self._row(key, record, first)
+        if isinstance(row, tuple):
+            bad(where, *row)
+            return
+        self._forum.changed[WHOLE_IDS] += key != checked_id(given)
         question = Question(text=make(row), **row)
-        if not question.text:
+        if not storable(question.text).strip():
             bad(where, "empty text", f"topic {key} has no text by --text")
         elif not question.body:
             self._without_post.setdefault(key, question)
@@ -126,37 +144,52 @@ class _Topics:
         for link in self._links:
             self._forum.link(*link)
 
-    def _row(self, key: str, title: str, record: Record, first: Record) -> Record:
-        tags = record.get("tags") or ()
-        if isinstance(tags, str):
-            tags = tags.split(",")
+    def _row(self, key: str, record: Record, first: Record) -> Record | Problem:
+        """Return the columns of a question; (reason, problem) where it is none."""
+        title = cell("title", record.get("title") or record.get("topic_title"))
+        tags = record.get("tags") or []
+        tags = split_tags(tags) if isinstance(tags, str) else tag_names("tags", tags)
+        if isinstance(title, tuple):
+            return title
+        if isinstance(tags, tuple):
+            return tags
+        if not storable(key):
+            return "no id", "a topic without an id"
+        if not title.strip():
+            return "no title", f"a topic without title (id {key})"
         created = record.get("created_at") or first.get("created_at")
         score = shown(record.get("like_count"))
         self._forum.changed["without a date, as it cannot be read"] += bool(created) and utc(created) is None
         return {
             "id": key,
-            "title": title,
-            "body": html_to_text(shown(first.get("cooked"))) or shown(first.get("raw")).strip(),
-            "tags": tuple(shown(tag.get("name") if isinstance(tag, dict) else tag).strip() for tag in tags),
+            "title": " ".join(title.split()),
+            "body": html_to_text(_text(first.get("cooked"))) or _text(first.get("raw")).strip(),
+            "tags": tuple(tags),
             "created": utc(created),
-            "url": f"https://{self._site}/t/{key}" if self._site else shown(record.get("url")) or None,
+            "url": f"https://{self._site}/t/{key}" if self._site else _text(record.get("url")) or None,
             "score": integer(score),
         }
 
     def _post_links(self, key: str, topic: Record, post: Record) -> None:
         """Take the links that go from a post to other topics."""
-        own = [shown(link.get("url")) for link in _dicts(post.get("link_counts"))
+        if post.get("deleted_at"):
+            return
+        own = [_text(link.get("url")) for link in _dicts(post.get("link_counts"))
                if link.get("internal") and not link.get("reflection")]  # fmt: skip
         settled = topic.get("closed") or any(post.get(role) for role in ("moderator", "admin", "staff"))
-        said = _DUPLICATE_OF.findall(shown(post.get("cooked"))) if settled else []
+        said = _DUPLICATE_OF.findall(_text(post.get("cooked"))) if settled else []
         for kind, urls in zip(KINDS, (said, own), strict=True):
             for url in urls:
-                host, target = urlsplit(url).hostname, _TOPIC.search(url)
+                target = _TOPIC.search(url)
+                try:
+                    host = urlsplit(url).hostname
+                except ValueError:  # it is no url
+                    continue
                 if target and (kind == "related" or host in (None, self._site) or url in own):
                     self._links.append((key, target[1], kind))
 
     def _table_link(self, bad: BadRows, where: object, record: Record, ends: tuple[str, str]) -> None:
-        id1, id2 = (shown(record[name]).strip() for name in ends)
+        id1, id2 = (_topic_id(record[name]) for name in ends)
         kind = shown(record.get("kind")).strip() or _ENDS[ends]
         if not (id1 and id2):
             bad(where, "no id", f"{ends[0] if not id1 else ends[1]!r} is empty, expected the id of a topic")
@@ -164,6 +197,25 @@ class _Topics:
             bad(where, "bad kind", f"'kind' is {kind[:40]!r}, expected {' or '.join(KINDS)}")
         else:
             self._links.append((id1, id2, kind))
+
+
+def _left_out(record: Record) -> str:
+    """Say why a record is no question, "" where it is one."""
+    if record.get("deleted_at"):
+        return "deleted"
+    if record.get("archetype") == "private_message":
+        return "private messages"
+    return "answers" if _topic_id(record.get("post_number", 1)) != "1" else ""
+
+
+def _topic_id(value: object) -> str:
+    """Return an id, a whole number also where a table has 1.0; "" where it is none."""
+    key = checked_id(value) or ""
+    return key.removesuffix(".0") if WHOLE_ID.fullmatch(key) else key
+
+
+def _text(value: object) -> str:
+    return value if isinstance(value, str) else ""
 
 
 def _files(export: Path) -> list[Path]:
@@ -185,8 +237,9 @@ def _records(path: Path, bad: BadRows) -> Iterator[tuple[object, Record]]:
     """Give (line, record) of whatever a file holds."""
     if _ending(path) not in (".json", ".jsonl"):
         with open_table(path, bad) as table:
-            for line, values in table.rows:
-                yield f"{table.unit}{line}", dict(zip(table.columns, values, strict=True))
+            names = [name for name in _COLUMNS if name in table.columns]
+            for line, values in table.values(names):
+                yield f"{table.unit}{line}", dict(zip(names, values, strict=True))
         return
     try:
         with open_plain(path) as stream:
@@ -212,15 +265,22 @@ def _parsed(text: bytes, line: int, bad: BadRows) -> Iterator[tuple[int, Record]
     except RecursionError:
         bad(line, "invalid JSON", "is nested too deeply")
         return
+    except ValueError:  # Python takes no number of more digits, as the time grows with their square
+        bad(line, "invalid JSON", f"holds a number of more than {sys.get_int_max_str_digits():,} digits")
+        return
     found = list(_unwrapped(document))
     if not found:
         keys = ", ".join(list(document)[:6]) if isinstance(document, dict) else type(document).__name__
         bad(line, "unknown document", f"holds no topics that are known by their keys (found {keys or 'nothing'})")
-    yield from ((line, record) for record in found)
+    for record in found:
+        if isinstance(record, str):
+            bad(line, "bad row of the data explorer", record)
+        else:
+            yield line, record
 
 
-def _unwrapped(document: Any) -> Iterator[Record]:
-    """Give the topics, posts or rows inside a document of the API or the data explorer."""
+def _unwrapped(document: Any) -> Iterator[Record | str]:
+    """Give the topics, posts or rows inside a document of the API or the data explorer, or what is wrong with a row."""
     if isinstance(document, list):
         for each in document:
             yield from _unwrapped(each)
@@ -228,11 +288,19 @@ def _unwrapped(document: Any) -> Iterator[Record]:
         rows, columns = document.get("rows"), document.get("columns")
         topics = _inside(document, "topic_list", "topics") or document.get("topics") or document.get("latest_posts")
         if isinstance(columns, list) and isinstance(rows, list):
-            yield from (dict(zip(map(str, columns), row, strict=False)) for row in rows if isinstance(row, list))
+            yield from (_explorer_row(number, row, columns) for number, row in enumerate(rows, 1))
         elif topics:
             yield from _dicts(topics)
         elif "id" in document or "topic_id" in document:
             yield document
+
+
+def _explorer_row(number: int, row: Any, columns: list[Any]) -> Record | str:
+    if not isinstance(row, list):
+        return f"row {number} is a JSON {type(row).__name__}, expected a list"
+    if len(row) != len(columns):
+        return f"row {number} has {len(row)} fields, expected {len(columns)}"
+    return dict(zip(map(str, columns), row, strict=True))
 
 
 def _inside(document: Record, *keys: str) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from html import unescape
-from html.parser import HTMLParser
 
 _INLINE = frozenset(
     ("a", "abbr", "b", "bdi", "bdo", "cite", "code", "del", "dfn", "em", "font", "i", "ins", "kbd", "mark", "q", "s",
@@ -15,24 +14,30 @@ _UNSEEN = frozenset(("script", "style", "template"))
 _ATTRIBUTES = r'(?: [a-z-]+="[^"<>]*")* ?/?>'
 _PLAIN_INLINE = re.compile(rf"</?(?:{'|'.join(sorted(_INLINE, key=len, reverse=True))}){_ATTRIBUTES}")
 _PLAIN_BLOCK = re.compile(rf"</?[a-z][a-z0-9]*{_ATTRIBUTES}")
+# Markup of any kind. Each alternative takes all that it looks at, so that the time grows with the length only: what
+# has no ">" before the next tag is text, and a comment or script without an end hides the rest, as in a browser.
+_INSIDE = r"""(?>=\s*(?>"[^"]*"|'[^']*')|[^<>])*+"""
+_MARKUP = re.compile(
+    rf"""(?P<unseen> <!--(?:-?>|.*?--!?>|.*)
+                   | <(?P<raw>script|style)(?![^\s/>]){_INSIDE}(?<!/)>(?:.*?</(?P=raw)(?=[\s/>])[^>]*+>?|.*) )
+       | <(?:[!?]|/(?![a-z]))[^>]*+>?
+       | <(?P<end>/?)(?P<tag>[a-z][^\s/<>]*+){_INSIDE}>?""",
+    re.S | re.I | re.X,
+)
+_LONG_NUMBER = re.compile(r"&#[0-9]{100,};?")  # of no character, and int() takes only so many digits
 _NOTE = re.compile(r"\s*<blockquote>\s*<p>\s*<strong>\s*Possible Duplicates?:?\s*</strong>.*?</blockquote>\s*", re.S)
 
 
 def html_to_text(html: str) -> str:
-    r"""Return what a reader of some HTML sees: a line for each block, entities resolved.
+    r"""Return what a reader of some HTML sees: a line for each block, entities resolved; whatever the HTML.
 
     Example:
         >>> html_to_text("<p>Why is <b>re</b>d &lt; blue?</p><ul><li>one</li><li>two</li></ul>")
         'Why is red < blue?\none\ntwo'
     """
     text = _PLAIN_BLOCK.sub("\n", _PLAIN_INLINE.sub("", html))
-    if "<" in text or any(f"<{name}" in html for name in _UNSEEN):
-        seen = _Seen()
-        seen.feed(html)
-        seen.close()
-        text = "".join(seen.pieces)
-    else:
-        text = unescape(text)
+    plain = "<" not in text and not any(f"<{name}" in html for name in _UNSEEN)
+    text = _resolved(text) if plain else _seen(html)
     return "\n".join(filter(None, map(str.strip, text.split("\n"))))
 
 
@@ -45,25 +50,26 @@ def without_duplicate_note(html: str) -> str:
     return html[found.end() :] if found else html
 
 
-class _Seen(HTMLParser):
-    """The text between tags, for HTML of any kind."""
+def _seen(html: str) -> str:
+    """Return the text between tags, for HTML of any kind."""
+    pieces: list[str] = []
+    templates = at = 0
+    for found in _MARKUP.finditer(html):
+        whole = found[0]
+        if found["unseen"] is None and not whole.endswith(">"):
+            continue
+        if not templates:
+            pieces.append(_resolved(html[at : found.start()]))
+        at = found.end()
+        tag = (found["raw"] or found["tag"] or "").lower()
+        if tag == "template" and not whole.endswith("/>"):
+            templates = max(templates + (-1 if found["end"] else 1), 0)
+        pieces.append("\n" if tag and tag not in _INLINE else "")
+    if not templates:
+        pieces.append(_resolved(html[at:]))
+    return "".join(pieces)
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.pieces: list[str] = []
-        self._unseen = 0
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._unseen += tag in _UNSEEN
-        self.pieces.append("" if tag in _INLINE else "\n")
-
-    def handle_endtag(self, tag: str) -> None:
-        self._unseen -= tag in _UNSEEN and self._unseen > 0
-        self.pieces.append("" if tag in _INLINE else "\n")
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.pieces.append("" if tag in _INLINE else "\n")
-
-    def handle_data(self, data: str) -> None:
-        if not self._unseen:
-            self.pieces.append(data)
+def _resolved(text: str) -> str:
+    """Return a text with what its entities stand for."""
+    return unescape(_LONG_NUMBER.sub("\ufffd", text))

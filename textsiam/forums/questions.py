@@ -7,10 +7,21 @@ import string
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, date, datetime
+from typing import Any
+
+from textsiam.data.tables.arrow import Unreadable
+from textsiam.data.tables.columns import text_problem
+from textsiam.data.tables.labels import is_missing
+from textsiam.data.tables.labels import shown as shortened
+from textsiam.data.tables.rows import Problem
+from textsiam.data.texts import checked_id
 
 KINDS = ("duplicate", "related")  # of links
+WHOLE_IDS = "whose id, such as '1.0', is read as '1'"  # counted as changed
+_IN_UTC = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{3}")
 
 
 @dataclass(frozen=True)
@@ -52,11 +63,7 @@ def text_template(template: str, columns: Iterable[str]) -> Callable[[Mapping[st
         >>> text_template("{title}. {body}", ("title", "body"))({"title": "Why red?", "body": "It was\nblue."})
         'Why red?. It was blue.'
     """
-    known = tuple(columns)
-    try:
-        parts = [(before, name, bool(form or how)) for before, name, form, how in string.Formatter().parse(template)]
-    except ValueError as error:
-        raise ValueError(f"--text {template!r}: {error}") from None
+    known, parts = tuple(columns), _parts(template)
     names = [name for _, name, _ in parts if name is not None]
     if not names:
         raise ValueError(f"--text {template!r}: names no column, expected one in braces, such as {{{known[0]}}}")
@@ -72,6 +79,67 @@ def text_template(template: str, columns: Iterable[str]) -> Callable[[Mapping[st
         return " ".join(made.split())
 
     return text
+
+
+def template_columns(template: str) -> list[str]:
+    """Return the columns that a template of texts names.
+
+    Raises:
+        ValueError: A brace is not closed.
+    """
+    return [name for _, name, _ in _parts(template) if name is not None]
+
+
+def _parts(template: str) -> list[tuple[str, str | None, bool]]:
+    """Split a template into (text before, column, whether more than its name stands in the braces)."""
+    try:
+        return [(before, name, bool(form or how)) for before, name, form, how in string.Formatter().parse(template)]
+    except ValueError as error:
+        raise ValueError(f"--text {template!r}: {error}") from None
+
+
+def cell(name: str, value: object) -> str | Problem:
+    """Return a cell as text, "" where it is missing; (reason, problem) for bytes that are no UTF-8, a dict or list."""
+    if isinstance(value, bytes):
+        with suppress(UnicodeDecodeError):
+            value = value.decode()
+    if isinstance(value, bytes | dict | list):
+        return text_problem(name, value)
+    missing = isinstance(value, Unreadable) or (is_missing(value) and not isinstance(value, str))
+    return "" if missing else str(value)
+
+
+def id_cell(name: str, value: object) -> str | Problem:
+    """Return the id that a cell holds, "" where it is missing; (reason, problem) where it cannot be one."""
+    key = checked_id(value)
+    if key is None:
+        return "bad id", f"{name!r} is {shortened(value)} ({type(value).__name__}), expected an id"
+    return key
+
+
+def tag_names(name: str, tags: object) -> list[str] | Problem:
+    """Return the tags of a list, of those that are dicts the name; (reason, problem) where one is no text."""
+    if not isinstance(tags, list):
+        return "bad tags", f"{name!r} is {shortened(tags)} ({type(tags).__name__}), expected a list"
+    found = []
+    for tag in tags:
+        text = cell(name, tag.get("name", tag) if isinstance(tag, dict) else tag)
+        if isinstance(text, tuple):
+            return text
+        found.append(text.strip())
+    return [*filter(None, found)]
+
+
+def split_tags(tags: str) -> list[str]:
+    """Return the tags of a text such as "a, b", "<a><b>", "|a|b|" or "a; b"."""
+    return [*filter(None, map(str.strip, re.split("[<>|;,]", tags)))]
+
+
+def storable(value: Any) -> Any:
+    """Return a text (or texts) without what no store takes: NUL, and half of a surrogate pair (becomes "?")."""
+    if isinstance(value, tuple):
+        return tuple(map(storable, value))
+    return value.replace("\0", "").encode("utf-8", "replace").decode() if isinstance(value, str) else value
 
 
 def shown(value: object) -> str:
@@ -91,7 +159,7 @@ def utc(moment: object) -> str | None:
     try:
         if isinstance(moment, str):
             found = datetime.fromisoformat(re.sub(" UTC$", "Z", moment.strip()))
-            if len(moment) == 23 and found.tzinfo is None and moment[10] == "T":
+            if _IN_UTC.fullmatch(moment):
                 return moment + "Z"  # as dumps have it: half the work
             moment = found
         if isinstance(moment, date) and not isinstance(moment, datetime):

@@ -14,7 +14,7 @@ from textsiam.data.tables.readers import Table, open_table
 from textsiam.data.texts import Texts, texts_found
 from textsiam.forums.questions import KINDS, shown
 
-QUESTIONS, LINKS = "questions.parquet", "duplicates.tsv"
+QUESTIONS, LINKS, PROVENANCE = "questions.parquet", "duplicates.tsv", "provenance.json"
 _FACTS = ("url", "tags", "created")  # what goes with a question to where it is shown
 
 
@@ -28,7 +28,7 @@ class Link:
 
 
 def is_forum(source: str | Path) -> bool:
-    """Tell whether this is a forum folder, as `textsiam import` writes it."""
+    """Tell whether this is a forum folder, as `textsiam import` writes it, or what is left of one."""
     return any(Path(source, name).is_file() for name in (QUESTIONS, LINKS))
 
 

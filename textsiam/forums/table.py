@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from textsiam.data.tables.columns import ID_NAMES, TEXT_NAMES, known_column, unknown_columns
 from textsiam.data.tables.errors import BadRows, OnBadRow
+from textsiam.data.tables.labels import is_missing
 from textsiam.data.tables.readers import Table, open_table
-from textsiam.forums.questions import KINDS, Question, shown, text_template, utc
+from textsiam.data.tables.rows import Problem
+from textsiam.data.texts import WHOLE_ID, checked_id
+from textsiam.forums.questions import (
+    KINDS,
+    WHOLE_IDS,
+    Question,
+    cell,
+    id_cell,
+    split_tags,
+    storable,
+    tag_names,
+    template_columns,
+    text_template,
+    utc,
+)
 from textsiam.forums.writing import ForumWriter, Progress, forum_writer
 
 _NAMES = {
@@ -36,7 +52,8 @@ def import_table(
 ) -> dict[str, Any]:
     """Write the rows of a table to a forum folder.
 
-    Columns id, title, body, tags, created, url and score are kept; without an id, the line (or row) is one.
+    Columns id, title, body, tags, created, url and score are kept; without an id, the line (or row) is one. Only these
+    and those of the text are looked at. Where all ids look like 1.0, they are whole numbers.
 
     Args:
         file: .tsv, .csv, .jsonl or .parquet, plain or .gz; or a Hub id.
@@ -74,44 +91,71 @@ def _add_questions(forum: ForumWriter, bad: BadRows, table: Table, text: str | N
         text = f"{{{known}}}"
     make = text_template(text, table.columns)
     known = {role: known_column(table.columns, names) for role, names in _NAMES.items()}
-    for line, values in table.rows:
-        row = dict(zip(table.columns, values, strict=True))
-        found = {role: name and row[name] for role, name in known.items()}
-        question = _question(found if known["id"] else {**found, "id": line}, make(row))
-        where = f"{table.unit}{line}"
-        forum.changed["whose line stands in for an id"] += not known["id"]
-        if not question.id:
+    columns = [*dict.fromkeys([*template_columns(text), *filter(None, known.values())])]
+    whole = known["id"] is not None and _all_whole(table, bad, [known["id"]])
+    for line, values in table.values(columns):
+        row, where = dict(zip(columns, values, strict=True)), f"{table.unit}{line}"
+        cells = _cells(row, known, whole)
+        if isinstance(cells, tuple):
+            bad(where, *cells)
+            continue
+        found = {role: cells.get(name or "", "") for role, name in known.items()}
+        moment = row.get(known["created"] or "")
+        created = utc(found["created"] if isinstance(moment, bytes) else moment)
+        question = _question(found if known["id"] else {**found, "id": str(line)}, make(cells), created)
+        if not storable(question.id):
             bad(where, "no id", f"{known['id']!r} is empty, expected an id")
-        elif not question.text:
+        elif not storable(question.text).strip():
             bad(where, "empty text", f"question {question.id!r} has no text by --text {text!r}")
         elif not forum.add(question):
             bad(where, "repeated id", f"id {question.id!r} is taken already, by an earlier row")
-        elif known["created"] and question.created is None:
-            forum.changed["without a date, as it cannot be read"] += bool(shown(row[known["created"]]))
+        else:
+            forum.changed["whose line stands in for an id"] += not known["id"]
+            forum.changed[WHOLE_IDS] += whole
+            forum.changed["without a date, as it cannot be read"] += created is None and not is_missing(moment)
         if progress is not None and line % 1000 == 0:
             progress(line, line)
     return text
 
 
-def _question(row: dict[str, Any], text: str) -> Question:
-    tags = row["tags"]
-    score = shown(row["score"]).strip()
+def _all_whole(table: Table, bad: BadRows, names: Sequence[str]) -> bool:
+    """Tell whether all ids look like 1.0: reads the table once more where they do, else down to the first other."""
+    keys = (checked_id(value) for _, values in table.values(names) for value in values)
+    given = (key or "" for key in keys if key != "")
+    first = next(given, "")
+    whole = all(map(WHOLE_ID.fullmatch, chain([first], given)))
+    bad.forget()
+    return whole
+
+
+def _cells(
+    row: Mapping[str, object], known: Mapping[str, str | None], whole: bool
+) -> dict[str, str | list[str]] | Problem:
+    """Return the cells of a row as texts, tags also as a list; (reason, problem) of the first that is none."""
+    cells: dict[str, str | list[str]] = {}
+    for name, value in row.items():
+        if name == known["id"]:
+            found = id_cell(name, value)
+        else:
+            found = (tag_names if name == known["tags"] and isinstance(value, list) else cell)(name, value)
+        if isinstance(found, tuple):
+            return found
+        cells[name] = found.removesuffix(".0") if whole and name == known["id"] and isinstance(found, str) else found
+    return cells
+
+
+def _question(row: Mapping[str, Any], text: str, created: str | None) -> Question:
+    tags, score = row["tags"], row["score"].strip()
     return Question(
-        id=shown(row["id"]).strip(),
+        id=row["id"],
         text=text,
-        title=" ".join(shown(row["title"]).split()),
-        body=shown(row["body"]).strip(),
-        tags=tuple(map(str, tags)) if isinstance(tags, Sequence) and not isinstance(tags, str) else _split(shown(tags)),
-        created=utc(row["created"]),
-        url=shown(row["url"]).strip() or None,
+        title=" ".join(row["title"].split()),
+        body=row["body"].strip(),
+        tags=tuple(tags if isinstance(tags, list) else split_tags(tags)),
+        created=created,
+        url=row["url"].strip() or None,
         score=int(float(score)) if _whole(score) else None,
     )
-
-
-def _split(tags: str) -> tuple[str, ...]:
-    for mark in "<>|;":
-        tags = tags.replace(mark, ",")
-    return tuple(filter(None, map(str.strip, tags.split(","))))
 
 
 def _whole(score: str) -> bool:
@@ -125,15 +169,26 @@ def _add_links(forum: ForumWriter, bad: BadRows, table: Table) -> None:
     ends = next((each for each in _ENDS if set(each) <= set(table.columns)), None)
     if ends is None:
         raise unknown_columns(table.name, table.columns, "the ends of a link", "id1, id2[, kind]", "a header")
-    places = [table.columns.index(name) for name in ends]
-    kind_at = table.columns.index("kind") if "kind" in table.columns else None
-    for line, values in table.rows:
-        kind = KINDS[0] if kind_at is None else shown(values[kind_at]).strip()
-        id1, id2 = (shown(values[at]).strip() for at in places)
-        where = f"{table.unit}{line}"
-        if kind not in KINDS:
-            bad(where, "bad kind", f"'kind' is {kind[:40]!r}, expected {' or '.join(KINDS)}")
-        elif not (id1 and id2):
-            bad(where, "no id", f"{ends[0] if not id1 else ends[1]!r} is empty, expected an id")
-        else:
-            forum.link(id1, id2, kind)
+    whole = _all_whole(table, bad, ends)
+    columns = [*ends, *(["kind"] if "kind" in table.columns else [])]
+    for line, values in table.values(columns):
+        problem = _link(forum, dict(zip(columns, values, strict=True)), ends, whole)
+        if problem is not None:
+            bad(f"{table.unit}{line}", *problem)
+
+
+def _link(forum: ForumWriter, row: Mapping[str, object], ends: tuple[str, str], whole: bool) -> Problem | None:
+    """Take the link of a row; returns (reason, problem) where it is none."""
+    id1, id2, kind = id_cell(ends[0], row[ends[0]]), id_cell(ends[1], row[ends[1]]), cell("kind", row.get("kind"))
+    if isinstance(id1, tuple) or isinstance(id2, tuple) or isinstance(kind, tuple):
+        return next(each for each in (kind, id1, id2) if isinstance(each, tuple))
+    kind = kind.strip() if "kind" in row else KINDS[0]
+    if kind not in KINDS:
+        return "bad kind", f"'kind' is {kind[:40]!r}, expected {' or '.join(KINDS)}"
+    if not (id1 and id2):
+        return "no id", f"{ends[0] if not id1 else ends[1]!r} is empty, expected an id"
+    if whole:
+        id1, id2 = id1.removesuffix(".0"), id2.removesuffix(".0")
+        forum.changed["links whose ids, such as '1.0', are read as '1'"] += 1
+    forum.link(id1, id2, kind)
+    return None

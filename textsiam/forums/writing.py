@@ -17,8 +17,8 @@ import numpy as np
 
 from textsiam.data.tables.errors import BadRows, DataError, OnBadRow
 from textsiam.data.tables.writers import write_table
-from textsiam.forums.questions import COLUMNS, KINDS, Question, QuestionIds, shown
-from textsiam.forums.reading import LINKS, QUESTIONS, is_forum
+from textsiam.forums.questions import COLUMNS, KINDS, Question, QuestionIds, shown, storable
+from textsiam.forums.reading import LINKS, PROVENANCE, QUESTIONS, is_forum
 from textsiam.saving import whole_folder
 
 Progress = Callable[[int, int], None]  # called with the bytes done and the bytes in all
@@ -54,12 +54,14 @@ class ForumWriter:
 
     def add(self, question: Question) -> bool:
         """Write a question; says False where its id is taken, and leaves it out."""
-        if not self.ids.add(question.id):
-            return False
-        values = tuple(getattr(question, name) for name in COLUMNS)
-        packed = "\0".join(map(shown, values)).encode("utf-8", "surrogatepass")
+        values = given = tuple(getattr(question, name) for name in COLUMNS)
+        packed = _packed(values)
         if packed.count(b"\0") >= len(COLUMNS) or b"\xed" in packed:
-            values = tuple(map(_storable, values))
+            values = tuple(map(storable, values))
+            packed = _packed(values)
+        if not self.ids.add(values[0]):
+            return False
+        self.changed["without characters that cannot be stored"] += values != given
         self._digest.update(packed + b"\0")
         self._pending.append(values)
         self._size += len(packed)
@@ -69,7 +71,7 @@ class ForumWriter:
 
     def link(self, id1: str, id2: str, kind: str) -> None:
         """Take a link between questions that are there; one to another question is counted and left out."""
-        ends = self.ids.find(id1), self.ids.find(id2)
+        ends = self.ids.find(storable(id1)), self.ids.find(storable(id2))
         if ends[0] is None or ends[1] is None:
             self.left_out["links to questions that are not there"] += 1
             return
@@ -109,8 +111,9 @@ class ForumWriter:
             "digest": self._digest.hexdigest(),
             "versions": {"python": platform.python_version(), **versions},
         }
+        # A file name that is not UTF-8 holds halves of characters: written as \\udce9, which JSON reads back.
         text = json.dumps(provenance, indent=2, ensure_ascii=False) + "\n"
-        (self._folder / "provenance.json").write_text(text, encoding="utf-8")
+        (self._folder / PROVENANCE).write_text(text, encoding="utf-8", errors="backslashreplace")
         return provenance
 
     def close(self) -> None:
@@ -152,7 +155,7 @@ def forum_writer(output: str | Path, on_bad_row: OnBadRow) -> Iterator[ForumWrit
     output = Path(output)
     if output.exists() and not is_forum(output) and (not output.is_dir() or any(output.iterdir())):
         raise DataError(f"{output}: is there already and is no forum folder; name another --output")
-    with whole_folder(output) as folder:
+    with whole_folder(output, (QUESTIONS, LINKS, PROVENANCE)) as folder:
         writer = ForumWriter(folder, on_bad_row)
         try:
             yield writer
@@ -160,8 +163,5 @@ def forum_writer(output: str | Path, on_bad_row: OnBadRow) -> Iterator[ForumWrit
             writer.close()
 
 
-def _storable(value: Any) -> Any:
-    """Return a text without what no store takes: NUL, and half of a surrogate pair (becomes "?")."""
-    if isinstance(value, tuple):
-        return tuple(map(_storable, value))
-    return value.replace("\0", "").encode("utf-8", "replace").decode() if isinstance(value, str) else value
+def _packed(values: tuple[Any, ...]) -> bytes:
+    return "\0".join(map(shown, values)).encode("utf-8", "surrogatepass")

@@ -1,4 +1,4 @@
-"""The rows of a large XML file, one after the other, in bounded memory; entities are refused."""
+"""The rows of a large XML file, one after the other, in bounded memory; a DOCTYPE and its entities are refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def xml_rows(
     """Give the line and the attributes of each `<row>` of a file.
 
     The encoding is that of the byte-order mark or the XML declaration: UTF-8, UTF-16 or any of one byte a character.
-    Every entity declaration is refused, so no entity can grow or fetch anything.
+    Every document type is refused, so no entity can grow or fetch anything, or be left out unseen.
 
     Args:
         path: The file, plain or gzipped.
@@ -29,8 +29,8 @@ def xml_rows(
         read: Called with the number of bytes of each piece read (unpacked, where the file is gzipped).
 
     Raises:
-        DataError: The file is no such XML, is damaged, ends in the middle, declares an entity or has a row longer than
-            64 MiB; with line and byte.
+        DataError: The file is no such XML, is damaged, ends in the middle, has a DOCTYPE or a row longer than 64 MiB;
+            with line and byte.
     """
     rows: list[tuple[int, dict[str, str]]] = []
     parser = expat.ParserCreate()
@@ -49,10 +49,17 @@ def xml_rows(
             "no dump does, and entities can fill the memory: refused"
         )
 
+    def document_type() -> NoReturn:
+        raise DataError(
+            f"{path}:{parser.CurrentLineNumber}: has a document type, <!DOCTYPE> (byte {parser.CurrentByteIndex:,}); "
+            "no dump has, and entities of another file would be missing: refused"
+        )
+
     opened: list[str] = []
     expected = f"<row> inside <{root}>"
     parser.StartElementHandler = start
     parser.EntityDeclHandler = entity
+    parser.EndDoctypeDeclHandler = document_type  # at its end, so that an entity in it is named
     done = unfinished = 0
     for piece in _pieces(path):
         _feed(parser, path, piece, done)

@@ -138,6 +138,8 @@ def encode_stream(
     Raises:
         TypeError: An input is not a string; the message names its position.
     """
+    if isinstance(texts, str):
+        raise TypeError("expected any number of inputs, got one str: write encode_stream([text])")
     if block < 1:
         raise ValueError(f"block must be >= 1, got {block}")
     places: list[list[int]] = []  # of the blocks that were read and not yet encoded, where each text's vector stands

@@ -11,6 +11,8 @@ import numpy as np
 
 from textsiam.data.tables.errors import BadRows, DataError
 from textsiam.data.tables.readers import open_table
+from textsiam.data.texts import WHOLE_ID
+from textsiam.forums.questions import id_cell
 from textsiam.labelling.candidates import Candidates
 
 _COLUMNS = ("id1", "id2")
@@ -72,6 +74,8 @@ class Flagged:
 def read_flagged(source: str | Path) -> Flagged:
     """Read flagged pairs: .tsv, .csv, .jsonl or .parquet with the columns id1 and id2.
 
+    Where all ids look like 1.0, as a table has them once one was missing, they are whole numbers.
+
     Raises:
         DataError: The file cannot be read, lacks a column or pairs, or a pair is one question twice.
     """
@@ -82,20 +86,26 @@ def read_flagged(source: str | Path) -> Flagged:
             if name not in table.columns:
                 shown = ", ".join(map(repr, table.columns[:12]))
                 raise DataError(f"{source}: has no column {name!r}, found {shown}; flagged pairs are id1 and id2")
-        places = [table.columns.index(name) for name in _COLUMNS]
-        texts = next(
-            ([table.columns.index(n) for n in names] for names in _TEXTS if {*names} <= {*table.columns}), None
-        )
-        for line, values in table.rows:
-            pair = tuple("" if values[place] is None else str(values[place]) for place in places)
+        texts = next((names for names in _TEXTS if {*names} <= {*table.columns}), ())
+        for line, (id1, id2, *held) in table.values([*_COLUMNS, *texts]):
+            pair = _id(source, line, "id1", id1), _id(source, line, "id2", id2)
             if not all(pair) or pair[0] == pair[1]:
                 what = "a question is missing" if not all(pair) else "both are the same question"
                 raise DataError(f"{source}:{line}: id1 is {pair[0]!r} and id2 is {pair[1]!r}: {what}")
-            if frozenset(pair) not in found and texts and values[texts[0]] == values[texts[1]]:
+            if frozenset(pair) not in found and held and held[0] == held[1]:
                 copies.append(len(found))
-            found.setdefault(frozenset(pair), ((pair[0], pair[1]), line))
+            found.setdefault(frozenset(pair), (pair, line))
             rows += 1
     if not found:
         raise DataError(f"{source}: holds no pairs")
     pairs, lines = zip(*found.values(), strict=True)
+    if all(WHOLE_ID.fullmatch(key) for pair in pairs for key in pair):
+        pairs = [(a.removesuffix(".0"), b.removesuffix(".0")) for a, b in pairs]
     return Flagged(str(source), list(pairs), list(lines), rows - len(found), copies)
+
+
+def _id(source: str | Path, line: int, name: str, value: object) -> str:
+    key = id_cell(name, value)
+    if isinstance(key, tuple):
+        raise DataError(f"{source}:{line}: {key[1]}")
+    return key

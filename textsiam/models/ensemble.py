@@ -25,7 +25,7 @@ from textsiam.inference.fast.fast_tower import Precision
 from textsiam.inference.opening import saved_on_hub
 from textsiam.inference.tokens import tokenizer_rules
 from textsiam.models.card import model_card
-from textsiam.models.folder import head_arrays, restored_head
+from textsiam.models.folder import head_arrays, own_names, restored_head, write_facts
 from textsiam.models.learned import Head
 from textsiam.models.scorer import Scorer
 from textsiam.models.twin import Twin
@@ -119,6 +119,10 @@ class Ensemble(Scorer):
             raise ValueError("an ensemble needs at least one twin")
         if len(names := sorted({twin.distance.name for twin in twins})) > 1:
             raise ValueError(f"the twins of an ensemble must score by one distance, got {', '.join(names)}")
+        if len(kinds := sorted({inputs_of(twin.left).modality for twin in twins})) > 1:
+            raise ValueError(
+                f"the twins of an ensemble must read the same, got some for {' and some for '.join(kinds)}"
+            )
         for what in ("head", "reranker"):
             if any(getattr(twin, what) is not None for twin in twins):
                 raise ValueError(f"the twins of an ensemble score by their distance, but one of them has a {what}")
@@ -228,17 +232,17 @@ class Ensemble(Scorer):
         if self.regions is not None:
             arrays["centroids"] = self.regions.centroids
         arrays |= head_arrays(self.head)
-        with whole_folder(path) as folder:
+        with whole_folder(path, own_names(path)) as folder:
             for place, twin in zip(places, self.twins, strict=True):
                 twin.save_pretrained(folder / place)
             if self.regions is not None:
                 self.regions.base.save_pretrained(folder / "base")
-            (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             if arrays:
                 save_file(arrays, folder / _ARRAYS)
             kind = inputs_of(self.tower()).modality
             card = model_card(self.provenance, self.decision, name or Path(path).name, modality=kind, ensemble=True)
             (folder / "README.md").write_text(card, encoding="utf-8")
+            write_facts(folder / _FILE, facts)
         return Path(path)
 
     @classmethod

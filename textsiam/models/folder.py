@@ -130,20 +130,42 @@ def write_twin(parts: Parts, path: str | Path, name: str | None = None) -> None:
         "provenance": parts.provenance,
     }
     arrays |= head_arrays(parts.head)
-    with whole_folder(path) as folder:
+    with whole_folder(path, own_names(path)) as folder:
         for place, tower in zip(places, parts.towers, strict=True):
             tower.save_pretrained(str(folder / place), create_model_card=False)
         if parts.backend is not None and not parts.backend.stale:
             facts["backend"] = parts.backend.save(folder, places)
         if parts.reranker is not None:
             parts.reranker.save_pretrained(folder / "reranker")
-        (folder / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if arrays:
             save_file(arrays, folder / _ARRAYS)
         own = any(type(module).__module__.startswith("textsiam.") for module in parts.towers[0])
         kind = {"modality": inputs_of(parts.towers[0]).modality, "one_tower": len(places) == 1 and not own}
         card = model_card(parts.provenance, parts.decision, name or Path(path).name, **kind)
         (folder / "README.md").write_text(card, encoding="utf-8")
+        write_facts(folder / _FILE, facts)
+
+
+def write_facts(file: Path, facts: dict[str, Any]) -> None:
+    """Write the description of a saved twin or ensemble, the last of its files: it names those beside it."""
+    names = sorted([path.name for path in file.parent.iterdir()] + [file.name])
+    text = json.dumps(facts | {"files": names}, indent=2, ensure_ascii=False) + "\n"
+    file.write_text(text, encoding="utf-8")
+
+
+def own_names(path: str | Path) -> list[str] | None:
+    """Return what may be replaced at the place of a twin: the files that an earlier one names, nothing of others.
+
+    A twin that was saved before its files were named, and a tower of sentence-transformers, are replaced whole: None.
+    """
+    folder = Path(path)
+    facts = next((folder / name for name in (_FILE, "ensemble.json") if (folder / name).exists()), None)
+    if facts is None:
+        return None if (folder / "modules.json").exists() else []
+    try:
+        return json.loads(facts.read_text(encoding="utf-8")).get("files")
+    except (ValueError, AttributeError):
+        return None
 
 
 def _description(where: str) -> tuple[Path, dict[str, Any], dict[str, np.ndarray]] | None:

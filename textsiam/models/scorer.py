@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 import torch
 
+from textsiam.data.integers import whole_numbers
 from textsiam.decision.collection import CollectionDecision, Tell, warn
 from textsiam.decision.decision import Decision, Verdict, fit_decision
 from textsiam.decision.thresholds import Rule
@@ -128,7 +129,16 @@ class Scorer(Encoder):
         Returns:
             Similarities, larger = closer, `(n,)` float32: the cosine, for cosine distance; what the head says, where
             there is one. Those in doubt are what twin and reranker say together; see `rescore`.
+
+        Raises:
+            DataError: An index is the place of no text; the message names it.
+            ValueError: The two sides differ in length.
         """
+        within, expected = (0, len(texts) - 1), f"the place of one of {len(texts):,} texts"
+        left, right = (whole_numbers(side, np.int64, within, name, expected)
+                       for name, side in (("left", left), ("right", right)))  # fmt: skip
+        if len(left) != len(right):
+            raise ValueError(f"left and right must be of one length, got {len(left):,} and {len(right):,}")
         if len(left) == 0:
             return np.zeros(0, np.float32)
         vectors = self.pair_vectors(texts, left, right, precision=precision, progress=progress)

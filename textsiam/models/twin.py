@@ -84,6 +84,10 @@ class Twin(nn.Module, Scorer):
         self.reranker: BaseReranker | None = None
         self._fast: dict[str, FastTower] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle is made of: without what is worked out of the weights again."""
+        return self.__dict__ | {"_fast": {}}
+
     @classmethod
     def from_pretrained(
         cls,

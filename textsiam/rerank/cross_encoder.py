@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,6 +62,10 @@ class Reranker(BaseReranker):
         super().__init__(combination, lexical_features)
         self.model, self.symmetric = model, symmetric
         self._fast: FastCrossEncoder | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a copy or a pickle is made of: without what is worked out of the weights again."""
+        return self.__dict__ | {"_fast": None}
 
     def logits(
         self, texts: Sequence[str], left: np.ndarray, right: np.ndarray, *, precision: Precision = "auto"

@@ -92,6 +92,8 @@ class Duplicates:
         from datasets import Dataset
 
         sides = {"1": self.left, "2": self.right}
+        needed = int(self.right.max(initial=-1)) + 1  # the right text of a pair comes after the left one
+        ids, texts = (_by_place(values, needed, name) for name, values in (("ids", ids), ("texts", texts)))
         named = {f"id{k}": rows if ids is None else [ids[int(i)] for i in rows] for k, rows in sides.items()}
         if texts is not None:
             named |= {f"question{k}": [texts[int(i)] for i in rows] for k, rows in sides.items()}
@@ -108,6 +110,22 @@ class Duplicates:
         room = MEMORY if stored is None else Room(1, Path(stored).parent)
         (column,) = room.columns("probability", ((probability(block[2]),) for block in self.blocks()), [np.float64])
         return replace(self, probability=column)
+
+
+def _by_place(values: Any, needed: int, name: str) -> Any:
+    """Return what is counted by places from 0, as lists are: a pandas Series counts by the labels of its index."""
+    if values is None:
+        return None
+    found = values.tolist() if hasattr(values, "iloc") else values
+    if len(found) < needed:
+        raise ValueError(f"{name}: {len(found):,} were given, the pairs are of {needed:,} texts at least")
+    return found
+
+
+def _number(threshold: float) -> float:
+    if np.isnan(threshold):
+        raise ValueError("threshold must be a number, got nan")
+    return threshold
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,8 +219,7 @@ def find_duplicates(
         )
     if decision is None:
         decision = twin.decision_for(len(texts))
-    if threshold is None:
-        threshold = (decision or twin.require_decision()).threshold
+    threshold = (decision or twin.require_decision()).threshold if threshold is None else _number(threshold)
     if isinstance(texts, str):
         raise TypeError("expected a list of inputs, got one str: write find_duplicates(twin, [text, …])")
     keys = twin.to_keys(texts)

@@ -82,7 +82,7 @@ def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None
     for mode, point in {**points, **few}.items():
         if point is not None:
             arrays |= {f"{mode}.{name}": array for name, array in point.decision.tensors().items()}
-    with whole_folder(folder) as fresh:
+    with whole_folder(folder, (_FILE, _ARRAYS)) as fresh:
         (fresh / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_file(arrays, fresh / _ARRAYS)
 

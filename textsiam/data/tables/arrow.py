@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +22,17 @@ if TYPE_CHECKING:
 _BATCH = 8192
 _KINDS: dict[str, Modality] = {"Image": "image", "Audio": "audio"}  # of features
 _FILES = 256  # rows of a batch with images or sounds
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A value that Python cannot hold, such as a date beyond the year 9999 or one of an unknown time zone."""
+
+    kind: str
+
+    def __repr__(self) -> str:
+        """Say what it is, for messages."""
+        return f"a {self.kind} that cannot be read"
 
 
 def parquet_table(path: Path, bad: BadRows, folder: Path) -> Table:
@@ -116,7 +128,7 @@ def _features(schema: pa.Schema, kind: str) -> dict[str, Any]:
 
 
 def _values(column: pa.Array | pa.ChunkedArray) -> list[Any]:
-    """Give the values of a column; what Python cannot hold stays what Arrow has: bytes that are no text, a far date."""
+    """Give the values of a column; a text that is none stays bytes, what else Python cannot hold is `Unreadable`."""
     import pyarrow as pa
 
     try:
@@ -142,4 +154,4 @@ def _scalar(value: pa.Scalar) -> Any:
     try:
         return value.as_py()
     except (OverflowError, ValueError):
-        return None
+        return Unreadable(str(value.type))

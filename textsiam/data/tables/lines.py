@@ -15,6 +15,8 @@ from typing import IO, cast
 from textsiam.data.tables.errors import BadRows, DataError
 
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_UTF32 = (b"\xff\xfe\0\0", b"\0\0\xfe\xff")
+_LONGEST = 1 << 28  # bytes of a line: more is no text, and would fill the memory
 _BOM = b"\xef\xbb\xbf"
 _GZIP = b"\x1f\x8b"
 
@@ -81,6 +83,8 @@ class Lines:
             raise self._broken(error) from None
         if start in (b"", _BOM):
             raise DataError(f"{self.name}: is empty")
+        if start in _UTF32:
+            raise DataError(f"{self.name}: is UTF-32, expected UTF-8; convert it: iconv -f utf-32 -t utf-8")
         if start.startswith(_UTF16) or 0 in start[:2]:
             raise DataError(f"{self.name}: is UTF-16, expected UTF-8; convert it: iconv -f utf-16 -t utf-8")
         self._begins = len(_BOM) if start.startswith(_BOM) else 0
@@ -120,11 +124,13 @@ class Lines:
 
     def _read(self) -> str:
         try:
-            raw = self._stream.readline()
+            raw = self._stream.readline(_LONGEST)
         except (OSError, EOFError, zlib.error) as error:
             raise self._broken(error) from None
         if not raw:
             raise StopIteration
+        if len(raw) == _LONGEST:
+            raise DataError(f"{self.name}:{self.number + 1}: a line is longer than {_LONGEST:,} bytes")
         try:
             line = raw.decode("utf-8")
         except UnicodeDecodeError as error:

@@ -80,7 +80,7 @@ class RuntimeTower(FastTower):
         self.tower = self.source = tower
         self.inputs = inputs_of(tower)
         self.replicas: list[FastTower] = []
-        self.file = file
+        self.file = file.resolve()  # also once the working directory is another
         self.graph_format = graph_format
         self.backbone: nn.Module = tower[0]
         self.dtype = dtype or fast_dtype(torch.device("cpu"))
