@@ -151,9 +151,9 @@ def test_the_probes_are_answered(tower, textsiam, monkeypatch, tmp_path):
     monkeypatch.setattr("textsiam.serving.runner.run_server", lambda app, **_: apps.append(app))
     said = textsiam("serve", Twin(tower).save_pretrained(tmp_path / "twin"), "--host", "0.0.0.0")
     assert said.status == 0, said.err
-    probe = server["livenessProbe"]["httpGet"]
+    probes = [server[name]["httpGet"]["path"] for name in ("startupProbe", "readinessProbe", "livenessProbe")]
     with TestClient(apps[0], base_url="http://10.1.2.3:8080") as client:  # by the pod's address
-        assert client.get(probe["path"]).status_code == 200
+        assert [client.get(path).status_code for path in probes] == [200] * 3
         assert client.get("/info").status_code in (401, 421)
 
 

@@ -140,6 +140,28 @@ def test_a_table_of_names_and_paths(place, tmp_path, textsiam):
     assert "is of 'B' here, and of 'p 00' before" in said.err
 
 
+def test_a_name_with_control_characters_is_refused_and_an_old_one_is_shown_escaped(
+    place, calibrated, tmp_path, textsiam
+):
+    model, picture = place / "model", place / "enrolled" / "p 00" / "0.png"
+    table = tmp_path / "names.csv"
+    table.write_text(f'name,path\n"Bo\nEve  3",{picture}\n', encoding="utf-8")
+    said = textsiam("gallery", "enroll", model, tmp_path / "new", table)
+    assert (said.status, said.err) == (1, f"error: {table}:2: the name 'Bo\\nEve  3' has control characters\n")
+    folder = tmp_path / "folder" / "Bo\nEve"
+    folder.mkdir(parents=True)
+    (folder / "0.png").write_bytes(picture.read_bytes())
+    said = textsiam("gallery", "enroll", model, tmp_path / "new", tmp_path / "folder")
+    assert said.status == 1
+    assert "the name 'Bo\\nEve' has control characters" in said.err
+    saved = calibrated / "gallery.json"
+    saved.write_text(saved.read_text(encoding="utf-8").replace('"p 00"', '"p 00\\nEve"'), encoding="utf-8")
+    listed = textsiam("gallery", "list", model, calibrated).out.splitlines()
+    assert len(listed) == ENROLLED
+    assert listed[0].startswith("p 00\\nEve  ")
+    assert textsiam("gallery", "identify", model, calibrated, picture).out.count("\n") == 1
+
+
 def test_a_twin_of_texts_takes_texts(tmp_path, textsiam, tower, question_clusters):
     Twin(tower).save_pretrained(tmp_path / "model")
     for name, takes in (("enrolled", slice(0, 2)), ("probes", slice(2, 3))):

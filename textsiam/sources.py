@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -30,6 +31,8 @@ from textsiam.modality import MEDIA, file_cells, medium_of
 
 _IDENTITY_NAMES = ("name", "identity", "person", "writer", "speaker", "label", "class", "account", "id")
 _PATH_NAMES = ("path", "file", "filename")
+CONTROL_CHARACTERS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""What no name of an identity has: printed, one with a line break would look like two identities."""
 
 
 def read_pairs(
@@ -182,6 +185,8 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
         raise DataError(f"{source}: no such file or folder")
     if (medium := medium_of(source)) is not None or Path(source).is_dir():
         found = _labelled_folder(source, medium, modality, on_bad_row)
+        if strange := [name for name in found.class_names if CONTROL_CHARACTERS.search(name)]:
+            raise DataError(f"{source}: the name {strange[0]!r} has control characters: give the folder another one")
         return Identities([found.class_names[c] for c in found.classes.tolist()], found.names, found.report)
     bad, owner = BadRows(str(source), on_bad_row=on_bad_row), dict[str, str]()
     with open_table(source, bad, known=_IDENTITY_NAMES) as table:
@@ -190,6 +195,8 @@ def read_identities(source: str | Path, *, modality: Modality, on_bad_row: OnBad
                 bad(where, *found)
             elif not name:
                 bad(where, "no name", "names no identity")
+            elif CONTROL_CHARACTERS.search(name):
+                bad(where, "control character in a name", f"the name {name!r} has control characters")
             elif owner.setdefault(found, name) != name:
                 bad(where, "input of two identities", f"{value!r} is of {name!r} here, and of {owner[found]!r} before")
     if not owner:

@@ -103,7 +103,7 @@ def test_what_never_falls_is_scikit_learns_isotonic_regression():
 
 
 def test_copies_tell_nothing_of_the_others(decision):
-    scores, labels = collection(200)
+    scores, _ = collection(200)
     found = scores[scores >= 0.6]
     plain = estimate_collection(decision, [found], pairs=PAIRS)
     with_copies = estimate_collection(decision, [np.r_[found, np.ones(5000)]], pairs=PAIRS, copies=5000)

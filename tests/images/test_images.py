@@ -20,6 +20,7 @@ from textsiam.images import (
     read_images,
 )
 from textsiam.images.names import open_picture, picture_name
+from textsiam.sources import read_texts
 
 
 def png(value):
@@ -101,6 +102,35 @@ class TestReading:
 
     def test_the_one_class_of_a_zip_is_no_wrapping(self, tmp_path):
         assert read_images(zipped(tmp_path / "cats.zip", {"cats/1.png": png(1)})).class_names == ["cats"]
+
+    def test_members_of_a_zip_may_lie_beside_its_root(self, tmp_path):
+        path = zipped(
+            tmp_path / "many.zip", {"../photos/K.png": png(1), "./photos/L.png": png(2), "photos/M.png": png(3)}
+        )
+        texts = read_texts(path)
+        assert sorted(texts.ids) == ["../photos/K.png", "./photos/L.png", "photos/M.png"]
+        assert open_picture(f"{path}#../photos/K.png").size == (3, 2)
+        assert read_images(path).class_names == ["photos"]
+
+    def test_what_is_left_out_of_a_folder_or_zip_is_counted_and_named(self, tree, tmp_path):
+        (tree / "Latin" / "more").symlink_to(tree / "Greek", target_is_directory=True)
+        (tree / "Latin" / "gone.png").symlink_to(tmp_path / "nothing.png")
+        report = read_images(tree).report
+        assert (report.kept, report.skipped) == (4, {"link to a folder": 1, "link to nothing": 1})
+        assert report.warnings == (
+            f"left out {tree}:Latin/more: link to a folder", f"left out {tree}:Latin/gone.png: link to nothing"
+        )  # fmt: skip
+        path = zipped(tmp_path / "twice.zip", {"a/1.png": png(1)})
+        with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+            archive.writestr("a/1.png", png(2))
+        texts = read_texts(path)
+        assert (len(texts), texts.report.rows) == (1, 2)
+        assert texts.report.skipped == {"replaced by a later member of the same name": 1}
+
+    def test_a_zip_of_nothing_holds_none_of_what_was_looked_for(self, tmp_path):
+        empty = zipped(tmp_path / "b.zip", {})
+        with pytest.raises(DataError, match=r"b\.zip: holds no image$"):
+            read_texts(empty)
 
     def test_an_image_outside_the_class_folders(self, tree, tmp_path):
         (tree / "loose.png").write_bytes(png(9))

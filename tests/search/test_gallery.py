@@ -222,6 +222,9 @@ def test_without_calibration(gallery: Gallery) -> None:
 def test_what_cannot_be_enrolled(gallery: Gallery) -> None:
     with pytest.raises(ValueError, match="needs a name, got ' '"):
         gallery.enroll(" ", "1/0")
+    for name in ("Bo\nEve  3", "a\x1b[2J", "a\x7f", "a\u2028b"):
+        with pytest.raises(ValueError, match="has control characters"):
+            gallery.enroll(name, "1/0")
     with pytest.raises(ValueError, match="new: no inputs"):
         gallery.enroll("new", [])
     gallery.twin.encode = lambda inputs, **_: np.array([[1, 0], [-1, 0]], np.float32)  # pyright: ignore
@@ -292,7 +295,7 @@ def test_names_of_any_kind_and_an_empty_gallery_are_kept(tower: SentenceTransfor
     gallery = Gallery(faked(Twin(tower)))
     gallery.save(tmp_path / "empty")
     assert Gallery.load(tmp_path / "empty", gallery.twin).names == []
-    odd = ["Łukasz \N{SNOWMAN}", 'a "b"\n', "../c", "true"]
+    odd = ["Łukasz \N{SNOWMAN}", 'a "b"', "../c", "true"]
     for name in odd:
         gallery.enroll(name, "1/0")
     assert Gallery.load(gallery.save(tmp_path / "odd"), gallery.twin).names == odd

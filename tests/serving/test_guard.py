@@ -37,7 +37,8 @@ def test_every_route_wants_the_token(serve, method, path):
 
 def test_health_and_the_page_itself_need_none_but_show_nothing(serve):
     client = serve(token=TOKEN)
-    assert client.get("/health").json() == {"status": "ok"}
+    assert client.get("/health").json() == {"status": "ok", "index": "ok", "reviews": "ok"}
+    assert client.get("/ping").json() == {"status": "ok"}
     assert client.get("/ui").status_code == 200
     assert client.get("/ui/files/page.js").status_code in (200, 404)
     assert client.get("/ui/files/..%2Fpage.py").status_code == 404
@@ -52,6 +53,17 @@ def test_errors_have_the_shape_that_clients_of_the_route_know(serve):
     assert client.post("/v1/embeddings").json()["error"] == {
         "message": "the bearer token is missing or wrong", "type": "Unauthorized", "param": None, "code": 401,
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "path", ["/questions/%ff", "/questions/%fe", "/gallery/%FF", "/questions/a%C3", "/v1/models/%ff"]
+)
+def test_a_path_that_is_no_utf8_is_refused(client, index, path):
+    answer = client.put(path, json={"text": "Why is it red?"})
+    assert answer.status_code == 400
+    assert "the path is no UTF-8: it has the byte %" in answer.text
+    assert index.count() == 0
+    assert client.put("/questions/%EF%BF%BD", json={"text": "Why is it red?"}).status_code == 201
 
 
 def test_a_large_body_is_refused_by_its_head_and_by_what_comes(serve):

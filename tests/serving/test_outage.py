@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under the server, and comes back."""
+"""The index or the store of decisions goes away under the server, and PostgreSQL comes back."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from textsiam.search.index.folder import FolderIndex
 from textsiam.search.ingest import index_model
 from textsiam.serving.page.reviews import Reviews
 
@@ -77,10 +78,34 @@ def test_an_outage_is_a_503_and_everything_goes_on_afterwards(serve, decided, da
             assert "outage" not in answer.text
             assert "postgres" not in answer.text.lower()
         assert client.post("/embed", json={"inputs": "why?"}).status_code == 200
-        assert client.get("/health").status_code == 200
+        assert client.get("/health").status_code == 503
+        assert client.get("/ping").status_code == 200
+    assert client.get("/health").json() == {"status": "ok", "index": "ok", "reviews": "ok"}
     found = client.post("/duplicates", json={"question": "Why is it red?"}).json()
     assert [one["id"] for one in found["duplicates"]] == ["1"]
     assert client.put("/questions/2", json={"text": "Why is it blue?"}).status_code == 201
     assert client.get("/ui/api/queue").json()["counts"]["accepted"] == 1
     index.close()
     reviews.close()
+
+
+def test_health_tells_that_the_index_or_the_decisions_are_gone(serve, decided, reviews, tmp_path):
+    index = FolderIndex.create(tmp_path / "index", index_model(decided))
+    client = serve(index=index)
+    assert client.get("/health").status_code == 200
+    (tmp_path / "index").rename(tmp_path / "elsewhere")
+    answer = client.get("/health")
+    assert (answer.status_code, answer.json()) == (
+        503, {"error": "the index cannot be used at the moment", "error_type": "Unhealthy"}
+    )  # fmt: skip
+    assert answer.headers["retry-after"]
+    FolderIndex.create(tmp_path / "index", index_model(decided)).close()
+    assert client.get("/health").status_code == client.post("/duplicates", json={"question": "why?"}).status_code == 503
+    index.close()
+
+    client = serve(index=None)
+    assert client.get("/health").json() == {"status": "ok", "reviews": "ok"}
+    (tmp_path / "reviews.sqlite").unlink()
+    assert client.get("/health").json()["error"] == "the store of decisions cannot be used at the moment"
+    assert client.head("/health").status_code == 503
+    assert client.get("/ping").json() == {"status": "ok"}

@@ -80,7 +80,7 @@ def list_(model: Model, gallery: Folder, as_json: Json = False) -> None:
         print_json({"identities": enrolled.shots, "thresholds": _thresholds(enrolled)})
         return
     for name, count in enrolled.shots.items():
-        print(f"{name}  {dim(str(count))}")
+        print(f"{_printable(name)}  {dim(str(count))}")
     _say_thresholds(enrolled)
 
 
@@ -169,8 +169,18 @@ def identify(
         print_json(rows)
         return
     for row in rows:
-        near = ", ".join(f"{c['name']} {c['similarity']:.4f} ({c['probability']:.3f})" for c in row["candidates"])
-        print(f"{row['input']}  {'unknown' if row['name'] is None else row['name']}  {dim(near)}")
+        near = ", ".join(
+            f"{_printable(c['name'])} {c['similarity']:.4f} ({c['probability']:.3f})" for c in row["candidates"]
+        )
+        name = "unknown" if row["name"] is None else _printable(row["name"])
+        print(f"{row['input']}  {name}  {dim(near)}")
+
+
+def _printable(name: str) -> str:
+    """Return a name with its control characters escaped, which galleries of older versions may hold."""
+    from textsiam.sources import CONTROL_CHARACTERS
+
+    return CONTROL_CHARACTERS.sub(lambda found: repr(found[0])[1:-1], name)
 
 
 def _opened(model: str, source: str, on_bad_row: BadRow) -> tuple[Scorer, Identities]:

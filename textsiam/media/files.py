@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
 
-from textsiam.data.tables.errors import BadRows, DataError
+from textsiam.data.tables.errors import EXAMPLES, BadRows, DataError
 from textsiam.media.archives import archive_kind, idx_array, zip_file
 from textsiam.media.medium import Medium
 
 _LOOKED_AT = 1000
+_LINK = "link to a folder"  # not followed, as it may lead back to where it stands
 
 
 def medium_within(path: str | Path, media: Sequence[Medium]) -> Medium | None:
@@ -28,13 +29,11 @@ def medium_within(path: str | Path, media: Sequence[Medium]) -> Medium | None:
     path = Path(path)
     try:
         if path.is_dir():
-            found = (inside for inside, _ in _walk(path))
+            found = (inside for inside, _ in _walk(path, []))
         elif not path.is_file():
             return None
         elif _is_zip(path):
-            found = (
-                each.filename for each in zip_file(path).infolist() if not each.is_dir() and _is_seen(each.filename)
-            )
+            found = (inside for inside, _ in _members(path, []))
         else:
             return next((each for each in media if each.idx), None) if archive_kind(path) == "idx" else None
         kinds = (next((each for each in media if each.has_ending(inside)), None) for inside in found)
@@ -50,8 +49,9 @@ def media_files(
 ) -> Iterator[tuple[str, str]]:
     """Give (id, name) of every image or sound: the id is the path inside the folder or zip, or the row of an idx file.
 
-    Hidden files and folders, and those that macOS adds to a zip, are passed over. Where bad rows are to be skipped,
-    every file is decoded once, so that a truncated or animated one is known now and not in the middle of the work.
+    Hidden files and folders, and those that macOS adds to a zip, are passed over; links that lead to a folder or to
+    nothing, and all but the last of several members of one name, are counted. Where bad rows are to be skipped, every
+    file is decoded once, so that a truncated or animated one is known now and not in the middle of the work.
 
     Args:
         path: a folder, a .zip or an idx file.
@@ -63,16 +63,15 @@ def media_files(
     Raises:
         DataError: the zip or idx file is damaged, or a file is empty.
     """
-    path = Path(path)
-    if path.is_dir():
-        found = ((inside, str(path / inside), size) for inside, size in _walk(path))
-    elif _is_zip(path):
-        members = [each for each in zip_file(path).infolist() if not each.is_dir() and _is_seen(each.filename)]
-        found = ((each.filename, f"{path}#{each.filename}", each.file_size) for each in members)
-    else:
+    path, left_out = Path(path), list[tuple[str, str]]()
+    if not (path.is_dir() or _is_zip(path)):
         for row in range(len(idx_array(path))):
             yield str(row), f"{path}#{row}"
         return
+    if path.is_dir():
+        found = ((inside, str(path / inside), size) for inside, size in _walk(path, left_out))
+    else:
+        found = ((inside, f"{path}#{inside}", size) for inside, size in _members(path, left_out))
     wanted = []
     for inside, name, size in sorted(found, key=lambda each: natural_order(each[0])):
         if not medium.has_ending(inside):
@@ -81,6 +80,7 @@ def media_files(
             bad(inside, f"empty {medium.noun}", f"is empty (0 bytes), expected {medium.some}")
         else:
             wanted.append((inside, name))
+    _count(left_out, bad)
     if bad.on_bad_row == "error" or not decode:
         yield from wanted
         return
@@ -120,14 +120,38 @@ def _is_zip(path: Path) -> bool:
     return path.suffix.lower() == ".zip"  # by its ending: an .xlsx is a zip too
 
 
-def _walk(root: Path) -> Iterator[tuple[str, int]]:
+def _walk(root: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
+    """Give each file of a folder and its bytes; what cannot be followed is added to `left_out`, with the reason."""
     for folder, folders, files in os.walk(root):
         folders[:] = [each for each in folders if _is_seen(each)]
-        for file in files:
+        inside = Path(folder).relative_to(root)
+        left_out += [((inside / each).as_posix(), _LINK) for each in folders if Path(folder, each).is_symlink()]
+        for file in filter(_is_seen, files):
             path = Path(folder, file)
-            if _is_seen(file) and path.is_file():
-                yield path.relative_to(root).as_posix(), path.stat().st_size
+            if path.is_file():
+                yield (inside / file).as_posix(), path.stat().st_size
+            elif path.is_symlink():
+                left_out.append(((inside / file).as_posix(), "link to nothing"))
+
+
+def _members(path: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:
+    """Give each file of a zip and its bytes, as `_walk`; one may lie in `../`, as none is unpacked into a folder."""
+    seen = [each for each in zip_file(path).infolist() if not each.is_dir() and _is_seen(each.filename)]
+    last = {each.filename: each for each in seen}
+    for each in seen:
+        if each is last[each.filename]:
+            yield each.filename, each.file_size
+        else:
+            left_out.append((each.filename, "replaced by a later member of the same name"))
+
+
+def _count(left_out: list[tuple[str, str]], bad: BadRows) -> None:
+    for inside, reason in left_out:
+        bad.skipped[reason] += 1
+        if bad.skipped[reason] <= EXAMPLES:
+            bad.examples.append(f"left out {bad.name}:{inside}: {reason}")
 
 
 def _is_seen(inside: str) -> bool:
-    return not any(part.startswith(".") or part == "__MACOSX" for part in inside.split("/"))
+    parts = (part for part in inside.split("/") if part not in (".", ".."))
+    return not any(part.startswith(".") or part == "__MACOSX" for part in parts)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -91,6 +92,8 @@ def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "erro
     """
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
     found = dict(media_files(path, medium, bad, others, decode=decode))
+    if not found:
+        raise bad.nothing_usable(f"holds no {medium.noun}")
     return texts_found(bad, found, _passed_over(medium, others), modality=medium.modality)
 
 
@@ -100,7 +103,7 @@ def _passed_over(medium: Medium, others: Counter[str]) -> dict[str, int]:
 
 def _folder_rows(path: Path, medium: Medium, bad: BadRows, others: Counter[str]) -> Iterator[tuple[str, str]]:
     found = list(media_files(path, medium, bad, others))
-    folders = [inside.split("/")[:-1] for inside, _ in found]
+    folders = [[part for part in normpath(inside).split("/")[:-1] if part not in ("", "..")] for inside, _ in found]
     tops = {folder[0] if folder else "" for folder in folders}
     around = 1 if path.is_file() and len(tops) == 1 and max(map(len, folders)) > 1 else 0
     for (inside, name), folder in zip(found, folders, strict=True):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Container
+from collections.abc import AsyncIterator, Callable, Container
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -42,6 +42,7 @@ from textsiam.serving.wire import Info
 log = logging.getLogger("textsiam.serving")
 
 _FIELD = re.compile(r"(?!str$|constrained-str$)[A-Za-z_]\w*")  # not the name of an alternative, as pydantic adds it
+_INDEX, _REVIEWS = "the index", "the store of decisions"
 _KINDS = {404: "NotFound", 405: "Validation", 413: "Validation", 429: "Overloaded", 503: "Unhealthy"}
 
 
@@ -101,9 +102,42 @@ def create_app(
         app.include_router(label_routes(labelling))
     pages = {"reviews": reviews is not None, "labels": labelling is not None}
     app.include_router(file_routes(settings.origins, **pages) if any(pages.values()) else no_page_routes())
+    _health_routes(app, engine, index, reviews)
     _status_routes(app, engine, index, meters, name)
     _explain_problems(app)
     return Guard(app, settings=settings, meters=meters)  # pyright: ignore[reportArgumentType]
+
+
+def _health_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, reviews: Reviews | None) -> None:
+    stores: dict[str, tuple[str, Callable[[], object]]] = {}
+    if index is not None:  # one id is asked for, whether it is there or not: what that needs, every request needs
+        stores["index"] = _INDEX, lambda: index.get(["health"])
+    if reviews is not None:
+        stores["reviews"] = _REVIEWS, lambda: reviews.get([0])
+
+    @app.head("/ping", include_in_schema=False)
+    @app.get("/ping", include_in_schema=False)
+    async def ping() -> dict[str, str]:
+        if not engine.batcher.alive:
+            raise Refused(503, "the server takes no more work", "Unhealthy", retry_after=5)
+        return {"status": "ok"}
+
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", responses={503: PROBLEMS[503]})
+    async def health() -> dict[str, str]:
+        """Say whether requests are taken, and whether the index and the store of decisions can be used."""
+        said = await ping()
+        for key, (what, look) in stores.items():
+            try:
+                await asyncio.to_thread(look)
+            except (QuestionIndexError, ReviewsError) as error:
+                raise _unusable(what) from error
+            said[key] = "ok"
+        return said
+
+
+def _unusable(what: str) -> Refused:
+    return Refused(503, f"{what} cannot be used at the moment", "Unhealthy", retry_after=5)
 
 
 def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, meters: Meters, name: str) -> None:
@@ -113,16 +147,6 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
     @app.get("/", include_in_schema=False)
     async def root() -> RedirectResponse:
         return RedirectResponse("ui")
-
-    @app.head("/ping", include_in_schema=False)
-    @app.get("/ping", include_in_schema=False)
-    @app.head("/health", include_in_schema=False)
-    @app.get("/health", responses={503: PROBLEMS[503]})
-    async def health() -> dict[str, str]:
-        """Say whether requests are taken."""
-        if not engine.batcher.alive:
-            raise Refused(503, "the server takes no more work", "Unhealthy", retry_after=5)
-        return {"status": "ok"}
 
     @app.get("/info", responses={401: PROBLEMS[401], 503: PROBLEMS[503]})
     async def info() -> Info:
@@ -163,7 +187,9 @@ def _explain_problems(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def refused(request: Request, error: HTTPException) -> JSONResponse:
         kind = getattr(error, "kind", _KINDS.get(error.status_code, "Validation"))
-        return answer(request, error.status_code, str(error.detail), kind, error.headers)
+        deep = isinstance(error.__cause__, RecursionError)  # which the parser of JSON raises
+        why = "the body cannot be read: its lists and objects are nested too deep" if deep else str(error.detail)
+        return answer(request, error.status_code, why, kind, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def malformed(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -172,6 +198,10 @@ def _explain_problems(app: FastAPI) -> None:
         if deepest["type"] == "json_invalid":
             why = f"the body is no JSON: {deepest['ctx']['error']} at character {deepest['loc'][-1]}"
             return answer(request, 400, why, "Validation")
+        if error.body and isinstance(error.body, bytes):  # it was not taken for JSON
+            given = request.headers.get("content-type")
+            found = "the body has no content type" if given is None else f"the content type is {given[:100]!r}"
+            return answer(request, 422, f"{found}, expected 'application/json'", "Validation")
         parts = [part for part in deepest["loc"][1:] if isinstance(part, int) or _FIELD.fullmatch(part)]
         place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in parts)
         where = f"{place.lstrip('.')}: " if place else ""
@@ -181,8 +211,7 @@ def _explain_problems(app: FastAPI) -> None:
     @app.exception_handler(ReviewsError)
     async def store(request: Request, error: Exception) -> JSONResponse:
         log.error("store failed", exc_info=error, extra={"facts": {"path": request.url.path}})
-        what = "the index" if isinstance(error, QuestionIndexError) else "the store of decisions"
-        return answer(request, 503, f"{what} cannot be used at the moment", "Unhealthy", {"Retry-After": "5"})
+        return await refused(request, _unusable(_INDEX if isinstance(error, QuestionIndexError) else _REVIEWS))
 
     @app.exception_handler(Exception)
     async def failed(request: Request, error: Exception) -> JSONResponse:

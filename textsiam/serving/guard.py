@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, ip_address, ip_network
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from limits import RateLimitItemPerMinute
 from limits.storage import MemoryStorage
@@ -106,7 +107,7 @@ class Guard:
 
         Raises:
             Refused: Another host is meant, another site's page writes, the client asks too often, the token is wrong,
-                or the body too large.
+                the path is no text, or the body too large.
         """
         path, settings = scope["path"], self.settings
         check_host(scope, settings.host_names)
@@ -119,6 +120,7 @@ class Guard:
                           "Overloaded", retry_after=wait)  # fmt: skip
         if not everyone:
             scope["moderator"] = self._moderator(scope, headers)
+        _check_path(scope)
         length = headers.get("content-length", "0")
         if length.isdigit() and int(length) > settings.max_body:
             raise Refused(413, f"the body has {int(length):,} bytes, at most {settings.max_body:,} are taken",
@@ -164,6 +166,19 @@ class Guard:
             facts["moderator"] = scope["moderator"]
         writes = scope["method"] in _WRITES and route not in _READING_POSTS and route != "none"
         log.info("write" if writes else "request", extra={"facts": facts})
+
+
+def _check_path(scope: dict[str, Any]) -> None:
+    """Refuse a path that is no UTF-8: servers replace such bytes by one character, and so make several ids one.
+
+    Raises:
+        Refused: It is none.
+    """
+    try:
+        unquote_to_bytes(scope.get("raw_path") or b"").decode()
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise Refused(400, f"the path is no UTF-8: it has the byte %{byte:02X}", "Validation") from None
 
 
 def _digest(token: bytes) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -278,6 +279,17 @@ def test_no_such_file(write, tmp_path):
     assert message("/no/such/folder/pairs") == "/no/such/folder/pairs: no such file"
 
 
+def test_a_name_without_an_owner_is_no_dataset_of_the_hub(write, tmp_path, monkeypatch):
+    write("pairs", HEADER)
+    monkeypatch.chdir(tmp_path)
+
+    def load(*_, **__):
+        raise AssertionError("the Hub was asked")
+
+    assert message("pears", load=load) == "pears: no such file; close names there: pairs"
+    assert message("zzz", load=load) == "zzz: no such file"
+
+
 def test_directory(tmp_path, write):
     assert message(tmp_path) == f"{tmp_path}: is a directory, expected a file; it holds nothing"
     for name in "abcdefg":
@@ -360,11 +372,9 @@ class TestHub:
         assert rows(pairs) == EXPECTED
         assert pairs.source == "owner/questions:small"
         read_pairs("glue:qqp", load=load)
-        read_pairs("quora", load=load)
         assert calls == [
             ("owner/questions", "small", "validation"),
             ("glue", "qqp", "train"),
-            ("quora", None, "train"),
         ]
 
     def test_a_builder_of_datasets(self, tmp_path):
@@ -407,6 +417,18 @@ class TestHub:
             "glue:qqp:row 1: 'label' is -1: a row without a label, as in GLUE's test split; read it with labelled=False"
         )
         assert read_pairs("glue:qqp", labelled=False, load=load).labels.tolist() == [-1]
+
+    def test_attempts_to_reach_the_hub_are_not_told(self, caplog):
+        log = logging.getLogger("huggingface_hub.utils._http")
+
+        def load(name, config, *, split):
+            log.warning("Retrying in 1s [Retry 1/5].")
+            raise ConnectionError("Couldn't reach the Hub")
+
+        assert message("owner/questions", load=load).endswith("split 'train': Couldn't reach the Hub")
+        assert not caplog.records
+        log.warning("as before")
+        assert len(caplog.records) == 1
 
     def test_not_found(self):
         def load(name, config, *, split):

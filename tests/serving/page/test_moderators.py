@@ -180,7 +180,9 @@ def test_filters_by_tag_and_date(two, reviews):
     )
     assert listed(until="2023-01-01") == ["f?"]
     assert len(listed()) == 5
-    assert two("GET", "queue", ANNA, params={"since": "yesterday"}).status_code == 422
+    for day in ("yesterday", "2024-99-99", "2023-02-29", "0000-01-01"):
+        for side in ("since", "until"):
+            assert two("GET", "queue", ANNA, params={side: day}).status_code == 422
 
 
 def test_equal_probabilities_are_broken_by_similarity_in_a_cluster_too(reviews):

@@ -178,11 +178,23 @@ def test_undo_tells_and_without_a_webhook_nothing_is_kept(store, forum, reviews)
     assert sent(reviews, forum, 0) == []
 
 
-@pytest.mark.parametrize("url", ["forum.example", "ftp://forum.example", "https://me:hush@forum.example", "https://"])
+@pytest.mark.parametrize(
+    "url",
+    ["forum.example", "ftp://forum.example", "https://me:hush@forum.example", "https://", "http://h:99999/",
+     "http://h:0/", "http://h:x/", "http://a b/", "http://h/a b", "http://h/\n", "http://h/\x07", "http://[::1",
+     "http://a..b/", "http://h/é"],
+)  # fmt: skip
 def test_an_address_that_cannot_be_sent_to_is_refused(url, monkeypatch):
     monkeypatch.setenv("TEXTSIAM_WEBHOOK_SECRET", SECRET)
-    with pytest.raises(ValueError, match="the webhook is"):
+    with pytest.raises(ValueError, match="expected one such as") as caught:
         webhook_secret(url)
+    assert str(caught.value).startswith(f"the webhook is {url!r}, ")
+
+
+@pytest.mark.parametrize("url", ["http://forum.example:8080/a?b=c", "https://[::1]:9/hook", "https://bücher.example/"])
+def test_an_address_that_can_be_sent_to_is_taken(url, monkeypatch):
+    monkeypatch.setenv("TEXTSIAM_WEBHOOK_SECRET", SECRET)
+    assert webhook_secret(url) == SECRET
 
 
 def test_a_webhook_needs_a_secret(monkeypatch):

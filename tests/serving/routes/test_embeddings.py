@@ -101,6 +101,25 @@ def test_a_broken_body_is_refused(client):
         assert set(answer.json()) == {"error", "error_type"}
 
 
+def test_a_body_nested_too_deep_is_refused_with_the_reason(client):
+    content = b'{"inputs": ' + b"[" * 50_000 + b"]" * 50_000 + b"}"
+    answer = client.post("/embed", content=content, headers={"content-type": "application/json"})
+    assert (answer.status_code, answer.json()["error"]) == (
+        400, "the body cannot be read: its lists and objects are nested too deep"
+    )  # fmt: skip
+
+
+def test_json_of_another_content_type_is_refused_by_that_name(client):
+    for head, found in (
+        ({"content-type": "text/plain"}, "the content type is 'text/plain'"),
+        ({}, "the body has no content type"),
+    ):
+        answer = client.post("/embed", content=b'{"inputs": "why?"}', headers=head)
+        assert (answer.status_code, answer.json()["error"]) == (422, f"{found}, expected 'application/json'")
+    empty = client.post("/embed", content=b"", headers={"content-type": "application/json"})
+    assert "content type" not in empty.json()["error"]
+
+
 def test_info_tells_the_pooling_and_the_number_format_of_the_twin(serve, fresh_tower, monkeypatch):
     fresh_tower[1] = Pooling(fresh_tower[0].get_embedding_dimension(), pooling_mode="cls")
     twin = Twin(fresh_tower)

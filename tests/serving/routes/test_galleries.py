@@ -124,6 +124,15 @@ def test_what_is_refused(started, folder, decided, question_clusters):
     assert client.post("/identify", json={"inputs": "x", "top_k": 0}).status_code == 422
 
 
+def test_a_name_with_control_characters_is_refused(started, folder, decided):
+    client = started()
+    for name in ("Bo%0AEve", "%1B[2J", "a%00"):
+        said = client.put(f"/gallery/{name}", json={"inputs": "x"})
+        assert said.status_code == 422
+        assert "has control characters" in said.json()["error"]
+    assert not folder.exists()
+
+
 def test_the_guard_stands_before_these_routes_too(started, folder):
     client = started(token="a secret of enough letters")
     assert client.put("/gallery/a", json={"inputs": "x"}).status_code == 401

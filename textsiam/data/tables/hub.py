@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 Loader = Callable[..., "Dataset"]
-_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+(@[\w./-]+)?)?(:[\w.-]+)?")
+# A name alone is a file whose name was mistyped: only `owner/name`, or the old `name:config`, is asked of the Hub.
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+(@[\w./-]+)?(:[\w.-]+)?|:[\w.-]+)")
 
 
 def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loader | None) -> Dataset:
@@ -41,10 +44,23 @@ def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loade
             from datasets import load_dataset as load
         name, _, revision = name.partition("@")
         at: dict[str, Any] = {"revision": revision} if revision else {}
-        return load(name, config or None, split=split, **at)
+        with _no_word_of_retries():
+            return load(name, config or None, split=split, **at)
     except (OSError, ValueError, ImportError) as error:
         cause = str(error).strip().partition("\n")[0]
         raise DataError(f"{source}: no such file{close}; as a Hub dataset, split {split!r}: {cause}") from error
+
+
+@contextmanager
+def _no_word_of_retries() -> Iterator[None]:
+    """Keep the Hub's client from telling each attempt to reach the Hub; what becomes of them is told in the end."""
+    log = logging.getLogger("huggingface_hub.utils._http")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _names_in(folder: Path) -> list[str]:

@@ -41,10 +41,21 @@ def webhook_secret(url: str) -> str:
     Raises:
         ValueError: The address is none that can be sent to, or there is no secret of at least 16 characters.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+    if not _can_be_sent_to(url):
         raise ValueError(f"the webhook is {url!r}, expected one such as 'https://forum.example/textsiam'")
     return checked_token(os.environ.get(SECRET_VARIABLE, ""), SECRET_VARIABLE)
+
+
+def _can_be_sent_to(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        parts.netloc.encode("idna")
+        if parts.port == 0:
+            return False
+    except ValueError:  # of the brackets, the port, or the labels of the host
+        return False
+    sent = f"{parts.path}?{parts.query}".isascii() and url.isprintable() and " " not in url
+    return sent and parts.scheme in ("http", "https") and bool(parts.hostname) and "@" not in parts.netloc
 
 
 def signed_headers(secret: str, key: str, body: bytes, now: float) -> dict[str, str]:
@@ -115,7 +126,7 @@ class Webhook:
         except HTTPError as error:
             error.close()
             why = f"status {error.code}"
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, ValueError, http.client.HTTPException) as error:
             why = str(error) or type(error).__name__
         wait = min(2.0**entry.tries, _LONGEST_WAIT)
         done: Mapping[str, float] = {"sent": time.time()} if why is None else {"due": time.time() + wait}

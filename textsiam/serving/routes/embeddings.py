@@ -36,7 +36,7 @@ Problems = dict[int | str, dict[str, Any]]
 PROBLEMS: Problems = {
     status: {"model": Problem, "description": why}
     for status, why in {
-        400: "The body is no JSON.",
+        400: "The body is no JSON, or the path no UTF-8.",
         401: "The bearer token is missing or wrong.",
         403: "A page of another site may not write.",
         408: "The body did not come in time.",
