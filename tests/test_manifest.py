@@ -44,6 +44,31 @@ def test_a_link_is_removed_and_not_what_it_leads_to(tmp_path: Path) -> None:
     assert (tmp_path / "elsewhere").is_dir()
 
 
+def test_what_is_set_aside_comes_back_or_goes(tmp_path: Path) -> None:
+    def made(text: str) -> Manifest:
+        manifest = Manifest(tmp_path)
+        manifest.add("model", "later")
+        (tmp_path / "model").write_text(text)
+        return manifest
+
+    (tmp_path / "mine").write_text("mine")
+    for moved in (["model", "manifest.json"], ["model"]):  # wholly, or as far as a killed process came
+        made("old")
+        (tmp_path / ".overwritten").mkdir()
+        for name in moved:
+            (tmp_path / name).rename(tmp_path / ".overwritten" / name)
+        Manifest(tmp_path).put_back()
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["manifest.json", "mine", "model"]
+        assert (tmp_path / "model").read_text() == "old"
+    Manifest(tmp_path).set_aside()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".overwritten", "mine"]
+    made("new").put_back()
+    assert ((tmp_path / "model").read_text(), Manifest(tmp_path).aside) == ("old", False)
+    Manifest(tmp_path).set_aside()
+    made("new").drop_aside()
+    assert ((tmp_path / "model").read_text(), Manifest(tmp_path).aside) == ("new", False)
+
+
 @pytest.mark.parametrize(
     "text", ["{}", "[1]", "mine", *(json.dumps({"made_by_textsiam": [n]}) for n in ("../a", "..", "/a", "", 3))]
 )

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import yaml
 from rich.console import Console
 
 from textsiam import recipe
+from textsiam.config.loss import MatryoshkaConfig
 from textsiam.config.model import ScratchConfig
 from textsiam.config.run import (
     Config,
@@ -33,14 +35,16 @@ from textsiam.config.run import (
 from textsiam.data.pairs import DataError, read_pairs
 from textsiam.inference.encoders import ModelError
 from textsiam.inference.scratch import scratch_text_encoder
+from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
 from textsiam.recipe import Interrupted, run
 from textsiam.rerank.base import BaseReranker
 from textsiam.rerank.cross_encoder import Reranker
 from textsiam.rerank.lexical_reranker import LexicalReranker
+from textsiam.saving import SaveError
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
-from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, TripletLoss
-from textsiam.training.settings import RerankerSettings
+from textsiam.training.losses import DistillationLoss, InfoNCELoss, OnlineContrastiveLoss, TripletLoss
+from textsiam.training.settings import EpochMining, RerankerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TOPICS = ["bread", "cactus", "tyre", "dog", "mountain", "swim", "sky", "sleep", "visa", "wine", "guitar", "egg"]
@@ -179,6 +183,96 @@ def test_overwriting_replaces_what_a_run_made_and_nothing_else(config):
     assert {*made, "manifest.json"} == names(output) - {"notes.txt", "run-notes", "logs", "tokens.txt"}
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def twice(config) -> Config:
+    """The config that overwrites a run that has ended."""
+    run(replace(config, training=replace(config.training, max_steps=1)))
+    return replace(config, overwrite=True)
+
+
+def changed(config: Config, section: str, **keys: object) -> Config:
+    return replace(config, **{section: replace(getattr(config, section), **keys)})
+
+
+def test_a_run_that_would_read_what_it_overwrites_is_refused(twice):
+    output = Path(twice.output)
+    before = contents(output)
+    distillation = {**twice.loss, "distillation": DistillationLoss(teacher=str(output / "model"))}
+    mining = EpochMining(check=str(output / "model"))
+    for key, asked in [
+        ("model.left", changed(twice, "model", scratch=None, left=str(output / "model"))),
+        ("model.right", changed(twice, "model", right=f"{output}/../run/model")),
+        ("data.train", changed(twice, "data", train=str(output / "test.tsv"))),
+        ("data.test", changed(twice, "data", test=[str(output / "*.tsv")])),
+        ("data.more.0", changed(twice, "data", more=[str(output / "test.tsv")])),
+        ("reranker.model", replace(twice, reranker=RerankerSettings(model=str(output / "model")))),
+        ("training.mine.check", changed(twice, "training", mine=mining)),
+        ("loss.distillation.teacher", replace(twice, loss=distillation)),
+    ]:
+        with pytest.raises(ConfigError, match=f"{re.escape(key)}: .* was made by an earlier run in {output}"):
+            run(asked)
+    assert contents(output) == before
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_an_overwriting_run_that_is_refused_costs_nothing(twice, tmp_path, late):
+    before = contents(Path(twice.output))
+    refused = changed(twice, "data", train=str(tmp_path / "missing.tsv"))
+    if late:  # the width is known once the twin is there
+        refused = replace(twice, loss={**twice.loss, "matryoshka": MatryoshkaConfig([4000])})
+    with pytest.raises(ValueError, match="more than the 16 dimensions" if late else "missing"):
+        run(refused)
+    assert contents(Path(twice.output)) == before
+
+
+def test_what_a_killed_overwriting_run_set_aside_is_back_again(twice):
+    output = Path(twice.output)
+    before = contents(output)
+    Manifest(output).set_aside()
+    (output / "config.yaml").write_text("of the run that was killed before its first step")
+    Manifest(output).add("test.tsv")
+    with pytest.raises(SaveError):
+        Manifest(output).add("config.yaml")
+    (output / "config.yaml").unlink()
+    with pytest.raises(ConfigError, match="holds a finished run"):
+        run(replace(twice, overwrite=False))
+    assert contents(output) == before
+    assert run(changed(twice, "training", max_steps=2)).result.steps == 2
+    assert ".overwritten" not in names(output)
+
+
+def test_a_resume_that_is_refused_changes_nothing(config, pair_file, tmp_path, monkeypatch):
+    from textsiam.training.run import Run
+
+    source, output = tmp_path / "pairs.tsv", Path(config.output)
+    shutil.copy(pair_file, source)
+    asked = changed(config, "data", train=str(source))
+    real = Run.stopping
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "stopping", lambda self, _: real(self, self.state.step == 2))
+        with pytest.raises(Interrupted):
+            run(asked)
+    before = contents(output)
+    source.write_text("".join(source.read_text().splitlines(keepends=True)[:-20]))
+    with pytest.raises(ResumeError, match=r"step-00000002: data was '\w+' and is now '\w+'"):
+        run(replace(asked, resume=True))
+    assert {name: content for name, content in contents(output).items() if "tokens" not in name} == {
+        name: content for name, content in before.items() if "tokens" not in name
+    }
+
+
+def test_training_nothing_takes_the_weights_as_they_are(config):
+    outcome = run(replace(config, training=replace(config.training, max_steps=0)))
+    assert outcome.result.best_average_precision is None
+    zero_shot, trained = outcome.evaluations
+    np.testing.assert_allclose(trained.similarities, zero_shot.similarities, atol=1e-6)
+    assert (outcome.output / "model").is_dir()
+
+
 @pytest.mark.parametrize("name", ["model", "logs", "run-1", "test.tsv", "checkpoints"])
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_what_no_run_made_is_in_the_way_and_stays(config, name, overwrite):
@@ -245,8 +339,10 @@ def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypat
         run(replace(config, resume=True, model=replace(config.model, max_tokens=12)))
     with pytest.raises(ResumeError, match=r"learning_rate was 0\.005 and is now 0\.01"):
         run(replace(config, resume=True, training=replace(config.training, learning_rate=0.01)))
-    with pytest.raises(ResumeError, match="data was"):
+    with pytest.raises(ResumeError, match=r"data\.seed was 0 and is now 3$"):
         run(replace(config, resume=True, data=replace(config.data, seed=3)))
+    with pytest.raises(ResumeError, match=r"training\.seeds was 1 and is now 2$"):
+        run(replace(config, resume=True, training=replace(config.training, seeds=2)))
 
     resumed = run(replace(config, resume=True))
     ours, theirs = resumed.twin.state_dict(), whole.twin.state_dict()

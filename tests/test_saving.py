@@ -298,3 +298,16 @@ def test_a_twin_whose_files_were_not_named_and_a_plain_tower_are_replaced(twin: 
     (saved / "textsiam.json").unlink()
     twin.save_pretrained(saved)
     assert sorted(json.loads((saved / "textsiam.json").read_text())["files"]) == sorted(p.name for p in saved.iterdir())
+
+
+def test_a_twin_is_saved_after_a_crash_between_the_renames(
+    twin: Twin, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = twin.save_pretrained(tmp_path / "saved")
+    with monkeypatch.context() as patch:
+        crash_at_rename(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            twin.save_pretrained(saved)
+    assert not saved.exists()
+    twin.save_pretrained(saved)
+    assert Twin.from_pretrained(saved).dim == twin.dim

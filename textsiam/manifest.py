@@ -13,6 +13,7 @@ from textsiam.whole_file import whole_file
 from textsiam.yamlfile import ConfigError
 
 _FILE = "manifest.json"
+_ASIDE = ".overwritten"
 
 
 class Manifest:
@@ -26,7 +27,7 @@ class Manifest:
     """
 
     def __init__(self, output: Path) -> None:
-        self._output, self._file, self._made = output, output / _FILE, list[str]()
+        self._output, self._file, self._aside, self._made = output, output / _FILE, output / _ASIDE, list[str]()
         if not self._file.exists():
             return
         try:
@@ -71,6 +72,35 @@ class Manifest:
         self.remove(self._made)
         if not self._made:
             self._file.unlink(missing_ok=True)
+
+    @property
+    def aside(self) -> bool:
+        """Whether an earlier run is set aside."""
+        return self._aside.is_dir()
+
+    def set_aside(self) -> None:
+        """Move everything that runs made out of the way, until it is certain that another run replaces it.
+
+        Raises:
+            OSError: The folder cannot be written.
+        """
+        self._aside.mkdir(exist_ok=True)
+        for name in (*self.found, *([_FILE] if self._file.exists() else [])):  # last the file that lists the others
+            (self._output / name).rename(self._aside / name)
+        self._made = []
+
+    def put_back(self) -> None:
+        """Remove what was made since, and put back what was set aside; where nothing was, it is as `clear`."""
+        if not self.aside or (self._aside / _FILE).exists():  # else not everything was set aside yet
+            self.clear()
+        if self.aside:
+            for path in sorted(self._aside.iterdir(), key=lambda path: path.name == _FILE):
+                path.rename(self._output / path.name)
+            self._aside.rmdir()
+
+    def drop_aside(self) -> None:
+        """Remove what was set aside."""
+        shutil.rmtree(self._aside, ignore_errors=True)
 
     def _write(self, made: list[str]) -> None:
         try:

@@ -13,7 +13,7 @@ import numpy as np
 import yaml
 
 from textsiam.config.data import DataConfig
-from textsiam.config.preflight import RESULTS, input_names, scratch_names
+from textsiam.config.preflight import RESULTS, checkpoints_of, input_names, scratch_names
 from textsiam.config.run import Config
 from textsiam.data.pairs import Pairs
 from textsiam.data.splits import Splits
@@ -92,20 +92,35 @@ class Outcome:
 def write_inputs(config: Config, splits: Splits, more: Sequence[ReadSet]) -> None:
     """Write what the run is made of: only now that it can start, so that a mistake leaves nothing behind.
 
+    An earlier run that is to be replaced is set aside first. What goes on from a checkpoint has its inputs already.
+
     Raises:
         SaveError: The folder cannot be written.
     """
     output = Path(config.output)
-    settled = replace(config, resume=False, overwrite=False)
-    Manifest(output).add(*input_names(config), *scratch_names(config))
+    manifest = Manifest(output)
     try:
-        text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
-        (output / "config.yaml").write_text(text, encoding="utf-8")
+        if config.overwrite and not config.resume:
+            manifest.set_aside()
+        manifest.add(*input_names(config), *scratch_names(config))
+        if config.resume and checkpoints_of(output, config):
+            return
+        _write_config(config)
         sets = {"more": [each.facts(config.loss) for each in more]} if more else {}
         _write_json(output / "splits.json", {**splits.report.to_dict(), **sets})
         _write_pairs(output / "test.tsv", splits.test)
     except OSError as error:
+        if manifest.aside:
+            manifest.put_back()
+        if isinstance(error, SaveError):
+            raise
         raise SaveError(f"cannot write into {output}: {error.strerror or error}") from error
+
+
+def _write_config(config: Config) -> None:
+    settled = replace(config, resume=False, overwrite=False)
+    text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
+    (Path(config.output) / "config.yaml").write_text(text, encoding="utf-8")
 
 
 def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
@@ -134,6 +149,7 @@ def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> No
     }  # fmt: skip
     manifest = Manifest(output)
     manifest.add(*RESULTS)
+    _write_config(config)  # a resume may have changed what is not learned
     twin.save_pretrained(output / "model")
     write_report(
         output / "report.html",

@@ -102,6 +102,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         with say.status("measuring the untrained twin"):
             evaluations += _without_training(twin, splits, more, config.decision)
         write_inputs(config, splits, more)
+    state.wait_for_everyone()
     twin.decision = None
     result = _train(twin, splits, objective, further, config, settings, quiet=quiet)
     if result.interrupted:
@@ -148,13 +149,13 @@ def _train(
     *,
     quiet: bool,
 ) -> TrainResult:
-    """Train the twin; a run that is refused before its first step leaves nothing behind."""
+    """Train the twin; a run that is refused before its first step leaves all as it was."""
     output = Path(config.output)
     validation = splits.validation if len(splits.validation) else None
     try:
         with warnings.catch_warnings(record=quiet):
             warnings.simplefilter("always", CollapseWarning)
-            return train(
+            result = train(
                 twin,
                 splits.train,
                 objective,
@@ -165,10 +166,14 @@ def _train(
                 resume=config.resume,
                 quiet=quiet,
             )
-    except Exception:
+    except BaseException:
         if process_state().is_main_process and not begun(output, config):
-            Manifest(output).clear()
+            Manifest(output).put_back()
         raise
+    finally:
+        if process_state().is_main_process:
+            Manifest(output).drop_aside()
+    return result
 
 
 def _decide(twin: Twin, splits: Splits, config: DecisionConfig) -> None:

@@ -193,6 +193,55 @@ def test_a_broken_command_line_is_named(arguments, expected):
 
 
 @pytest.mark.parametrize(
+    "key",
+    [
+        "output", "data.train", "model.left", "model.scratch.hidden", "loss.triplet.margin", "training.log_every",
+        "training.learning_rate", "training.epochs", "training.seeds", "training.batch_size", "training.mine.margin",
+        "reranker.band", "resume",
+    ],
+)  # fmt: skip
+def test_a_key_that_must_have_a_value_is_not_null(key):
+    assert message([f"--{key}", "null"]) == f"--{key}: {key!r} must have a value, got null"
+
+
+@pytest.mark.parametrize("key", ["reranker", "model.scratch", "model.head", "model.lora", "training.mine"])
+def test_a_section_that_may_be_left_out_is_no_value(key):
+    assert message([f"--{key}", "true"]) == f"--{key}: {key!r} is a section, got the value True"
+    assert read_config([f"--{key}", "null"]) == Config()
+
+
+def test_the_losses_as_a_whole(write):
+    assert read_config([write("loss: {triplet: {}}"), "--loss", "null"]) == Config()
+    assert message(["--loss", "3"]) == "--loss: 'loss' is a section, got the value 3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--model.lora.rank", "0"], "model.lora.rank must be >= 1, got 0"),
+        (["--training.mine.margin", "0"], "training.mine.margin must be > 0, got 0.0"),
+        (["--model.head.rank", "wide"], "'model.head.rank' is 'wide', expected int"),
+        (["--data.train", "123"], "'data.train' is '123', expected str or list[str]"),
+        (["--data.validation", "[1, 2]"], "'data.validation' is '[1, 2]', expected str or list[str]"),
+        (["--model.shared_layers", "most"], "'model.shared_layers' is 'most', expected int or one of ['all']"),
+        (["--model.builder", "3"], "'model.builder' is '3', expected str or dict[str, Any]"),
+        (["--training.learning_rate", ".inf"], "training.learning_rate must be a finite number, got inf"),
+        (["--training.weight_decay", ".inf"], "training.weight_decay must be a finite number, got inf"),
+        (["--training.seed", "-1"], "training.seed must be from 0 to 4294967295, got -1"),
+        (["--training.seed", "4294967296"], "training.seed must be from 0 to 4294967295, got 4294967296"),
+        (["--data.seed", "-1"], "data.seed must be >= 0, got -1"),
+        (
+            ["--data.test_share", ".nan"],
+            "data: validation_share, calibration_share and test_share must be >= 0 and leave some, "
+            "got [0.05, 0.05, nan]",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_below_a_section_or_among_several_types_is_said_in_words(arguments, expected):
+    assert message(arguments) == f"{arguments[0]}: {expected}"
+
+
+@pytest.mark.parametrize(
     ("arguments", "expected"),
     [
         (["--training.epochs", "many"], "--training.epochs: 'training.epochs' is 'many', expected int"),
@@ -404,3 +453,33 @@ def test_mining_is_off_unless_a_key_of_it_is_given(write):
         read_config(["--training.mine.category", "harder"])
     with pytest.raises(ConfigError, match=r"margin must be > 0, got 0.0"):
         read_config(["--training.mine.margin", "0"])
+
+
+def test_a_key_that_stands_twice_is_refused(write):
+    file = write("training: {max_steps: 1}\noutput: here\ntraining: {learning_rate: 1e-3}\n")
+    with pytest.raises(
+        ConfigError, match=r"run\.yaml:3: not valid YAML: the key 'training' is there already, in line 1"
+    ):
+        read_config([file])
+
+
+@pytest.mark.parametrize("name", ["run #1", "my: run", "a, b", "& more", "what?", "%", "@home", "runs/[1]"])
+def test_a_name_on_the_command_line_is_itself(name):
+    config = read_config(["--output", name, f"--data.train={name}"])
+    assert (config.output, config.data.train) == (name, name)
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--model.scratch.layers", "0"], "model.scratch.layers must be >= 1, got 0"),
+        (["--model.scratch.hidden", "0"], "model.scratch.hidden must be >= 1, got 0"),
+        (["--model.scratch.hidden", "10", "--model.scratch.heads", "3"], "must be a multiple of heads, got 10 and 3"),
+        (["--model.scratch.layers", "1", "--model.pooling", "cls"], "a tower from scratch has mean pooling, got 'cls'"),
+        (["--model.scratch.layers", "1", "--model.max_tokens", "0"], "model.max_tokens must be >= 3"),
+        (["--model.scratch.layers", "1", "--model.image_size", "5"], "model.scratch reads texts"),
+    ],
+)
+def test_a_tower_from_scratch_refuses_what_it_cannot_be(options, problem, pairs):
+    with pytest.raises(ConfigError, match=problem):
+        build_twin(read_config(options).model, pairs, device="cpu")

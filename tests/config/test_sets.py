@@ -71,6 +71,8 @@ def test_sets_are_read_and_written(tmp_path):
     again = written(tmp_path, yaml.safe_dump(config.to_dict()))
     assert read_config([again]) == config
     assert read_config(["--data.more", "[{source: c.tsv, weight: 2}]"]).data.more == [SetConfig("c.tsv", 2.0)]
+    with pytest.raises(ConfigError, match=r"data\.more\.0\.weight must be a finite number, got inf"):
+        read_config(["--data.more", "[{source: c.tsv, weight: .inf}]"])
 
 
 def test_all_faults_at_once_with_their_lines(tmp_path):

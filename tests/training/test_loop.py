@@ -152,6 +152,31 @@ def test_patience_stops_early(driver, task, tmp_path, scripted):
     assert (result.steps, result.best_step, result.stopped_early) == (4, 2, True)
 
 
+def test_a_run_whose_patience_had_run_out_ends_when_it_is_resumed(driver, task, tmp_path, scripted):
+    scripted(0.5, 0.6, 0.6, 0.55, 0.9, 0.9)
+    results = [
+        train(
+            driver.small_twin(), task[0], driver.build_objective(["contrastive"]), output=tmp_path, quiet=True,
+            settings=settings(epochs=9, validate_every=1, patience=2), validation=task[1], resume=resume,
+        )
+        for resume in (False, True)
+    ]  # fmt: skip
+    whole, resumed = ((r.steps, r.best_step, r.stopped_early, r.history) for r in results)
+    assert whole[:3] == (4, 2, True)
+    assert resumed == whole
+
+
+def test_no_step_keeps_the_weights_where_there_is_validation_too(driver, task, tmp_path):
+    twin = driver.small_twin()
+    before = weights(twin)
+    result = train(
+        twin, task[0], driver.build_objective(["contrastive"]), output=tmp_path, settings=settings(max_steps=0),
+        validation=task[1], quiet=True,
+    )  # fmt: skip
+    assert (result.steps, result.best_step, result.best_average_precision) == (0, 0, None)
+    assert_same(weights(twin), before)
+
+
 def test_a_better_validation_renews_patience(driver, task, tmp_path, scripted):
     scripted(0.5, 0.4, 0.6, 0.5, 0.7, 0.1)
     result = train(
@@ -352,6 +377,17 @@ def test_a_loss_that_is_no_number_stops_the_run_before_a_checkpoint(driver, task
             settings=settings(max_steps=5, log_every=log_every, checkpoint_every=2),
         )  # fmt: skip
     assert [p.name for p in (tmp_path / "checkpoints").iterdir()] == ["step-00000002"]
+
+
+@pytest.mark.parametrize("validated", [False, True])
+def test_weights_that_are_no_numbers_are_told_before_anything_is_measured(driver, task, tmp_path, validated):
+    with pytest.raises(ValueError, match=r"the weights are no finite number at step 1 .* lower the learning rate"):
+        train(
+            driver.small_twin(), task[0], driver.build_objective(["contrastive"]), output=tmp_path, quiet=True,
+            settings=settings(max_steps=1, learning_rate=1e38, weight_decay=1e38, warmup=0.0),
+            validation=task[1] if validated else None,
+        )  # fmt: skip
+    assert not (tmp_path / "best").exists()
 
 
 def test_a_healthy_run_raises_no_alarm(driver, task, tmp_path):

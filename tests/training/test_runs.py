@@ -90,6 +90,22 @@ def test_finished_runs_of_other_settings_are_refused(driver, tmp_path: Path) -> 
         )  # fmt: skip
 
 
+def test_finished_runs_from_other_weights_are_refused(driver, tmp_path: Path) -> None:
+    settings = Settings(**{**KNOBS, "seeds": 2, "epochs": 1, "trained_share": 0.5})
+    for resume in (False, True):
+        twin = driver.small_twin()
+        if resume:
+            with torch.no_grad():
+                next(twin.parameters()).add_(1)
+        asked = (twin, driver.keyword_pairs(48), driver.build_objective(["online_contrastive"]))
+        knobs: dict[str, Any] = {"output": tmp_path, "settings": settings, "resume": resume, "quiet": True}
+        if resume:
+            with pytest.raises(ResumeError, match=r"run-0/finished: start was \['\w+'\] and is now \['\w+'\]$"):
+                train(*asked, **knobs)
+        else:
+            train(*asked, **knobs)
+
+
 def test_finished_runs_may_be_resumed_with_other_logs(driver, tmp_path: Path) -> None:
     first, _ = trained(driver, tmp_path, seeds=2, epochs=1)
     twin = driver.small_twin()

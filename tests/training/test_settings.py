@@ -42,6 +42,21 @@ def test_rates_are_positive(name: str, value: float) -> None:
         Settings(**{name: value})
 
 
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay", "max_gradient_norm"])
+def test_rates_are_finite(name: str) -> None:
+    with pytest.raises(ValueError, match=f"^{name} must be a finite number, got inf$"):
+        Settings(**{name: float("inf")})
+
+
+@pytest.mark.parametrize(
+    ("seed", "seeds", "highest"), [(-1, 1, 2**32 - 1), (2**32, 1, 2**32 - 1), (2**32 - 1, 2, 2**32 - 2)]
+)
+def test_every_run_has_a_seed_that_numpy_takes(seed: int, seeds: int, highest: int) -> None:
+    assert Settings(seed=highest, seeds=seeds).seed == highest
+    with pytest.raises(ValueError, match=f"^seed must be from 0 to {highest}, got {seed}$"):
+        Settings(seed=seed, seeds=seeds)
+
+
 @pytest.mark.parametrize("name", ["warmup", "ema_decay"])
 def test_shares_are_below_one(name: str) -> None:
     assert getattr(Settings(**{name: 0.0}), name) == 0

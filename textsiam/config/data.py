@@ -77,8 +77,10 @@ class DataConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ValueError(f"seed must be >= 0, got {self.seed}")
         shares = [self.validation_share, self.calibration_share, self.test_share]
-        if min(shares) < 0 or sum(shares) >= 1:
+        if not (all(each >= 0 for each in shares) and sum(shares) < 1):
             raise ValueError(
                 f"validation_share, calibration_share and test_share must be >= 0 and leave some, got {shares}"
             )

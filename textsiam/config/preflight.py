@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import glob
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import yaml
 
 from textsiam.config.data import check_data, further_sets
 from textsiam.config.model import check_model
@@ -16,12 +19,15 @@ from textsiam.modality import modality_of
 from textsiam.training.batches.sampling import check_batches
 from textsiam.training.checkpoints import ResumeError, differences, list_checkpoints
 from textsiam.training.distributed import process_state, tracker_of
+from textsiam.training.settings import FREE_ON_RESUME
 from textsiam.training.train_reranker import check_readable
 from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from textsiam.models.learned import Head
     from textsiam.training.losses.objective import Objective
+
+_SPLITS = ("validation", "calibration", "test")
 
 RESULTS = ("model", "report.html", "summary.json")
 """What a finished run leaves."""
@@ -40,7 +46,7 @@ def faults(config: Config) -> list[ValueError]:
             found.append(error)
 
     if state.is_main_process:
-        check(lambda: _refuse_folder(Path(config.output), config))
+        check(lambda: _check_folder(Path(config.output), config))
     check(lambda: check_data(config.data))
     check(lambda: check_model(config.model, modality=modality))
     check(lambda: tracker_of(settings))
@@ -82,6 +88,16 @@ def _check_teacher(objective: Objective) -> None:
         raise ConfigError(f"loss.distillation.teacher: {error}") from error
 
 
+def _check_folder(output: Path, config: Config) -> None:
+    """Refuse an output folder that cannot be written to, or must not be; what a killed run set aside is settled."""
+    if begun(output, config):
+        Manifest(output).drop_aside()
+    elif Manifest(output).aside:
+        Manifest(output).put_back()
+    _refuse_folder(output, config)
+    _refuse_own_inputs(output, config)
+
+
 def _refuse_folder(output: Path, config: Config) -> None:
     """Refuse an output folder with something in the way, or with a run that nobody asked to be replaced."""
     manifest = Manifest(output)
@@ -95,27 +111,58 @@ def _refuse_folder(output: Path, config: Config) -> None:
     if (output / "summary.json").exists():
         raise ConfigError(f"output {output} holds a finished run: choose another --output, or --overwrite true")
     if begun(output, config) and not config.resume:
-        done = _checkpoints(output, config)
+        done = checkpoints_of(output, config)
         hint = f"--resume true (goes on from {done[-1].name}), " if done else ""
         raise ConfigError(f"output {output} holds an unfinished run: {hint}--overwrite true, or another --output")
-    if config.resume and _checkpoints(output, config):
+    if config.resume and checkpoints_of(output, config):
         _check_same(output / "config.yaml", config)
 
 
+def _refuse_own_inputs(output: Path, config: Config) -> None:
+    """Refuse to read what the run itself would replace or remove: files of an earlier run in its output folder."""
+    made = [(output / name).resolve() for name in Manifest(output).found]
+    if not made:
+        return
+    for key, source in _inputs(config):
+        paths = [source, *glob.glob(source, recursive=True)]
+        own = [path for path in paths if any(Path(path).resolve().is_relative_to(each) for each in made)]
+        if own:
+            raise ConfigError(
+                f"{key}: {own[0]} was made by an earlier run in {output}, and this run would remove it: choose another "
+                "--output, or copy it elsewhere"
+            )
+
+
+def _inputs(config: Config) -> Iterator[tuple[str, str]]:
+    """Yield each source and model that a config names, with its key."""
+    data, model, mine = config.data, config.model, config.training.mine
+    further = further_sets(data)
+    found: dict[str, Any] = {f"data.{name}": getattr(data, name) for name in ("train", *_SPLITS)}
+    found |= {f"data.more.{place}": each for place, each in enumerate(data.more or ()) if isinstance(each, str)}
+    found |= {f"data.more.{place}": each.source for place, each in further.items()}
+    found |= {"model.left": None if model.from_scratch or model.builder else model.left, "model.right": model.right}
+    found |= {"training.mine.check": mine and mine.check, "reranker.model": config.reranker and config.reranker.model}
+    losses = {"loss": config.loss, **{f"data.more.{place}.loss": each.loss or {} for place, each in further.items()}}
+    for key, terms in losses.items():
+        found |= {f"{key}.{name}.teacher": getattr(term, "teacher", None) for name, term in terms.items()}
+    for key, sources in found.items():
+        yield from ((key, source) for source in (sources if isinstance(sources, list) else [sources]) if source)
+
+
 def prepare_folder(output: Path, config: Config) -> None:
-    """Make the output folder ready: what no run made stays, and what one made unless nothing of it is to be kept."""
+    """Make the output folder ready: what a run left that learned nothing goes, an earlier run stays until it is due."""
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
-    if not config.resume and (config.overwrite or not begun(output, config)):
+    if not config.resume and not config.overwrite and not begun(output, config):
         Manifest(output).clear()
 
 
 def begun(output: Path, config: Config) -> bool:
     """Whether a run in a folder has learned anything yet: written a record or a checkpoint."""
     places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
-    learned = any((place / "history.jsonl").exists() for place in places) or bool(_checkpoints(output, config))
+    learned = any((place / "history.jsonl").exists() for place in places) or bool(checkpoints_of(output, config))
     return learned and bool(Manifest(output).found)
 
 
@@ -135,7 +182,7 @@ def scratch_names(config: Config) -> tuple[str, ...]:
     return ("best", "checkpoints", "tokens") if runs == 1 else tuple(f"run-{k}" for k in range(runs))
 
 
-def _checkpoints(output: Path, config: Config) -> list[Path]:
+def checkpoints_of(output: Path, config: Config) -> list[Path]:
     """Return the checkpoints of a run, or of each of several, and those that were finished, oldest first."""
     places = [output, *(output / f"run-{k}" for k in range(config.training.seeds))]
     finished = [place / "finished" for place in places if (place / "finished").is_dir()]
@@ -143,8 +190,16 @@ def _checkpoints(output: Path, config: Config) -> list[Path]:
 
 
 def _check_same(file: Path, config: Config) -> None:
-    """Refuse to resume with another model or loss; data and settings are compared with the checkpoint itself."""
-    saved, now = read_yaml(file), config.to_dict()  # a saved config is compared, but nothing that it names is imported
-    saved, now = ({name: tree[name] for name in ("model", "loss")} for tree in (saved, now))
-    if different := differences(saved, now):
+    """Refuse to resume a run whose config differs in what it learns, and how; the checkpoint compares the rest.
+
+    Where data lie may change: that they are the same is compared with the checkpoint.
+
+    A saved config is compared as it is written, so that nothing that it names is imported.
+    """
+    saved, now = read_yaml(file), yaml.safe_load(yaml.safe_dump(config.to_dict()))
+    different, free = [], {*FREE_ON_RESUME, "train", *_SPLITS}
+    for name in ("data", "loss", "model", "training"):
+        was, value = ({k: v for k, v in (tree.get(name) or {}).items() if k not in free} for tree in (saved, now))
+        different += differences(was, value, f"{name}.")
+    if different:
         raise ResumeError(f"cannot resume in {config.output}: {'; '.join(different)}")

@@ -8,6 +8,7 @@ from copy import deepcopy
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from textsiam.config.augment import augmentation_for, read_augment
@@ -104,13 +105,7 @@ def read_config(arguments: Sequence[str]) -> Config:
     losses = _losses(tree.pop("loss", None), "loss", places, faults)
     augment, more = _augment(tree, places, faults), _more(tree, places, faults)
     tree = _checked(_hints(Config), tree, "", places, faults)
-    sections = {name: _section(kind) for name, kind in _hints(Config).items()}
-    below = {
-        name: _read(kind, tree.pop(name), f"{name}.", places, faults)
-        for name, kind in sections.items()
-        if kind is not None and tree.get(name) is not None
-    }
-    config = _read(Config, tree, "", places, faults, loss=losses, **below)
+    config = _read(Config, tree, "", places, faults, loss=losses)
     if faults:
         raise together(faults)
     data, training = replace(config.data, more=more), replace(config.training, augment=augment)
@@ -197,7 +192,7 @@ def _path(option: str, value: Any, tree: Mapping[str, Any]) -> list[str]:
     """
     top, _, rest = option.partition(".")
     first = rest.partition(".")[0]
-    if top != "loss" or f"loss.{first}" in RENAMED or first in loss_sections():
+    if top != "loss" or not rest or f"loss.{first}" in RENAMED or first in loss_sections():
         return option.split(".")
     named = [str(name) for name in tree.get("loss") or () if f"{rest}.".startswith(f"{name}.")]
     whole = value is None or isinstance(value, dict)
@@ -218,7 +213,7 @@ def _section(kind: Any) -> type | None:
 def _checked(
     hints: Mapping[str, Any], tree: Mapping[str, Any], prefix: str, places: _Places, faults: _Faults
 ) -> dict[str, Any]:
-    """Leave out unknown keys, and values where a section belongs or the reverse; an empty section has its defaults."""
+    """Leave out unknown keys, and what its key cannot hold; an empty section has its defaults."""
     kept: dict[str, Any] = {}
     for name, value in tree.items():
         key = f"{prefix}{name}"
@@ -230,26 +225,42 @@ def _checked(
         below = _section(hints[name])
         if value is None and below is hints[name]:
             continue
-        if below is hints[name] and not isinstance(value, dict):
-            faults.add(f"{places(key)}: {key!r} is a section, got the value {value!r}")
+        if wrong := _misplaced(hints[name], value):
+            faults.add(f"{places(key)}: {key!r} {wrong}")
             continue
-        of_user = any(get_origin(kind) is dict for kind in (hints[name], *get_args(hints[name])))
-        if isinstance(value, dict) and not of_user:  # the names below are the user's own
-            if below is None:
-                faults.add(f"{places(key)}: {key!r} is a value, nothing lies below it")
-                continue
+        if below is not None and isinstance(value, dict):
             value = _checked(_hints(below), value, f"{key}.", places, faults)
         kept[name] = value
     return kept
 
 
+def _misplaced(kind: Any, value: Any) -> str | None:
+    """Return what is wrong with a null, or with a value where a section belongs or the reverse; None where nothing."""
+    kinds, below = (kind, *get_args(kind)), _section(kind)
+    if value is None:
+        return None if any(each in (Any, None, NoneType) for each in kinds) else "must have a value, got null"
+    if below is not None and not isinstance(value, dict) and all(each in (below, NoneType) for each in get_args(kind)):
+        return f"is a section, got the value {value!r}"
+    of_user = any(get_origin(each) is dict for each in kinds)  # the names below are the user's own
+    if below is None and isinstance(value, dict) and not of_user:
+        return "is a value, nothing lies below it"
+    return None
+
+
 def _read(owner: Any, tree: Mapping[str, Any], prefix: str, places: _Places, faults: _Faults, **read: Any) -> Any:
-    """Make the dataclass of a section of its values; `read` are fields that have been read.
+    """Make the dataclass of a section of its values, and of the sections below; `read` are fields that have been read.
 
     A value that does not fit is a fault, and left out; None where it cannot be told which one that is.
     """
     from jsonargparse import ArgumentError, ArgumentParser
 
+    sections = {name: _section(kind) for name, kind in _hints(owner).items() if isinstance(tree.get(name), dict)}
+    read |= {
+        name: _read(kind, tree[name], f"{prefix}{name}.", places, faults)
+        for name, kind in sections.items()
+        if kind is not None
+    }
+    tree = {name: value for name, value in tree.items() if name not in read}
     parser = ArgumentParser(exit_on_error=False)
     parser.add_class_arguments(owner, skip=set(read))
     rest, gone = deepcopy(dict(tree)), set[str]()
@@ -277,13 +288,14 @@ def _left_out(tree: dict[str, Any], path: list[str]) -> bool:
 def _explain(error: Exception, owner: Any, prefix: str, places: _Places) -> tuple[str, str]:
     """Return what is wrong with a section, and the key of the value below it, "" where nothing tells."""
     text = re.sub(r"\s+", " ", str(error)).strip()
-    # Inside an optional section, jsonargparse names the section first and the key below it later.
     key = ".".join(re.findall(r'Parser key "([\w.]+)":', text))
-    if options := re.search(r"Errors: - Expected an? (.+?) - Expected a <class 'NoneType'>.* Given value: (.*)$", text):
-        text = f"Expected a {options[1]}. Got value: {options[2]}"  # of what may be None, in other words
-    problem = re.search(r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text)
+    problem = re.search(r"Subtypes: \[(.+?)\] Errors: .* Given value: (.*)$", text) or re.search(
+        r"Expected an? (.+?)\. Got value: (.*?)(?: - Expected a |$)", text
+    )
     if key and problem is not None:
-        expected = re.sub(r"<class '(\w+)'>|typing\.Literal", lambda m: m[1] or "one of ", problem[1])
+        kinds = problem[1].replace("<class 'NoneType'>", "").removesuffix(", ")
+        kinds = re.sub(r"<class '(\w+)'>|typing\.(Literal)?", lambda m: m[1] or ("one of " if m[2] else ""), kinds)
+        expected = re.sub(r", (?![^\[]*\])", " or ", kinds)
         return f"{places(prefix + key)}: {prefix + key!r} is {problem[2]!r}, expected {expected}", key
     knob = text.partition(" ")[0]
     if prefix and knob in {f.name for f in fields(owner)}:

@@ -159,6 +159,7 @@ def own_names(path: str | Path) -> list[str] | None:
     A twin that was saved before its files were named, and a tower of sentence-transformers, are replaced whole: None.
     """
     folder = Path(path)
+    recover(folder)
     facts = next((folder / name for name in (_FILE, "ensemble.json") if (folder / name).exists()), None)
     if facts is None:
         return None if (folder / "modules.json").exists() else []

@@ -6,15 +6,21 @@ import json
 import re
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
 
 from textsiam.data.pairs import Pairs
+from textsiam.inference.cache import weights_digest
+from textsiam.models.twin import Twin
 from textsiam.saving import SaveError, whole_folder, write_failure
 from textsiam.training.batches.sets import TrainingSet
+from textsiam.training.batches.teacher import teacher_weights
+from textsiam.training.distributed import process_state
 from textsiam.training.losses.objective import Objective
+from textsiam.training.settings import Settings
 
 _NAME = re.compile(r"step-(\d{8})")
 
@@ -112,15 +118,27 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def run_identity(
-    pairs: Pairs, validation: Pairs | None, objective: Objective, more: Sequence[TrainingSet] = ()
+    twin: Twin,
+    pairs: Pairs,
+    objective: Objective,
+    settings: Settings,
+    validation: Pairs | None,
+    more: Sequence[TrainingSet] = (),
 ) -> dict[str, Any]:
-    """Return what a run learns from: data and losses, as `check_identity` compares them."""
+    """Return what makes a run what it is, before its first step, as `check_identity` compares it."""
+    teaching = [each for each in (objective, *(each.objective for each in more)) if each.reads_teacher]
     further = {"more": {str(place): each.identity() for place, each in enumerate(more)}} if more else {}
     return {
         **further,
         "data": pairs.fingerprint,
         "validation": None if validation is None else validation.fingerprint,
         **objective.identity(),
+        "parameters": sum(p.numel() for p in twin.parameters()),
+        "processes": process_state().num_processes,
+        "lora": None if twin.lora is None else asdict(twin.lora),
+        **settings.identity(),
+        **({} if settings.trained_share is None else {"start": [weights_digest(tower) for tower in twin.towers]}),
+        **({"teachers": [teacher_weights(each.teacher, twin) for each in teaching]} if teaching else {}),
     }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import field, fields
 from typing import Any
@@ -38,7 +39,7 @@ def share(default: float | None) -> Any:
 
 
 def check_knobs(owner: Any) -> None:
-    """Refuse values out of the bounds of the fields of a dataclass.
+    """Refuse values out of the bounds of the fields of a dataclass, and numbers that are not finite.
 
     Raises:
         ValueError: One is; the message names it.
@@ -47,3 +48,5 @@ def check_knobs(owner: Any) -> None:
         value = getattr(owner, f.name)
         if value is not None and "holds" in f.metadata and not f.metadata["holds"](value):
             raise ValueError(f"{f.name} must be {f.metadata['what']}, got {value}")
+        if "holds" in f.metadata and isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{f.name} must be a finite number, got {value}")

@@ -92,6 +92,8 @@ def _learn(run: Run, quiet: bool) -> None:
     accelerator, settings = run.accelerator, run.settings
     model, objective, optimizer = run.model, run.objective, run.optimizer
     show = accelerator.is_main_process and not quiet
+    if run.stopping(False):  # a checkpoint of a run whose patience had run out already
+        return
     run.mine()
     with progress(run.state, run.total_steps, settings.batch_size, show=show) as advance, graceful_stop() as requested:
         for batch in run.remaining_batches():

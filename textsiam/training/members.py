@@ -68,8 +68,7 @@ def train_members(
     for member in members:
         twin, minimised, more = copy.deepcopy((origin, objective, member.more))  # together: a head belongs to all
         finished = member.folder / "finished"
-        learned = run_identity(member.pairs, member.validation, objective, member.more)
-        identity = {**learned, **member.settings.identity()}
+        identity = run_identity(twin, member.pairs, objective, member.settings, member.validation, member.more)
         if resume and finished.is_dir():
             check_identity(finished, identity)
             twin.load_state_dict(Twin.from_pretrained(finished / "twin", device="cpu").state_dict())

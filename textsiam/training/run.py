@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
+import numpy as np
 import torch
 from accelerate.utils import AutocastKwargs, set_seed
 from sentence_transformers import SentenceTransformer
@@ -14,9 +15,9 @@ from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
 
 from textsiam.data.pairs import Pairs
-from textsiam.inference.cache import weights_digest
 from textsiam.inference.inputs import Prepared
 from textsiam.models.twin import Twin
+from textsiam.saving import recover
 from textsiam.training.batches.collation import Batch, TrainingPairs
 from textsiam.training.batches.crew import shareable
 from textsiam.training.batches.sampling import make_sampler, usable_rows
@@ -27,7 +28,7 @@ from textsiam.training.checkpoints import RunState, check_identity, list_checkpo
 from textsiam.training.distributed import broadcast, check_shardable, make_accelerator
 from textsiam.training.losses.objective import Embedded, Objective, Objectives
 from textsiam.training.mining.each_epoch import EpochMiner
-from textsiam.training.reporting.log import RunLog
+from textsiam.training.reporting.log import RunLog, not_finite
 from textsiam.training.reporting.result import TrainResult
 from textsiam.training.settings import Settings
 from textsiam.training.weights.averaging import WeightAverage
@@ -55,7 +56,6 @@ class Run:
             raise ValueError(f"{validation.source}: validation needs labelled pairs, duplicates and others")
         self.settings, self.output, self.validation = settings, output, validation
         self.accelerator = make_accelerator(settings, output)
-        world = self.accelerator.num_processes
         set_seed(settings.seed, device_specific=True)
         self._sharded = check_shardable(self.accelerator, settings, twin)
         for each in more:
@@ -69,17 +69,7 @@ class Run:
         self.steps_per_epoch = self.data.steps // settings.gradient_accumulation_steps
         whole = settings.epochs * self.steps_per_epoch
         self.total_steps = whole if settings.max_steps is None else settings.max_steps
-        self.identity = {
-            **run_identity(pairs, validation, objective, more),
-            "parameters": sum(p.numel() for p in twin.parameters()),
-            "processes": world,
-            "lora": None if twin.lora is None else asdict(twin.lora),
-            **settings.identity(),
-        }
-        if settings.trained_share is not None:
-            self.identity["start"] = [weights_digest(tower) for tower in twin.towers]
-        if teachers := [part.taught.weights for part in parts if part.taught is not None]:
-            self.identity["teachers"] = teachers
+        self.identity = run_identity(twin, pairs, objective, settings, validation, more)
         self.twin, self.served = twin, ServedTwin(twin, trained_share=settings.trained_share)
         freeze_unused(twin, parts[0].collate(usable_rows(pairs, objective)[:2]))
         self._prepare(twin, Objectives([each.objective for each in sets]) if more else objective)
@@ -154,6 +144,7 @@ class Run:
         if self.accelerator.is_main_process:
             for stale in self.output.glob(".best.*.tmp"):  # what a killed process was writing
                 shutil.rmtree(stale, ignore_errors=True)
+            recover(self.output / "best")  # before it is asked what of it is our own, and may be replaced
         found = list_checkpoints(self.output / "checkpoints")
         if found:
             check_identity(found[-1], self.identity)
@@ -195,8 +186,10 @@ class Run:
             twin, score = self._current(), torch.zeros(1, dtype=torch.float64)
             if self.accelerator.is_main_process:
                 similarity = twin.pair_similarity(pairs.texts, pairs.left, pairs.right)
-                score[0] = average_precision_score(pairs.labels, similarity)
+                finite = np.isfinite(similarity).all()
+                score[0] = average_precision_score(pairs.labels, similarity) if finite else math.nan
             score = broadcast(self.accelerator, score).item()
+            self._check_finite(math.isfinite(score))
             self.runlog.record({"step": self.state.step, "validation_ap": score})
             if self.state.best is None or score > self.state.best:
                 self.state.best, self.state.best_step, self.state.stale = score, self.state.step, 0
@@ -248,11 +241,12 @@ class Run:
     def finish(self, seconds: float) -> TrainResult:
         """Give the twin the weights that were kept, free what Accelerate holds, and say what happened."""
         state, best = self.state, self.output / "best"
-        if self.validation is None and not self.interrupted:
+        if state.best is None and not self.interrupted:  # no validation has chosen any
             twin, state.best_step = self._current(), state.step
+            self._check_finite(all(weight.isfinite().all() for weight in twin.parameters()))
             if self._sharded and self.accelerator.is_main_process:  # the others have none of them
                 twin.save_pretrained(best)
-        if not self.interrupted and (self.validation is not None or self._sharded):
+        if not self.interrupted and (state.best is not None or self._sharded):
             self.accelerator.wait_for_everyone()  # the main process may still be writing the best weights
             self.served.twin.load_state_dict(Twin.from_pretrained(best, device="cpu").state_dict())
         # While the processes are still connected: a reducer of torch that outlives its process group takes the group's
@@ -275,6 +269,11 @@ class Run:
             interrupted=self.interrupted,
             seconds=seconds,
         )
+
+    def _check_finite(self, finite: bool) -> None:
+        """Stop, as the main process finds, where the weights are no numbers, which only the next loss would show."""
+        if not broadcast(self.accelerator, torch.tensor([float(finite)])).item():
+            raise not_finite("weights are", self.state.step)
 
     def _save_checkpoint(self) -> None:
         self.runlog.check_losses()

@@ -17,7 +17,7 @@ from textsiam.training.knobs import at_least_one, below_one, check_knobs, knob, 
 if TYPE_CHECKING:
     import torch
 
-_FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
+FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"}
 
 LEXICAL = "lexical"  # instead of a cross-encoder
 
@@ -163,6 +163,9 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_knobs(self)
+        highest = 2**32 - self.seeds  # numpy takes 32 bits, and each run has a seed of its own
+        if not 0 <= self.seed <= highest:
+            raise ValueError(f"seed must be from 0 to {highest}, got {self.seed}")
         if self.cross_fit is not None and (self.seeds < 2 or not 0 < self.cross_fit <= 1 / self.seeds):
             raise ValueError(
                 f"cross_fit must be a share of at most 1 / seeds, with 2 seeds or more, got {self.cross_fit} "
@@ -208,7 +211,7 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """Return what must be the same when a run resumes: all that touches the weights."""
-        return {k: v for k, v in self.to_dict().items() if k not in _FREE_ON_RESUME}
+        return {k: v for k, v in self.to_dict().items() if k not in FREE_ON_RESUME}
 
 
 @old_arguments(wording="lexical_features")

@@ -21,6 +21,14 @@ from textsiam.training.losses.objective import Embedded
 from textsiam.training.reporting.collapse import shuffled_cosine, warn_if_collapsed
 
 
+def not_finite(what: str, step: int) -> ValueError:
+    """Return the error of a run that has diverged; `what` is the loss, or the weights, with its verb."""
+    return ValueError(
+        f"the {what} no finite number at step {step} or shortly before: lower the learning rate, or use precision bf16 "
+        "or fp32; earlier checkpoints are intact"
+    )
+
+
 class RunLog:
     """The log of a run.
 
@@ -48,10 +56,7 @@ class RunLog:
             ValueError: A loss since the last line is no finite number.
         """
         if self._losses and not torch.stack(self._losses).isfinite().all():
-            raise ValueError(
-                f"the loss is no finite number at step {self._state.step} or shortly before: lower the learning "
-                "rate, or use precision bf16 or fp32; earlier checkpoints are intact"
-            )
+            raise not_finite("loss is", self._state.step)
 
     def write_line(self, learning_rate: Any, batch_size: int) -> None:
         """Record the mean loss and the pace since the last line; warn where the twin collapses."""
