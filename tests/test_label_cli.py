@@ -193,6 +193,25 @@ def test_nothing_certified_is_one_clear_error(model, questions, textsiam, tmp_pa
     assert not (tmp_path / "flagged.tsv").exists()
 
 
+def test_a_few_questions_are_certified_once_every_pair_is_judged(model, textsiam, tmp_path):
+    three, output = tmp_path / "three.txt", tmp_path / "three.tsv"
+    three.write_text("water the cactus\nwater a cactus\nwater cactus\n")
+    said = textsiam("label", model, three, "--output", output, typed="y\ny\ny\n")
+    assert "3 pairs at or above" in said.err
+    said = textsiam("flag", model, three, "--labels", output, "--output", tmp_path / "flagged.tsv")
+    assert said.status == 0, said.err
+    assert "3 pairs at or above" in said.err
+
+
+def test_a_closed_input_is_its_end(model, questions, tmp_path):
+    output = tmp_path / "labels.tsv"
+    command = [sys.executable, "-m", "textsiam.cli", "label", str(model), str(questions), "--output", str(output)]
+    said = subprocess.run(["sh", "-c", 'exec "$@" <&-', "sh", *command], capture_output=True, text=True)
+    assert said.returncode == 0, said.stderr
+    assert f"answers are in {output}" in said.stderr
+    assert [line.answer for line in LabelFile(output).read()] == [""]
+
+
 def test_labelled_pairs_answer_in_place_of_a_person(model, questions, truth, textsiam, tmp_path):
     output = tmp_path / "labels.tsv"
     how = ("--answers", truth, "--labels", 30, "--precision", 0.1, "--output", output, "--json")
@@ -210,7 +229,9 @@ def test_labelled_pairs_answer_in_place_of_a_person(model, questions, truth, tex
     [
         (("--precision", "1.5"), "--precision must be between 0 and 1, got 1.5"),
         (("--noise", "0.5"), "--noise must be in [0, 0.5)"),
-        (("--labels", "0"), "--labels at least 1"),
+        (("--labels", "0"), "--labels must be at least 1"),
+        (("--seed", "-1"), "--seed must be 0 or more, got -1"),
+        (("--precision", "nan"), "--precision must be between 0 and 1, got nan"),
         (("--output", "labels.csv"), "--output labels.csv: answers are a .tsv file"),
     ],
 )
@@ -230,6 +251,7 @@ def test_options_are_checked(model, questions, textsiam, tmp_path, options, mess
         (("questions.txt",), "QUESTIONS and --label FILE go together: the file is for answers about them"),
         (("questions.txt", "--label", "labels.csv"), "--label labels.csv: answers are a .tsv file"),
         (("questions.txt", "--label", "l.tsv", "--precision", "1"), "--precision must be between 0 and 1, got 1.0"),
+        (("questions.txt", "--label", "l.tsv", "--seed", "-1"), "--seed must be 0 or more, got -1"),
         (("--labels", "300"), "--labels goes with --label"),
         (("--on-bad-row", "skip"), "--on-bad-row goes with --label"),
         (("--id-column", "Nr"), "--id-column goes with --label"),

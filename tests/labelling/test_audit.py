@@ -150,6 +150,28 @@ def test_other_pairs_than_those_labelled_are_refused(flagged, tmp_path):
     assert answered_flagged(read_flagged(tmp_path / "more.tsv"), tmp_path / "audit.tsv").plan.answers
 
 
+@pytest.mark.parametrize(("column", "value"), [(3, "100000000"), (5, "77")])
+def test_a_draw_that_fits_neither_candidates_nor_flagged_pairs_is_refused(flagged, tmp_path, column, value):
+    judge(opened(flagged, tmp_path), 3)
+    path = tmp_path / "audit.tsv"
+    header, *lines = [line.split("\t") for line in path.read_text().splitlines()]
+    for line in lines[:2]:
+        line[1], line[column] = "recall" if column == 3 else line[1], value
+    path.write_text("\n".join("\t".join(line) for line in [header, *lines]) + "\n")
+    with pytest.raises(DataError, match=r"audit.tsv:\d: place \d+ among \d+ fits neither the \d+ candidates"):
+        answered_flagged(flagged, path)
+
+
+def test_a_flagged_pair_that_stands_twice_is_refused(flagged, tmp_path):
+    judge(opened(flagged, tmp_path), 3)
+    path = tmp_path / "audit.tsv"
+    last = path.read_text().splitlines()[-1].split("\t")
+    with path.open("a") as file:
+        file.write("\t".join(["3", *last[1:]]) + "\n")
+    with pytest.raises(DataError, match=r"audit.tsv:8: draw 3 is the pair .*, as draw 2 was: a pair is drawn once"):
+        answered_flagged(flagged, path)
+
+
 def test_no_answers_are_refused(flagged, tmp_path):
     with pytest.raises(DataError, match=r"none.tsv: no such file, or no answers in it: textsiam label --flagged makes"):
         answered_flagged(flagged, tmp_path / "none.tsv")

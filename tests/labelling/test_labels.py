@@ -106,6 +106,30 @@ def test_a_damaged_line_is_named(lines, old, new, message):
     assert f"{lines}{message}" in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        (3, "9999999999", "among is 9999999999, expected 0 or more, at most 100000000"),
+        (4, "nan", "probability is nan, expected a finite number"),
+        (6, "inf", "score is inf, expected a finite number"),
+        (-7, "nan", "precision is nan, expected between 0 and 1"),
+        (-6, "2", "confidence is 2.0, expected between 0 and 1"),
+        (-5, "0", "labels is 0, expected at least 1, at most 100000000"),
+        (-4, "nan", "noise is nan, expected in [0, 0.5)"),
+        (-4, "-1", "noise is -1.0, expected in [0, 0.5)"),
+        (-3, "-1", "seed is -1, expected 0 or more"),
+    ],
+)
+def test_a_number_outside_its_limits_is_named(lines, place, value, message):
+    text = lines.read_text(encoding="utf-8").split("\n")
+    cells = text[3].split("\t")
+    cells[place] = value
+    lines.write_text("\n".join([*text[:3], "\t".join(cells), *text[4:]]), encoding="utf-8")
+    with pytest.raises(DataError) as raised:
+        LabelFile(lines).read()
+    assert str(raised.value) == f"{lines}:4: {message}"
+
+
 def test_a_folder_is_no_file_of_labels(tmp_path):
     with pytest.raises(DataError, match="Is a directory"):
         LabelFile(tmp_path).read()
@@ -153,3 +177,20 @@ def test_two_at_once_neither_lose_nor_double_a_draw(tmp_path):
     assert len(ranks) == len(set(ranks))
     assert sorted(line.draw for line in found if line.answer and line.stage != "again") == drawn
     assert sum(line.stage == "again" and bool(line.answer) for line in found) == 50 - len(drawn)
+
+
+@pytest.mark.parametrize("content", [b'{"my": "only copy"}', b"notes", b"draw;rank", b"\xff\xfe"])
+def test_a_foreign_file_without_a_line_end_is_not_cut(tmp_path, content):
+    (tmp_path / "mine").write_bytes(content)
+    file = LabelFile(tmp_path / "mine")
+    with pytest.raises(DataError, match="mine:1: no file of labels"):
+        file.read()
+    with pytest.raises(DataError, match="mine:1: no file of labels"), file.exclusive():
+        pass
+    assert (tmp_path / "mine").read_bytes() == content
+
+
+def test_a_byte_order_mark_before_the_header_is_passed_over(lines):
+    written = LabelFile(lines).read()
+    lines.write_bytes(b"\xef\xbb\xbf" + lines.read_bytes())
+    assert LabelFile(lines).read() == written

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from textsiam.labelling.plan import Aim, Plan
+from textsiam.labelling.plan import Aim, Draw, Plan
 
 SCORES = np.sort(np.random.default_rng(0).random(400).round(3))[::-1]
 TRUTH = np.random.default_rng(1).random(400) < np.where(SCORES > 0.7, 0.99, 0.02)
@@ -146,7 +146,43 @@ def test_very_few_candidates_are_all_asked_about(count):
         draw = plan.draw()
         plan.answer(draw.number, True)
     assert plan.draw() is None
-    assert plan.sets is None or plan.proven() in (0, count)
+    assert plan.proven() == count
+
+
+def test_what_is_known_of_all_pairs_is_exact_however_they_were_drawn():
+    """As in a file whose pairs were all drawn for a look: the best 6 of 8 hold five right ones."""
+    said = [True, True, False, True, True, True, False, False]
+    for noise, found in ((0.0, [(0.99, 2), (0.83, 6), (0.6, 8)]), (0.3, [(0.99, 0)])):
+        plan = Plan(np.linspace(0.9, 0.5, 8), replace(AIM, noise=noise))
+        for number, right in enumerate(said):
+            assert plan.sets is None
+            plan.issue(Draw(number, number, "look", 0, 1.0))
+            plan.answer(number, right)
+        assert [(precision, plan.proven(precision)) for precision, _ in found] == found
+        assert plan.answers_left() == (None if noise else 0)
+
+
+def test_all_pairs_may_be_open_before_the_first_answer():
+    plan = Plan(np.linspace(0.9, 0.5, 6), AIM)
+    draws = [plan.draw() for _ in range(6)]
+    for draw in draws:
+        plan.answer(draw.number, True)
+    assert plan.proven() == 6
+
+
+@pytest.mark.parametrize(
+    ("wished", "message"),
+    [
+        ({"precision": float("nan")}, "precision must be between 0 and 1, got nan"),
+        ({"confidence": 2.0}, "confidence must be between 0 and 1, got 2.0"),
+        ({"labels": 0}, "labels must be at least 1, at most 100000000, got 0"),
+        ({"noise": -1.0}, r"noise must be in \[0, 0.5\), got -1.0"),
+        ({"seed": -1}, "seed must be 0 or more, got -1"),
+    ],
+)
+def test_a_wish_outside_its_limits_is_refused(wished, message):
+    with pytest.raises(ValueError, match=message):
+        Aim(**wished)
 
 
 def test_all_scores_equal_are_one_stratum():

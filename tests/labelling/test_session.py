@@ -12,6 +12,7 @@ from textsiam.data.tables.errors import DataError
 from textsiam.inference.encoders import ModelError
 from textsiam.labelling import session as module
 from textsiam.labelling.plan import Aim
+from textsiam.labelling.progress import Progress
 from textsiam.labelling.session import Session
 
 AIM = Aim(0.85, 0.9, 40)
@@ -333,3 +334,118 @@ def test_nothing_certified_is_one_clear_error(collection, tmp_path):
     assert certificate.sentences()[1] == offer
     with pytest.raises(ModelError, match=r"go on with textsiam label; at 0\.\d+ the same answers certify"):
         session.decision(0.995)
+
+
+def changed(path, change) -> None:
+    """Write the lines of a file of answers, as lists of cells without the header, after a change of them."""
+    header, *lines = path.read_text(encoding="utf-8").splitlines()
+    lines = change([line.split("\t") for line in lines])
+    path.write_text("\n".join([header, *("\t".join(cells) for cells in lines)]) + "\n", encoding="utf-8")
+
+
+PLAIN = [f"question {i}" for i in range(24)]  # without tabs and quotes, which a file has its own way to write
+
+
+@pytest.fixture
+def answered(collection, tmp_path):
+    """A collection, and a file of 40 answers about it; the last is a pair that was drawn for a proof."""
+    plain = collection[0], collection[1], PLAIN, collection[3]
+    session = opened(plain, tmp_path / "labels.tsv")
+    go_on(session, plain, 40)
+    assert session.plan.draws[-1].stage == "prove"
+    return plain, tmp_path / "labels.tsv"
+
+
+@pytest.mark.parametrize("answer", ["", "y"])
+def test_a_pair_that_stands_twice_is_refused(answered, answer):
+    plain, path = answered
+    draw = opened(plain, path).plan.draws[-1]
+    a, b = (plain[1][int(side[draw.rank])] for side in (plain[0].left, plain[0].right))
+    changed(path, lambda lines: [*lines, ["40", *lines[-1][1:11], answer, *lines[-1][12:]]])
+    message = rf"labels.tsv:82: draw 40 is the pair {a} and {b}, as draw 39 was: a pair is drawn once"
+    with pytest.raises(DataError, match=message):
+        opened(plain, path)
+
+
+def test_an_answer_that_names_another_pair_than_its_draw_is_refused(answered):
+    plain, path = answered
+
+    def exchanged(lines):
+        answers = lines[5], lines[7]  # to draws 2 and 3
+        (answers[0][0], answers[1][0]), drawn = ("3", "2"), lines.pop(6)
+        return [*lines[:5], drawn, *lines[5:]]
+
+    changed(path, exchanged)
+    with pytest.raises(DataError, match=r"labels.tsv:8: draw 3 is the pair q\d+ and q\d+ at .*, this line says q"):
+        opened(plain, path)
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [(1, "recall", "is of stage prove among"), (3, "1", "this line says prove among 1"), (5, "0", "at place 0")],
+)
+def test_an_answer_that_repeats_its_draw_otherwise_is_refused(answered, column, value, message):
+    plain, path = answered
+
+    def other(lines):
+        lines[-1][column] = value
+        return lines
+
+    changed(path, other)
+    with pytest.raises(DataError, match=r"labels.tsv:81: draw 39 is ") as raised:
+        opened(plain, path)
+    assert message in str(raised.value)
+
+
+def test_a_second_opinion_about_a_pair_that_was_not_drawn_is_refused(answered):
+    plain, path = answered
+    changed(path, lambda lines: [*lines[:-2], [lines[-1][0], "again", *lines[-1][2:]]])
+    with pytest.raises(DataError, match=r"labels.tsv:80: a second opinion about draw 39, which was not drawn"):
+        opened(plain, path)
+
+
+def test_a_set_of_more_pairs_than_there_are_is_refused(answered):
+    plain, path = answered
+
+    def large(lines):
+        lines[-2][3] = "999999"
+        return lines
+
+    changed(path, large)
+    with pytest.raises(DataError, match=r"labels.tsv:80: among is 999999, but there are 276 candidates"):
+        opened(plain, path)
+
+
+def test_all_answers_are_proof_where_candidates_are_few(collection, tmp_path):
+    candidates, ids, texts, _ = collection
+    few = replace(candidates, **{name: getattr(candidates, name)[:3] for name in ("left", "right", "scores")})
+    session = Session(few, ids, texts, tmp_path / "labels.tsv", Aim())
+    for right in (True, True, True):
+        session.answer(session.ask("anna"), "y" if right else "n", "anna")
+    assert session.ask("anna") is None
+    assert (session.certificate().pairs, session.certificate().right) == (3, 3)
+    assert session.decision().threshold == few.scores[2]
+
+
+def test_nobody_is_told_to_go_on_where_all_is_judged(collection, tmp_path):
+    candidates, ids, texts, _ = collection
+    few = replace(candidates, **{name: getattr(candidates, name)[:3] for name in ("left", "right", "scores")})
+    session = Session(few, ids, texts, tmp_path / "labels.tsv", Aim())
+    while (question := session.ask("anna")) is not None:
+        session.answer(question, "n" if question.score == few.scores[0] else "y", "anna")
+    assert session.certificate().answers_left is None
+    assert session.certificate().within_reach == (0.65, 3)
+    assert str(Progress.of(session)) == "no set of pairs is proven to be at least 95% right"
+    message = (
+        r"labels.tsv: all 3 candidates are judged, and no threshold is certified to be 95% right; at 0.65 the same"
+    )
+    with pytest.raises(ModelError, match=message):
+        session.decision()
+
+
+def test_answers_that_are_left_are_told_for_the_precision_of_the_file_alone(collection, tmp_path):
+    session = opened(collection, tmp_path / "labels.tsv")
+    go_on(session, collection, 60)
+    assert session.certificate().answers_left == 0
+    assert session.certificate(0.995).answers_left is None
+    assert "more answers are needed" not in session.certificate(0.995).sentences()[0]

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -111,16 +111,19 @@ def checked_aim(
     option: str, path: Path, precision: float, confidence: float, labels: int, noise: float, seed: int
 ) -> Aim:
     """Return what is wished of the answers in a file, which an option names."""
-    from textsiam.labelling.plan import Aim
-
     if path.suffix.lower() != ".tsv":
         raise typer.BadParameter(f"{option} {path}: answers are a .tsv file")
-    for name, share in (("precision", precision), ("confidence", confidence)):
-        if not 0 < share < 1:
-            raise typer.BadParameter(f"--{name} must be between 0 and 1, got {share}")
-    if not 0 <= noise < 0.5 or labels < 1:
-        raise typer.BadParameter(f"--noise must be in [0, 0.5) and --labels at least 1, got {noise} and {labels}")
-    return Aim(precision, confidence, labels, noise, seed)
+    return _aim(precision=precision, confidence=confidence, labels=labels, noise=noise, seed=seed)
+
+
+def _aim(**wished: Any) -> Aim:
+    """Return what is wished; a value that may not be is an error that names its option."""
+    from textsiam.labelling.plan import Aim
+
+    try:
+        return Aim(**wished)
+    except ValueError as error:
+        raise typer.BadParameter(f"--{error}") from None
 
 
 def _label_flagged(
@@ -151,8 +154,8 @@ def audit(
     from textsiam.labelling.audit import audit as audit_of
     from textsiam.labelling.flagged import read_flagged
 
-    if confidence is not None and not 0 < confidence < 1:
-        raise typer.BadParameter(f"--confidence must be between 0 and 1, got {confidence}")
+    if confidence is not None:
+        _aim(confidence=confidence)
     pairs = read_flagged(flagged)
     found = audit_of(pairs, answered_flagged(pairs, labels), confidence=confidence)
     if as_json:
@@ -251,6 +254,8 @@ def _converse(session: Session, read: Texts, who: str, header: Callable[[], str]
 
 def _key() -> str:
     """Return what was typed: one key at a terminal, a line from a pipe; the end of input quits."""
+    if sys.stdin is None:  # it was closed
+        return "quit"
     if sys.stdin.isatty():
         print("> ", end="", file=sys.stderr, flush=True)
     typed = sys.stdin.readline()

@@ -204,13 +204,21 @@ def answered_flagged(flagged: Flagged, path: str | Path) -> Session:
     missed, size = _missed(lines), next((line.among for line in lines if line.stage == "prove"), len(flagged))
     if lines[0].model != flagged.digest[:16] or not 0 < size <= len(flagged):
         raise DataError(f"{path}: the answers are not about the pairs of {flagged.source} as they are now")
+    first: dict[int, Label] = {}
+    for number, line in enumerate(lines, start=2):
+        if not (line.rank < missed == line.among or 0 <= line.rank - missed < len(flagged)):
+            raise DataError(
+                f"{path}:{number}: place {line.rank} among {line.among} fits neither the {missed} candidates that the "
+                f"first line tells of nor the {len(flagged)} pairs of {flagged.source}"
+            )
+        first.setdefault(line.rank, line)
     pairs, ids = flagged.among(flagged.ids, lines[0].collection, flagged.source), list(flagged.ids)
     left, right, scores = (np.r_[np.zeros(missed, a.dtype), a] for a in (pairs.left, pairs.right, pairs.scores))
     place = {key: n for n, key in enumerate(ids)}
-    for line in lines:  # of the others, only those are known that were asked about
-        if line.rank < missed:
+    for rank, line in first.items():  # of the others, only those are known that were asked about
+        if rank < missed:
             ends = [place.setdefault(key, len(place)) for key in (line.id1, line.id2)]
-            left[line.rank], right[line.rank], scores[line.rank] = *ends, line.score
+            left[rank], right[rank], scores[rank] = *ends, line.score
     pairs, ids = replace(pairs, left=left, right=right, scores=scores), list(place)
     return Session(pairs, ids, ids, path, plan=lambda aim: AuditPlan(np.arange(size), aim, missed))
 

@@ -14,11 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
+from math import isfinite
 from pathlib import Path
 from typing import IO
 
 from textsiam.data.tables.errors import DataError
-from textsiam.labelling.plan import Aim
+from textsiam.labelling.plan import LIMITS, MOST_PAIRS, Aim
 from textsiam.whole_file import locked
 
 ANSWERS = ("y", "n", "skip", "undo", "")
@@ -78,6 +79,12 @@ class Label:
         return Aim(self.precision, self.confidence, self.labels, self.noise, self.seed)
 
 
+_COUNT = (lambda value: 0 <= value <= MOST_PAIRS), f"0 or more, at most {MOST_PAIRS}"
+_LIMITS = {
+    **dict.fromkeys(("draw", "stratum", "among", "rank"), _COUNT),
+    **dict.fromkeys(("probability", "score"), (isfinite, "a finite number")),
+    **LIMITS,
+}
 _KINDS = {field.name: {"int": int, "float": float, "str": str}[str(field.type)] for field in fields(Label)}
 
 
@@ -133,6 +140,8 @@ class LabelFile:
         file.seek(self._read_to)
         found = file.read()
         whole = found[: found.rfind(b"\n") + 1]
+        if self._lines == 1 and not whole and not "\t".join(_KINDS).encode().startswith(found):
+            raise self._foreign()
         if len(whole) < len(found) and file.writable():  # somebody was killed while writing: that line never was
             file.truncate(self._read_to + len(whole))
         labels = []
@@ -141,14 +150,18 @@ class LabelFile:
             if self._lines > 1:
                 labels.append(self._label(cells))
             elif cells != list(_KINDS):
-                raise DataError(f"{self.path}:1: no file of labels: expected the columns {', '.join(_KINDS)}")
+                raise self._foreign()
             self._lines += 1
         self._read_to += len(whole)
         return labels
 
+    def _foreign(self) -> DataError:
+        return DataError(f"{self.path}:1: no file of labels: expected the columns {', '.join(_KINDS)}")
+
     def _cells(self, line: bytes) -> list[str]:
         try:
-            return next(csv.reader([line.decode("utf-8", "surrogatepass")], delimiter="\t"), [])
+            text = line.decode("utf-8", "surrogatepass")
+            return next(csv.reader([text.removeprefix("\ufeff")], delimiter="\t"), [])
         except (UnicodeDecodeError, csv.Error) as error:
             raise DataError(f"{self.path}:{self._lines}: {line[:40]!r} cannot be read: {error}") from None
 
@@ -161,9 +174,9 @@ class LabelFile:
                 values[name] = kind(cell)
             except ValueError:
                 raise self._damaged(name, cell, "a number") from None
-        for name in ("draw", "rank", "stratum", "among"):
-            if values[name] < 0:
-                raise self._damaged(name, values[name], "0 or more")
+        for name, (allowed, expected) in _LIMITS.items():
+            if not allowed(values[name]):
+                raise self._damaged(name, values[name], expected)
         if values["answer"] not in ANSWERS:
             raise self._damaged("answer", values["answer"], "y, n, skip or undo")
         if values["stage"] not in STAGES:

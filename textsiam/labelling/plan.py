@@ -8,6 +8,7 @@ is known what it misses. Every draw follows from the seed, its number and the an
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,9 +33,24 @@ _SHARP, _SWITCH = 4.0, 1.5
 _BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
 
 
+MOST_PAIRS = 100_000_000
+"""Candidates of ten million questions: no file or option counts further."""
+LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
+    "precision": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "confidence": (lambda value: 0 < value < 1, "between 0 and 1"),
+    "labels": (lambda value: 1 <= value <= MOST_PAIRS, f"at least 1, at most {MOST_PAIRS}"),
+    "noise": (lambda value: 0 <= value < 0.5, "in [0, 0.5)"),
+    "seed": (lambda value: value >= 0, "0 or more"),
+}
+"""Of what may be wished: whether a value may be, and what may be, in words."""
+
+
 @dataclass(frozen=True)
 class Aim:
     """What is wished.
+
+    Raises:
+        ValueError: A value is outside its `LIMITS`.
 
     Attributes:
         precision: Share of the flagged pairs that are right.
@@ -49,6 +65,12 @@ class Aim:
     labels: int = 100
     noise: float = 0.0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        for name, (allowed, expected) in LIMITS.items():
+            if not allowed(value := getattr(self, name)):
+                raise ValueError(f"{name} must be {expected}, got {value}")
 
 
 @dataclass(frozen=True)
@@ -94,6 +116,7 @@ class Plan:
         self.answers: dict[int, bool | None] = {}
         self._start: int | None = None
         self._sets: NestedSets | None = None
+        self._bets = np.zeros(0), np.zeros(0)
         self._target = 0
 
     def draw(self) -> Draw | None:
@@ -136,15 +159,23 @@ class Plan:
         return [draw for draw in self.draws if draw.number not in self.answers]
 
     @property
+    def complete(self) -> bool:
+        """Whether every candidate was judged or skipped, so that nothing is left to ask."""
+        return len(self.answers) == len(self.scores)
+
+    @property
     def sets(self) -> NestedSets | None:
-        """What the answers prove, in the order of drawing; None before the first draw for a proof."""
-        if self._sets is None and self._start is not None:
+        """What the answers prove, in the order of drawing; None before the first draw for a proof, or all answers."""
+        if self._sets is None and (self._start is not None or self.complete):
+            start, sizes, bets = self._start, self.strata.ends, self._bets
+            if self.complete and (start is None or not self.aim.noise):  # the last answer refutes what all together do
+                start = len(self.draws) - 1
+                sizes = sizes if self.aim.noise else np.flatnonzero(np.diff(self.scores, append=-np.inf)) + 1
+                bets = np.full((2, len(sizes)), 1.0 / len(sizes))
             said = [bool(self.answers.get(draw.number)) for draw in self.draws]
-            known = {d.rank: right for d, right in zip(self.draws, said, strict=True) if d.number < self._start}
-            self._sets = NestedSets(
-                self.strata.ends, *self._bets, known=known, confidence=self.aim.confidence, noise=self.aim.noise
-            )
-            for draw, right in list(zip(self.draws, said, strict=True))[self._start :]:
+            known = {d.rank: right for d, right in zip(self.draws[:start], said, strict=False)}
+            self._sets = NestedSets(sizes, *bets, known=known, confidence=self.aim.confidence, noise=self.aim.noise)
+            for draw, right in list(zip(self.draws, said, strict=True))[start:]:
                 self._sets.add(draw.rank, among=draw.among, right=right)
         return self._sets
 
@@ -244,9 +275,11 @@ class Plan:
         return [(self.draws[number], right) for number, right in self.answers.items() if right is not None]
 
     def answers_left(self) -> int | None:
-        """Return how many more answers the proof takes, about; None before a set is aimed at."""
-        if self.sets is None or self.done:
-            return None if self.sets is None else 0
+        """Return how many more answers the proof takes, about; None before a set is aimed at, or with none left."""
+        if self.done:
+            return 0
+        if self.sets is None or self.complete:
+            return None
         sets, rng = self.sets, np.random.default_rng([self.aim.seed, len(self.draws)])
         index = int(np.searchsorted(sets.sizes, self._target))
         needed = sets.said_right(sets.needed(self.aim.precision) - 1)[index] + 1
@@ -270,7 +303,8 @@ class Plan:
 
     def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
-        least, most = (min(len(self.scores), max(12, round(share * self.aim.labels))) for share in _LOOK)
+        # of few candidates, half are left to be bet on
+        least, most = (min(len(self.scores) // 2, max(12, round(share * self.aim.labels))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
@@ -320,6 +354,10 @@ class Plan:
 
     def recall(self, size: int, *, confidence: float = 0.95, draws: int = 4000) -> tuple[float, float, float]:
         """Return the share of the candidates' duplicates that the best `size` hold: its expectation and an interval."""
+        if self.complete and not self.aim.noise:
+            right = np.array([draw.rank for draw, right in self.judged() if right], np.int64)
+            share = float((right < size).sum() / max(len(right), 1))
+            return share, share, share
         rng = np.random.default_rng([self.aim.seed, 2**31])
         right = self.curve.right_pairs(draws, rng)
         share = right[:, self.strata.ends <= size].sum(1) / np.maximum(right.sum(1), 1)

@@ -39,6 +39,8 @@ class Progress:
         """Return one sentence, without its full stop."""
         if self.pairs:
             return f"{self.pairs:,} pairs proven to be at least {percent(self.precision)} right"
+        if self.left is None and self.finished:
+            return f"no set of pairs is proven to be at least {percent(self.precision)} right"
         if self.left is None:
             return "looking where duplicates end"
         return f"about {self.left} more answers prove {percent(self.precision)}"

@@ -13,7 +13,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.calibration import Isotonic
-from textsiam.decision.certificate import Certificate
+from textsiam.decision.certificate import Certificate, percent
 from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import ModelError
@@ -82,6 +82,7 @@ class Session:
         self.again: dict[int, str] = {}
         self._owner: dict[int, Label] = {}
         self._second: dict[int, Label] = {}  # who is, or was, asked for a second opinion
+        self._drawn: dict[frozenset[int], int] = {}  # pairs, and the number of the draw of each
         last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
         for n, line in enumerate(lines):
             # an answer that was replaced was never given: what the plan did with it stands in the lines
@@ -100,18 +101,7 @@ class Session:
 
     def _take(self, line: Label, *, counts: bool = True) -> None:
         """Take a line of the file into account."""
-        if line.model != self.candidates.model[:16] or line.collection != self.candidates.collection[:16]:
-            what = self.candidates.of if line.model != self.candidates.model[:16] else "collection"
-            raise DataError(
-                f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
-            )
-        if line.rank >= len(self.candidates) or (line.id1, line.id2) != tuple(
-            self.ids[i] for i in self._pair(line.rank)
-        ):
-            raise DataError(
-                f"{self.file.path}: the pair of draw {line.draw}, {line.id1} and {line.id2}, is not the one at place "
-                f"{line.rank} of this collection: model or questions give other scores here; begin a new file"
-            )
+        self._check(line)
         self.lines.append(line)
         if line.stage == "again":
             if line.answer == "undo":
@@ -124,13 +114,57 @@ class Session:
             self.plan.aim = replace(line.aim, noise=self.aim.noise)
             stage: Stage = line.stage  # pyright: ignore[reportAssignmentType]
             self.plan.issue(Draw(line.draw, line.rank, stage, line.among, line.probability))
-        elif line.draw > len(self.plan.draws):
-            raise DataError(
-                f"{self.file.path}: draw {line.draw} comes before draw {len(self.plan.draws)}: lines are missing"
-            )
+            self._drawn[frozenset(self._pair(line.rank))] = line.draw
         if line.answer in _SAID and counts:
             self.plan.answer(line.draw, _SAID[line.answer])
         self._owner[line.draw] = line
+
+    def _check(self, line: Label) -> None:
+        """Refuse a line that is about something else, or says something else than what was drawn."""
+        if line.model != self.candidates.model[:16] or line.collection != self.candidates.collection[:16]:
+            what = self.candidates.of if line.model != self.candidates.model[:16] else "collection"
+            raise DataError(
+                f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
+            )
+        where = f"{self.file.path}:{len(self.lines) + 2}"  # after the header, one line for each
+        if line.draw < len(self.plan.draws):
+            self._check_drawn(line, self.plan.draws[line.draw], where)
+        else:
+            self._check_new(line, where)
+
+    def _check_drawn(self, line: Label, draw: Draw, where: str) -> None:
+        """Refuse a line that repeats a draw with something else in it."""
+        ids = self._ids(draw.rank)
+        if (line.rank, line.id1, line.id2) != (draw.rank, *ids):
+            raise DataError(
+                f"{where}: draw {draw.number} is the pair {ids[0]} and {ids[1]} at place {draw.rank}, this line says "
+                f"{line.id1} and {line.id2} at place {line.rank}"
+            )
+        if line.stage not in (draw.stage, "again") or line.among != draw.among:
+            raise DataError(
+                f"{where}: draw {draw.number} is of stage {draw.stage} among {draw.among}, this line says "
+                f"{line.stage} among {line.among}"
+            )
+
+    def _check_new(self, line: Label, where: str) -> None:
+        """Refuse a draw that cannot come next."""
+        if line.rank >= len(self.candidates) or (line.id1, line.id2) != self._ids(line.rank):
+            raise DataError(
+                f"{where}: the pair of draw {line.draw}, {line.id1} and {line.id2}, is not the one at place "
+                f"{line.rank} of this collection: model or questions give other scores here; begin a new file"
+            )
+        if line.stage == "again":
+            raise DataError(f"{where}: a second opinion about draw {line.draw}, which was not drawn: lines are missing")
+        if line.draw > len(self.plan.draws):
+            raise DataError(f"{where}: draw {line.draw} comes before draw {len(self.plan.draws)}: lines are missing")
+        before = self._drawn.get(frozenset(self._pair(line.rank)))
+        if before is not None:
+            raise DataError(
+                f"{where}: draw {line.draw} is the pair {line.id1} and {line.id2}, as draw {before} was: "
+                "a pair is drawn once"
+            )
+        if line.among > len(self.candidates):
+            raise DataError(f"{where}: among is {line.among}, but there are {len(self.candidates)} candidates")
 
     @contextmanager
     def _exclusive(self) -> Iterator[IO[bytes]]:
@@ -164,6 +198,7 @@ class Session:
             line = self._line(draw, "", labeller)
             self.file.append(file, line)
             self._owner[draw.number] = line
+            self._drawn[frozenset(self._pair(draw.rank))] = draw.number
             self.lines.append(line)
         return self._question(draw, again=False)
 
@@ -230,7 +265,7 @@ class Session:
             right=right,
             threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
-            answers_left=plan.answers_left(),
+            answers_left=plan.answers_left() if wished == self.aim.precision else None,
             within_reach=None if pairs else self._within_reach(wished),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
@@ -256,7 +291,11 @@ class Session:
         certificate, scores = self.certificate(precision), self.candidates.scores
         if certificate.threshold is None:
             first, *rest = certificate.sentences()
-            raise ModelError("; ".join([f"{self.file.path}: {first}: go on with textsiam label", *rest]))
+            first = f"{first}: go on with textsiam label"
+            if self.plan.complete:
+                share = percent(certificate.precision)
+                first = f"all {len(scores):,} candidates are judged, and no threshold is certified to be {share} right"
+            raise ModelError("; ".join([f"{self.file.path}: {first}", *rest]))
         known = {draw.rank: right for draw, right in self.plan.judged()}
         # a pair below all candidates stands for the many that nobody asked about
         judged = np.append(scores[list(known)], np.nextafter(scores[-1], np.float32(-np.inf)))
@@ -288,6 +327,11 @@ class Session:
     def _pair(self, rank: int) -> tuple[int, int]:
         """Return the two questions of a candidate."""
         return int(self.candidates.left[rank]), int(self.candidates.right[rank])
+
+    def _ids(self, rank: int) -> tuple[str, str]:
+        """Return the ids of the two questions of a candidate."""
+        left, right = self._pair(rank)
+        return self.ids[left], self.ids[right]
 
     def _question(self, draw: Draw, *, again: bool) -> Question:
         return Question(draw.number, again, *self._pair(draw.rank), float(self.candidates.scores[draw.rank]))
