@@ -44,16 +44,19 @@ def encode():
 def train():
     """Return pairs/s, those of the first steps left out."""
     from textsiam import Twin, read_pairs, train
-    from textsiam.training.losses.objective import Objective
-    from textsiam.training.losses.pairwise import OnlineContrastiveLoss
     from textsiam.training.settings import Settings
 
+    try:
+        from textsiam.config.run import build_objective, read_config
+    except ModuleNotFoundError:  # where 0.1 has them: it may be the other package
+        from textsiam.config import build_objective, read_config  # pyright: ignore
+
+    objective = build_objective(read_config(["--loss.online_contrastive.margin=0.5"]).loss)
     pairs, twin = read_pairs(DATA / "dev.tsv.gz"), Twin.from_pretrained("all-MiniLM-L6-v2")
     steps, per_log = int(os.environ["TEXTSIAM_STEPS"]), 2
     with tempfile.TemporaryDirectory() as folder:
         settings = Settings(max_steps=steps, log_every=per_log, tracker="none")
-        found = train(twin, pairs, Objective({"online_contrastive": OnlineContrastiveLoss()}), output=folder,
-                      settings=settings, quiet=True)  # fmt: skip
+        found = train(twin, pairs, objective, output=folder, settings=settings, quiet=True)
     paces = [record["pairs_per_second"] for record in found.history if "pairs_per_second" in record][1:]
     return len(paces) / sum(1 / pace for pace in paces)
 
