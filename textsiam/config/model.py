@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from textsiam.data.tables.columns import NOUNS, Modality
 from textsiam.dotted import made
 from textsiam.inference.lora import LoraConfig
+from textsiam.training.knobs import at_least_one, check_knobs
 from textsiam.yamlfile import ConfigError
 
 if TYPE_CHECKING:
@@ -24,10 +25,13 @@ DistanceName = Literal["cosine", "euclidean", "squared_euclidean", "manhattan", 
 class ScratchConfig:
     """A small transformer without pretrained weights; its vocabulary is learned from the training texts."""
 
-    vocabulary: int = 8192
-    hidden: int = 128
-    layers: int = 2
-    heads: int = 2
+    vocabulary: int = at_least_one(8192)
+    hidden: int = at_least_one(128)
+    layers: int = at_least_one(2)
+    heads: int = at_least_one(2)
+
+    def __post_init__(self) -> None:
+        check_knobs(self)
 
 
 @dataclass(frozen=True)
@@ -172,9 +176,6 @@ def check_model(config: ModelConfig, *, modality: Modality | None = None) -> Non
 
 
 def _check_scratch(config: ModelConfig, scratch: ScratchConfig) -> None:
-    for name, value in asdict(scratch).items():
-        if value < 1:
-            raise ConfigError(f"model.scratch.{name} must be >= 1, got {value}")
     if scratch.hidden % scratch.heads:
         raise ConfigError(f"model.scratch.hidden must be a multiple of heads, got {scratch.hidden} and {scratch.heads}")
     if config.pooling not in (None, "mean"):

@@ -13,6 +13,7 @@ from textsiam.config.data import check_data, further_sets
 from textsiam.config.model import check_model
 from textsiam.config.run import Config, ConfigError, build_augment, build_head, build_objective
 from textsiam.config.sets import SetConfig, build_set_objective
+from textsiam.data.splits import NAMES
 from textsiam.inference.encoders import ModelError, resolve
 from textsiam.manifest import Manifest
 from textsiam.modality import modality_of
@@ -26,8 +27,6 @@ from textsiam.yamlfile import read_yaml
 if TYPE_CHECKING:
     from textsiam.models.learned import Head
     from textsiam.training.losses.objective import Objective
-
-_SPLITS = ("validation", "calibration", "test")
 
 RESULTS = ("model", "report.html", "summary.json")
 """What a finished run leaves."""
@@ -137,7 +136,7 @@ def _inputs(config: Config) -> Iterator[tuple[str, str]]:
     """Yield each source and model that a config names, with its key."""
     data, model, mine = config.data, config.model, config.training.mine
     further = further_sets(data)
-    found: dict[str, Any] = {f"data.{name}": getattr(data, name) for name in ("train", *_SPLITS)}
+    found: dict[str, Any] = {f"data.{name}": getattr(data, name) for name in NAMES}
     found |= {f"data.more.{place}": each for place, each in enumerate(data.more or ()) if isinstance(each, str)}
     found |= {f"data.more.{place}": each.source for place, each in further.items()}
     found |= {"model.left": None if model.from_scratch or model.builder else model.left, "model.right": model.right}
@@ -197,7 +196,7 @@ def _check_same(file: Path, config: Config) -> None:
     A saved config is compared as it is written, so that nothing that it names is imported.
     """
     saved, now = read_yaml(file), yaml.safe_load(yaml.safe_dump(config.to_dict()))
-    different, free = [], {*FREE_ON_RESUME, "train", *_SPLITS}
+    different, free = [], {*FREE_ON_RESUME, *NAMES}
     for name in ("data", "loss", "model", "training"):
         was, value = ({k: v for k, v in (tree.get(name) or {}).items() if k not in free} for tree in (saved, now))
         different += differences(was, value, f"{name}.")

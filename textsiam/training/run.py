@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from textsiam.data.pairs import Pairs
 from textsiam.inference.inputs import Prepared
 from textsiam.models.twin import Twin
-from textsiam.saving import recover
 from textsiam.training.batches.collation import Batch, TrainingPairs
 from textsiam.training.batches.crew import shareable
 from textsiam.training.batches.sampling import make_sampler, usable_rows
@@ -144,7 +143,6 @@ class Run:
         if self.accelerator.is_main_process:
             for stale in self.output.glob(".best.*.tmp"):  # what a killed process was writing
                 shutil.rmtree(stale, ignore_errors=True)
-            recover(self.output / "best")  # before it is asked what of it is our own, and may be replaced
         found = list_checkpoints(self.output / "checkpoints")
         if found:
             check_identity(found[-1], self.identity)
