@@ -44,6 +44,24 @@ def place(request, tmp_path):
     return str(tmp_path / "index")
 
 
+def test_a_second_file_without_ids_replaces_nothing_of_the_first(textsiam, model, place, tmp_path):
+    first, second = tmp_path / "first.txt", tmp_path / "second.txt"
+    first.write_text("How do I prune roses?\nWhen do tulips bloom?\n")
+    second.write_text("How do I prune roses?\nWhich soil do ferns like?\n")
+    textsiam("index", "create", model, place)
+    assert textsiam("index", "add", model, place, first)[0] == 0
+    status, out, err = textsiam("index", "add", model, place, second)
+    assert (status, out) == (1, "")
+    assert "second.txt: has no ids, and '2', the number of 'Which soil do ferns like?'" in err
+    assert "'When do tulips bloom?'" in err
+    assert "--prefix" in err
+    first.write_text(first.read_text() + "Do bees like mint?\n")  # a file that has grown is no other file
+    status, out, err = textsiam("index", "add", model, place, first, "--json")
+    assert (json.loads(out)["new"], json.loads(out)["replaced"]) == (1, 0), err
+    status, out, err = textsiam("index", "add", model, place, second, "--prefix", "b-", "--json")
+    assert json.loads(out)["questions"] == 5, err
+
+
 def test_from_an_empty_place_to_a_verdict(textsiam, model, other_model, file, place, sentences):
     status, out, err = textsiam("index", "create", model, place, "--json")
     assert status == 0, err

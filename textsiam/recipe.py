@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ from textsiam.manifest import Manifest
 from textsiam.models.twin import Twin
 from textsiam.outcome import Outcome, write_inputs, write_results
 from textsiam.search.duplicates import fit_collection_decision
-from textsiam.terminal import escaped, results_table
+from textsiam.terminal import escaped, progress_bars, results_table
 from textsiam.training.batches.sets import TrainingSet
 from textsiam.training.distributed import launch_notes, process_state
 from textsiam.training.loop import train
@@ -203,7 +203,7 @@ def _reranker(
     if config.reranker is None:
         return None, None
     started = time.perf_counter()
-    with say.status("training the reranker"):
+    with nullcontext([None]) if say.quiet else progress_bars(("training the reranker", "pairs")) as (advance,):
         reranker = train_reranker(
             splits.train,
             config.reranker,
@@ -211,6 +211,7 @@ def _reranker(
             symmetric=twin.right is None,
             seed=config.training.seed,
             device=str(twin.device),
+            progress=advance,
         )
     return reranker, time.perf_counter() - started
 

@@ -169,10 +169,7 @@ def test_links_in_replies_count_but_not_those_in_deleted_or_private_posts(export
         (topic(1, "a", "<p>x</p>", tags=[["b"]]), r"a.jsonl:2: 'tags' is \['b'\] \(list\), expected a text"),
         (topic(1, {"a": 1}, "<p>x</p>"), r"a.jsonl:2: 'title' is {'a': 1} \(dict\), expected a text"),
         ({"id": [1], "title": "a"}, r"a.jsonl:2: a topic without an id"),
-        (
-            '{"id": 1, "title": "a", "views": ' + "1" * 5000 + "}",
-            r"a.jsonl:2: holds a number of more than 4,300",
-        ),
+        ('{"title": "a", "id": ' + "1" * 5000 + "}", r"a.jsonl:2: a topic without an id"),
         ({"columns": ["id", "title"], "rows": [[1]]}, r"a.jsonl:2: row 1 has 1 fields, expected 2"),
         ({"columns": ["id", "title"], "rows": [{"id": 1}]}, r"a.jsonl:2: row 1 is a JSON dict, expected a list"),
     ],
@@ -186,6 +183,22 @@ def test_one_bad_record_is_named_or_counted_and_the_others_stay(export, tmp_path
     found, rows, _ = imported(folder, tmp_path)
     assert [row[0] for row in rows] == ["8", "9"]
     assert sum(found["left_out"].values()) == 1
+
+
+def test_a_number_of_thousands_of_digits_costs_no_more_than_itself(export, tmp_path):
+    whole = json.dumps([topic(1, "a", "<p>x</p>", views="long"), topic(2, "b", "<p>x</p>")])
+    found, rows, _ = imported(export(a_json=whole.replace('"long"', "9" * 5000)), tmp_path, on_bad_row="error")
+    assert [row[:2] for row in rows] == [("1", "a"), ("2", "b")]
+    assert found["left_out"] == {}
+
+
+def test_a_table_says_false_in_words(export, tmp_path):
+    said = '"Duplicate of <a href=""/t/b/2"">b</a>"'
+    rows = [f"{key},t{key},{said},1,{closed},{moderator}" for key, closed, moderator in
+            ((2, "", ""), (3, "false", "f"), (4, "true", "false"), (5, "FALSE", "t"), (6, "0", "no"))]  # fmt: skip
+    table = "\n".join(["topic_id,title,cooked,post_number,closed,moderator", *rows])
+    _, _, links = imported(export(a_csv=table), tmp_path)
+    assert links == [("4", "2", "duplicate"), ("5", "2", "duplicate")]
 
 
 def test_good_rows_beside_bad_ones_of_the_data_explorer_stay(export, tmp_path):

@@ -41,6 +41,19 @@ def test_nothing_is_printed_where_results_go(driver, backbone, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_progress_counts_the_pairs_of_all_epochs_to_their_end(driver, backbone):
+    told = []
+    train_reranker(
+        driver.keyword_pairs(24), knobs(backbone, epochs=2), device="cpu", progress=lambda *at: told.append(at)
+    )
+    assert told == [(8, 48), (16, 48), (24, 48), (32, 48), (40, 48), (48, 48)]
+
+
+def test_a_training_that_diverges_leaves_no_reranker(driver, backbone):
+    with pytest.raises(ValueError, match=r"diverged.*learning_rate \(1e\+20\)"):
+        train_reranker(driver.keyword_pairs(24), knobs(backbone, epochs=3, learning_rate=1e20), device="cpu")
+
+
 def test_the_same_seed_gives_the_same_weights(driver, backbone):
     pairs = driver.keyword_pairs(24)
     first, again, other = (

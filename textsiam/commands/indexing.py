@@ -75,7 +75,12 @@ def add(
     compact: Annotated[bool, typer.Option(help="Merge at the end.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Add the questions of a file; one with an id that is there already is replaced where it differs."""
+    """Add the questions of a file; one with an id that is there already is replaced where it differs.
+
+    Of a file without ids, whose lines are numbered, none is replaced: give it a --prefix.
+    """
+    from textsiam.data.tables.errors import DataError
+    from textsiam.data.tables.labels import shown
     from textsiam.search.index.base import Question
     from textsiam.sources import read_texts
 
@@ -88,10 +93,16 @@ def add(
         for place, (name, text) in enumerate(zip(read.ids, read.texts, strict=True))
     ]
     opened = _opened(index)
+    from textsiam.search.ingest import add_questions, first_replaced
+
+    if read.numbered and not prefix and (both := first_replaced(opened, rows)):
+        new, old = both
+        raise DataError(
+            f"{read.source}: has no ids, and {new.id!r}, the number of {shown(new.text)}, is the id of "
+            f"{shown(old.text)} in {opened.location}: --prefix keeps two files apart, --id-column names a column of ids"
+        )
     twin = open_twin(model)
     tell_unread(twin, read.texts, read.ids, side="right")
-    from textsiam.search.ingest import add_questions
-
     with progress_bar("adding") as progress:
         added = add_questions(twin, opened, rows, progress=progress)
     if compact:

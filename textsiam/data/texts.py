@@ -7,7 +7,7 @@ import re
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -44,7 +44,7 @@ class Texts:
 
     Those that were read into files of their own stay there, and are read as they are asked for.
     `modality` says what the texts are, or name. `metadata` is what else is known of each text, by name and in the
-    order of the texts; "" is unknown.
+    order of the texts; "" is unknown. `numbered` says that the source has no ids, and the places of texts stand in.
     """
 
     ids: Sequence[str]
@@ -53,6 +53,7 @@ class Texts:
     report: ReadReport
     modality: Modality = "text"
     metadata: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    numbered: bool = False
 
     def facts(self, place: int) -> dict[str, str]:
         """Return what is known of a text, by name."""
@@ -116,7 +117,8 @@ def read_texts(
         raise DataError(f"{bad.name}: {unlike(modalities)}")
     if isinstance(found, _StoredFound):
         return found.texts(bad, modality=modalities.pop())
-    return texts_found(bad, _whole_numbers(bad, found), {}, modality=modalities.pop())
+    texts = texts_found(bad, _whole_numbers(bad, found), {}, modality=modalities.pop())
+    return replace(texts, numbered=not found.given)
 
 
 def sample_questions() -> Texts:
@@ -190,7 +192,7 @@ class _StoredFound(_Found):
             raise bad.nothing_usable("holds no text")
         if _all_whole(bad, self):
             ids = store_strings(self._folder / "whole", (key.removesuffix(".0") for key in ids))
-        return Texts(ids, texts, bad.name, bad.report(len(ids), len(ids)), modality)
+        return Texts(ids, texts, bad.name, bad.report(len(ids), len(ids)), modality, numbered=not self.given)
 
 
 def _text_column(table: Table, column: str | None, id_column: str | None) -> str | tuple[str, str]:

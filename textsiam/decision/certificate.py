@@ -24,7 +24,8 @@ class Certificate:
         right: At least so many of them are right.
         threshold: Least similarity of a pair of the set; None where nothing is certified yet.
         answers: Pairs that were judged, in all.
-        answers_left: How many more the proof takes, about; None while that cannot be told.
+        answers_left: How many more the proof takes, about; 0 where all candidates are judged, None while that cannot be
+            told.
         recall: Expected share of the duplicates among the candidates that are in the set, and an interval (95 %).
         floor: Least similarity of a candidate: nobody looked below it.
         disagreements: Pairs about which two people said different things, of so many that were asked twice.
@@ -60,6 +61,9 @@ class Certificate:
         if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
             found = [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
+            if self.answers_left == 0:
+                share = percent(self.precision)
+                found = [f"all candidates are judged, and no threshold is certified to be {share} right"]
             if self.within_reach is not None:
                 share, pairs = self.within_reach
                 offer = f"textsiam flag --precision {share:g}"

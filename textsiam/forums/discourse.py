@@ -176,7 +176,7 @@ class _Topics:
             return
         own = [_text(link.get("url")) for link in _dicts(post.get("link_counts"))
                if link.get("internal") and not link.get("reflection")]  # fmt: skip
-        settled = topic.get("closed") or any(post.get(role) for role in ("moderator", "admin", "staff"))
+        settled = _true(topic.get("closed")) or any(_true(post.get(role)) for role in ("moderator", "admin", "staff"))
         said = _DUPLICATE_OF.findall(_text(post.get("cooked"))) if settled else []
         for kind, urls in zip(KINDS, (said, own), strict=True):
             for url in urls:
@@ -212,6 +212,11 @@ def _topic_id(value: object) -> str:
     """Return an id, a whole number also where a table has 1.0; "" where it is none."""
     key = checked_id(value) or ""
     return key.removesuffix(".0") if WHOLE_ID.fullmatch(key) else key
+
+
+def _true(value: object) -> bool:
+    """Return what a flag says, also as a table writes it."""
+    return value.strip().lower() not in ("", "0", "f", "false", "no") if isinstance(value, str) else bool(value)
 
 
 def _text(value: object) -> str:
@@ -252,6 +257,7 @@ def _records(path: Path, bad: BadRows) -> Iterator[tuple[object, Record]]:
 
 
 def _parsed(text: bytes, line: int, bad: BadRows) -> Iterator[tuple[int, Record]]:
+    most_digits = sys.get_int_max_str_digits()
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -266,8 +272,7 @@ def _parsed(text: bytes, line: int, bad: BadRows) -> Iterator[tuple[int, Record]
         bad(line, "invalid JSON", "is nested too deeply")
         return
     except ValueError:  # Python takes no number of more digits, as the time grows with their square
-        bad(line, "invalid JSON", f"holds a number of more than {sys.get_int_max_str_digits():,} digits")
-        return
+        document = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= most_digits else None)
     found = list(_unwrapped(document))
     if not found:
         keys = ", ".join(list(document)[:6]) if isinstance(document, dict) else type(document).__name__

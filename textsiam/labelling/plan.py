@@ -275,10 +275,10 @@ class Plan:
         return [(self.draws[number], right) for number, right in self.answers.items() if right is not None]
 
     def answers_left(self) -> int | None:
-        """Return how many more answers the proof takes, about; None before a set is aimed at, or with none left."""
-        if self.done:
+        """Return how many more answers the proof takes, about; 0 with none left, None before a set is aimed at."""
+        if self.done or self.complete:
             return 0
-        if self.sets is None or self.complete:
+        if self.sets is None:
             return None
         sets, rng = self.sets, np.random.default_rng([self.aim.seed, len(self.draws)])
         index = int(np.searchsorted(sets.sizes, self._target))

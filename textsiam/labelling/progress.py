@@ -39,7 +39,7 @@ class Progress:
         """Return one sentence, without its full stop."""
         if self.pairs:
             return f"{self.pairs:,} pairs proven to be at least {percent(self.precision)} right"
-        if self.left is None and self.finished:
+        if self.finished:
             return f"no set of pairs is proven to be at least {percent(self.precision)} right"
         if self.left is None:
             return "looking where duplicates end"

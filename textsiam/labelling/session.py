@@ -13,7 +13,7 @@ import numpy as np
 
 from textsiam.data.tables.errors import DataError
 from textsiam.decision.calibration import Isotonic
-from textsiam.decision.certificate import Certificate, percent
+from textsiam.decision.certificate import Certificate
 from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import ModelError
@@ -265,7 +265,7 @@ class Session:
             right=right,
             threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
-            answers_left=plan.answers_left() if wished == self.aim.precision else None,
+            answers_left=plan.answers_left() if plan.complete or wished == self.aim.precision else None,
             within_reach=None if pairs else self._within_reach(wished),
             recall=plan.recall(pairs) if pairs else None,
             floor=float(self.candidates.scores[-1]),
@@ -291,10 +291,7 @@ class Session:
         certificate, scores = self.certificate(precision), self.candidates.scores
         if certificate.threshold is None:
             first, *rest = certificate.sentences()
-            first = f"{first}: go on with textsiam label"
-            if self.plan.complete:
-                share = percent(certificate.precision)
-                first = f"all {len(scores):,} candidates are judged, and no threshold is certified to be {share} right"
+            first = first if self.plan.complete else f"{first}: go on with textsiam label"
             raise ModelError("; ".join([f"{self.file.path}: {first}", *rest]))
         known = {draw.rank: right for draw, right in self.plan.judged()}
         # a pair below all candidates stands for the many that nobody asked about

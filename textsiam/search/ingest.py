@@ -90,6 +90,17 @@ def add_questions(
     return Added(new, replaced, len(questions) - new - replaced)
 
 
+def first_replaced(index: QuestionIndex, questions: Sequence[Question]) -> tuple[Question, Question] | None:
+    """Return the first of n questions whose id has another text in an index, and what the index has; None if none."""
+    for start in range(0, len(questions), _BATCH):
+        batch = questions[start : start + _BATCH]
+        there = index.get([question.id for question in batch])
+        for question, old in zip(batch, there, strict=True):
+            if old is not None and old.text != question.text:
+                return question, old
+    return None
+
+
 def search_texts(
     twin: Scorer,
     index: QuestionIndex,

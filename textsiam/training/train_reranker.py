@@ -15,10 +15,11 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments
 from sentence_transformers.cross_encoder.losses import BinaryCrossEntropyLoss
-from transformers import PrinterCallback
+from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from textsiam.data.pairs import Pairs
 from textsiam.data.tables.columns import NOUNS
+from textsiam.inference.batching import Progress
 from textsiam.inference.encoders import MINILM
 from textsiam.inference.fast.fast_tower import fast_dtype
 from textsiam.inference.opening import positions_of
@@ -40,6 +41,7 @@ def train_reranker(
     symmetric: bool = True,
     seed: int = 0,
     device: str | None = None,
+    progress: Progress | None = None,
 ) -> Reranker | LexicalReranker:
     """Fine-tune a cross-encoder on labelled pairs; the same seed gives the same weights.
 
@@ -51,12 +53,13 @@ def train_reranker(
         symmetric: Whether the order of a pair means nothing; half of the pairs are turned round then.
         seed: Of the new weights, the order of the pairs and dropout.
         device: Where to train; None lets torch choose.
+        progress: Called as `progress(done, total)`, in pairs of all epochs.
 
     Returns:
         A reranker that is not combined with a twin yet: see `BaseReranker.fit`.
 
     Raises:
-        ValueError: The pairs do not hold both labels, or are of images.
+        ValueError: The pairs do not hold both labels, or are of images; or the training has diverged.
         ModelError: The cross-encoder cannot be opened; or lexical features are to be learned without LightGBM.
     """
     settings = settings or RerankerSettings()
@@ -89,7 +92,14 @@ def train_reranker(
         loss = BinaryCrossEntropyLoss(model)
         trainer = CrossEncoderTrainer(model=model, args=arguments, train_dataset=dataset, loss=loss)
         trainer.remove_callback(PrinterCallback)  # standard output is for results
+        if progress is not None:
+            trainer.add_callback(_Steps(progress, round(settings.epochs * len(pairs))))
         trainer.train()
+    if not all(weights.isfinite().all() for weights in model.parameters()):
+        raise ValueError(
+            "the training of the reranker has diverged: its weights are no finite numbers; lower its learning_rate"
+            f" ({settings.learning_rate:g})"
+        )
     return Reranker(model.eval(), symmetric=symmetric)
 
 
@@ -136,6 +146,16 @@ def _opened(
     if settings.max_tokens is not None and asked is None:
         model.max_seq_length = min(settings.max_tokens, positions_of(model[0]) or settings.max_tokens)
     return model
+
+
+class _Steps(TrainerCallback):
+    """Say how many of the pairs of a training are done."""
+
+    def __init__(self, progress: Progress, pairs: int) -> None:
+        self._progress, self._pairs = progress, pairs
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        self._progress(round(self._pairs * state.global_step / state.max_steps), self._pairs)
 
 
 class ByLength(DefaultBatchSampler):
