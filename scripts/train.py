@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import signal
 import sys
 
 from textsiam.cli import main
 from textsiam.commands.making import run_training
 from textsiam.inference.fast.cores import available_cores
+
+_PDEATHSIG = 1  # of prctl: the signal for a process whose parent ends
 
 
 def use_all_cores() -> None:
@@ -20,6 +24,13 @@ def use_all_cores() -> None:
         os.environ["OMP_NUM_THREADS"] = str(max(1, share))
 
 
+def stop_with_launcher() -> None:
+    """Have this process end with a checkpoint once its launcher is gone: Accelerate passes on no SIGTERM (Linux)."""
+    if sys.platform == "linux" and "ACCELERATE_MIXED_PRECISION" in os.environ:
+        ctypes.CDLL(None).prctl(_PDEATHSIG, signal.SIGTERM)
+
+
 if __name__ == "__main__":
+    stop_with_launcher()
     use_all_cores()
     main(lambda: run_training(sys.argv[1:]))

@@ -135,6 +135,14 @@ def test_score_says_what_is_not_read(textsiam, undecided, tmp_path):
     assert "warning: 1 of 4 pairs differ in nothing that the model reads: pair 2" in said.err
 
 
+def test_a_pair_of_a_text_that_is_read_and_one_that_is_not_differs(textsiam, undecided):
+    said = textsiam("score", undecided, "\U0001f600", "why is the sky blue", "--json")
+    assert said.json["unread"]
+    assert said.err.splitlines()[-1] == "warning: 1 of 1 pairs hold a text of which the model reads nothing: pair 1"
+    said = textsiam("score", undecided, "\U0001f600", "\U0001f601", "--json")
+    assert said.err.splitlines()[-1] == "warning: 1 of 1 pairs differ in nothing that the model reads: pair 1"
+
+
 def test_score_a_file_on_the_screen(textsiam, model, pair_file, pairs):
     said = textsiam("score", model, "--pairs", pair_file)
     assert said.status == 0

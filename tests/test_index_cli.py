@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from textsiam.decision.decision import fit_decision
+from textsiam.inference.scratch import scratch_image_encoder
 from textsiam.models.twin import Twin
 
 
@@ -62,6 +64,48 @@ def test_a_second_file_without_ids_replaces_nothing_of_the_first(textsiam, model
     assert json.loads(out)["questions"] == 5, err
 
 
+def test_what_no_index_can_hold_is_named_before_anything_is_added_or_left_out(textsiam, model, place, tmp_path):
+    file = tmp_path / "some.tsv"
+    file.write_text(f"id\ttext\na\tone\nb\0d\ttwo\n{'c' * 600}\tthree\n")
+    textsiam("index", "create", model, place)
+    status, out, err = textsiam("index", "add", model, place, file)
+    assert (status, out) == (1, "")
+    assert r"some.tsv: question 'b\x00d': the id is 'b\x00d', expected some text" in err
+    assert json.loads(textsiam("index", "stats", place, "--json")[1])["questions"] == 0
+    status, out, err = textsiam("index", "add", model, place, file, "--on-bad-row", "skip", "--json")
+    assert (status, json.loads(out)["new"], json.loads(out)["refused"]) == (0, 1, 2), err
+    assert "2 questions that no index can hold are left out, the first one: question" in err
+    file.write_text(f"id\ttext\n{'c' * 600}\tthree\n")
+    assert "the id has 600 characters, at most 512 are kept" in textsiam("index", "add", model, place, file)[2]
+
+
+def test_a_key_or_a_limit_that_makes_no_sense_is_refused(textsiam, model, place, file):
+    textsiam("index", "create", model, place)
+    status, out, err = textsiam("index", "add", model, place, file, "--metadata", "a=1", "--metadata", "a=2")
+    assert (status, out) == (2, "")
+    assert "'a' stands before already, with 1" in " ".join(err.split())
+    status, out, err = textsiam("check", model, place, "why?", "--limit", "-3")
+    assert (status, out) == (2, "")
+    assert "--limit must be >= 0, got -3" in err
+
+
+def test_another_model_is_refused_by_its_name(textsiam, model, other_model, place, file):
+    textsiam("index", "create", model, place)
+    for command in (["add", other_model, place, file], ["search", other_model, place, "why?"]):
+        err = textsiam("index", *command)[2]
+        assert f"got some of '{Path(other_model).name}'" in err, err
+
+
+def test_a_model_that_cannot_read_the_questions_begins_no_migration(textsiam, model, place, file, tmp_path):
+    textsiam("index", "create", model, place)
+    textsiam("index", "add", model, place, file)
+    Twin(scratch_image_encoder(size=28, channels=1, dim=16)).save_pretrained(tmp_path / "images")
+    status, out, err = textsiam("index", "migrate", tmp_path / "images", place)
+    assert (status, out) == (1, ""), err
+    found = json.loads(textsiam("index", "stats", place, "--json")[1])
+    assert found["migrating_to"] is None
+
+
 def test_from_an_empty_place_to_a_verdict(textsiam, model, other_model, file, place, sentences):
     status, out, err = textsiam("index", "create", model, place, "--json")
     assert status == 0, err
@@ -72,7 +116,7 @@ def test_from_an_empty_place_to_a_verdict(textsiam, model, other_model, file, pl
     status, out, err = textsiam("index", "add", model, place, file, "--metadata", "forum=garden", "--json")
     added = json.loads(out)
     assert added.pop("read")["kept"] == 48
-    assert (status, added) == (0, {"new": 48, "replaced": 0, "unchanged": 0, "questions": 48}), err
+    assert (status, added) == (0, {"new": 48, "replaced": 0, "unchanged": 0, "refused": 0, "questions": 48}), err
     status, out, err = textsiam("index", "add", model, place, file, "--metadata", "forum=garden", "--json")
     assert json.loads(out)["unchanged"] == 48
     textsiam(

@@ -44,6 +44,7 @@ from textsiam.rerank.lexical_reranker import LexicalReranker
 from textsiam.saving import SaveError
 from textsiam.training.checkpoints import ResumeError, list_checkpoints
 from textsiam.training.losses import DistillationLoss, InfoNCELoss, OnlineContrastiveLoss, TripletLoss
+from textsiam.training.run import Run
 from textsiam.training.settings import EpochMining, RerankerSettings
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -246,8 +247,6 @@ def test_what_a_killed_overwriting_run_set_aside_is_back_again(twice):
 
 
 def test_a_resume_that_is_refused_changes_nothing(config, pair_file, tmp_path, monkeypatch):
-    from textsiam.training.run import Run
-
     source, output = tmp_path / "pairs.tsv", Path(config.output)
     shutil.copy(pair_file, source)
     asked = changed(config, "data", train=str(source))
@@ -309,8 +308,6 @@ def test_the_same_seed_gives_the_same_weights(config, tmp_path):
 
 
 def test_an_interrupted_run_resumes_to_the_same_twin(config, tmp_path, monkeypatch):
-    from textsiam.training.run import Run
-
     whole = run(replace(config, output=str(tmp_path / "whole")))
     count = Run.count
 
@@ -361,8 +358,69 @@ def test_a_mistake_leaves_nothing_behind(config, tmp_path):
         run(replace(config, loss={}))
     with pytest.raises(ConfigError, match=r"data\.test is empty"):
         run(replace(config, data=replace(config.data, test_share=0.0)))
-    assert names(config.output) == set()
+    assert not Path(config.output).exists()
     assert run(replace(config, training=replace(config.training, max_steps=1))).result.steps == 1
+
+
+def test_two_runs_do_not_work_in_one_folder(config, monkeypatch):
+    """The second one is refused, and what the first one has written stays."""
+    refused = []
+
+    def second(self, *batch):
+        if not refused:
+            before = {path: path.read_bytes() for path in Path(config.output).rglob("*") if path.is_file()}
+            for how in ({}, {"overwrite": True}, {"resume": True}):
+                with pytest.raises(ConfigError, match=r"output .*: another run is at work there"):
+                    run(replace(config, **how))
+                refused.append(how)
+            assert {path: path.read_bytes() for path in before} == before
+        return count(self, *batch)
+
+    count = Run.count
+    monkeypatch.setattr(Run, "count", second)
+    run(config)
+    assert len(refused) == 3
+    assert {"model", "splits.json", "test.tsv", "summary.json"} <= names(config.output)
+
+
+def test_a_resume_with_another_test_writes_the_pairs_that_it_was_tested_on(config, tmp_path, monkeypatch):
+    lines = Path(config.data.train).read_text().splitlines(keepends=True)
+    for name, part in (("train", lines[1:121]), ("one", lines[121:141]), ("two", lines[141:161])):
+        (tmp_path / f"{name}.tsv").write_text(lines[0] + "".join(part))
+    data = replace(config.data, train=str(tmp_path / "train.tsv"), test_share=0.0, test=str(tmp_path / "one.tsv"))
+
+    def interrupted(self, *batch):
+        count(self, *batch)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    count = Run.count
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "count", interrupted)
+        with pytest.raises(Interrupted):
+            run(replace(config, data=data))
+    outcome = run(replace(config, data=replace(data, test=str(tmp_path / "two.tsv")), resume=True))
+    assert read_pairs(outcome.output / "test.tsv").fingerprint == outcome.splits.test.fingerprint
+    told = json.loads((outcome.output / "splits.json").read_text())
+    assert told == json.loads(json.dumps(outcome.splits.report.to_dict()))
+    assert "two.tsv" in (outcome.output / "config.yaml").read_text()
+
+
+def test_a_signal_in_the_last_step_is_obeyed(config, monkeypatch):
+    """What would follow may take hours: measuring, a reranker."""
+
+    def interrupted(self, *batch):
+        count(self, *batch)
+        if self.state.step == self.total_steps:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    count = Run.count
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "count", interrupted)
+        with pytest.raises(Interrupted, match=r"--resume true"):
+            run(config)
+    outcome = run(replace(config, resume=True))
+    assert outcome.result.steps == json.loads((outcome.output / "history.jsonl").read_text().splitlines()[-1])["step"]
+    assert (outcome.output / "model").is_dir()
 
 
 def test_an_output_that_cannot_be_made_is_named(config, tmp_path):

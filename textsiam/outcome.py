@@ -103,12 +103,8 @@ def write_inputs(config: Config, splits: Splits, more: Sequence[ReadSet]) -> Non
         if config.overwrite and not config.resume:
             manifest.set_aside()
         manifest.add(*input_names(config), *scratch_names(config))
-        if config.resume and checkpoints_of(output, config):
-            return
-        _write_config(config)
-        sets = {"more": [each.facts(config.loss) for each in more]} if more else {}
-        _write_json(output / "splits.json", {**splits.report.to_dict(), **sets})
-        _write_pairs(output / "test.tsv", splits.test)
+        if not (config.resume and checkpoints_of(output, config)):
+            _write_inputs(config, splits, more)
     except OSError as error:
         if manifest.aside:
             manifest.put_back()
@@ -117,20 +113,24 @@ def write_inputs(config: Config, splits: Splits, more: Sequence[ReadSet]) -> Non
         raise SaveError(f"cannot write into {output}: {error.strerror or error}") from error
 
 
-def _write_config(config: Config) -> None:
-    settled = replace(config, resume=False, overwrite=False)
+def _write_inputs(config: Config, splits: Splits, more: Sequence[ReadSet]) -> None:
+    output, settled = Path(config.output), replace(config, resume=False, overwrite=False)
     text = yaml.safe_dump(settled.to_dict(), sort_keys=False, allow_unicode=True)
-    (Path(config.output) / "config.yaml").write_text(text, encoding="utf-8")
+    (output / "config.yaml").write_text(text, encoding="utf-8")
+    sets = {"more": [each.facts(config.loss) for each in more]} if more else {}
+    _write_json(output / "splits.json", {**splits.report.to_dict(), **sets})
+    _write_pairs(output / "test.tsv", splits.test)
 
 
-def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> None:
+def write_results(outcome: Outcome, config: Config, more: Sequence[ReadSet]) -> None:
     """Write the twin, with where it comes from, the report and the summary; what only the training needed goes."""
     twin, splits, output, model = outcome.twin, outcome.splits, outcome.output, config.model
-    used = {**splits.named(), **{f"more.{place}": pairs for place, pairs in enumerate(more)}}
+    further = [each.pairs for each in more]
+    used = {**splits.named(), **{f"more.{place}": pairs for place, pairs in enumerate(further)}}
     facts: Mapping[str, str] = {
         "model": str(model.builder or ("from scratch" if model.from_scratch else model.left)),
         "losses": ", ".join(n for n, v in config.to_dict()["loss"].items() if v is not None),
-        "training pairs": ", ".join(f"{len(each):,} from {each.source}" for each in (splits.train, *more)),
+        "training pairs": ", ".join(f"{len(each):,} from {each.source}" for each in (splits.train, *further)),
         "training time": f"{outcome.result.seconds:.0f} s for {outcome.result.steps} steps"
         + (f", {outcome.reranker_seconds:.0f} s for the reranker" if outcome.reranker_seconds is not None else ""),
         "versions": ", ".join(
@@ -143,13 +143,13 @@ def write_results(outcome: Outcome, config: Config, more: Sequence[Pairs]) -> No
         "tested on": _tested_on(config.data, splits.test),
         "fingerprints": {name: pairs.fingerprint for name, pairs in used.items()},
         "seed": config.training.seed,
-        "identities": class_folders(n for part in (splits.train, *more) if part.modality != "text" for n in part.texts),
+        "identities": class_folders(n for p in (splits.train, *further) if p.modality != "text" for n in p.texts),
         **facts,
         "config": config.to_dict(),
     }  # fmt: skip
     manifest = Manifest(output)
     manifest.add(*RESULTS)
-    _write_config(config)  # a resume may have changed what is not learned
+    _write_inputs(config, splits, more)  # a resume may have changed what is not learned, such as the test
     twin.save_pretrained(output / "model")
     write_report(
         output / "report.html",

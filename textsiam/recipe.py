@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from textsiam.config.preflight import begun, faults, prepare_folder
+from textsiam.config.preflight import begun, claimed, faults, prepare_folder
 from textsiam.config.run import (
     Config,
     build_augment,
@@ -62,12 +62,19 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         The outcome; None on processes other than the first of a distributed run.
 
     Raises:
-        ConfigError: The output folder holds a run already, a split is empty, or a reranker is to be trained by many.
+        ConfigError: The output folder holds a run already, or another one is at work there; a split is empty, or a
+            reranker is to be trained by many.
         DataError: Pairs cannot be read.
         ModelError: The model cannot be found or built.
         SaveError: The output folder cannot be written.
         Interrupted: A signal asked the run to stop.
     """
+    with claimed(Path(config.output)) if process_state().is_main_process else nullcontext():
+        return _run(config, console)
+
+
+def _run(config: Config, console: Console | None) -> Outcome | None:
+    """Do the job in a folder that no other run works in."""
     state = process_state()
     if found := faults(config):
         raise together(found)
@@ -117,7 +124,7 @@ def run(config: Config, *, console: Console | None = None) -> Outcome | None:
         with say.status("measuring the trained twin with its reranker"):
             evaluations.append(_evaluate(twin, splits, more, "reranked"))
     outcome = Outcome(output, twin, evaluations, result, splits, reranker_seconds)
-    write_results(outcome, config, [each.pairs for each in more])
+    write_results(outcome, config, more)
     say.print(results_table(evaluations))
     if outcome.warning is not None:
         say.print(f"[yellow]warning[/] {escaped(outcome.warning)}", highlight=False, soft_wrap=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -232,6 +233,15 @@ def test_resolve_a_file(tmp_path: Path) -> None:
     (tmp_path / "model.bin").write_text("")
     with pytest.raises(ModelError, match=r"model\.bin: is a file, expected the folder of a saved model"):
         resolve(tmp_path / "model.bin")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+    with pytest.raises(ModelError, match=r"^typo-model: no such folder here, .* the Hub cannot be reached$"):
+        resolve("typo-model")
 
 
 def test_missing_hub_model_says_what_was_asked_for() -> None:

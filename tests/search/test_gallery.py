@@ -215,7 +215,10 @@ def test_without_calibration(gallery: Gallery) -> None:
         gallery.false_alarm_rate,
         gallery.identification_threshold,
     ):
-        with pytest.raises(ModelError, match=r"no thresholds yet: run gallery\.calibrate"):
+        with pytest.raises(
+            ModelError,
+            match=r"no thresholds yet: calibrate it \(textsiam gallery calibrate, gallery\.calibrate in Python\)",
+        ):
             call()
 
 

@@ -60,6 +60,7 @@ BROKEN = {
     "no samples": (wav_bytes(TONE[:0], RATE), "holds no samples"),
     "silence": (wav_bytes(0 * TONE, RATE), "is silent"),
     "no number": (wav_bytes(np.where(np.arange(4000) == 7, np.nan, TONE), RATE, exact=True), "sample 7 is nan"),
+    "far too loud": (wav_bytes(1e19 * TONE, RATE, exact=True), "expected about -1 to 1"),
     "truncated wav": (wav_bytes(TONE, RATE)[:-900], "is a truncated WAV file"),
     "mp4": (b"\0\0\0\x18ftypisom" + bytes(40), "is an MP4 or QuickTime file"),
     "webm": (b"\x1aE\xdf\xa3" + bytes(40), "is a Matroska or WebM file"),
@@ -87,6 +88,14 @@ def test_a_packed_file_that_ends_early_is_refused(form):
     data = written(noise, form)
     with pytest.raises(DataError, match="truncated"):
         decode_sound(data[: len(data) * 2 // 3], "a")
+
+
+def test_streams_of_ogg_one_after_the_other_are_refused():
+    """libsndfile reads the first one, without a word of the others."""
+    first, second = written(form="OGG"), written(TONE[::-1], form="OGG")
+    with pytest.raises(DataError, match="holds several OGG streams"):
+        decode_sound(first + second, "a")
+    assert len(decode_sound(first, "a")[0]) == len(TONE)
 
 
 def tagged(data):

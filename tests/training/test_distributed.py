@@ -195,7 +195,7 @@ def test_two_killed_processes_resume_to_the_same_weights(launch, tmp_path):
     for rank in range(2):
         assert_same_weights(outcome(output, rank), outcome(whole, rank))
         assert outcome(output, rank)["facts"]["steps"] == 12
-    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-00000006", "step-00000009"]
+    assert sorted(p.name for p in (output / "checkpoints").iterdir()) == ["step-00000009", "step-00000012"]
 
     statuses, said = launch(job(output, losses, **{**common, "world": 1}, resume=True), clean=False)
     assert statuses == [[1]]
@@ -203,12 +203,13 @@ def test_two_killed_processes_resume_to_the_same_weights(launch, tmp_path):
 
 
 def test_a_signal_stops_both_at_the_same_step(launch, tmp_path):
-    common: dict[str, Any] = {"world": 2, "settings": {"epochs": 30, "log_every": 4, "validate_every": 100}}
+    # the next line of the log plays no part: it is far away
+    common: dict[str, Any] = {"world": 2, "settings": {"epochs": 1000, "log_every": 10**6, "validate_every": 5}}
     watch = {"path": "history.jsonl", "signal": signal.SIGTERM}
     statuses, said = launch(job(tmp_path / "run", ["contrastive"], **common, watch=watch), clean=False)
     assert statuses == [[130, 130]], said
     first, second = (outcome(tmp_path / "run", rank)["facts"] for rank in range(2))
-    assert first["steps"] == second["steps"] < 180
+    assert first["steps"] == second["steps"] < 6000
     assert first["interrupted"]
     assert second["interrupted"]
     assert (tmp_path / "run" / "checkpoints" / f"step-{first['steps']:08d}").is_dir()

@@ -25,7 +25,7 @@ from textsiam.commands.options import (
     tell_unread,
 )
 from textsiam.commands.options import TextColumn as Column
-from textsiam.terminal import answer, bold, dim, print_json, progress_bar, rounded
+from textsiam.terminal import answer, bold, dim, print_json, progress_bar, rounded, warn
 
 if TYPE_CHECKING:
     from textsiam.search.index.base import Hit, Question, QuestionIndex, Scalar
@@ -92,8 +92,9 @@ def add(
         Question(prefix + name, text, {**read.facts(place), **facts})
         for place, (name, text) in enumerate(zip(read.ids, read.texts, strict=True))
     ]
+    rows, refused = _storable(rows, read.source, on_bad_row)
     opened = _opened(index)
-    from textsiam.search.ingest import add_questions, first_replaced
+    from textsiam.search.ingest import add_questions, first_replaced, index_model
 
     if read.numbered and not prefix and (both := first_replaced(opened, rows)):
         new, old = both
@@ -104,13 +105,40 @@ def add(
     twin = open_twin(model)
     tell_unread(twin, read.texts, read.ids, side="right")
     with progress_bar("adding") as progress:
-        added = add_questions(twin, opened, rows, progress=progress)
+        named = index_model(twin, name=_name(model))
+        added = add_questions(twin, opened, rows, model=named, progress=progress)
     if compact:
         opened.compact()
     total = opened.count()
     opened.close()
     line = f"{added.new:,} new, {added.replaced:,} replaced, {added.unchanged:,} unchanged; {total:,} questions"
-    answer({**asdict(added), "questions": total, "read": read.report.to_dict()}, line, as_json=as_json)
+    facts = {**asdict(added), "refused": refused, "questions": total, "read": read.report.to_dict()}
+    answer(facts, line, as_json=as_json)
+
+
+def _storable(rows: list[Question], source: str, on_bad_row: str) -> tuple[list[Question], int]:
+    """Return the questions that an index can hold, and how many it cannot; the first of these ends it, unless skipped.
+
+    Raises:
+        DataError: An index cannot hold one, and it is not to be skipped.
+    """
+    from textsiam.data.tables.errors import DataError
+    from textsiam.search.index.base import QuestionIndexError
+    from textsiam.search.index.validation import check_question
+
+    kept, told = [], list[str]()
+    for row in rows:
+        try:
+            check_question(row)
+        except QuestionIndexError as error:
+            told.append(str(error))
+            if on_bad_row == "error":
+                raise DataError(f"{source}: {error}") from None
+        else:
+            kept.append(row)
+    if told:
+        warn((f"{source}: {len(told):,} questions that no index can hold are left out, the first one: {told[0]}",))
+    return kept, len(told)
 
 
 @index_app.command()
@@ -128,9 +156,10 @@ def search(
         top_k = 10
     opened = _opened(index)
     twin = open_twin(model)
-    from textsiam.search.ingest import search_texts
+    from textsiam.search.ingest import index_model, search_texts
 
-    found = search_texts(twin, opened, questions, k=top_k, threshold=threshold, where=_facts(where, "--where"))
+    chosen = {"k": top_k, "threshold": threshold, "where": _facts(where, "--where")}
+    found = search_texts(twin, opened, questions, **chosen, model=index_model(twin, name=_name(model)))
     opened.close()
     if as_json:
         print_json([
@@ -223,6 +252,8 @@ def check(
     """Say whether questions are in an index already: their duplicates, with probabilities, and the canonical one."""
     if bool(questions) == (file is not None):
         raise typer.BadParameter("name questions, or a --file of them")
+    if limit < 0:
+        raise typer.BadParameter(f"--limit must be >= 0, got {limit}")
     opened = _opened(index)
     texts, ids = list(questions or ()), [str(place + 1) for place in range(len(questions or ()))]
     if file is not None:
@@ -242,7 +273,8 @@ def check(
 
     shift = tell_shift(collection_shift(twin, texts) or index_shift(twin, opened))
     settled = {
-        "threshold": threshold, "decision": decision, "where": _facts(where, "--where"), "model": index_model(twin)
+        "threshold": threshold, "decision": decision, "where": _facts(where, "--where"),
+        "model": index_model(twin, name=_name(model)),
     }  # fmt: skip
     found: list[Checked] = []
     with progress_bar("checking") as progress:
@@ -327,5 +359,7 @@ def _facts(options: list[str] | None, option: str) -> dict[str, Scalar]:
             value = json.loads(text)
         except ValueError:
             value = text
+        if key in facts:
+            raise typer.BadParameter(f"{option} {given!r}: {key!r} stands before already, with {facts[key]!r}")
         facts[key] = value if isinstance(value, (str, int, float, bool)) else text
     return facts

@@ -196,8 +196,13 @@ def tell_unread_pairs(twin: Scorer, pairs: Pairs) -> np.ndarray | None:
     if unread is None:
         return None
     hidden = unread.differ_unread(pairs.left, pairs.right) & (pairs.left != pairs.right)
-    if count := int(hidden.sum()):
-        warn((f"{count:,} of {len(pairs):,} pairs differ in nothing that the model reads: {_first(names, hidden)}",))
+    one_unread = hidden & (unread.nothing[pairs.left] != unread.nothing[pairs.right])
+    for found, what in (
+        (hidden & ~one_unread, "differ in nothing that the model reads"),
+        (one_unread, "hold a text of which the model reads nothing"),
+    ):
+        if count := int(found.sum()):
+            warn((f"{count:,} of {len(pairs):,} pairs {what}: {_first(names, found)}",))
     return hidden
 
 

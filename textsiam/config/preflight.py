@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from textsiam.training.checkpoints import ResumeError, differences, list_checkpo
 from textsiam.training.distributed import process_state, tracker_of
 from textsiam.training.settings import FREE_ON_RESUME
 from textsiam.training.train_reranker import check_readable
+from textsiam.whole_file import locked
 from textsiam.yamlfile import read_yaml
 
 if TYPE_CHECKING:
@@ -148,12 +150,33 @@ def _inputs(config: Config) -> Iterator[tuple[str, str]]:
         yield from ((key, source) for source in (sources if isinstance(sources, list) else [sources]) if source)
 
 
+@contextmanager
+def claimed(output: Path) -> Iterator[None]:
+    """Make an output folder, unless it is there, and keep other runs out of it; one that stays empty goes again.
+
+    Raises:
+        ConfigError: Another run is at work there, or the folder cannot be written.
+    """
+    made = [each for each in (output, *output.parents) if not each.exists()]
+    with ExitStack() as held:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+            held.enter_context(locked(output, wait=False))
+        except BlockingIOError:
+            raise ConfigError(f"output {output}: another run is at work there: choose another --output") from None
+        except OSError as error:
+            if not output.is_dir():  # else its file system knows no locks
+                raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # what is in use is not empty
+                for folder in made:
+                    folder.rmdir()
+
+
 def prepare_folder(output: Path, config: Config) -> None:
     """Make the output folder ready: what a run left that learned nothing goes, an earlier run stays until it is due."""
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"output {output}: cannot be written: {error.strerror or error}") from error
     if not config.resume and not config.overwrite and not begun(output, config):
         Manifest(output).clear()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ class Link:
 
 def is_forum(source: str | Path) -> bool:
     """Tell whether this is a forum folder, as `textsiam import` writes it, or what is left of one."""
-    return any(Path(source, name).is_file() for name in (QUESTIONS, LINKS))
+    return any(os.path.isfile(Path(source, name)) for name in (QUESTIONS, LINKS))  # False, too, where nobody may look
 
 
 def read_questions(folder: str | Path, columns: Sequence[str]) -> Iterator[tuple[Any, ...]]:

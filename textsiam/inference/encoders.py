@@ -27,6 +27,7 @@ from textsiam.inference.opening import (
     downloaded,
     keep_facts,
     openable,
+    out_of_reach,
     own_classes,
     positions_of,
     unit_length,
@@ -128,6 +129,8 @@ def resolve(
     if name in MINILM_NAMES:
         packaged = None if _is_cached(MINILM) else packaged_minilm()
         return str(packaged) if packaged else MINILM
+    if out_of_reach(name):
+        raise ModelError(f"{name}: no such folder here, nor is it in the Hub's cache, and the Hub cannot be reached")
     return name
 
 

@@ -25,6 +25,8 @@ _OWN_CLASSES = ("textsiam.sounds.encoder.LogMelCNN", "textsiam.images.pooling.Gr
 # Copies of the weights for other libraries, which nothing here opens.
 _OTHERS = ("*.bin.index.json", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "coreml/*", "onnx/*", "openvino/*")
 _OURS = ("textsiam.json", "ensemble.json")
+_THEIRS = ("modules.json", "config.json")
+_PATIENCE = 10.0  # seconds for the Hub to answer
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
@@ -51,10 +53,40 @@ def downloaded(repo: str, revision: str | None = None, token: str | None = None,
         raise OSError(str(error)) from error
 
 
+def reachable() -> bool:
+    """Whether the Hub answers at all: its library would try each file for half a minute before it gives up."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=_PATIENCE)
+    except hub_errors():
+        return False
+    return True
+
+
+def out_of_reach(name: str) -> bool:
+    """Whether the Hub does not answer, and its cache holds nothing of a model; offline, its library says so itself."""
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    places = [(repo, file) for repo in (name, f"sentence-transformers/{name}") for file in (*_OURS, *_THEIRS)]
+    try:
+        cached = any(isinstance(try_to_load_from_cache(*place), str) for place in places)
+    except ValueError:  # no name that the Hub allows
+        cached = False
+    return not (constants.HF_HUB_OFFLINE or cached or reachable())
+
+
 def saved_on_hub(name: str) -> str:
     """Return the folder of a twin or an ensemble on the Hub, downloaded; of any other model, its name as it is."""
     from huggingface_hub import hf_hub_download
 
+    if not reachable():
+        try:
+            return downloaded(name, local_files_only=True)
+        except OSError:
+            return name
     for file in _OURS:
         try:
             hf_hub_download(name, file)

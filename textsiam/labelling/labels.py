@@ -100,6 +100,8 @@ class LabelFile:
 
     def __init__(self, path: str | Path) -> None:
         self.path, self._read_to, self._lines = Path(path), 0, 1
+        self._last = ""  # column of the last line
+        self._unended = False  # the last line that was read lacks its end, as editors may leave it
 
     def read(self) -> list[Label]:
         """Return the lines that were added since the last call, by anybody."""
@@ -139,21 +141,44 @@ class LabelFile:
             raise DataError(f"{self.path}: lines that were there are gone: it is another file by now")
         file.seek(self._read_to)
         found = file.read()
+        if self._unended and (found or file.writable()):
+            if not found:
+                file.write(b"\n")
+            self._read_to, self._unended, found = self._read_to + 1, False, found.removeprefix(b"\n")
         whole = found[: found.rfind(b"\n") + 1]
         if self._lines == 1 and not whole and not "\t".join(_KINDS).encode().startswith(found):
             raise self._foreign()
-        if len(whole) < len(found) and file.writable():  # somebody was killed while writing: that line never was
-            file.truncate(self._read_to + len(whole))
-        labels = []
-        for line in whole.split(b"\n")[:-1]:
-            cells = self._cells(line)
-            if self._lines > 1:
-                labels.append(self._label(cells))
-            elif cells != list(_KINDS):
-                raise self._foreign()
+        labels = [label for line in whole.split(b"\n")[:-1] if (label := self._line(line)) is not None]
+        rest = found[len(whole) :]
+        if rest and self._is_whole(rest):
+            labels.append(self._label(self._cells(rest)))
             self._lines += 1
-        self._read_to += len(whole)
+            whole, self._unended = found + b"\n", not file.writable()
+            if not self._unended:
+                file.write(b"\n")
+        elif rest and file.writable():  # somebody was killed while writing: that line never was
+            file.truncate(self._read_to + len(whole))
+        self._read_to += len(whole) - self._unended
         return labels
+
+    def _line(self, line: bytes) -> Label | None:
+        """Return what a line says; None for the first one, which names the columns."""
+        cells, label = self._cells(line), None
+        if self._lines > 1:
+            label = self._label(cells)
+            self._last = cells[-1]
+        elif cells != list(_KINDS):
+            raise self._foreign()
+        self._lines += 1
+        return label
+
+    def _is_whole(self, line: bytes) -> bool:
+        """Whether nothing but its end lacks of a line: it holds all of the last column, which is the same in all."""
+        try:
+            cells = self._cells(line)
+        except DataError:
+            return False
+        return len(cells) == len(_KINDS) and cells[-1] == self._last
 
     def _foreign(self) -> DataError:
         return DataError(f"{self.path}:1: no file of labels: expected the columns {', '.join(_KINDS)}")

@@ -83,6 +83,7 @@ class Session:
         self._owner: dict[int, Label] = {}
         self._second: dict[int, Label] = {}  # who is, or was, asked for a second opinion
         self._drawn: dict[frozenset[int], int] = {}  # pairs, and the number of the draw of each
+        self._opened: dict[Label, int] = {}  # lines without an answer, and their places
         last = {line.draw: n for n, line in enumerate(lines) if line.answer and line.stage != "again"}
         for n, line in enumerate(lines):
             # an answer that was replaced was never given: what the plan did with it stands in the lines
@@ -127,6 +128,10 @@ class Session:
                 f"{self.file.path}: the answers are about another {what}: they certify nothing here; begin a new file"
             )
         where = f"{self.file.path}:{len(self.lines) + 2}"  # after the header, one line for each
+        if not line.answer:  # no draw is opened twice at one time for one person
+            before = self._opened.setdefault(line, len(self.lines) + 2)
+            if before < len(self.lines) + 2:
+                raise DataError(f"{where}: is line {before} again, to the second: the file holds answers twice")
         if line.draw < len(self.plan.draws):
             self._check_drawn(line, self.plan.draws[line.draw], where)
         else:

@@ -93,7 +93,8 @@ def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "erro
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
     found = dict(media_files(path, medium, bad, others, decode=decode))
     if not found:
-        raise bad.nothing_usable(f"holds no {medium.noun}")
+        packed = "; tables in a .zip are not read: unpack it" if Path(path).suffix.lower() == ".zip" else ""
+        raise bad.nothing_usable(f"holds no {medium.noun}{packed}")
     return texts_found(bad, found, _passed_over(medium, others), modality=medium.modality)
 
 

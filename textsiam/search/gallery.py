@@ -313,7 +313,7 @@ class Gallery(Enrolled):
         point = getattr(self, mode)
         if point is None:
             raise ModelError(
-                "this gallery has no thresholds yet: run gallery.calibrate(inputs, names) on inputs of enrolled "
-                "identities that were not enrolled themselves"
+                "this gallery has no thresholds yet: calibrate it (textsiam gallery calibrate, gallery.calibrate in "
+                "Python) on inputs of enrolled identities that were not enrolled themselves"
             )
         return point

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
+from textsiam.search.index.validation import LONGEST_ID
 from textsiam.serving.admission.texts import Direction, Reading
 
 _MOST_KEYS = 100
@@ -28,7 +29,7 @@ Text = Annotated[str, StringConstraints(strict=True)]
 Texts = Annotated[list[Text], Field(fail_fast=True)]
 TokenIds = Annotated[list[Annotated[int, Field(strict=True, ge=0, lt=2**31)]], Field(fail_fast=True)]
 Inputs = Text | Annotated[list[Text | TokenIds], Field(fail_fast=True)] | TokenIds
-Id = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=512)]
+Id = Annotated[str, StringConstraints(strict=True, min_length=1, max_length=LONGEST_ID)]
 Facts = Annotated[dict[str, str | int | float | bool], BeforeValidator(_few_keys)]
 
 

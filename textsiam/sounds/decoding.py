@@ -18,6 +18,7 @@ MAX_SECONDS = 600.0
 LARGEST = 512 << 20
 """Bytes that a file may have."""
 _KNOWN = "WAV, FLAC, OGG or MP3"
+_LOUDEST = 1e6  # times full scale: whole numbers of 16 bits as floats are below, and their squares are no overflow
 _SILENT = 1e-4  # loudest sample of silence: -80 dB
 _CLIPPED = 0.01  # share of samples that stay at the loudest value, from which a sound counts as clipped
 _VIDEOS = {b"\x1aE\xdf\xa3": "a Matroska or WebM file", b"\x00\x00\x01\xba": "an MPEG video", b"FLV": "a Flash video"}
@@ -95,7 +96,7 @@ def checked_samples(samples: np.ndarray, where: str) -> np.ndarray:
     """Refuse what says nothing; tell of what is clipped.
 
     Raises:
-        DataError: There are no samples, one is no number, or all are silent.
+        DataError: There are no samples, one is no number or far too large, or all are silent.
     """
     if not len(samples):
         raise DataError(f"{where}: holds no samples")
@@ -103,6 +104,9 @@ def checked_samples(samples: np.ndarray, where: str) -> np.ndarray:
         at = int(np.flatnonzero(~np.isfinite(samples))[0])
         raise DataError(f"{where}: sample {at:,} is {samples[at]}, expected a number")
     peak = float(np.abs(samples).max())
+    if peak > _LOUDEST:
+        at = int(np.abs(samples).argmax())
+        raise DataError(f"{where}: sample {at:,} is {samples[at]:.3g}, expected about -1 to 1 (at most {_LOUDEST:g})")
     if peak < _SILENT:
         raise DataError(f"{where}: is silent (its loudest sample is {peak:.1g} of full scale)")
     flat = (samples[1:] == samples[:-1]) & (np.abs(samples[1:]) >= 0.99 * peak)
@@ -162,8 +166,22 @@ def _check_whole(data: bytes, name: str, where: str) -> None:
     elif name == "OGG":
         last = data.rfind(b"OggS")
         missing = not (len(data) > last + 5 and data[last + 5] & 4)  # the page that says it is the last
+        if not missing and _is_chained(data):
+            raise DataError(f"{where}: holds several OGG streams, one after the other: save it as one, or as WAV")
     if missing:
         raise DataError(f"{where}: is a truncated {name} file")
+
+
+def _is_chained(data: bytes) -> bool:
+    """Whether another stream begins behind the pages of the first one (RFC 3533): libsndfile reads only that."""
+    at, begun = 0, False
+    while data[at : at + 4] == b"OggS" and len(data) > at + 26:
+        begins = bool(data[at + 5] & 2)
+        if begins and begun:
+            return True
+        begun |= not begins
+        at += 27 + data[at + 26] + sum(data[at + 27 : at + 27 + data[at + 26]])
+    return False
 
 
 @lru_cache(maxsize=1024)

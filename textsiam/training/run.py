@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,8 @@ from textsiam.training.weights.served import ServedTwin
 
 # More tokens than any batch has.
 _ONE_CHUNK = 2**40
+# Seconds after which several processes ask each other again whether to stop.
+_AGREE = 1.0
 
 
 class Run:
@@ -81,6 +84,8 @@ class Run:
             if part is not None:
                 self.accelerator.register_for_checkpointing(part)
         self.stopped_early = self.interrupted = False
+        self._agreed: tuple[float, int] | None = None  # when the processes last agreed to go on, and at which step
+        self._agree_next = 0
 
     def _ready(self, twin: Twin, given: TrainingSet, settings: Settings) -> TrainingPairs:
         """Return the pairs of a set, made ready for training."""
@@ -216,9 +221,9 @@ class Run:
         return self.served.twin
 
     def checkpoint(self) -> None:
-        """Write a checkpoint, where one is due."""
+        """Write a checkpoint, where one is due, and after the last step: what follows may take long, too."""
         every = self.settings.checkpoint_every or self.settings.validate_every or self.steps_per_epoch
-        if self.state.step % every == 0 and self.state.step < self.total_steps:
+        if self.state.step % every == 0 or self.state.step == self.total_steps:
             self._save_checkpoint()
 
     def stopping(self, requested: bool) -> bool:
@@ -226,15 +231,26 @@ class Run:
         patience = self.settings.patience
         self.stopped_early = patience is not None and self.state.stale >= patience
         if self.accelerator.num_processes > 1:
-            # All processes must stop at the same step: ask the others, but not at every step.
-            if requested:
-                self.accelerator.set_trigger()
-            due = self.state.step % self.settings.log_every == 0
-            requested = due and self.accelerator.check_trigger()
-        if requested and self.state.step < self.total_steps:
+            requested = self._anybody(requested)
+        if requested:
             self.interrupted = True
             self._save_checkpoint()
         return self.stopped_early or self.interrupted
+
+    def _anybody(self, requested: bool) -> bool:
+        """Return whether any process is asked to stop: all must stop at one step, so they agree, about once a second.
+
+        A launcher kills what has not stopped after half a minute.
+        """
+        if self.state.step < self._agree_next:
+            return False
+        now = time.perf_counter()
+        then, since = self._agreed or (now, self.state.step)
+        steps = max(1.0, _AGREE * (self.state.step - since) / (now - then)) if now > then else 1.0
+        both = torch.tensor([float(requested), steps], device=self.accelerator.device)
+        asked, steps = self.accelerator.reduce(both, reduction="mean").tolist()  # pyright: ignore
+        self._agreed, self._agree_next = (now, self.state.step), self.state.step + int(steps)
+        return asked > 0
 
     def finish(self, seconds: float) -> TrainResult:
         """Give the twin the weights that were kept, free what Accelerate holds, and say what happened."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,30 @@ def test_byte_order_mark(write):
 def test_utf16_is_named(write, encoding):
     path = write("pairs.tsv", (HEADER + "a\tb\t1\n").encode(encoding))
     assert message(path) == f"{path}: is UTF-16, expected UTF-8; convert it: iconv -f utf-16 -t utf-8"
+
+
+@pytest.mark.parametrize(("start", "what"), [
+    (b"PK\x03\x04", "an Excel workbook"), (b"\xfd7zXZ\0", "packed with xz"), (b"BZh91AY", "packed with bzip2"),
+    (b"7z\xbc\xaf\x27\x1c", "a .7z archive"), (b"\x28\xb5\x2f\xfd", "packed with zstd"),
+    (b"a.tsv" + bytes(252) + b"ustar", "a .tar archive"),
+])  # fmt: skip
+def test_what_is_packed_is_named_and_not_taken_for_latin1(write, start, what):
+    for name in ("pairs.tsv", "pairs.csv.gz"):
+        path = write(name, start + bytes(range(256)))
+        assert re.search(f"{name}: is .*{re.escape(what)}.*expected a text file", message(path))
+
+
+def test_a_file_that_is_packed_twice_is_said_to_be(write):
+    path = write("pairs.tsv.gz", gzip.compress(HEADER.encode()))
+    assert message(path) == f"{path}: is packed with gzip twice (unpack it once), expected a text file"
+
+
+def test_a_link_to_nothing_is_said_to_be_one(tmp_path):
+    link, loop = tmp_path / "link.tsv", tmp_path / "loop.tsv"
+    link.symlink_to(tmp_path / "gone.tsv")
+    loop.symlink_to(loop)
+    assert message(link) == f"{link}: is a link to {tmp_path}/gone.tsv, where no file is"
+    assert message(loop) == f"{loop}: is a link to {loop}, where no file is"
 
 
 @pytest.mark.parametrize("bom", [b"", b"\xef\xbb\xbf"])

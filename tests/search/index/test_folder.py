@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sqlite3
 
 import numpy as np
 import pytest
@@ -181,7 +182,7 @@ def test_a_process_begins_with_the_file_and_reads_what_came_later(index, monkeyp
     other.close()
 
 
-@pytest.mark.parametrize("harm", ["lost", "cut short", "of another width", "no such file format"])
+@pytest.mark.parametrize("harm", ["lost", "cut short", "half of it zeros", "of another width", "no such file format"])
 def test_a_file_that_cannot_be_read_costs_time_and_nothing_else(index, monkeypatch, harm, tmp_path):
     vectors = unit(300)
     index.upsert(questions(0, 300), vectors, model=MODEL)
@@ -192,6 +193,9 @@ def test_a_file_that_cannot_be_read_costs_time_and_nothing_else(index, monkeypat
         file.unlink()
     elif harm == "cut short":
         file.write_bytes(file.read_bytes()[:-100])
+    elif harm == "half of it zeros":  # its shapes are right: only the digest tells
+        whole = file.read_bytes()
+        file.write_bytes(whole[: len(whole) // 2] + bytes(len(whole) - len(whole) // 2))
     elif harm == "of another width":
         other = IndexModel("other", "b" * 64, 8)
         narrow = FolderIndex.create(tmp_path / "narrow", other)
@@ -210,6 +214,28 @@ def test_a_file_that_cannot_be_read_costs_time_and_nothing_else(index, monkeypat
         other.rebuild()
         other.close()
     assert sum(counts) == 299  # by the first one only: the file was made again
+
+
+def test_compaction_makes_a_damaged_file_again(index):
+    index.upsert(questions(0, 300), unit(300), model=MODEL)
+    index.compact()
+    whole = merged_file(index).read_bytes()
+    merged_file(index).write_bytes(whole[:-64] + bytes(64))
+    index.compact()
+    assert merged_file(index).read_bytes()[-64:] == whole[-64:]
+
+
+def test_a_vector_that_was_damaged_in_the_table_is_named(index):
+    index.upsert(questions(0, 80), unit(80), model=MODEL)
+    index.close()
+    for harm in (np.full(DIM, 1e20, np.float32).tobytes(), b"short"):
+        with sqlite3.connect(index.path / "questions.sqlite") as table:
+            table.execute("UPDATE vectors_1 SET vector = ? WHERE row = 3", (harm,))
+        table.close()
+        again = FolderIndex(index.path)
+        with pytest.raises(QuestionIndexError, match="the vector of row 3 "):
+            found(again, unit(1)[0], k=1)
+        again.close()
 
 
 def test_an_index_taken_back_to_an_old_copy_of_its_table_does_not_use_a_newer_file(index, tmp_path):

@@ -54,6 +54,8 @@ def parquet_table(path: Path, bad: BadRows, folder: Path) -> Table:
             packed = isinstance(stream, gzip.GzipFile)
             file = pq.ParquetFile(pa.BufferReader(stream.read()) if packed else path)
     except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+        if isinstance(error, PermissionError):
+            raise DataError(f"{bad.name}: cannot be read (permission denied)") from None
         raise DataError(f"{bad.name}: is not a Parquet file or is damaged ({error})") from None
 
     def batches(names: Sequence[str]) -> Iterator[pa.RecordBatch]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ def load_hub(source: str, endings: Mapping[str, str], *, split: str, load: Loade
         DataError: there is no such file, nor such a dataset.
     """
     path = Path(source)
+    if path.is_symlink():
+        raise DataError(f"{source}: is a link to {os.readlink(path)}, where no file is")
     near = difflib.get_close_matches(path.name, _names_in(path.parent), n=3)
     close = f"; close names there: {', '.join(near)}" if near else ""
     suffixes = {suffix.lower() for suffix in path.suffixes}

@@ -48,6 +48,20 @@ def regular_file(path: Path) -> Iterator[Path]:
         yield Path(copy.name)
 
 
+_HEAD = 512  # bytes that tell what a file is
+_PACKED = {
+    b"PK\x03\x04": "a .zip archive or an Excel workbook (unpack it, or save the sheet as .csv)",
+    b"\xd0\xcf\x11\xe0": "an Excel workbook (save the sheet as .csv)",
+    b"\xfd7zXZ": "packed with xz (unpack it, or pack it with gzip)",
+    b"BZh": "packed with bzip2 (unpack it, or pack it with gzip)",
+    b"7z\xbc\xaf": "a .7z archive (unpack it)",
+    b"\x28\xb5\x2f\xfd": "packed with zstd (unpack it, or pack it with gzip)",
+    b"\x1f\x8b": "packed with gzip twice (unpack it once)",
+    b"PAR1": "a Parquet file (name it .parquet)",
+    b"%PDF": "a PDF",
+}
+
+
 class Lines:
     """The decoded lines of a file, with enough memory to start over after a record that does not close.
 
@@ -78,11 +92,16 @@ class Lines:
 
     def _start(self) -> None:
         try:
-            start = self._stream.read(4)
+            head = self._stream.read(_HEAD)
         except (OSError, EOFError, zlib.error) as error:
             raise self._broken(error) from None
-        if start in (b"", _BOM):
+        start = head[:4]
+        if head in (b"", _BOM):
             raise DataError(f"{self.name}: is empty")
+        if packed := next((what for begins, what in _PACKED.items() if head.startswith(begins)), None):
+            raise DataError(f"{self.name}: is {packed}, expected a text file")
+        if head[257:262] == b"ustar":
+            raise DataError(f"{self.name}: is a .tar archive, expected a text file: unpack it")
         if start in _UTF32:
             raise DataError(f"{self.name}: is UTF-32, expected UTF-8; convert it: iconv -f utf-32 -t utf-8")
         if start.startswith(_UTF16) or 0 in start[:2]:

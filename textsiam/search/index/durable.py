@@ -187,6 +187,9 @@ class DurableIndex(ABC):
 def migrate_rows(index: DurableIndex, model: IndexModel, encode: Encode, progress: Progress | None) -> None:
     """Encode every question into the next table of vectors, then switch to it; see `QuestionIndex.migrate`."""
     tables, sql = index._tables, index._sql
+    with tables.reading() as table:
+        one = [text for (text,) in table.execute("SELECT text FROM questions LIMIT 1").fetchall()]
+    check_vectors(encode(one), model.dim, one)  # a model that cannot read the questions leaves nothing begun
     with tables.writing() as table:
         state = index._state(table, lock=True)
         following = state.generation + 1

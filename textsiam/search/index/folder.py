@@ -146,7 +146,7 @@ class FolderIndex(DurableIndex):
 
     def _written_sidecar(self, table: sqlite3.Connection, state: State, *, anew: bool) -> State:
         """Write the file as the table is at one moment; returns its state with that file."""
-        if not anew and sidecar_path(self.path, state.version).exists() and changed_since(table, state.merged) == 0:
+        if not anew and changed_since(table, state.merged) == 0 and read_sidecar(self.path, state) is not None:
             return state
         version = write_sidecar(self.path, table, state, anew=anew)
         with self._tables.writing() as now:

@@ -57,6 +57,9 @@ class State(durable.State):
     version: int
 
 
+_DAMAGED = 0.01  # what is written has length 1 to a thousandth
+
+
 class Journal:
     """The durable table; see the module.
 
@@ -270,8 +273,14 @@ def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> 
 
 def _arrays(found: list[tuple[int, bytes]], dim: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.fromiter((row for row, _ in found), np.int64, len(found))
+    if odd := next((row for row, blob in found if len(blob) != 4 * dim), None):
+        raise sqlite3.DatabaseError(f"the vector of row {odd} is no {dim} numbers")
     vectors = np.frombuffer(bytearray().join(blob for _, blob in found), np.float32)  # a bytearray can be written to
-    return rows, vectors.reshape(len(found), dim)
+    vectors = vectors.reshape(len(found), dim)
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    if len(wrong := np.flatnonzero(~(np.abs(lengths - 1) <= _DAMAGED))):
+        raise sqlite3.DatabaseError(f"the vector of row {rows[wrong[0]]} has length {lengths[wrong[0]]:.4g}, not 1")
+    return rows, vectors
 
 
 def questions_of(table: sqlite3.Connection, rows: Iterable[int]) -> dict[int, Question]:

@@ -6,6 +6,7 @@ Where the file is missing, or cannot be read, the table is read instead.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -45,9 +46,12 @@ def read_sidecar(folder: Path, state: State) -> Stored | None:
     try:
         with safe_open(path, "pt") as file:
             found = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no dictionary)
+            told = (file.metadata() or {}).get("digest")
         vectors = Quantized(*(found[name].numpy() for name in Quantized._fields))
         rows, matrix = found["rows"].numpy(), found["matrix"]
     except (OSError, SafetensorError, KeyError):
+        return None
+    if told not in (None, _digest({name: tensor.numpy() for name, tensor in found.items()})):  # older files have none
         return None
     dim = state.model.dim
     if matrix.shape != (dim, dim) or any(len(column) != len(rows) for column in vectors):
@@ -81,7 +85,8 @@ def write_sidecar(folder: Path, table: sqlite3.Connection, state: State, *, anew
 
     path = sidecar_path(folder, version)
     try:
-        save_file({"rows": rows, "matrix": frame.matrix.numpy(), **vectors._asdict()}, path)
+        arrays = {"rows": rows, "matrix": frame.matrix.numpy(), **vectors._asdict()}
+        save_file(arrays, path, metadata={"digest": _digest(arrays)})
         shutil.copymode(folder, path)
         path.chmod(path.stat().st_mode & 0o666)
         for place in (path, folder):
@@ -90,6 +95,15 @@ def write_sidecar(folder: Path, table: sqlite3.Connection, state: State, *, anew
         path.unlink(missing_ok=True)
         raise
     return version
+
+
+def _digest(arrays: dict[str, np.ndarray]) -> str:
+    """Return a digest of arrays: what a half-copied or damaged file holds is not searched in."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(name.encode())
+        digest.update(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()
 
 
 def _read(table: sqlite3.Connection, state: State) -> tuple[Frame, np.ndarray, Quantized]:

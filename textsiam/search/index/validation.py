@@ -9,10 +9,13 @@ from typing import Any
 
 import numpy as np
 
+from textsiam.data.tables.labels import shown
 from textsiam.search.index.base import IndexModel, Metadata, Question, QuestionIndexError, Scalar, Where
 
 _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _LENGTH_ERROR = 1e-3
+LONGEST_ID = 512
+"""Characters of an id: what the indexes of PostgreSQL, and a request, can hold."""
 
 
 def require(module: str, extra: str) -> Any:
@@ -68,15 +71,27 @@ def check_questions(questions: Sequence[Question], vectors: np.ndarray, dim: int
         raise QuestionIndexError(f"expected a vector for each of {len(questions)} questions, got {len(vectors)}")
     seen: set[str] = set()
     for question in questions:
-        for what, value in (("id", question.id), ("text", question.text)):
-            if not isinstance(value, str) or not value.strip() or not _storable(value):
-                raise QuestionIndexError(f"question {question.id!r}: the {what} is {value!r}, expected some text")
+        check_question(question)
         if question.id in seen:
             raise QuestionIndexError(f"id {question.id!r} stands twice in one upsert")
         seen.add(question.id)
-        for key, value in question.metadata.items():
-            _check_fact(f"question {question.id!r}", key, value)
     return check_vectors(vectors, dim, [question.id for question in questions])
+
+
+def check_question(question: Question) -> None:
+    """Refuse a question that not every store can hold.
+
+    Raises:
+        QuestionIndexError: An empty or too long id, an empty text, or metadata that cannot be filtered by.
+    """
+    where = f"question {shown(question.id)}"
+    for what, value in (("id", question.id), ("text", question.text)):
+        if not isinstance(value, str) or not value.strip() or not _storable(value):
+            raise QuestionIndexError(f"{where}: the {what} is {shown(value)}, expected some text")
+    if len(question.id) > LONGEST_ID:
+        raise QuestionIndexError(f"{where}: the id has {len(question.id):,} characters, at most {LONGEST_ID} are kept")
+    for key, value in question.metadata.items():
+        _check_fact(where, key, value)
 
 
 def check_ids(ids: Iterable[str]) -> list[str]:
