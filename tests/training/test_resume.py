@@ -88,7 +88,7 @@ def test_killed_and_resumed_equals_uninterrupted(launch, tmp_path, precision):
     for number in range(len(deaths)):
         assert_same_run(tmp_path / str(number), tmp_path / "whole")
         left = {p.name for folder in ("", "checkpoints") for p in (tmp_path / str(number) / folder).iterdir()}
-        assert left == {"best", "checkpoints", "tokens", "history.jsonl", "step-00000012", "step-00000015"}
+        assert left == {"best", "checkpoints", "tokens", "history.jsonl", "step-00000015", "step-00000018"}
 
 
 def test_the_head_of_a_twin_resumes_with_it(launch, tmp_path):
@@ -160,7 +160,7 @@ def start(driver: ModuleType, output: Path, *, resume: bool = False, losses=("co
 
 def test_another_run_is_not_resumed(driver, tmp_path):
     start(driver, tmp_path)
-    newest = tmp_path / "checkpoints" / "step-00000004"
+    newest = tmp_path / "checkpoints" / "step-00000006"
     for changed, message in [
         ({"data_seed": 1}, r"data was '[0-9a-f]{64}' and is now '[0-9a-f]{64}'"),
         ({"validation": driver.keyword_pairs(24)}, "validation was None and is now '[0-9a-f]{64}'"),
@@ -185,7 +185,8 @@ def test_resume_without_a_checkpoint_starts_from_the_beginning(driver, tmp_path)
 
 def test_the_steps_before_a_resume_are_not_done_again(driver, tmp_path):
     start(driver, tmp_path)
-    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000002", "step-00000004"]
+    assert [p.name for p in list_checkpoints(tmp_path / "checkpoints")] == ["step-00000004", "step-00000006"]
+    shutil.rmtree(tmp_path / "checkpoints" / "step-00000006")
     seen = []
     run_type = driver.train.__globals__["Run"]
     count = run_type.count
@@ -255,11 +256,11 @@ def test_files_that_cannot_grow_are_a_clear_error(launch, tmp_path):
     whole, output = tmp_path / "whole", tmp_path / "run"
     launch(job(whole))
     shutil.copytree(whole, output)
-    shutil.rmtree(output / "checkpoints" / "step-00000015")
+    shutil.rmtree(output / "checkpoints" / "step-00000018")
     statuses, said = launch(job(output, resume=True, file_limit=45_000), clean=False)
     assert statuses == [[1]]
     (error,) = [line for line in said.splitlines() if "Error" in line]
-    assert error.startswith(f"SaveError: cannot write {output}/checkpoints/step-00000015: the disk is full, or a file")
-    assert [p.name for p in list_checkpoints(output / "checkpoints")] == ["step-00000012"]
+    assert error.startswith(f"SaveError: cannot write {output}/checkpoints/step-00000018: the disk is full, or a file")
+    assert [p.name for p in list_checkpoints(output / "checkpoints")] == ["step-00000015"]
     launch(job(output, resume=True))
     assert_same_run(output, whole)
