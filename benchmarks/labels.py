@@ -130,7 +130,7 @@ def one(name, seed, trace=False):
     while (given := len(plan.answers)) < most and not plan.exhausted:
         if promised is None and plan.done:
             promised = given
-        if (promised is not None and given >= labels and not trace) or (draw := plan.draw()) is None:
+        if (plan.finished and not trace) or (draw := plan.draw()) is None:
             break
         answer = bool(truth[draw.rank])
         if flipped and rng.random() < 0.05:

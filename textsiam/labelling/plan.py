@@ -26,6 +26,7 @@ _ENOUGH = 0.75
 _LATER = 0.75  # of them are reckoned with before the proof, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
+_BEYOND = 0.1  # of the planned answers at least are about what the set misses
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
 _BELOW = 2
@@ -189,6 +190,16 @@ class Plan:
     def exhausted(self) -> bool:
         """Whether three times the planned answers are given, or every pair is judged."""
         return len(self.answers) >= min(_MOST * self.aim.labels, len(self.scores))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the promise is proven and the planned answers are given, some of them about pairs below the set.
+
+        Without these nobody knows what the set misses, nor how probable pairs below it are.
+        """
+        below = sum(self.draws[number].stage == "recall" for number in self.answers)
+        planned = len(self.answers) >= self.aim.labels and below >= round(_BEYOND * self.aim.labels)
+        return self.exhausted or (self.done and planned)
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""

@@ -249,7 +249,7 @@ class Session:
     @property
     def finished(self) -> bool:
         """Whether the promise is proven and the planned answers are given, or it seems out of reach."""
-        return self.plan.exhausted or (self.plan.done and len(self.plan.answers) >= self.aim.labels)
+        return self.plan.finished
 
     @property
     def disagreements(self) -> tuple[int, int]:
