@@ -6,7 +6,6 @@ import gzip
 import io
 import os
 import struct
-import sys
 import zipfile
 from pathlib import Path
 
@@ -132,15 +131,6 @@ class TestReading:
         empty = zipped(tmp_path / "b.zip", {})
         with pytest.raises(DataError, match=r"b\.zip: holds no image; tables in a \.zip are not read: unpack it$"):
             read_texts(empty)
-
-    @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes any bytes for a name")
-    def test_a_name_that_is_no_text_is_left_out_and_counted(self, tmp_path):
-        for name in (b"a.png", b"b\xff.png"):
-            Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name))).write_bytes(png(len(name)))
-        texts = read_texts(tmp_path)
-        assert list(texts.ids) == ["a.png"]
-        assert texts.report.skipped == {"name that is not UTF-8": 1}
-        assert texts.report.warnings[0].endswith(r"b\udcff.png: name that is not UTF-8")
 
     def test_an_image_outside_the_class_folders(self, tree, tmp_path):
         (tree / "loose.png").write_bytes(png(9))

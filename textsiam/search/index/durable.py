@@ -188,8 +188,10 @@ def migrate_rows(index: DurableIndex, model: IndexModel, encode: Encode, progres
     """Encode every question into the next table of vectors, then switch to it; see `QuestionIndex.migrate`."""
     tables, sql = index._tables, index._sql
     with tables.reading() as table:
-        one = [text for (text,) in table.execute("SELECT text FROM questions LIMIT 1").fetchall()]
-    check_vectors(encode(one), model.dim, one)  # a model that cannot read the questions leaves nothing begun
+        begun = index._state(table).next_model == model
+        some = [text for (text,) in table.execute("SELECT text FROM questions LIMIT 1").fetchall()]
+    if some and not begun:  # a model that cannot read the questions leaves nothing begun
+        check_vectors(encode(some), model.dim, some)
     with tables.writing() as table:
         state = index._state(table, lock=True)
         following = state.generation + 1

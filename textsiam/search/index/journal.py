@@ -273,7 +273,7 @@ def vectors_of(table: sqlite3.Connection, state: State, rows: Iterable[int]) -> 
 
 def _arrays(found: list[tuple[int, bytes]], dim: int) -> tuple[np.ndarray, np.ndarray]:
     rows = np.fromiter((row for row, _ in found), np.int64, len(found))
-    if odd := next((row for row, blob in found if len(blob) != 4 * dim), None):
+    if (odd := next((row for row, blob in found if len(blob) != 4 * dim), None)) is not None:
         raise sqlite3.DatabaseError(f"the vector of row {odd} is no {dim} numbers")
     vectors = np.frombuffer(bytearray().join(blob for _, blob in found), np.float32)  # a bytearray can be written to
     vectors = vectors.reshape(len(found), dim)
