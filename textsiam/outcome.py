@@ -149,7 +149,8 @@ def write_results(outcome: Outcome, config: Config, more: Sequence[ReadSet]) -> 
     }  # fmt: skip
     manifest = Manifest(output)
     manifest.add(*RESULTS)
-    _write_inputs(config, splits, more)  # a resume may have changed what is not learned, such as the test
+    if config.resume:  # it may have changed what is not learned, such as the test
+        _write_inputs(config, splits, more)
     twin.save_pretrained(output / "model")
     write_report(
         output / "report.html",

@@ -92,7 +92,7 @@ def add(
         Question(prefix + name, text, {**read.facts(place), **facts})
         for place, (name, text) in enumerate(zip(read.ids, read.texts, strict=True))
     ]
-    rows, refused = _storable(rows, read.source, on_bad_row)
+    rows, refused = _kept(rows, read.source, on_bad_row)
     opened = _opened(index)
     from textsiam.search.ingest import add_questions, first_replaced, index_model
 
@@ -116,7 +116,7 @@ def add(
     answer(facts, line, as_json=as_json)
 
 
-def _storable(rows: list[Question], source: str, on_bad_row: str) -> tuple[list[Question], int]:
+def _kept(rows: list[Question], source: str, on_bad_row: str) -> tuple[list[Question], int]:
     """Return the questions that an index can hold, and how many it cannot; the first of these ends it, unless skipped.
 
     Raises:

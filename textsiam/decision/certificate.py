@@ -60,10 +60,11 @@ class Certificate:
         """Return what it says, in plain words."""
         if self.threshold is None:
             left = "" if self.answers_left is None else f"; about {self.answers_left} more answers are needed"
-            found = [f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"]
-            if self.answers_left == 0:
-                share = percent(self.precision)
-                found = [f"all candidates are judged, and no threshold is certified to be {share} right"]
+            found = [
+                f"all candidates are judged, and no threshold is certified to be {percent(self.precision)} right"
+                if self.answers_left == 0
+                else f"nothing is certified yet at a precision of {self.precision:g} ({self.answers} answers{left})"
+            ]
             if self.within_reach is not None:
                 share, pairs = self.within_reach
                 offer = f"textsiam flag --precision {share:g}"

@@ -257,7 +257,6 @@ def _records(path: Path, bad: BadRows) -> Iterator[tuple[object, Record]]:
 
 
 def _parsed(text: bytes, line: int, bad: BadRows) -> Iterator[tuple[int, Record]]:
-    most_digits = sys.get_int_max_str_digits()
     try:
         document = json.loads(text)
     except json.JSONDecodeError as error:
@@ -272,6 +271,7 @@ def _parsed(text: bytes, line: int, bad: BadRows) -> Iterator[tuple[int, Record]
         bad(line, "invalid JSON", "is nested too deeply")
         return
     except ValueError:  # Python takes no number of more digits, as the time grows with their square
+        most_digits = sys.get_int_max_str_digits()
         document = json.loads(text, parse_int=lambda digits: int(digits) if len(digits) <= most_digits else None)
     found = list(_unwrapped(document))
     if not found:

@@ -148,18 +148,17 @@ class LabelFile:
         whole = found[: found.rfind(b"\n") + 1]
         if self._lines == 1 and not whole and not "\t".join(_KINDS).encode().startswith(found):
             raise self._foreign()
-        labels = [label for line in whole.split(b"\n")[:-1] if (label := self._line(line)) is not None]
+        labels = [self._line(line) for line in whole.split(b"\n")[:-1]]
         rest = found[len(whole) :]
         if rest and self._is_whole(rest):
-            labels.append(self._label(self._cells(rest)))
-            self._lines += 1
+            labels.append(self._line(rest))
             whole, self._unended = found + b"\n", not file.writable()
             if not self._unended:
                 file.write(b"\n")
         elif rest and file.writable():  # somebody was killed while writing: that line never was
             file.truncate(self._read_to + len(whole))
         self._read_to += len(whole) - self._unended
-        return labels
+        return [label for label in labels if label is not None]
 
     def _line(self, line: bytes) -> Label | None:
         """Return what a line says; None for the first one, which names the columns."""

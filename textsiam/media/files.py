@@ -32,14 +32,14 @@ def medium_within(path: str | Path, media: Sequence[Medium]) -> Medium | None:
             found = (inside for inside, _ in _walk(path, []))
         elif not path.is_file():
             return None
-        elif _is_zip(path):
+        elif is_zip(path):
             found = (inside for inside, _ in _members(path, []))
         else:
             return next((each for each in media if each.idx), None) if archive_kind(path) == "idx" else None
         kinds = (next((each for each in media if each.has_ending(inside)), None) for inside in found)
         counts = Counter(islice((kind for kind in kinds if kind is not None), _LOOKED_AT))
     except DataError:  # its reader says better what is wrong
-        return media[0] if _is_zip(path) else None
+        return media[0] if is_zip(path) else None
     first = media[0] if path.is_file() else None
     return max(counts, key=lambda each: counts[each], default=first)
 
@@ -64,7 +64,7 @@ def media_files(
         DataError: the zip or idx file is damaged, or a file is empty.
     """
     path, left_out = Path(path), list[tuple[str, str]]()
-    if not (path.is_dir() or _is_zip(path)):
+    if not (path.is_dir() or is_zip(path)):
         for row in range(len(idx_array(path))):
             yield str(row), f"{path}#{row}"
         return
@@ -116,8 +116,9 @@ def natural_order(text: str) -> tuple[list[tuple[int, str]], str]:
     return [(len(part) if i % 2 else 0, part) for i, part in enumerate(parts)], text  # of numbers the longer is larger
 
 
-def _is_zip(path: Path) -> bool:
-    return path.suffix.lower() == ".zip"  # by its ending: an .xlsx is a zip too
+def is_zip(path: Path) -> bool:
+    """Whether a file is taken for a zip: by its ending, as an .xlsx is one too."""
+    return path.suffix.lower() == ".zip"
 
 
 def _walk(root: Path, left_out: list[tuple[str, str]]) -> Iterator[tuple[str, int]]:

@@ -15,7 +15,7 @@ from textsiam.data.tables.hub import Loader, load_hub
 from textsiam.data.tables.readers import FORMATS, Table, dataset_table, file_format, open_table
 from textsiam.data.texts import Texts, texts_found
 from textsiam.media.archives import idx_array
-from textsiam.media.files import media_files, medium_within, natural_order
+from textsiam.media.files import is_zip, media_files, medium_within, natural_order
 from textsiam.media.labelled import LabelledFiles
 from textsiam.media.medium import Medium
 from textsiam.media.names import shown_name
@@ -77,7 +77,7 @@ def read_labelled(
         file_format(path)  # says what the folder holds instead
     if columns and path.is_dir():
         return _labelled(medium, bad, _index_rows(path, medium, columns, bad), others)
-    if path.is_file() and path.suffix.lower() != ".zip":
+    if path.is_file() and not is_zip(path):
         return _labelled(medium, bad, _idx_rows(path), others)
     return _labelled(medium, bad, _folder_rows(path, medium, bad, others), others)
 
@@ -93,7 +93,7 @@ def read_names(path: str | Path, medium: Medium, *, on_bad_row: OnBadRow = "erro
     bad, others = BadRows(str(path), on_bad_row=on_bad_row), Counter()
     found = dict(media_files(path, medium, bad, others, decode=decode))
     if not found:
-        packed = "; tables in a .zip are not read: unpack it" if Path(path).suffix.lower() == ".zip" else ""
+        packed = "; tables in a .zip are not read: unpack it" if is_zip(Path(path)) else ""
         raise bad.nothing_usable(f"holds no {medium.noun}{packed}")
     return texts_found(bad, found, _passed_over(medium, others), modality=medium.modality)
 

@@ -20,7 +20,6 @@ from textsiam.search.galleries.calibration import fit_identification, fit_verifi
 from textsiam.search.galleries.enrolled import Enrolled, directions, places
 from textsiam.search.gallery_folder import GalleryParts, gallery_lock, read_gallery, write_gallery
 from textsiam.search.operating_point import OperatingPoint
-from textsiam.sources import CONTROL_CHARACTERS
 
 REFERENCES: dict[int, int | None] = {1: 1, 2: 4, 5: None}
 """Numbers of references that share a threshold, from the least to the most of them: 1, 2 to 4, 5 and more."""
@@ -86,21 +85,6 @@ class Gallery(Enrolled):
         self.verification: OperatingPoint | None = None
         self.identification: OperatingPoint | None = None
         self.by_references: dict[int, OperatingPoint] = {}
-
-    def add(self, vectors: np.ndarray, names: Sequence[str], *, replace: bool = False) -> None:
-        """Add encoded inputs to the identities named beside them, or, with `replace`, have these consist of them alone.
-
-        Args:
-            vectors: What the right tower gave, (n, dim) float32.
-            names: n identities.
-            replace: Forget what is known of them.
-
-        Raises:
-            ValueError: As for `enroll`, or a name has control characters; nobody is enrolled then.
-        """
-        if strange := [name for name in names if isinstance(name, str) and CONTROL_CHARACTERS.search(name)]:
-            raise ValueError(f"the name {strange[0]!r} has control characters")
-        super().add(vectors, names, replace=replace)
 
     @overload
     def verify(self, name: str, inputs: str) -> Verdict: ...

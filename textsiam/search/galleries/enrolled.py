@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from textsiam.models.scorer import Scorer
+from textsiam.sources import CONTROL_CHARACTERS
 
 _ROWS = 65_536  # pairs scored at once
 
@@ -37,7 +38,8 @@ class Enrolled:
         """Add inputs to an identity, which is new if its name is.
 
         Raises:
-            ValueError: The name is empty, there is no input, or the vectors cancel each other out.
+            ValueError: The name is empty or has control characters, there is no input, or the vectors cancel each other
+                out.
         """
         shots = [inputs] if isinstance(inputs, str) else list(inputs)
         if not shots:
@@ -55,6 +57,8 @@ class Enrolled:
         Raises:
             ValueError: As for `enroll`, and nobody is enrolled then.
         """
+        if strange := [name for name in names if isinstance(name, str) and CONTROL_CHARACTERS.search(name)]:
+            raise ValueError(f"the name {strange[0]!r} has control characters")
         if strange := [name for name in names if not isinstance(name, str) or not name.strip()]:
             raise ValueError(f"an identity needs a name, got {strange[0]!r}")
         rows: dict[str, list[int]] = {}

@@ -20,6 +20,7 @@ import numpy as np
 
 from textsiam.search.index import durable
 from textsiam.search.index.base import IndexModel, Question, QuestionIndexError, Scalar, packed
+from textsiam.search.index.validation import off_length
 from textsiam.whole_file import file_identity
 
 _FORMAT = 1
@@ -55,9 +56,6 @@ class State(durable.State):
     clock: int
     merged: int
     version: int
-
-
-_DAMAGED = 0.01  # what is written has length 1 to a thousandth
 
 
 class Journal:
@@ -277,9 +275,8 @@ def _arrays(found: list[tuple[int, bytes]], dim: int) -> tuple[np.ndarray, np.nd
         raise sqlite3.DatabaseError(f"the vector of row {odd} is no {dim} numbers")
     vectors = np.frombuffer(bytearray().join(blob for _, blob in found), np.float32)  # a bytearray can be written to
     vectors = vectors.reshape(len(found), dim)
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
-    if len(wrong := np.flatnonzero(~(np.abs(lengths - 1) <= _DAMAGED))):
-        raise sqlite3.DatabaseError(f"the vector of row {rows[wrong[0]]} has length {lengths[wrong[0]]:.4g}, not 1")
+    if (wrong := off_length(vectors)) is not None:
+        raise sqlite3.DatabaseError(f"the vector of row {rows[wrong[0]]} has length {wrong[1]:.4g}, not 1")
     return rows, vectors
 
 

@@ -51,13 +51,18 @@ def check_vectors(vectors: np.ndarray, dim: int, names: Sequence[str] | None = N
     checked = np.ascontiguousarray(vectors, np.float32)
     if checked.ndim != 2 or checked.shape[1] != dim:
         raise QuestionIndexError(f"expected vectors of shape (n, {dim}), got {checked.shape}")
-    lengths = np.sqrt(np.einsum("ij,ij->i", checked, checked, dtype=np.float64))
-    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_ERROR))  # NaN is wrong too
-    if len(wrong):
-        first = int(wrong[0])
+    if (wrong := off_length(checked)) is not None:
+        first, length = wrong
         name = f"query {first}" if names is None else f"question {names[first]!r}"
-        raise QuestionIndexError(f"the vector of {name} has length {lengths[first]:.4g}, expected 1")
+        raise QuestionIndexError(f"the vector of {name} has length {length:.4g}, expected 1")
     return checked
+
+
+def off_length(vectors: np.ndarray) -> tuple[int, float] | None:
+    """Return the place of the first vector whose length is not 1, and its length; None where there is none."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64))
+    wrong = np.flatnonzero(~(np.abs(lengths - 1) <= _LENGTH_ERROR))  # NaN is wrong too
+    return (int(wrong[0]), float(lengths[wrong[0]])) if len(wrong) else None
 
 
 def check_questions(questions: Sequence[Question], vectors: np.ndarray, dim: int) -> np.ndarray:
