@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.stats import beta, binom, hypergeom
 
-from textsiam.decision.confidence import NestedSets
+from textsiam.decision.confidence import KEPT, NestedSets
 
 
 def single(size: int, expected: float = 0.9, **options) -> NestedSets:
@@ -78,7 +78,7 @@ def drawn_once(rng: np.random.Generator, sizes: list[int], right: list[int], dra
         rank = int(rng.choice(pool))
         left[rank] = False
         sets.add(rank, among=among, right=bool(said[rank]))
-    return bool((sets.log_capital(right)[1] >= sets.goals()).any())
+    return bool((sets.log_capital(right)[1] >= sets.goals(right)).any())
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.05])
@@ -115,7 +115,7 @@ def test_peeking_with_uncorrected_bounds_breaks_and_betting_does_not():
         upper = beta.ppf(0.95, wrong + 1, np.maximum(n - wrong, 1e-9))
         peeked = bool((1 - upper >= 0.95).any())
         broken["peeking"] += peeked
-        broken["betting"] += bool((sets.log_capital(sets.needed(0.95) - 1)[1] >= sets.goals()).any())
+        broken["betting"] += bool(sets.proven(0.95).any())
     assert broken["peeking"] > 0.2 * runs
     assert broken["betting"] <= 0.05 * runs + 2 * (runs * 0.05 * 0.95) ** 0.5
 
@@ -165,11 +165,13 @@ def test_bounds_are_those_of_a_scan_over_all_claims(seed):
     for rank in rng.permutation(45)[: int(rng.integers(5, 45))]:
         among = int(rng.choice([0, *sizes[sizes > rank]]))
         sets.add(int(rank), among=among, right=bool(truth[rank]))
+    if seed > 3:
+        sets.hand_over(0.6)
     bounds, possible = sets.lower_bounds(), sizes - (0 if sets.noise else sets.judged - sets.right)
     for h, size in enumerate(sizes):
         refuted = [
-            bool((sets.log_capital(np.where(np.arange(3) == h, claim, sizes))[1] >= sets.goals())[h])
-            for claim in range(size + 1)
+            bool((sets.log_capital(claims)[1] >= sets.goals(claims))[h])
+            for claims in (np.where(np.arange(3) == h, claim, sizes) for claim in range(size + 1))
         ]
         first = refuted.index(False)
         assert refuted == [claim < first for claim in range(size + 1)]  # one refuted refutes all below
@@ -216,3 +218,53 @@ def test_sizes_and_shares_are_checked(sizes, shares):
         NestedSets(sizes, shares, np.full(len(sizes), 0.9))
     with pytest.raises(ValueError, match="confidence"):
         single(4, confidence=1.5)
+
+
+def test_a_proven_set_hands_its_error_over_and_keeps_what_is_proven():
+    sets = NestedSets([50, 100, 400], [0.6, 0.3, 0.1], [0.99, 0.99, 0.99])
+    for rank in range(0, 100, 2):
+        sets.add(rank, among=100, right=True)
+    bounds = sets.lower_bounds()
+    assert sets.proven(0.8).tolist() == [True, True, False]
+    assert sets.spare(0.8) == pytest.approx(0.9 * (1 - KEPT))
+    assert sets.lower_bounds().tolist() == bounds.tolist()  # asking gives nothing away
+    assert sets.hand_over(0.8) == pytest.approx(0.9 * (1 - KEPT))
+    assert sets.proven(0.8).tolist() == [True, True, False]
+    assert sets.hand_over(0.8) == 0.0  # nothing is given twice
+    # what goes beyond 0.8 must be proven with a tenth of the error
+    tenth = NestedSets([50, 100, 400], np.array([0.6, 0.3, 0.1]) * KEPT, [0.99, 0.99, 0.99])
+    tenth.history = sets.history
+    expected = np.where([True, True, False], np.maximum(sets.needed(0.8), tenth.lower_bounds()), bounds)
+    assert sets.lower_bounds().tolist() == expected.tolist()
+    assert (sets.lower_bounds() < bounds).any()
+
+
+def handed_on(rng: np.random.Generator) -> bool:
+    """Prove the best 100 of 400 pairs, hand their error to a larger set whose claim is true, and go on with all three.
+
+    Returns whether any true claim was refuted: that about the middle set, that about the large one, or one about the
+    small set that goes beyond what was proven of it.
+    """
+    sizes, right = np.array([100, 250, 400]), np.array([80, 149, 239])  # 0.8, and just below 0.6
+    truth = np.concatenate([
+        rng.permutation(end - begin) < many
+        for begin, end, many in zip([0, *sizes[:-1]], sizes, np.diff(right, prepend=0), strict=True)
+    ])  # fmt: skip
+    first = NestedSets(sizes, [0.5, 0.5, 0.0], [0.9, 0.7, 0.7], confidence=0.8)
+    later = None
+    for size in (100, 250, 400):  # the unjudged pairs of each set in turn
+        for rank in rng.permutation(np.setdiff1d(np.arange(size), [rank for rank, _, _ in first.history])).tolist():
+            for sets in filter(None, (first, later)):
+                sets.add(rank, among=size, right=bool(truth[rank]))
+            if later is None and first.proven(0.6)[0]:
+                known = {rank: right for rank, _, right in first.history}
+                shares = np.array([0.0, 0.0, first.hand_over(0.6)])
+                later = NestedSets(sizes, shares, [0.7] * 3, confidence=0.8, known=known)
+    refuted = [sets.log_capital(right)[1] >= sets.goals(right) for sets in filter(None, (first, later))]
+    return bool(np.any(refuted))
+
+
+def test_error_that_was_handed_over_breaks_no_more_than_was_allowed():
+    rng, runs = np.random.default_rng(8), 400
+    broken = sum(handed_on(rng) for _ in range(runs))
+    assert 0 < broken <= runs * 0.2 + 2 * (runs * 0.2 * 0.8) ** 0.5

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from textsiam.data.tables.errors import DataError
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.audit import answered_flagged, audit, open_flagged, precision_bounds
 from textsiam.labelling.audit_plan import AuditPlan
 from textsiam.labelling.flagged import read_flagged
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.session import Session
 
 IDS = [f"q{i}" for i in range(40)]

@@ -9,8 +9,8 @@ import sys
 import pytest
 
 from textsiam.data.tables.errors import DataError
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.labels import LabelFile
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.session import Session
 
 WRITER = """
@@ -18,7 +18,7 @@ import sys
 import numpy as np
 from itertools import combinations
 from textsiam.labelling.candidates import Candidates
-from textsiam.labelling.plan import Aim
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.session import Session
 left, right = (np.array(c) for c in zip(*combinations(range(30), 2)))
 scores = np.linspace(0.9, 0.1, len(left)).astype(np.float32)

@@ -11,8 +11,8 @@ import pytest
 
 from textsiam.data.clusters import cluster_ids
 from textsiam.data.pairs import sample_pairs
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.candidates import find_candidates
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.pure_clusters import PureClusters, pure_clusters, pure_clusters_of
 from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin

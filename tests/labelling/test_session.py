@@ -11,7 +11,7 @@ import pytest
 from textsiam.data.tables.errors import DataError
 from textsiam.inference.encoders import ModelError
 from textsiam.labelling import session as module
-from textsiam.labelling.plan import Aim
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.progress import Progress
 from textsiam.labelling.session import Session
 
@@ -39,7 +39,7 @@ def state(session: Session) -> tuple:
     return (
         session.plan.draws,
         session.plan.answers,
-        None if sets is None else (sets.history, sets.known, sets.shares.tolist(), sets.lower_bounds().tolist()),
+        [(each.history, each.known, each.shares.tolist(), each.lower_bounds().tolist()) for each in sets],
         session.plan.curve.weights.round(12).tolist(),
         session.certificate(),
     )

@@ -27,9 +27,9 @@ from textsiam.terminal import fail, print_json, progress_bars, say
 
 if TYPE_CHECKING:
     from textsiam.data.texts import Texts
+    from textsiam.labelling.aim import Aim
     from textsiam.labelling.audit import Audit
     from textsiam.labelling.candidates import Candidates
-    from textsiam.labelling.plan import Aim
     from textsiam.labelling.session import Question, Session
     from textsiam.models.scorer import Scorer
 
@@ -118,7 +118,7 @@ def checked_aim(
 
 def _aim(**wished: Any) -> Aim:
     """Return what is wished; a value that may not be is an error that names its option."""
-    from textsiam.labelling.plan import Aim
+    from textsiam.labelling.aim import Aim
 
     try:
         return Aim(**wished)

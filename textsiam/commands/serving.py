@@ -31,7 +31,7 @@ from textsiam.terminal import print_json, say
 
 if TYPE_CHECKING:
     from textsiam.decision.recalibration import Recalibration
-    from textsiam.labelling.plan import Aim
+    from textsiam.labelling.aim import Aim
     from textsiam.models.scorer import Scorer
     from textsiam.search.index.base import QuestionIndex
     from textsiam.serving.page.labelling import Labelling

@@ -18,7 +18,10 @@ from textsiam.decision.calibration import check_fraction
 
 NOISE_SHARE = 0.1
 """Share of the error that goes to the chance that more wrong pairs were called right than the noise lets expect."""
+KEPT = 0.1
+"""Of the share of the error that a proven set hands over, what it keeps for claims that go beyond the proven one."""
 _WEIGHT = 100.0
+_NOWHERE = np.iinfo(np.int64).max
 
 
 class NestedSets:
@@ -60,6 +63,7 @@ class NestedSets:
         self.error = 1.0 - check_fraction(confidence, name="confidence")
         self.noise, self.known, self._weight = noise, dict(known or {}), weight
         self.history: list[tuple[int, int, bool]] = []
+        self._beyond = np.full(len(self.sizes), _NOWHERE)  # claims from so many right pairs on use what is kept
 
     def add(self, rank: int, *, among: int, right: bool) -> None:
         """Take an answer.
@@ -86,6 +90,29 @@ class NestedSets:
     def _below(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         return np.searchsorted(np.sort(ranks), self.sizes, side="left")
 
+    def spare(self, precision: float) -> float:
+        """Return the share of the error that `hand_over` would give away."""
+        return float((1.0 - KEPT) * self.shares[self._to_hand_over(precision)].sum())
+
+    def hand_over(self, precision: float) -> float:
+        """Give away the error of the sets that are proven to have this precision; returns how much, as a share.
+
+        What they are proven to have stays proven, and `KEPT` of their shares stays with them for claims that go beyond
+        it. Tests that begin now may share the rest: were the proof of a set false, that was counted before; if it is
+        true, its share was never used up (Bretz, Maurer, Brannath & Posch 2009; here the capital of all true claims,
+        each times its share, and the shares of the others together are a supermartingale that begins at 1).
+        """
+        given = self.spare(precision)
+        self._beyond = np.where(self._to_hand_over(precision), self.needed(precision), self._beyond)
+        return given
+
+    def _to_hand_over(self, precision: float) -> NDArray[np.bool_]:
+        return self.proven(precision) & (self._beyond == _NOWHERE)
+
+    def _level(self, most_right: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the error that refuting each claim may use, `(h,)`."""
+        return self.error * self.shares * np.where(most_right >= self._beyond, KEPT, 1.0)
+
     def said_right(self, right: ArrayLike) -> NDArray[np.int64]:
         """Return how many pairs of each set are called right, at most, where so many are.
 
@@ -98,7 +125,7 @@ class NestedSets:
         from scipy.stats import binom
 
         wrong = np.maximum(self.sizes - numbers, 0)
-        return numbers + binom.ppf(1.0 - NOISE_SHARE * self.error * self.shares, wrong, self.noise).astype(np.int64)
+        return numbers + binom.ppf(1.0 - NOISE_SHARE * self._level(numbers), wrong, self.noise).astype(np.int64)
 
     def log_capital(self, most_right: ArrayLike) -> NDArray[np.float64]:
         """Return the logarithms of the capital that each set has now and had at most, for a claim each, `(2, h)`.
@@ -124,11 +151,10 @@ class NestedSets:
         capital = np.concatenate([np.zeros((1, len(self.sizes))), growth.cumsum(0)])
         return np.stack([capital[-1], capital.max(0)])
 
-    def goals(self) -> NDArray[np.float64]:
+    def goals(self, most_right: ArrayLike) -> NDArray[np.float64]:
         """Return the logarithm of the capital that refutes a claim about each set, `(h,)`."""
-        level = self.error * self.shares * (1.0 - NOISE_SHARE if self.noise else 1.0)
-        with np.errstate(divide="ignore"):
-            return -np.log(level)
+        level = self._level(np.asarray(most_right, np.int64)) * (1.0 - NOISE_SHARE if self.noise else 1.0)
+        return -np.log(np.maximum(level, np.finfo(np.float64).tiny))
 
     def needed(self, precision: float) -> NDArray[np.int64]:
         """Return how many pairs of each set must be right for such a precision, `(h,)`."""
@@ -137,7 +163,7 @@ class NestedSets:
     def proven(self, precision: float) -> NDArray[np.bool_]:
         """Return which sets are proven to have such a precision at least, `(h,)`."""
         needed = self.needed(precision)
-        return (self.log_capital(needed - 1)[1] >= self.goals()) & (needed <= self._possible)
+        return (self.log_capital(needed - 1)[1] >= self.goals(needed - 1)) & (needed <= self._possible)
 
     def lower_bounds(self) -> NDArray[np.int64]:
         """Return how many pairs of each set are proven to be right, `(h,)`: for every precision at once.
@@ -147,7 +173,7 @@ class NestedSets:
         low, high = np.full(len(self.sizes), -1), self.sizes.copy()  # low is refuted: no set has fewer than none
         while (high - low > 1).any():
             middle = (low + high) // 2
-            refuted = self.log_capital(middle)[1] >= self.goals()
+            refuted = self.log_capital(middle)[1] >= self.goals(middle)
             low, high = np.where(refuted, middle, low), np.where(refuted, high, np.maximum(middle, low + 1))
         return np.minimum(low + 1, self._possible)
 

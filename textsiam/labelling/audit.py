@@ -19,11 +19,11 @@ from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import texts_digest
 from textsiam.decision.certificate import disagreed, terms
 from textsiam.decision.confidence import NestedSets
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.audit_plan import AuditPlan
 from textsiam.labelling.candidates import Candidates
 from textsiam.labelling.flagged import Flagged
 from textsiam.labelling.labels import Label, LabelFile
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.pure_clusters import DRAWS, PureClusters, judged, pure_clusters
 from textsiam.labelling.session import Session
 

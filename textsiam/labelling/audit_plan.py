@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from textsiam.labelling.plan import Aim, Draw, Plan, expected_and_interval
+from textsiam.labelling.aim import Aim, Draw
+from textsiam.labelling.plan import Plan, expected_and_interval
 
 
 class AuditPlan(Plan):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from textsiam.data.tables.errors import DataError
-from textsiam.labelling.plan import LIMITS, MOST_PAIRS, Aim
+from textsiam.labelling.aim import LIMITS, MOST_PAIRS, Aim
 from textsiam.whole_file import locked
 
 ANSWERS = ("y", "n", "skip", "undo", "")

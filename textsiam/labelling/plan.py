@@ -2,23 +2,21 @@
 
 Three stages. *Look*: pairs are drawn over all scores, most where it is undecided how far down the set may reach.
 *Prove*: pairs are drawn uniformly from the set that is worth most, and every answer counts for all sets that it was
-drawn from (`textsiam.decision.confidence`). *Recall*: what answers are left go to the pairs below the set, so that it
-is known what it misses. Every draw follows from the seed, its number and the answers before it.
+drawn from (`textsiam.decision.confidence`). Once it is proven, a round for a larger one begins where the answers that
+are left may prove it. *Recall*: the others, one of four at least from then on, are about pairs below the set, so that
+it is known what it misses. Every draw follows from the seed, its number and the answers before it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from textsiam.decision.confidence import NestedSets
 from textsiam.decision.curve import Probability, ScoreCurve, Strata
+from textsiam.labelling.aim import Aim, Draw, Stage
+from textsiam.labelling.rounds import Round, chance_of_proof, proofs
 
-Stage = Literal["look", "prove", "recall"]
 _DRAWS = 150
 _OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
 _LOOK = 0.15, 0.25  # of the answers, at least and at most
@@ -27,70 +25,13 @@ _LATER = 0.75  # of them are reckoned with before the proof, however many were g
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
 _BEYOND = 0.1  # of the planned answers at least are about what the set misses
+_FOURTH = 4  # every so many draws after the proof, one is about that
+_WORTH = 0.03  # of the pairs proven: what a larger set may be expected to add, if it is to be asked about
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
 _BELOW = 2
 _SHARP, _SWITCH = 4.0, 1.5
 _BEST, _EVEN = 0.7, 0.05  # shares of the error for the set that seems best, and for all alike
-
-
-MOST_PAIRS = 100_000_000
-"""Candidates of ten million questions: no file or option counts further."""
-LIMITS: dict[str, tuple[Callable[[float], bool], str]] = {
-    "precision": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "confidence": (lambda value: 0 < value < 1, "between 0 and 1"),
-    "labels": (lambda value: 1 <= value <= MOST_PAIRS, f"at least 1, at most {MOST_PAIRS}"),
-    "noise": (lambda value: 0 <= value < 0.5, "in [0, 0.5)"),
-    "seed": (lambda value: value >= 0, "0 or more"),
-}
-"""Of what may be wished: whether a value may be, and what may be, in words."""
-
-
-@dataclass(frozen=True)
-class Aim:
-    """What is wished.
-
-    Raises:
-        ValueError: A value is outside its `LIMITS`.
-
-    Attributes:
-        precision: Share of the flagged pairs that are right.
-        confidence: With which it is proven.
-        labels: Answers that one means to give, about.
-        noise: Share of the answers that may be wrong.
-        seed: Of the draws.
-    """
-
-    precision: float = 0.95
-    confidence: float = 0.95
-    labels: int = 100
-    noise: float = 0.0
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Check every value."""
-        for name, (allowed, expected) in LIMITS.items():
-            if not allowed(value := getattr(self, name)):
-                raise ValueError(f"{name} must be {expected}, got {value}")
-
-
-@dataclass(frozen=True)
-class Draw:
-    """A pair that is asked about.
-
-    Attributes:
-        number: Counted from 0.
-        rank: Its place among the candidates, best first.
-        stage: What it serves.
-        among: How many candidates, from the best on, the set holds that it was drawn from; 0 for a draw by strata.
-        probability: With which this pair was drawn.
-    """
-
-    number: int
-    rank: int
-    stage: Stage
-    among: int
-    probability: float
 
 
 class Plan:
@@ -107,6 +48,7 @@ class Plan:
     Attributes:
         draws: All draws, in order.
         answers: Of the draws that were answered, by their number: True right, False wrong, None skipped.
+        rounds: What sets were aimed at, in order.
     """
 
     def __init__(self, scores: NDArray[np.floating], aim: Aim, *, before: Probability | None = None) -> None:
@@ -115,10 +57,8 @@ class Plan:
         self.curve = ScoreCurve(self.strata, self.scores, before=before, noise=aim.noise)
         self.draws: list[Draw] = []
         self.answers: dict[int, bool | None] = {}
-        self._start: int | None = None
-        self._sets: NestedSets | None = None
-        self._bets = np.zeros(0), np.zeros(0)
-        self._target = 0
+        self.rounds: list[Round] = []
+        self._sets: list[NestedSets] | None = None
 
     def draw(self) -> Draw | None:
         """Draw a pair to ask about; None once every candidate was drawn."""
@@ -126,22 +66,24 @@ class Plan:
         if number == len(self.scores):
             return None
         rng = np.random.default_rng([self.aim.seed, number])
-        value = self._value(rng, _BEST) if self._start is None else None
+        value = None if self.rounds else self._value(rng, handed=1.0)
         if value is not None and self._seen_enough(value):
             self._begin()
-        size = 0 if self._start is None else self._larger(rng) if self.done else self._aimed_at(rng)
+        size = self._aimed_at(rng) if self.rounds else 0
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
-        if value is not None and self._start is None:
+        if value is not None and not self.rounds:
             return self.issue(self._by_strata(rng, self._look_weights(value), "look"))
         return self.issue(self._by_strata(rng, self._recall_weights(rng), "recall"))
 
     def issue(self, draw: Draw) -> Draw:
         """Take a draw that was made, here or when its line was written."""
-        if draw.stage != "look" and self._start is None:
+        if draw.stage != "look" and not self.rounds:
             self._begin()
-        if draw.among and not self.done:
-            self._target = draw.among
+        if draw.among and self._begins(draw.among):
+            self._begin(draw.among)
+        if draw.among:
+            self.rounds[-1].target = draw.among
         self.draws.append(draw)
         self._sets = None
         return draw
@@ -165,26 +107,23 @@ class Plan:
         return len(self.answers) == len(self.scores)
 
     @property
-    def sets(self) -> NestedSets | None:
-        """What the answers prove, in the order of drawing; None before the first draw for a proof, or all answers."""
-        if self._sets is None and (self._start is not None or self.complete):
-            start, sizes, bets = self._start, self.strata.ends, self._bets
-            if self.complete and (start is None or not self.aim.noise):  # the last answer refutes what all together do
-                start = len(self.draws) - 1
+    def sets(self) -> list[NestedSets]:
+        """What the answers prove, in the order of drawing, of each round; none before the first draw for a proof."""
+        if self._sets is None:
+            rounds, said = self.rounds, [bool(self.answers.get(draw.number)) for draw in self.draws]
+            if self.complete and not (rounds and self.aim.noise):  # the last answer refutes what all together do
+                sizes = self.strata.ends
                 sizes = sizes if self.aim.noise else np.flatnonzero(np.diff(self.scores, append=-np.inf)) + 1
-                bets = np.full((2, len(sizes)), 1.0 / len(sizes))
-            said = [bool(self.answers.get(draw.number)) for draw in self.draws]
-            known = {d.rank: right for d, right in zip(self.draws[:start], said, strict=False)}
-            self._sets = NestedSets(sizes, *bets, known=known, confidence=self.aim.confidence, noise=self.aim.noise)
-            for draw, right in list(zip(self.draws, said, strict=True))[start:]:
-                self._sets.add(draw.rank, among=draw.among, right=right)
+                even = np.full(len(sizes), 1.0 / len(sizes))
+                rounds = [Round(len(self.draws) - 1, self.aim.precision, sizes, even, even)]
+            self._sets = proofs(rounds, self.draws, said, self.aim)
         return self._sets
 
     @property
     def done(self) -> bool:
-        """Whether the set aimed at is proven; half of it is enough each time the planned answers are given again."""
+        """Whether the set aimed at first is proven; half of it does each time the planned answers are given again."""
         proven, given = self.proven(), len(self.answers) // self.aim.labels
-        return proven > 0 and proven >= self._target / 2**given
+        return proven > 0 and all(proven >= first.target / 2**given for first in self.rounds[:1])
 
     @property
     def exhausted(self) -> bool:
@@ -203,9 +142,12 @@ class Plan:
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
-        if self.sets is None:
-            return 0
-        return int(self.sets.sizes[self.sets.proven(precision or self.aim.precision)].max(initial=0))
+        wished = precision or self.aim.precision
+        return max((int(sets.sizes[sets.proven(wished)].max(initial=0)) for sets in self.sets), default=0)
+
+    def right(self, size: int) -> int:
+        """Return how many of the best `size` pairs, one of the sets, are proven to be right."""
+        return max((int(sets.lower_bounds()[sets.sizes == size].max(initial=0)) for sets in self.sets), default=0)
 
     def _by_strata(
         self, rng: np.random.Generator, weights: NDArray[np.float64], stage: Stage, *, among: int = 0
@@ -237,49 +179,33 @@ class Plan:
 
     # --- what a set is worth ------------------------------------------------------------------------------
 
-    def _value(
-        self, rng: np.random.Generator, shares: NDArray[np.float64] | float, *, least: float = _LATER
-    ) -> NDArray[np.float64]:
-        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs they find if proven.
+    def _value(self, rng: np.random.Generator, *, handed: float | None = None) -> NDArray[np.float64]:
+        """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs that proving them adds.
 
-        At least the share `least` of the planned answers is reckoned with, however many were given.
-        """
-        sizes = self.strata.ends
-        even = np.full(len(sizes), 1.0 / len(sizes))
-        sets = self.sets or NestedSets(sizes, even, even, confidence=self.aim.confidence, noise=self.aim.noise)
-        needed = sets.said_right(sets.needed(self.aim.precision) - 1) + 1
-        goal = -np.log((1.0 - self.aim.confidence) * np.asarray(shares))
-        if self.sets is not None:
-            goal = goal - sets.log_capital(sets.needed(self.aim.precision) - 1)[0]
-        right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
-        judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
-        answers = max(self.aim.labels - len(self.answers), round(least * self.aim.labels))
-        return right * self._chance(right - judged_right, needed - judged_right, sizes - judged, goal, answers)
-
-    def _chance(
-        self, right: NDArray[Any], needed: NDArray[Any], size: NDArray[Any], goal: NDArray[Any], answers: int
-    ) -> NDArray[np.float64]:
-        """Return the chance that the answers that are left prove a set: its capital as a normal random walk.
+        Before the first proof, a part of the planned answers is reckoned with at least, however many were given.
 
         Args:
-            right: How many unjudged pairs of the set are right.
-            needed: How many of them must be called right.
-            size: How many there are.
-            goal: What the logarithm of the capital must gain.
-            answers: How many are left.
+            rng: For the draws of the truth.
+            handed: Share of the error that a round which begins now would have; None for the one that has begun.
         """
-        from scipy.special import ndtr
-
-        aim, size = self.aim, np.maximum(size, 1)
-        n = np.minimum(answers, size)
-        n = n / np.maximum(1.0 - 0.5 * n / size, 0.05)  # without replacement an answer is worth more
-        p, m = np.clip(right / size, 1e-6, 1 - 1e-6), np.clip(needed / size, 1e-6, 1 - 1e-6)
-        p = p + aim.noise * (1.0 - 2.0 * p)
-        q = np.maximum(p, m)
-        up, down = np.log(q / m), np.log((1 - q) / (1 - m))
-        growth, spread = p * up + (1 - p) * down, np.sqrt(p * (1 - p)) * np.abs(up - down)
-        chance = ndtr((n * growth - goal) / np.sqrt(np.maximum(n * spread**2, 1e-3)))
-        return np.where((needed <= 0) | ((p > m) & (needed <= size)), np.where(goal <= 0, 1.0, chance), 0.0)
+        sizes, aim, proven = self.strata.ends, self.aim, self.proven()
+        if handed is None:
+            sets = self.sets[-1]
+        else:
+            even = np.full(len(sizes), 1.0 / len(sizes))
+            sets = NestedSets(sizes, handed * even, even, confidence=aim.confidence, noise=aim.noise)
+        claims = sets.needed(aim.precision) - 1
+        needed = sets.said_right(claims) + 1
+        if handed is None:
+            goal = sets.goals(claims) - sets.log_capital(claims)[0]
+        else:
+            goal = np.full(len(sizes), -np.log(max((1.0 - aim.confidence) * handed * _BEST, 1e-300)))
+        right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
+        judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
+        answers = max(aim.labels - len(self.answers), 0 if proven else round(_LATER * aim.labels))
+        numbers = right - judged_right, needed - judged_right, sizes - judged
+        known = right[:, sizes <= proven].max(1, initial=0)[:, None]
+        return np.maximum(right - known, 0) * chance_of_proof(*numbers, goal, answers, noise=aim.noise)
 
     def judged(self) -> list[tuple[Draw, bool]]:
         """Return the draws that somebody could judge, and whether the pair is right."""
@@ -289,12 +215,13 @@ class Plan:
         """Return how many more answers the proof takes, about; 0 with none left, None before a set is aimed at."""
         if self.done or self.complete:
             return 0
-        if self.sets is None:
+        if not self.sets:
             return None
-        sets, rng = self.sets, np.random.default_rng([self.aim.seed, len(self.draws)])
-        index = int(np.searchsorted(sets.sizes, self._target))
+        sets, rng = self.sets[0], np.random.default_rng([self.aim.seed, len(self.draws)])
+        index = int(np.searchsorted(sets.sizes, self.rounds[0].target))
         needed = sets.said_right(sets.needed(self.aim.precision) - 1)[index] + 1
-        goal = sets.goals()[index] - sets.log_capital(sets.needed(self.aim.precision) - 1)[0][index]
+        claims = sets.needed(self.aim.precision) - 1
+        goal = sets.goals(claims)[index] - sets.log_capital(claims)[0][index]
         rest = max(int(sets.sizes[index] - sets.judged[index]), 1)
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)[:, index] - self.curve.right.cumsum()[index]
         p, m = np.clip(right / rest, 1e-6, 1 - 1e-6), np.clip((needed - sets.right[index]) / rest, 1e-6, 1 - 1e-6)
@@ -320,41 +247,53 @@ class Plan:
             return len(self.answers) >= most
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
 
-    def _begin(self) -> None:
-        """Give the sets their shares of the error, most to the one that seems best, and say what to bet on each."""
+    def _begin(self, target: int = 0) -> None:
+        """Give the sets their shares of the error, most to the one that seems best, and say what to bet on each.
+
+        The first round has the whole error, a later one, for sets larger than what is proven, what those proven have
+        handed over.
+        """
         rng = np.random.default_rng([self.aim.seed, len(self.draws), 1])
-        value = self._value(rng, _BEST)
-        count = len(self.strata.ends)
-        chosen = int(value.mean(0).argmax())
-        likely = (value.mean(0) / max(float(value.mean(0).max()), 1e-12)) ** _SHARP + 1e-9
-        likely /= likely.sum()
-        shares = _EVEN / count + (1 - _BEST - _EVEN) * likely
+        value, ends = self._value(rng, handed=self._spare()).mean(0), self.strata.ends
+        chosen = int(np.searchsorted(ends, target)) if target else int(value.argmax())
+        part = ends > self.proven()
+        likely = part * ((value / max(float(value.max()), 1e-12)) ** _SHARP + 1e-9)
+        shares = part * _EVEN / part.sum() + (1 - _BEST - _EVEN) * likely / likely.sum()
         shares[chosen] += _BEST
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
-        share = (right - judged_right) / np.maximum(self.strata.ends - judged, 1)
+        share = (right - judged_right) / np.maximum(ends - judged, 1)
         # bets are for the case that a set is good enough: in the other they are lost anyway
         good = share >= self.aim.precision + _GOOD * (1 - self.aim.precision)
         expected = np.where(good, share, 0.0).sum(0) / np.maximum(good.sum(0), 1)
         expected = np.clip(np.where(good.any(0), expected, self.aim.precision), 0.01, 0.998)
         expected = expected + self.aim.noise * (1 - 2 * expected)
-        self._target, self._start = int(self.strata.ends[chosen]), len(self.draws)
-        self._bets = shares / shares.sum(), expected
+        bets = shares / shares.sum(), expected
+        self.rounds.append(Round(len(self.draws), self.aim.precision, ends, *bets, int(ends[chosen])))
+        self._sets = None
+
+    def _spare(self) -> float:
+        """Return the share of the error that a round has which begins now."""
+        return self.sets[-1].spare(self.aim.precision) if self.rounds else 1.0
 
     def _aimed_at(self, rng: np.random.Generator) -> int:
-        """Return how many candidates the set holds that is worth most."""
-        assert self._start is not None
-        if (len(self.draws) - self._start) % _EVERY == 0:
-            value = self._value(rng, self._bets[0]).mean(0)
-            if value.max() > _SWITCH * value[np.searchsorted(self.strata.ends, self._target)]:
-                self._target = int(self.strata.ends[value.argmax()])
-        return self._target
+        """Return how many candidates the set holds that is worth most; 0 where a pair below it is worth more."""
+        now, ends, number = self.rounds[-1], self.strata.ends, len(self.draws)
+        if self.done and number % _FOURTH == 0:
+            return 0
+        begins = self._begins(len(self.scores))
+        if not begins and (number - now.start) % _EVERY:
+            return now.target
+        value = self._value(rng, handed=self._spare() if begins else None).mean(0)
+        if self.done and value.max() < _WORTH * self.proven():
+            return 0
+        if begins or value.max() > _SWITCH * value[np.searchsorted(ends, now.target)]:
+            return int(ends[value.argmax()])
+        return now.target
 
-    def _larger(self, rng: np.random.Generator) -> int:
-        """Return how many candidates a set holds that is worth more than what is proven; 0 for none within the plan."""
-        assert self._start is not None
-        best = int(self.strata.ends[self._value(rng, self._bets[0], least=0.0).mean(0).argmax()])
-        return best if best > self.proven() else 0
+    def _begins(self, size: int) -> bool:
+        """Whether a draw from the best `size` candidates begins a round: its set is larger than one just proven."""
+        return self.done and size > self.proven() >= self.rounds[-1].target
 
     def _recall_weights(self, rng: np.random.Generator) -> NDArray[np.float64]:
         """Return the chance of each stratum: where missed pairs are most uncertain (Neyman 1934)."""

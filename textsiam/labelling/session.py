@@ -17,9 +17,10 @@ from textsiam.decision.certificate import Certificate
 from textsiam.decision.curve import Probability
 from textsiam.decision.decision import Decision
 from textsiam.inference.encoders import ModelError
+from textsiam.labelling.aim import Aim, Draw, Stage
 from textsiam.labelling.candidates import Candidates
 from textsiam.labelling.labels import ANSWERS, Label, LabelFile
-from textsiam.labelling.plan import Aim, Draw, Plan, Stage
+from textsiam.labelling.plan import Plan
 
 _AGAIN = 15  # every so many answers of others, one is asked again
 _STALE = timedelta(minutes=10)  # after which an open draw of somebody else is given to another
@@ -261,13 +262,12 @@ class Session:
         """Return what is proven so far, for the precision that was wished or any other."""
         plan, wished = self.plan, precision or self.aim.precision
         pairs = plan.proven(wished)
-        right = 0 if plan.sets is None or not pairs else int(plan.sets.lower_bounds()[plan.sets.sizes == pairs][0])
         return Certificate(
             precision=wished,
             confidence=self.aim.confidence,
             noise=self.aim.noise,
             pairs=pairs,
-            right=right,
+            right=plan.right(pairs),
             threshold=float(self.candidates.scores[pairs - 1]) if pairs else None,
             answers=len(plan.answers),
             answers_left=plan.answers_left() if plan.complete or wished == self.aim.precision else None,

@@ -17,8 +17,8 @@ import pytest
 from textsiam.data.tables.errors import ReadReport
 from textsiam.data.texts import Texts
 from textsiam.decision.decision import Decision, fit_decision
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.candidates import find_candidates
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 from textsiam.search.index.memory import MemoryIndex

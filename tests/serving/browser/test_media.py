@@ -19,8 +19,8 @@ from textsiam.data.tables.errors import ReadReport
 from textsiam.data.texts import Texts
 from textsiam.images.medium import IMAGES
 from textsiam.inference.scratch import scratch_image_encoder
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.candidates import find_candidates
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 from textsiam.serving.page.labelling import Labelling

@@ -12,9 +12,9 @@ import pytest
 from textsiam.data.tables.errors import ReadReport
 from textsiam.data.texts import Texts
 from textsiam.labelling import session as module
+from textsiam.labelling.aim import Aim
 from textsiam.labelling.candidates import find_candidates
 from textsiam.labelling.labels import LabelFile
-from textsiam.labelling.plan import Aim
 from textsiam.labelling.session import Session
 from textsiam.models.twin import Twin
 
