@@ -58,7 +58,8 @@ class Plan:
         self.draws: list[Draw] = []
         self.answers: dict[int, bool | None] = {}
         self.rounds: list[Round] = []
-        self._sets: list[NestedSets] | None = None
+        self._sets: list[NestedSets] | None = None  # of the answers so far, like the next
+        self._proven: dict[float, int] = {}
 
     def draw(self) -> Draw | None:
         """Draw a pair to ask about; None once every candidate was drawn."""
@@ -110,6 +111,7 @@ class Plan:
     def sets(self) -> list[NestedSets]:
         """What the answers prove, in the order of drawing, of each round; none before the first draw for a proof."""
         if self._sets is None:
+            self._proven.clear()
             rounds, said = self.rounds, [bool(self.answers.get(draw.number)) for draw in self.draws]
             if self.complete and not (rounds and self.aim.noise):  # the last answer refutes what all together do
                 sizes = self.strata.ends
@@ -143,7 +145,10 @@ class Plan:
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
         wished = precision or self.aim.precision
-        return max((int(sets.sizes[sets.proven(wished)].max(initial=0)) for sets in self.sets), default=0)
+        found = [
+            int(sets.sizes[sets.proven(wished)].max(initial=0)) for sets in self.sets if wished not in self._proven
+        ]
+        return self._proven.setdefault(wished, max(found, default=0))
 
     def right(self, size: int) -> int:
         """Return how many of the best `size` pairs, one of the sets, are proven to be right."""
