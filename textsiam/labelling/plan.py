@@ -26,7 +26,7 @@ _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
 _BEYOND = 0.1  # of the planned answers at least are about what the set misses
 _FOURTH = 4  # every so many draws after the proof, one is about that
-_WORTH = 0.03  # of the pairs proven: what a larger set may be expected to add, if it is to be asked about
+_WORTH = 0.03  # of the pairs proven: what a round for a larger set is expected to add at least
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
 _BELOW = 2
@@ -284,13 +284,13 @@ class Plan:
     def _aimed_at(self, rng: np.random.Generator) -> int:
         """Return how many candidates the set holds that is worth most; 0 where a pair below it is worth more."""
         now, ends, number = self.rounds[-1], self.strata.ends, len(self.draws)
-        if self.done and number % _FOURTH == 0:
+        if self.done and (number % _FOURTH == 0 or self.proven() == len(self.scores)):
             return 0
         begins = self._begins(len(self.scores))
         if not begins and (number - now.start) % _EVERY:
             return now.target
         value = self._value(rng, handed=self._spare() if begins else None).mean(0)
-        if self.done and value.max() < _WORTH * self.proven():
+        if begins and value.max() < _WORTH * self.proven():
             return 0
         if begins or value.max() > _SWITCH * value[np.searchsorted(ends, now.target)]:
             return int(ends[value.argmax()])
