@@ -19,7 +19,9 @@ right pairs than was promised; runs that certify nothing are counted apart. The 
   were not looked at while the plan was made.
 * constructed collections of 100,000 pairs for which no certificate may be issued at P = 0.95: `flat`, right with 0.949
   everywhere; `rising`, where the best-scored pairs are wrong more often; `opposites`, where the best 500 are wrong and
-  the rest lifts every larger set to just under the promise.
+  the rest lifts every larger set to just under the promise. One of 6,000 where only smaller sets may be:
+  `shelf`, where the best 3,000 are right, and every set of 3,200 and more is just under the promise, so that rounds for
+  larger sets try what is not true.
 
 Answers are those up to the first promise, that of the set aimed at; everything else is judged where `label` stops.
 
@@ -45,16 +47,17 @@ DEMO = Path(__file__).parents[1] / "runs" / "quickstart"
 COLLECTIONS = {"forum": (MODEL, "sample:forum"), "demo": (DEMO / "model", str(DEMO / "test.tsv"))}
 # Precision, answers that are planned and at most given, noise that is allowed for, and the one there is.
 SETS = {
-    "askubuntu": (0.95, 100, 300, 0.0, ""),
+    "askubuntu": (0.95, 150, 300, 0.0, ""),
     "askubuntu, 5 % flipped": (0.9, 200, 400, 0.05, "either"),
     "askubuntu, 5 % flipped to yes": (0.9, 200, 400, 0.05, "yes"),
     "forum": (0.55, 300, 300, 0.0, ""),
     "demo": (0.65, 300, 300, 0.0, ""),
-    "quora": (0.8, 100, 300, 0.0, ""),
-    "yahoo": (0.7, 100, 300, 0.0, ""),
-    "flat": (0.95, 100, 300, 0.0, ""),
-    "rising": (0.95, 100, 300, 0.0, ""),
-    "opposites": (0.95, 100, 300, 0.0, ""),
+    "quora": (0.8, 150, 300, 0.0, ""),
+    "yahoo": (0.7, 150, 300, 0.0, ""),
+    "flat": (0.95, 150, 300, 0.0, ""),
+    "rising": (0.95, 150, 300, 0.0, ""),
+    "opposites": (0.95, 150, 300, 0.0, ""),
+    "shelf": (0.95, 300, 300, 0.0, ""),
 }
 PAIRS = {
     "askubuntu": "askubuntu/titles.tsv.gz",
@@ -87,14 +90,19 @@ def population(name):
         of = np.array([cluster.get(text, -1 - i) for i, text in enumerate(read.texts)])
         found = find_candidates(Twin.from_pretrained(model), read.texts)
         return found.scores, of[found.left] == of[found.right]
-    rng, n = np.random.default_rng(5), 100_000
+    rng, n = np.random.default_rng(5), 6_000 if kind == "shelf" else 100_000
     scores = np.linspace(1.0, 0.3, n, dtype=np.float32)
     share = {
         "flat": np.full(n, 0.949),
         "rising": 0.949 - 0.15 * np.exp(-np.arange(n) / 2000),
         "opposites": np.where(np.arange(n) < 500, 0.0, np.where(np.arange(n) < 20_000, 0.973, 0.943)),
+        "shelf": np.where(np.arange(n) < 3000, 1.0, np.where(np.arange(n) < 3200, 0.18, 0.949)),
     }[kind]
     truth = rng.random(n) < share
+    if kind == "shelf":  # of every set of 3,200 and more, as many as 94.9 % allow
+        truth[3200:] = np.diff(np.floor(0.949 * np.arange(3200, n + 1))) > 0
+        truth[3000:3200] = rng.permutation(200) < np.floor(0.949 * 3200) - 3000
+        return scores, truth
     # chance may lift a prefix above the promise: there, pairs are made wrong until it is not
     for _ in range(50):
         over = np.flatnonzero(np.cumsum(truth) >= 0.95 * np.arange(1, n + 1))
@@ -127,10 +135,11 @@ def one(name, seed, trace=False):
     precision, labels, most, noise, flipped = SETS[name]
     scores, truth = population(name)
     plan = Plan(scores, Aim(precision, labels=labels, noise=noise, seed=seed), before=guess(name))
-    rng, certified, reached, promised = np.random.default_rng([seed, 7]), [0.0], truth.cumsum() / truth.sum(), None
+    rng, certified, reached = np.random.default_rng([seed, 7]), [0.0], truth.cumsum() / truth.sum()
+    promised, first = None, 0
     while (given := len(plan.answers)) < most and not plan.exhausted:
         if promised is None and plan.done:
-            promised = given
+            promised, first = given, plan.proven()
         if (plan.finished and not trace) or (draw := plan.draw()) is None:
             break
         answer = bool(truth[draw.rank])
@@ -152,6 +161,7 @@ def one(name, seed, trace=False):
     knots = np.unique(scores[np.linspace(0, len(scores) - 1, 400).astype(int)])
     told = np.interp(scores[left], knots, plan.curve.probability(knots))
     return row | {
+        "first": first or size,
         "pairs": size,
         "precision": float(truth[:size].mean()),
         "broken": bool(truth[:size].mean() < precision),
@@ -172,11 +182,11 @@ def calibration_error(probability, truth, bins=10):
 
 
 def uniform(name, seed):
-    """Return the uniform answers that an oracle needs which knows the certified set of the run with this seed."""
+    """Return the uniform answers that an oracle needs which knows the first certified set of the run with this seed."""
     from textsiam.decision.confidence import NestedSets
 
     precision, _, most, noise, _ = SETS[name]
-    size = one(name, seed).get("pairs")
+    size = one(name, seed).get("first")
     if size is None:
         return None
     truth = population(name)[1]

@@ -60,7 +60,7 @@ def label(
     ] = None,
     precision: Annotated[float, typer.Option(help="Share of the flagged pairs that are to be right.")] = 0.95,
     confidence: Confidence = 0.95,
-    labels: Labels = 100,
+    labels: Labels = 150,
     noise: Noise = 0.0,
     seed: Seed = 0,
     labeller: Annotated[str | None, typer.Option(help="Who answers; the name of the account by default.")] = None,

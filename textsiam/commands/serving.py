@@ -86,7 +86,7 @@ def serve(
     ] = None,
     prior: Prior = None,
     confidence: Confidence = 0.95,
-    labels: Labels = 100,
+    labels: Labels = 150,
     noise: Noise = 0.0,
     seed: Seed = 0,
     column: TextColumn = None,

@@ -36,7 +36,7 @@ class Aim:
 
     precision: float = 0.95
     confidence: float = 0.95
-    labels: int = 100
+    labels: int = 150
     noise: float = 0.0
     seed: int = 0
 

@@ -1,10 +1,11 @@
 """Which pair is asked about next, so that few answers prove that a flagged set is as right as was wished.
 
 Three stages. *Look*: pairs are drawn over all scores, most where it is undecided how far down the set may reach.
-*Prove*: pairs are drawn uniformly from the set that is worth most, and every answer counts for all sets that it was
-drawn from (`textsiam.decision.confidence`). Once it is proven, a round for a larger one begins where the answers that
-are left may prove it. *Recall*: the others, one of four at least from then on, are about pairs below the set, so that
-it is known what it misses. Every draw follows from the seed, its number and the answers before it.
+*Prove*: pairs are drawn uniformly from the set that is worth most if half of the planned answers are to prove it, and
+every answer counts for all sets that it was drawn from (`textsiam.decision.confidence`). Once it is proven, a round for
+a larger one begins where the answers that are left may prove it. *Recall*: the others, one of four at least from then
+on, are about pairs below the set, so that it is known what it misses. Every draw follows from the seed, its number and
+the answers before it.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from textsiam.labelling.rounds import Round, chance_of_proof, proofs
 
 _DRAWS = 150
 _OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
-_LOOK = 0.15, 0.25  # of the answers, at least and at most
+_LOOK = 0.15, 0.25  # of the answers that the first proof may take, at least and at most
 _ENOUGH = 0.75
-_LATER = 0.75  # of them are reckoned with before the proof, however many were given
+_FIRST = 0.5  # of the planned answers: for the first proof
+_CLEAN = 0.9  # of the answers that a proof without a wrong one takes: pairs are drawn without replacement
+_LATER = 0.75  # of those for the first proof are reckoned with, however many were given
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
 _BEYOND = 0.1  # of the planned answers at least are about what the set misses
@@ -187,7 +190,7 @@ class Plan:
     def _value(self, rng: np.random.Generator, *, handed: float | None = None) -> NDArray[np.float64]:
         """Return what sets are worth under draws of the truth, `(draws, sets)`: the pairs that proving them adds.
 
-        Before the first proof, a part of the planned answers is reckoned with at least, however many were given.
+        Before the first proof, a part of the answers for it is reckoned with at least, however many were given.
 
         Args:
             rng: For the draws of the truth.
@@ -207,10 +210,24 @@ class Plan:
             goal = np.full(len(sizes), -np.log(max((1.0 - aim.confidence) * handed * _BEST, 1e-300)))
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
-        answers = max(aim.labels - len(self.answers), 0 if proven else round(_LATER * aim.labels))
+        answers = max(aim.labels - len(self.answers), 0)
+        if not proven:
+            answers = max(self._first - len(self.answers), round(_LATER * self._first), self._least)
         numbers = right - judged_right, needed - judged_right, sizes - judged
         known = right[:, sizes <= proven].max(1, initial=0)[:, None]
         return np.maximum(right - known, 0) * chance_of_proof(*numbers, goal, answers, noise=aim.noise)
+
+    @property
+    def _least(self) -> int:
+        """How many answers prove a set with hardly a wrong pair."""
+        aim = self.aim
+        said = aim.precision + aim.noise * (1.0 - 2.0 * aim.precision)
+        return round(_CLEAN * np.log((1.0 - aim.confidence) * _BEST) / np.log(said))
+
+    @property
+    def _first(self) -> int:
+        """How many answers the first proof may take: what is left of the planned ones makes the set larger."""
+        return max(round(_FIRST * self.aim.labels), self._least)
 
     def judged(self) -> list[tuple[Draw, bool]]:
         """Return the draws that somebody could judge, and whether the pair is right."""
@@ -247,7 +264,7 @@ class Plan:
     def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         # of few candidates, half are left to be bet on
-        least, most = (min(len(self.scores) // 2, max(12, round(share * self.aim.labels))) for share in _LOOK)
+        least, most = (min(len(self.scores) // 2, max(12, round(share * self._first))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
