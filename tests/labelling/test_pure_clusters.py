@@ -106,7 +106,7 @@ def test_clusters_without_pairs_are_copies_of_a_text():
 
 @pytest.mark.slow
 def test_the_sample_forum_has_so_many_pure_clusters(minilm):
-    """Its clusters are complete. 100 answers of `label`, three thresholds, eight seeds each."""
+    """Its clusters are complete. 100 answers of `label`, of 200 planned, three thresholds, eight seeds each."""
     pairs = sample_pairs()
     twin, truth = Twin(minilm), cluster_ids(pairs)
     candidates = find_candidates(twin, pairs.texts)
@@ -118,7 +118,7 @@ def test_the_sample_forum_has_so_many_pure_clusters(minilm):
     for seed in range(8):
         with TemporaryDirectory() as folder:
             session = Session(
-                candidates, names, pairs.texts, Path(folder) / "labels.tsv", Aim(0.7, labels=100, seed=seed)
+                candidates, names, pairs.texts, Path(folder) / "labels.tsv", Aim(0.7, labels=200, seed=seed)
             )
             while len(session.plan.answers) < 100:
                 question = session.ask("anna")

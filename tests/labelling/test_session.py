@@ -350,7 +350,7 @@ PLAIN = [f"question {i}" for i in range(24)]  # without tabs and quotes, which a
 def answered(collection, tmp_path):
     """A collection, and a file of 40 answers about it; the last is a pair that was drawn for a proof."""
     plain = collection[0], collection[1], PLAIN, collection[3]
-    session = opened(plain, tmp_path / "labels.tsv")
+    session = opened(plain, tmp_path / "labels.tsv", replace(AIM, labels=80))
     go_on(session, plain, 40)
     assert session.plan.draws[-1].stage == "prove"
     return plain, tmp_path / "labels.tsv"

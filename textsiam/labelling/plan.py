@@ -264,7 +264,8 @@ class Plan:
     def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         # of few candidates, half are left to be bet on
-        least, most = (min(len(self.scores) // 2, max(12, round(share * self._first))) for share in _LOOK)
+        most = min(self._first, self.aim.labels)
+        least, most = (min(len(self.scores) // 2, max(12, round(share * most))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())
