@@ -212,7 +212,8 @@ class Plan:
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
         answers = max(aim.labels - len(self.answers), 0)
         if not proven:
-            answers = max(self._first - len(self.answers), round(_LATER * self._first), self._least)
+            first = max(self._first - len(self.answers), round(_LATER * self._first), self._least)
+            answers = min(first, aim.labels)
         numbers = right - judged_right, needed - judged_right, sizes - judged
         known = right[:, sizes <= proven].max(1, initial=0)[:, None]
         return np.maximum(right - known, 0) * chance_of_proof(*numbers, goal, answers, noise=aim.noise)
