@@ -19,7 +19,9 @@ from textsiam.labelling.aim import Aim, Draw, Stage
 from textsiam.labelling.rounds import Round, chance_of_proof, proofs
 
 _DRAWS = 150
-_OUTSIDE = 0.4  # of the draws that the confidence would leave outside: no curve fits exactly (simulated)
+# Of the draws that the confidence would leave outside so many are: no curve fits exactly, and less so where the same
+# answers have chosen the set (simulated).
+_OUTSIDE, _CHOSEN = 0.4, 0.2
 _LOOK = 0.15, 0.25  # of the answers that the first proof may take, at least and at most
 _ENOUGH = 0.75
 _FIRST = 0.5  # of the planned answers: for the first proof
@@ -335,11 +337,13 @@ class Plan:
         rng = np.random.default_rng([self.aim.seed, 2**31])
         right = self.curve.right_pairs(draws, rng)
         share = right[:, self.strata.ends <= size].sum(1) / np.maximum(right.sum(1), 1)
-        return expected_and_interval(share, confidence)
+        return expected_and_interval(share, confidence, left_out=_CHOSEN)
 
 
-def expected_and_interval(share: NDArray[np.float64], confidence: float) -> tuple[float, float, float]:
+def expected_and_interval(
+    share: NDArray[np.float64], confidence: float, *, left_out: float = _OUTSIDE
+) -> tuple[float, float, float]:
     """Return the mean of posterior draws of a share, and an interval that keeps somewhat more of them than it says."""
-    outside = _OUTSIDE * (1 - confidence) / 2
+    outside = left_out * (1 - confidence) / 2
     low, high = np.quantile(share, [outside, 1 - outside])
     return float(share.mean()), float(low), float(high)
