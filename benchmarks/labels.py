@@ -96,7 +96,7 @@ def population(name):
         "flat": np.full(n, 0.949),
         "rising": 0.949 - 0.15 * np.exp(-np.arange(n) / 2000),
         "opposites": np.where(np.arange(n) < 500, 0.0, np.where(np.arange(n) < 20_000, 0.973, 0.943)),
-        "shelf": np.where(np.arange(n) < 3000, 1.0, np.where(np.arange(n) < 3200, 0.18, 0.949)),
+        "shelf": np.ones(n),
     }[kind]
     truth = rng.random(n) < share
     if kind == "shelf":  # of every set of 3,200 and more, as many as 94.9 % allow

@@ -92,7 +92,7 @@ class NestedSets:
 
     def spare(self, precision: float) -> float:
         """Return the share of the error that `hand_over` would give away."""
-        return float((1.0 - KEPT) * self.shares[self._to_hand_over(precision)].sum())
+        return self._given(self._to_hand_over(precision))
 
     def hand_over(self, precision: float) -> float:
         """Give away the error of the sets that are proven to have this precision; returns how much, as a share.
@@ -102,12 +102,15 @@ class NestedSets:
         true, its share was never used up (Bretz, Maurer, Brannath & Posch 2009; here the capital of all true claims,
         each times its share, and the shares of the others together are a supermartingale that begins at 1).
         """
-        given = self.spare(precision)
-        self._beyond = np.where(self._to_hand_over(precision), self.needed(precision), self._beyond)
-        return given
+        giving = self._to_hand_over(precision)
+        self._beyond = np.where(giving, self.needed(precision), self._beyond)
+        return self._given(giving)
 
     def _to_hand_over(self, precision: float) -> NDArray[np.bool_]:
         return self.proven(precision) & (self._beyond == _NOWHERE)
+
+    def _given(self, giving: NDArray[np.bool_]) -> float:
+        return float((1.0 - KEPT) * self.shares[giving].sum())
 
     def _level(self, most_right: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the error that refuting each claim may use, `(h,)`."""

@@ -72,14 +72,14 @@ class Plan:
         if number == len(self.scores):
             return None
         rng = np.random.default_rng([self.aim.seed, number])
-        value = None if self.rounds else self._value(rng, handed=1.0)
-        if value is not None and self._seen_enough(value):
+        if not self.rounds:
+            value = self._value(rng, handed=1.0)
+            if not self._seen_enough(value):
+                return self.issue(self._by_strata(rng, self._look_weights(value), "look"))
             self._begin()
-        size = self._aimed_at(rng) if self.rounds else 0
+        size = self._aimed_at(rng)
         if size and (picked := self._picked(rng, 0, size)) is not None:
             return self.issue(Draw(number, picked[0], "prove", size, picked[1]))
-        if value is not None and not self.rounds:
-            return self.issue(self._by_strata(rng, self._look_weights(value), "look"))
         return self.issue(self._by_strata(rng, self._recall_weights(rng), "recall"))
 
     def issue(self, draw: Draw) -> Draw:
@@ -130,7 +130,8 @@ class Plan:
     def done(self) -> bool:
         """Whether the set aimed at first is proven; half of it does each time the planned answers are given again."""
         proven, given = self.proven(), len(self.answers) // self.aim.labels
-        return proven > 0 and all(proven >= first.target / 2**given for first in self.rounds[:1])
+        wanted = self.rounds[0].target / 2**given if self.rounds else 0
+        return proven >= max(wanted, 1)
 
     @property
     def exhausted(self) -> bool:
@@ -149,14 +150,16 @@ class Plan:
 
     def proven(self, precision: float | None = None) -> int:
         """Return how many pairs the largest set holds that is proven to be so precise (as was wished); 0 for none."""
-        wished = precision or self.aim.precision
-        found = [
-            int(sets.sizes[sets.proven(wished)].max(initial=0)) for sets in self.sets if wished not in self._proven
-        ]
-        return self._proven.setdefault(wished, max(found, default=0))
+        wished, rounds = precision or self.aim.precision, self.sets
+        if wished not in self._proven:
+            found = [int(sets.sizes[sets.proven(wished)].max(initial=0)) for sets in rounds]
+            self._proven[wished] = max(found, default=0)
+        return self._proven[wished]
 
     def right(self, size: int) -> int:
         """Return how many of the best `size` pairs, one of the sets, are proven to be right."""
+        if not size:
+            return 0
         return max((int(sets.lower_bounds()[sets.sizes == size].max(initial=0)) for sets in self.sets), default=0)
 
     def _by_strata(
@@ -201,21 +204,20 @@ class Plan:
         sizes, aim, proven = self.strata.ends, self.aim, self.proven()
         if handed is None:
             sets = self.sets[-1]
+            claims = sets.needed(aim.precision) - 1
+            goal = sets.goals(claims) - sets.log_capital(claims)[0]
         else:
             even = np.full(len(sizes), 1.0 / len(sizes))
             sets = NestedSets(sizes, handed * even, even, confidence=aim.confidence, noise=aim.noise)
-        claims = sets.needed(aim.precision) - 1
-        needed = sets.said_right(claims) + 1
-        if handed is None:
-            goal = sets.goals(claims) - sets.log_capital(claims)[0]
-        else:
+            claims = sets.needed(aim.precision) - 1
             goal = np.full(len(sizes), -np.log(max((1.0 - aim.confidence) * handed * _BEST, 1e-300)))
+        needed = sets.said_right(claims) + 1
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)
         judged, judged_right = self.curve.asked.cumsum(), self.curve.right.cumsum()
         answers = max(aim.labels - len(self.answers), 0)
         if not proven:
-            first = max(self._first - len(self.answers), round(_LATER * self._first), self._least)
-            answers = min(first, aim.labels)
+            answers = max(self._first - len(self.answers), round(_LATER * self._first), self._least)
+            answers = min(answers, aim.labels)
         numbers = right - judged_right, needed - judged_right, sizes - judged
         known = right[:, sizes <= proven].max(1, initial=0)[:, None]
         return np.maximum(right - known, 0) * chance_of_proof(*numbers, goal, answers, noise=aim.noise)
@@ -230,7 +232,7 @@ class Plan:
     @property
     def _first(self) -> int:
         """How many answers the first proof may take: what is left of the planned ones makes the set larger."""
-        return max(round(_FIRST * self.aim.labels), self._least)
+        return min(max(round(_FIRST * self.aim.labels), self._least), self.aim.labels)
 
     def judged(self) -> list[tuple[Draw, bool]]:
         """Return the draws that somebody could judge, and whether the pair is right."""
@@ -244,8 +246,8 @@ class Plan:
             return None
         sets, rng = self.sets[0], np.random.default_rng([self.aim.seed, len(self.draws)])
         index = int(np.searchsorted(sets.sizes, self.rounds[0].target))
-        needed = sets.said_right(sets.needed(self.aim.precision) - 1)[index] + 1
         claims = sets.needed(self.aim.precision) - 1
+        needed = sets.said_right(claims)[index] + 1
         goal = sets.goals(claims)[index] - sets.log_capital(claims)[0][index]
         rest = max(int(sets.sizes[index] - sets.judged[index]), 1)
         right = self.curve.right_pairs(_DRAWS, rng).cumsum(1)[:, index] - self.curve.right.cumsum()[index]
@@ -267,8 +269,7 @@ class Plan:
     def _seen_enough(self, value: NDArray[np.float64]) -> bool:
         """Whether more looking would hardly change which set is chosen, by what knowing the truth would add."""
         # of few candidates, half are left to be bet on
-        most = min(self._first, self.aim.labels)
-        least, most = (min(len(self.scores) // 2, max(12, round(share * most))) for share in _LOOK)
+        least, most = (min(len(self.scores) // 2, max(12, round(share * self._first))) for share in _LOOK)
         if not least <= len(self.answers) < most:
             return len(self.answers) >= most
         return bool(value.mean(0).max() > _ENOUGH * value.max(1).mean())

@@ -47,17 +47,17 @@ def proofs(rounds: Sequence[Round], draws: Sequence[Draw], said: Sequence[bool],
         said: Whether each pair was called right, `(draws,)`.
         aim: Confidence and noise.
     """
+    answered = [(draw.rank, draw.among, right) for draw, right in zip(draws, said, strict=True)]
     found, error = [], 1.0
     for this, following in zip_longest(rounds, rounds[1:]):
-        known = {draw.rank: right for draw, right in zip(draws[: this.start], said, strict=False)}
+        known = {rank: right for rank, _, right in answered[: this.start]}
         options: dict[str, Any] = {"known": known, "confidence": aim.confidence, "noise": aim.noise}
         sets = NestedSets(this.sizes, error * this.shares, this.expected, **options)
-        end = following.start if following else len(draws)
-        for first, last in ((this.start, end), (end, len(draws))):
-            for draw, right in zip(draws[first:last], said[first:last], strict=True):
-                sets.add(draw.rank, among=draw.among, right=right)
-            if following and first == this.start:
-                error = sets.hand_over(following.precision)
+        end = following.start if following else len(answered)
+        sets.history = answered[this.start : end]
+        if following:
+            error = sets.hand_over(following.precision)
+        sets.history += answered[end:]
         found.append(sets)
     return found
 
