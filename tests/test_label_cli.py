@@ -17,6 +17,7 @@ from pathlib import Path
 from unittest.mock import Mock
 from xml.sax.saxutils import quoteattr
 
+import numpy as np
 import pytest
 
 from textsiam.labelling import candidates
@@ -24,6 +25,7 @@ from textsiam.labelling.labels import LabelFile
 from textsiam.models.twin import Twin
 from textsiam.search import duplicates as search
 from textsiam.search import gallery_folder
+from textsiam.search.join.pair_files import facts_of_found, read_found, write_found
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,28 @@ def test_the_command_that_is_named_can_be_pasted(model, sentences, textsiam, tmp
     found = textsiam(*words, "--json")
     assert found.status == 0, found.err
     assert {pair["id1"] for pair in found.json["pairs"]} <= {f"q{k}" for k in range(len(sentences))}
+
+
+def test_pairs_are_those_that_were_scored_when_the_first_was_asked(model, questions, textsiam, tmp_path):
+    """So that another processor, which rounds otherwise, flags what was proven."""
+    output, kept = tmp_path / "labels.tsv", tmp_path / "labels.candidates.parquet"
+    ask = ("label", model, questions, "--labels", "40", "--output", output, "--json")
+    certificate = textsiam(*ask, typed="y\n" * 500).json
+    found = read_found(kept)
+    elsewhere = found._replace(similarity=found.similarity - np.float32(1e-3))
+    write_found(kept, [elsewhere], facts=facts_of_found(kept))
+    assert textsiam("flag", model, questions, "--labels", output).status == 0
+    pairs = textsiam("flag", model, questions, "--labels", output, "--json").json["pairs"]
+    similarity = sorted((pair["similarity"] for pair in pairs if pair["question1"] != pair["question2"]), reverse=True)
+    assert similarity == pytest.approx(elsewhere.similarity[: certificate["pairs"]].tolist(), abs=1e-6)
+    kept.write_bytes(b"PAR1")
+    for words in (ask, ("flag", model, questions, "--labels", output)):
+        said = textsiam(*words)
+        assert (said.status, said.out) == (1, "")
+        assert f"error: {kept}: is missing or damaged" in said.err
+    kept.unlink()
+    assert textsiam(*ask, typed="q\n").json["pairs"] == certificate["pairs"]
+    assert np.array_equal(read_found(kept).similarity, found.similarity)  # found anew
 
 
 def test_flag_writes_what_is_certified_and_says_so(model, questions, textsiam, tmp_path):

@@ -124,8 +124,7 @@ def test_the_sample_forum_has_so_many_pure_clusters(minilm):
                 question = session.ask("anna")
                 session.answer(question, "y" if asked[question.left, question.right] else "n", "anna")
         for size in (200, 400, 1000):
-            assert candidates.joined is not None
-            found = candidates.joined.duplicates(twin, float(candidates.scores[size - 1]), None)
+            found = candidates.duplicates(twin, pairs.texts, float(candidates.scores[size - 1]), None)
             pure = sum(len(set(truth[members])) == 1 for members in found.clusters)
             estimate = pure_clusters_of(session, found.clusters, found.threshold)
             held.append(estimate.low <= pure <= estimate.high)

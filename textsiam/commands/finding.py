@@ -109,7 +109,15 @@ def flag(
         if labels is not None:
             session = answered(twin, read, labels)
             decision = session.decision(precision)
-            found = session.candidates.duplicates(twin, decision, expand_exact=expand_exact)
+            with progress_bars(("encoding", "texts")) as (progress,):
+                found = session.candidates.duplicates(
+                    twin,
+                    read.texts,
+                    decision.threshold,
+                    decision,
+                    expand_exact=expand_exact,
+                    progress=progress,
+                )
             told = Told(certificate=decision.certificate, pure_clusters=pure_of(session, found))
         else:
             decision = chosen_decision(twin, threshold, precision, prior, needed=threshold is None, texts=len(read))

@@ -93,6 +93,7 @@ def label(
         from textsiam.labelling.progress import Progress
 
         session = open_session(open_twin(model), read, output, aim)
+        session.candidates.save(output)
         _ask(session, read, who, truth, lambda: f"[{len(session.plan.answers)}] {Progress.of(session)}")
         result, then = session.certificate(), as_typed("flag", model, source, labels=output, **reading)
         known = {} if truth is None else _truth(session, read, truth, result.pairs)
@@ -134,8 +135,10 @@ def _label_flagged(
     from textsiam.labelling.flagged import read_flagged
 
     pairs = read_flagged(flagged)
-    candidates = None if twin is None else _candidates(twin, read)
+    candidates = None if twin is None else _candidates(twin, read, output)
     session = open_flagged(pairs, read.ids, read.texts, output, aim, source=read.source, candidates=candidates)
+    if candidates is not None:
+        candidates.save(output)
     plan = session.plan
     _ask(session, read, who, truth, lambda: f"[{len(plan.answers)}] {sum(map(bool, plan.answers.values()))} are right")
     return audit(pairs, session), as_typed("audit", flagged, labels=output)
@@ -165,12 +168,12 @@ def audit(
 
 
 def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) -> Session:
-    """Find the candidates of a collection, and open the file of answers about them."""
+    """Open a file of answers about the candidates of a collection: those kept beside it, or found now."""
     from textsiam.decision.estimate import two_heaps
     from textsiam.labelling.session import Session
 
     decision = twin.decision
-    candidates = _candidates(twin, read)
+    candidates = _candidates(twin, read, path)
     before = two_heaps(candidates.scores)
     # what was learned from answers about this collection says nothing before them
     known = None if decision is None else decision.certificate
@@ -179,9 +182,11 @@ def open_session(twin: Scorer, read: Texts, path: Path, aim: Aim | None = None) 
     return Session(candidates, read.ids, read.texts, path, aim, before=before, source=read.source)
 
 
-def _candidates(twin: Scorer, read: Texts) -> Candidates:
-    from textsiam.labelling.candidates import find_candidates
+def _candidates(twin: Scorer, read: Texts, labels: Path) -> Candidates:
+    from textsiam.labelling.candidates import find_candidates, kept_candidates
 
+    if (kept := kept_candidates(labels, twin, read.texts)) is not None:
+        return kept
     with progress_bars(("encoding", "texts"), ("comparing", "pairs")) as (progress, joining):
         return find_candidates(twin, read.texts, progress=progress, joining=joining)
 

@@ -238,7 +238,9 @@ def _labelling(twin: Scorer, model: str, source: str, path: Path, aim: Aim, **re
     read = read_texts(source, **reading)
     tell_read(read.report)
     command = as_typed("flag", model, source, labels=path, **reading)
-    return Labelling(open_session(twin, read, path, aim), read, command=command, medium=shown_medium(twin))
+    session = open_session(twin, read, path, aim)
+    session.candidates.save(path)
+    return Labelling(session, read, command=command, medium=shown_medium(twin))
 
 
 def recalibrate(

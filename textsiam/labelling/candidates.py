@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
+from textsiam.data.tables.errors import DataError
 from textsiam.data.texts import texts_digest
 from textsiam.decision.decision import Decision
 from textsiam.inference.batching import Progress
@@ -15,6 +17,7 @@ from textsiam.search.duplicates import Duplicates, JoinedTexts
 from textsiam.search.exact_duplicates import ExactDuplicates
 from textsiam.search.gallery_folder import scorer_fingerprint
 from textsiam.search.join.exact import FoundPairs, pairs_above
+from textsiam.search.join.pair_files import facts_of_found, read_found, write_found
 
 PER_TEXT = 10
 """Candidates for each text of a collection."""
@@ -32,7 +35,7 @@ class Candidates:
         model: Digest of the model, 64 hexadecimal digits.
         collection: Digest of the texts.
         of: What `model` is the digest of.
-        joined: The texts as they were encoded and compared; None for pairs that come from elsewhere.
+        vectors: Of the distinct texts, where they were encoded just now.
     """
 
     left: np.ndarray
@@ -41,25 +44,78 @@ class Candidates:
     model: str
     collection: str
     of: str = "model"
-    joined: JoinedTexts | None = field(default=None, repr=False)
+    vectors: np.ndarray | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return len(self.scores)
 
-    def duplicates(self, twin: Scorer, decision: Decision, *, expand_exact: bool = False) -> Duplicates:
-        """Return the pairs that a decision flags among the texts, copies too, and their clusters; nothing is encoded.
+    def duplicates(
+        self,
+        twin: Scorer,
+        texts: Sequence[str],
+        threshold: float,
+        decision: Decision | None,
+        *,
+        expand_exact: bool = False,
+        progress: Progress | None = None,
+    ) -> Duplicates:
+        """Return the pairs of texts whose score reaches a threshold, copies too, and their clusters.
 
         Args:
             twin: What scored the pairs.
-            decision: Says from which score on.
+            texts: The collection.
+            threshold: Least score of a pair.
+            decision: Says how probable each is.
             expand_exact: As for `textsiam.search.duplicates.find_duplicates`.
+            progress: Called as `progress(done, total)` where the texts must be encoded, for the clusters.
+        """
+        keys = twin.to_keys(texts)
+        copies = ExactDuplicates.among(keys)
+        vectors = self.vectors
+        if vectors is None:
+            vectors = twin.encode([keys[int(i)] for i in copies.first], progress=progress)
+        left, right = (np.searchsorted(copies.first, ends) for ends in (self.left, self.right))
+        joined = JoinedTexts(copies, vectors, FoundPairs(left, right, self.scores))
+        return joined.duplicates(twin, threshold, decision, expand_exact=expand_exact)
+
+    def save(self, labels: Path) -> None:
+        """Write the pairs beside a file of answers about them, unless they are there.
 
         Raises:
-            ValueError: The pairs come from elsewhere.
+            SaveError: The disk is full or the place cannot be written to.
         """
-        if self.joined is None:
-            raise ValueError("these pairs were not found by a join of texts, so that their texts are not known")
-        return self.joined.duplicates(twin, decision.threshold, decision, expand_exact=expand_exact)
+        place, facts = candidates_file(labels), {"model": self.model, "collection": self.collection}
+        if not place.exists() or facts_of_found(place) != facts:
+            write_found(place, [FoundPairs(self.left, self.right, self.scores)], facts=facts)
+
+
+def candidates_file(labels: Path) -> Path:
+    """Return where the candidates are kept that a file of answers is about."""
+    return labels.with_suffix(".candidates.parquet")
+
+
+def kept_candidates(labels: Path, twin: Scorer, texts: Sequence[str]) -> Candidates | None:
+    """Return the candidates that are kept beside a file of answers; None where there are none of this collection.
+
+    They are as they were scored when the first pair was asked about: another processor or number of threads rounds
+    otherwise, so that near-equal scores would change places, and what is proven of the best pairs would be of others.
+
+    Args:
+        labels: The file of answers.
+        twin: What scores pairs.
+        texts: The collection.
+
+    Raises:
+        DataError: The file is damaged.
+    """
+    place, facts = candidates_file(labels), {"model": scorer_fingerprint(twin), "collection": texts_digest(texts)}
+    if not place.exists() or facts_of_found(place) != facts:
+        return None
+    left, right, scores = read_found(place)
+    whole = len(scores) > 0 and left.min() >= 0 and (left < right).all() and right.max() < len(texts)
+    if not (whole and np.isfinite(scores).all() and (scores[1:] <= scores[:-1]).all()):
+        raise DataError(f"{place}: is damaged: its pairs are not of {len(texts)} texts, best first; delete it")
+    return Candidates(left, right, scores, **facts)
 
 
 def find_candidates(
@@ -96,14 +152,8 @@ def find_candidates(
     scores = twin.rescore(distinct, left, right, scores)
     order = np.lexsort((right, left, -scores))[:wanted]
     left, right, scores = left[order], right[order], scores[order]
-    return Candidates(
-        copies.first[left],
-        copies.first[right],
-        scores,
-        scorer_fingerprint(twin),
-        texts_digest(texts),
-        joined=JoinedTexts(copies, vectors, FoundPairs(left, right, scores)),
-    )
+    left, right = (copies.first[ends].astype(np.int64) for ends in (left, right))
+    return Candidates(left, right, scores, scorer_fingerprint(twin), texts_digest(texts), vectors=vectors)
 
 
 def _score_of(twin: Scorer, vectors: np.ndarray, wanted: int) -> float:
