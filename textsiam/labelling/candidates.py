@@ -115,7 +115,7 @@ def kept_candidates(labels: Path, twin: Scorer, texts: Sequence[str]) -> Candida
     whole = len(scores) > 0 and left.min() >= 0 and (left < right).all() and right.max() < len(texts)
     if not (whole and np.isfinite(scores).all() and (scores[1:] <= scores[:-1]).all()):
         raise DataError(f"{place}: is damaged: its pairs are not of {len(texts)} texts, best first; delete it")
-    return Candidates(left, right, scores, **facts)
+    return Candidates(left, right, scores, facts["model"], facts["collection"])
 
 
 def find_candidates(
