@@ -1,7 +1,7 @@
 """Faces of people never seen: all pairs of their pictures, beside raw pixels.
 
     python benchmarks/faces.py run                          # configs/faces.yaml, from scratch, three seeds
-    python benchmarks/faces.py run --how pretrained         # examples/faces, with weights of ImageNet
+    python benchmarks/faces.py run --how pretrained         # examples/pretrained_cnn, with weights of ImageNet
     python benchmarks/faces.py table
 
 Four splits of five people each, so that everybody is tested once; runs stand in `--runs` and go on where they stopped.
@@ -21,7 +21,7 @@ from quality import DATA, keep, stored
 
 RESULTS = Path(__file__).parent / "results" / "faces.json"
 ROOT = Path(__file__).parents[1]
-FACES, EXAMPLE = DATA.parent / "faces", ROOT / "examples" / "faces"
+FACES, EXAMPLE = DATA.parent / "faces", ROOT / "examples" / "pretrained_cnn"
 CONFIGS = {"scratch": ROOT / "configs" / "faces.yaml", "pretrained": EXAMPLE / "faces.yaml"}
 WAYS = ("raw pixels", *CONFIGS)
 

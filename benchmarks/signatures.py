@@ -1,6 +1,7 @@
 """Signatures of writers never seen: against those of others, and against skilled forgeries of theirs.
 
     python benchmarks/signatures.py run                     # configs/signatures.yaml, three splits, 15 writers held out
+    python benchmarks/signatures.py run --how pretrained    # examples/pretrained_cnn, with weights of ImageNet
     python benchmarks/signatures.py run --how peer          # the same CNN, batches and steps, triplets of a peer
     python benchmarks/signatures.py run --steps 250         # shorter
     python benchmarks/signatures.py compare                 # paired intervals, writers drawn
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,13 @@ from people import ENROLLED, FORGED, OTHERS, Claims, apart, claims, encoded, ope
 from quality import DATA, keep, stored
 
 RESULTS = Path(__file__).parent / "results" / "signatures.json"
-CONFIG = Path(__file__).parents[1] / "configs" / "signatures.yaml"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "pretrained_cnn"
+CONFIGS = {"ours": ROOT / "configs" / "signatures.yaml", "pretrained": EXAMPLE / "signatures.yaml"}
 SIGNATURES = DATA.parent / "signatures"
 PEER = {"peer_triplet.PeerTriplet": {}}
 HELD, TUNED_ON = 15, 24
-TRAINED, OTHER_WAYS = ("ours", "peer"), ("raw pixels", "no reference")
+TRAINED, OTHER_WAYS = ("ours", "pretrained", "peer"), ("raw pixels", "no reference")
 MEASURES = ("others 1", "others 5", "forged 1", "forged 5")
 
 
@@ -65,7 +69,9 @@ def twin(split: int, how: str, steps: int | None, folder: Path) -> tuple[dict, d
     held, files = held_out(split), writers()
     asked = ["--data.train", str(SIGNATURES), "--data.unseen", json.dumps(held), "--training.seed", str(split)]
     asked += [] if steps is None else ["--training.max_steps", str(steps)]
-    outcome = trained(CONFIG, folder, *asked, loss=PEER if how == "peer" else None)
+    sys.path.insert(0, str(EXAMPLE))
+    config = CONFIGS.get(how, CONFIGS["ours"])
+    outcome = trained(config, folder, *asked, loss=PEER if how == "peer" else None)
     tested = encoded(outcome.twin.encode, {name: files[name] for name in held})
     calibrating = sorted({Path(text).parent.name for text in outcome.splits.calibration.texts})
     known = encoded(outcome.twin.encode, {name: files[name] for name in calibrating})
@@ -152,7 +158,9 @@ def compare(runs: Path) -> None:
     of: dict[tuple, set[int]] = {}
     for row in rows:
         of.setdefault((row["how"], row["asked_steps"]), set()).add(row["split"])
-    for ours, theirs in ((a, b) for a in of for b in of if a[0] == "ours" and b[0] != "ours" and b[1] in (None, a[1])):
+    for ours, theirs in (
+        (a, b) for a in of for b in of if a[0] in CONFIGS and b[0] not in CONFIGS and b[1] in (None, a[1])
+    ):
         splits = sorted(of[ours] & of[theirs])
         for measure in MEASURES if splits else ():
             kind, count = measure.split()

@@ -125,12 +125,32 @@ def test_batch_norms_are_not_averaged(tmp_path: Path) -> None:
     from textsiam.inference.scratch import scratch_image_encoder
     from textsiam.models.ensemble import average_twins
 
-    twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu"))
+    twin = Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu")).eval()
     with pytest.raises(ValueError, match="the twin has batch norms"):
         average_twins([twin, twin])
     pairs = pair_images(["a.png", "b.png"], ["b.png", "c.png"], [1, 0])
     with pytest.raises(ValueError, match="the twin has batch norms"):  # before any work is done
         train(twin, pairs, None, output=tmp_path, settings=Settings(seeds=2), quiet=True)  # pyright: ignore
+    assert not any(module.training for module in twin.modules())  # asking has changed nothing
+
+
+def test_batch_norms_that_keep_their_statistics_are_averaged() -> None:
+    from torch import nn
+
+    from textsiam.inference.scratch import scratch_image_encoder
+    from textsiam.models.ensemble import average_twins
+
+    twins = [Twin(scratch_image_encoder(size=20, widths=(8,), depths=(1,), device="cpu")) for _ in range(2)]
+    for twin in twins:
+        for module in twin.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.train = lambda mode=True, module=module: module  # as those do that know other pictures
+    with torch.no_grad():
+        for weight in twins[1].parameters():
+            weight.add_(1)
+    mean = average_twins(twins)
+    for one, two in zip(mean.parameters(), twins[0].parameters(), strict=True):
+        torch.testing.assert_close(one, two + 0.5)
 
 
 def test_each_run_leaves_out_a_part_and_judges_it(driver, tmp_path: Path, monkeypatch) -> None:

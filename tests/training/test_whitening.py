@@ -31,21 +31,24 @@ def classes(of: int = 6, each: int = 4, seed: int = 0) -> Pairs:
     return Pairs.from_texts(*zip(*chains, strict=True))
 
 
-def by_formula(vectors: np.ndarray, classes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """W^-½ (x − m), to length 1, one class at a time."""
+def by_formula(vectors: np.ndarray, classes: np.ndarray, others: np.ndarray, by: str) -> np.ndarray:
+    """W^-½ (x − m) and, by distance, a constant, to length 1, one class at a time."""
     inside = np.concatenate([vectors[classes == c] - vectors[classes == c].mean(0) for c in set(classes.tolist())])
     values, axes = np.linalg.eigh(ledoit_wolf(inside, assume_centered=True)[0])
-    made = (others - vectors.mean(0)) @ axes @ np.diag(values**-0.5)
+    known, made = ((each - vectors.mean(0)) @ axes @ np.diag(values**-0.5) for each in (vectors, others))
+    if by == "distance":
+        made = np.hstack([made, np.full((len(made), 1), np.sqrt(np.mean(np.sum(known**2, axis=1))))])
     return made / np.linalg.norm(made, axis=1, keepdims=True)
 
 
-def test_the_vectors_are_those_of_the_formula():
+@pytest.mark.parametrize("by", ["angle", "distance"])
+def test_the_vectors_are_those_of_the_formula(by):
     twin, pairs = Twin.from_pretrained(MODEL), classes()
     others = [f"who is {w}?" for w in WORDS]
     known, asked = twin.encode(list(pairs.texts)), twin.encode(others)
     cluster = np.array([WORDS.index(text.split()[3]) for text in pairs.texts])
-    expected = by_formula(known.astype(float), cluster, asked.astype(float))
-    whiten(twin, pairs)
+    expected = by_formula(known.astype(float), cluster, asked.astype(float), by)
+    whiten(twin, pairs, by)
     found = twin.encode(others, precision="fp32")
     np.testing.assert_allclose(found @ found.T, expected @ expected.T, atol=3e-3)  # the known ones are in bfloat16 here
 
@@ -95,18 +98,20 @@ def test_a_whitened_twin_is_saved_and_trained_with_the_map(tmp_path):
 @pytest.mark.parametrize(("seeds", "steps"), [(1, 0), (1, 1), (2, 1)])
 def test_training_ends_with_it(tmp_path, seeds, steps):
     vectors = []
-    for whitening in (False, True):
+    for whitening in (None, "distance"):
         twin = Twin.from_pretrained(MODEL)
         settings = Settings(max_steps=steps, batch_size=8, seeds=seeds, whitening=whitening, tracker="none")
         objective = Objective({"info_nce": InfoNCELoss()})
         train(twin, classes(), objective, output=tmp_path / str(whitening), settings=settings, quiet=True)
-        if not whitening:
-            whiten(twin, classes())
+        if whitening is None:
+            whiten(twin, classes(), "distance")
         vectors.append(twin.encode(WORDS, precision="fp32"))
     np.testing.assert_array_equal(*vectors)
 
 
 def test_what_cannot_be_whitened_is_refused():
+    with pytest.raises(ValueError, match="whitening must be one of angle, distance, got 'length'"):
+        whiten(Twin.from_pretrained(MODEL), classes(), "length")
     single = Pairs.from_texts(["a", "c"], ["b", "d"], [1, 0])
     with pytest.raises(ModelError, match="two classes of two inputs"):
         whiten(Twin.from_pretrained(MODEL), single)

@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer_config.json", "vocab.json")
-_OWN_CLASSES = ("textsiam.sounds.encoder.LogMelCNN", "textsiam.images.pooling.GridPooling")  # that saved towers name
+_OWN_CLASSES = (  # that saved towers name
+    "textsiam.sounds.encoder.LogMelCNN",
+    "textsiam.images.pooling.GridPooling",
+    "textsiam.images.pooling.StatisticsPooling",
+)
 # Copies of the weights for other libraries, which nothing here opens.
 _OTHERS = ("*.bin.index.json", "*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.ot", "coreml/*", "onnx/*", "openvino/*")
 _OURS = ("textsiam.json", "ensemble.json")

@@ -350,9 +350,15 @@ def check_averageable(twin: Twin) -> None:
     """Check that a mean of weights can mean something.
 
     Raises:
-        ValueError: The twin has batch norms, whose statistics are of one set of weights and not of a mean.
+        ValueError: The twin has batch norms whose statistics training moves: they are of one set of weights, and not of
+            a mean.
     """
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in twin.modules()):
+    modes = {module: module.training for module in twin.modules()}
+    twin.train()
+    moved = any(module.training for module in modes if isinstance(module, nn.modules.batchnorm._BatchNorm))
+    for module, mode in modes.items():
+        module.training = mode
+    if moved:
         raise ValueError("the twin has batch norms, whose statistics fit no mean of weights: average scores instead")
 
 

