@@ -85,13 +85,18 @@ class Candidates:
             SaveError: The disk is full or the place cannot be written to.
         """
         place, facts = candidates_file(labels), {"model": self.model, "collection": self.collection}
-        if not place.exists() or facts_of_found(place) != facts:
+        if _known(place) != facts:
             write_found(place, [FoundPairs(self.left, self.right, self.scores)], facts=facts)
 
 
 def candidates_file(labels: Path) -> Path:
     """Return where the candidates are kept that a file of answers is about."""
     return labels.with_suffix(".candidates.parquet")
+
+
+def _known(place: Path) -> dict[str, str] | None:
+    """Return of what model and collection the pairs in a file are; None where there is no file."""
+    return facts_of_found(place) if place.exists() else None
 
 
 def kept_candidates(labels: Path, twin: Scorer, texts: Sequence[str]) -> Candidates | None:
@@ -108,8 +113,12 @@ def kept_candidates(labels: Path, twin: Scorer, texts: Sequence[str]) -> Candida
     Raises:
         DataError: The file is damaged.
     """
-    place, facts = candidates_file(labels), {"model": scorer_fingerprint(twin), "collection": texts_digest(texts)}
-    if not place.exists() or facts_of_found(place) != facts:
+    place = candidates_file(labels)
+    known = _known(place)
+    if known is None:  # and digests of model and texts need not be taken twice
+        return None
+    facts = {"model": scorer_fingerprint(twin), "collection": texts_digest(texts)}
+    if known != facts:
         return None
     left, right, scores = read_found(place)
     whole = len(scores) > 0 and left.min() >= 0 and (left < right).all() and right.max() < len(texts)
