@@ -126,13 +126,8 @@ class Decision:
     def verdicts(self, similarity: ArrayLike) -> list[Verdict]:
         """Return a verdict for each of the similarities, flattened."""
         values = finite_scores(similarity).ravel()
-        rows = zip(
-            values.tolist(),
-            self.probability(values).tolist(),
-            self.is_duplicate(values).tolist(),
-            strict=True,
-        )
-        return [Verdict(s, p, flagged, self.threshold) for s, p, flagged in rows]
+        rows = zip(values.tolist(), self.probability(values).tolist(), strict=True)
+        return [Verdict(s, p, s >= self.threshold, self.threshold) for s, p in rows]
 
     def at(self, rule: Rule = "f1") -> Decision:
         """Return this decision with the threshold of the best "f1" or "accuracy" under the prior."""
