@@ -22,9 +22,9 @@ from torch.overrides import TorchFunctionMode
 from textsiam.inference.fast.fused_bert import fusable
 from textsiam.inference.fast.processor import share_out
 from textsiam.training.batches.collation import Features
+from textsiam.training.batches.fused_layers import FusedLayers, Share, dropped, what_is_kept
 
 _SHORT = 128  # tokens up to which two batched products beat the fused kernel, forward and backward
-_LEVELS = 1 << 16  # what is dropped is a whole number of such parts: one draw of 64 bits decides about four numbers
 
 LookedUp = tuple[nn.Parameter, Tensor, Tensor]
 """A table, the ids that were looked up in it, `(n,)`, and the gradients of those rows, `(n, width)`."""
@@ -37,7 +37,11 @@ def shareable(tower: SentenceTransformer) -> bool:
 
 @contextmanager
 def encoded_by_threads(
-    encode: Callable[[list[Features]], Tensor], weights: Sequence[nn.Parameter], chunks: list[Features], threads: int
+    encode: Callable[[list[Features]], Tensor],
+    weights: Sequence[nn.Parameter],
+    chunks: list[Features],
+    threads: int,
+    fused: FusedLayers,
 ) -> Iterator[Tensor]:
     """Yield the embeddings of all chunks; the block back-propagates the loss over them.
 
@@ -50,13 +54,17 @@ def encoded_by_threads(
         weights: What the gradients are for.
         chunks: Features of all inputs.
         threads: How many there are; those that would have nothing to do are left out.
+        fused: Layers that are computed otherwise; what their weights learn goes to them.
     """
     shares = _fair_shares([chunk["input_ids"].numel() for chunk in chunks], threads)
     modes = [OwnDropout(seed) for seed in torch.randint(2**62, (len(shares),)).tolist()]
     outputs: list[Any] = [None] * len(shares)
     gradients: list[Any] = [None] * len(shares)
+    apart = {id(part) for leaf in fused.leaves for part in leaf.parts}
+    weights = [weight for weight in weights if id(weight) not in apart]
 
     def forward(k: int) -> None:
+        fused.of_this_thread(modes[k].share)
         with modes[k]:
             outputs[k] = encode([chunks[i] for i in shares[k]])
 
@@ -64,7 +72,8 @@ def encoded_by_threads(
         gradients[k] = torch.autograd.grad(outputs[k], weights, gradient, allow_unused=True)
         outputs[k] = None
 
-    _together([partial(forward, k) for k in range(len(shares))])
+    with fused.in_place():
+        _together([partial(forward, k) for k in range(len(shares))])
     place = np.argsort(np.concatenate(shares))
     sizes = [len(chunk["input_ids"]) for chunk in chunks]
     parts = torch.cat([output.detach() for output in outputs]).split([sizes[i] for share in shares for i in share])
@@ -78,6 +87,7 @@ def encoded_by_threads(
         for part in parts:
             if part is not None:
                 weight.grad = part if weight.grad is None else weight.grad.add_(part)
+    _together([partial(fused.give, [mode.share for mode in modes], slice(k, None, threads)) for k in range(threads)])
     for mode in modes:
         for weight, ids, rows in mode.looked_up:
             if weight.grad is None:
@@ -110,12 +120,13 @@ class OwnDropout(TorchFunctionMode):
         seed: Of the numbers.
 
     Attributes:
+        share: Its random numbers, and what its fused layers have learned.
         looked_up: In the order of the backward pass; to be added to the gradients of the tables.
     """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
-        self.generator = torch.Generator().manual_seed(seed)
+        self.share = Share(torch.Generator().manual_seed(seed))
         self.looked_up: list[LookedUp] = []
 
     def __torch_function__(
@@ -133,14 +144,8 @@ class OwnDropout(TorchFunctionMode):
 
     def _dropout(self, x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
         """Return what `torch.nn.functional.dropout` does, in other places."""
-        if not training or p == 0.0:
-            return x
-        # One factor for what is kept and for how much it grows: rounded first, so that the mean stays what it was.
-        factor = torch.tensor(1.0 / (1.0 - p), dtype=x.dtype).item()
-        drawn = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None, generator=self.generator)
-        least = round(_LEVELS * (0.5 - 1.0 / factor))  # of the numbers −2¹⁵ … 2¹⁵ − 1, those that are kept
-        kept = drawn.view(torch.int16)[: x.numel()].view(x.shape) >= least
-        return x * kept.to(x.dtype).mul_(factor)
+        kept = self.share.kept(x.shape, x.dtype, p if training else 0.0)
+        return x if kept is None else _Dropout.apply(x, kept, 1.0 / (1.0 - dropped(p)))  # pyright: ignore
 
     def _embedding(self, ids: Tensor, table: Tensor, padding_idx: int | None = None, **others: Any) -> Tensor:
         """Return rows of a table."""
@@ -161,6 +166,19 @@ class OwnDropout(TorchFunctionMode):
             fits = attn_mask.dtype == torch.bool
             scores = scores.masked_fill(~attn_mask, -math.inf) if fits else scores + attn_mask
         return self._dropout(scores.softmax(-1).to(value.dtype), dropout_p) @ value
+
+
+class _Dropout(torch.autograd.Function):
+    """What dropout keeps, times a factor."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: Tensor, factor: float) -> Tensor:
+        ctx.kept, ctx.factor = kept, factor
+        return what_is_kept(x, kept).mul_(factor)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Any, ...]:
+        return what_is_kept(gradients[0], ctx.kept).mul_(ctx.factor), None, None
 
 
 class _LookUp(torch.autograd.Function):

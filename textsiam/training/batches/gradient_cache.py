@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from textsiam.training.batches.collation import Batch, Features
 from textsiam.training.batches.crew import encoded_by_threads
+from textsiam.training.batches.fused_layers import FusedLayers
 
 Piece = tuple[list[Features], list[Features] | None]
 """What the twin encodes in one call: left chunks and right chunks."""
@@ -41,7 +42,9 @@ def encoded(
             return _embed(accelerator, model, (chunks, None))[0]
 
         weights = [weight for weight in model.parameters() if weight.requires_grad]
-        with encoded_by_threads(encode, weights, batch.left, threads) as embeddings:
+        half = accelerator.mixed_precision == "bf16"
+        fused = FusedLayers(accelerator.unwrap_model(model).left[0], torch.bfloat16 if half else torch.float32)
+        with encoded_by_threads(encode, weights, batch.left, threads, fused) as embeddings:
             yield embeddings, embeddings
         return
     if not cached:
