@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate.utils import AutocastKwargs, set_seed
+from accelerate.utils import AutocastKwargs, DistributedType, set_seed
 from sentence_transformers import SentenceTransformer
 from sklearn.metrics import average_precision_score
 from torch import Tensor, nn
@@ -63,7 +63,7 @@ class Run:
         for each in more:
             each.check()
         self.threads = self._threads(twin)
-        if self.threads > 1:  # a weight that two threads cast for each other would be rounded as chance has it
+        if self.threads:  # a weight that two threads cast for each other would be rounded as chance has it
             self.accelerator.autocast_handler = AutocastKwargs(cache_enabled=False)  # pyright: ignore
         sets = acquainted([TrainingSet(pairs, objective), *more])
         parts = [self._ready(twin, each, settings if each is sets[0] else settings.of_further_set()) for each in sets]
@@ -97,14 +97,16 @@ class Run:
             twin,
             make_sampler(given.pairs, settings, objective, world=world),
             # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
-            token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device, self.threads),
+            token_budget=_ONE_CHUNK
+            if self._sharded
+            else settings.budget_on(self.accelerator.device, max(self.threads, 1)),
             seed=settings.seed,
             negatives=objective.needs_negatives,
             twice=objective.encodes_twice,
             grades=given.grades,
             rank=self.accelerator.process_index,
             world=world,
-            threads=self.threads,
+            threads=max(self.threads, 1),
             prepare=self._prepared,
             taught=Taught.by(objective.teacher, twin, given.pairs.texts) if objective.reads_teacher else None,
         )
@@ -116,12 +118,14 @@ class Run:
         return inputs.augmented(augment) if augment else inputs
 
     def _threads(self, twin: Twin) -> int:
-        """Return among how many threads of one core each a step is shared; 1 leaves the cores to torch."""
-        settings, one_process = self.settings, self.accelerator.num_processes == 1
+        """Return among how many threads of one core each a step is shared; 0 leaves the cores to torch."""
+        settings, kind = self.settings, self.accelerator.distributed_type
         apart = settings.gradient_cache or settings.gradient_checkpointing or settings.compile
-        if self.accelerator.device.type != "cpu" or not one_process or apart or twin.right is not None:
-            return 1
-        return torch.get_num_threads() if shareable(twin.left) else 1
+        whole = kind in (DistributedType.NO, DistributedType.MULTI_CPU) and twin.right is None
+        known = self.accelerator.mixed_precision in ("no", "bf16")
+        if self.accelerator.device.type != "cpu" or not whole or not known or apart:
+            return 0
+        return torch.get_num_threads() if shareable(twin.left) else 0
 
     def _prepare(self, twin: Twin, objective: Objective | Objectives) -> None:
         settings = self.settings

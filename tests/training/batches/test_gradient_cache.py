@@ -15,7 +15,14 @@ from textsiam.training.batches.gradient_cache import encoded
 from textsiam.training.batches.sampling import Uniform
 from textsiam.training.distributed import gather_batch, make_accelerator
 from textsiam.training.loop import train
+from textsiam.training.run import Run
 from textsiam.training.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def one_dropout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave the cores to torch in every run here, whose dropout is compared: threads draw one of their own."""
+    monkeypatch.setattr(Run, "_threads", lambda *_: 0)
 
 
 def run(driver: ModuleType, output: Path, losses: list[str], *, half: bool = False, **knobs: Any) -> Any:

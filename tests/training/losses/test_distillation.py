@@ -92,7 +92,7 @@ def test_the_tower_before_training_is_kept_and_another_one_is_learned_from(drive
     learn(taught, tmp_path / "taught", driver, teacher=str(tmp_path / "teacher"))
     assert gap(taught, plain, unseen) < 0.5 * gap(start, plain, unseen)
     Ensemble([start, plain]).save_pretrained(tmp_path / "ensemble")  # its vectors are twice as wide
-    learn(ensemble, tmp_path / "by ensemble", driver, teacher=str(tmp_path / "ensemble"), weight=500.0)
+    learn(ensemble, tmp_path / "by ensemble", driver, teacher=str(tmp_path / "ensemble"), weight=500.0, epochs=6)
     assert gap(ensemble, Ensemble([start, plain]), unseen) < 0.5 * gap(plain, Ensemble([start, plain]), unseen)
 
 

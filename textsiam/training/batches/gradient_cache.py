@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
@@ -13,13 +14,14 @@ from textsiam.training.batches.collation import Batch, Features
 from textsiam.training.batches.crew import encoded_by_threads
 from textsiam.training.batches.fused_layers import FusedLayers
 
+_TOGETHER = 1 << 22  # gradients that processes exchange at once
 Piece = tuple[list[Features], list[Features] | None]
 """What the twin encodes in one call: left chunks and right chunks."""
 
 
 @contextmanager
 def encoded(
-    accelerator: Accelerator, model: nn.Module, batch: Batch, *, cached: bool, threads: int = 1
+    accelerator: Accelerator, model: nn.Module, batch: Batch, *, cached: bool, threads: int = 0
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the left and the right embeddings of a batch; the block back-propagates the loss over them.
 
@@ -34,18 +36,21 @@ def encoded(
         model: The prepared twin.
         batch: What to encode.
         cached: Whether to encode twice and save memory.
-        threads: How many share the chunks (see `crew`); more than one only for a shared tower without the cache.
+        threads: How many share the chunks (see `crew`), for a shared tower without the cache; 0 leaves the cores to torch.
     """
-    if threads > 1:
+    if threads:
+        whole = accelerator.unwrap_model(model)  # how processes share its gradients is ours to say
 
         def encode(chunks: list[Features]) -> Tensor:
-            return _embed(accelerator, model, (chunks, None))[0]
+            return _embed(accelerator, whole, (chunks, None))[0]
 
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
+        weights = [weight for weight in whole.parameters() if weight.requires_grad]
         half = accelerator.mixed_precision == "bf16"
-        fused = FusedLayers(accelerator.unwrap_model(model).left[0], torch.bfloat16 if half else torch.float32)
+        fused = FusedLayers(whole.left[0], torch.bfloat16 if half else torch.float32)
         with encoded_by_threads(encode, weights, batch.left, threads, fused) as embeddings:
             yield embeddings, embeddings
+        if accelerator.num_processes > 1 and accelerator.sync_gradients:
+            _average(accelerator, [weight.grad for weight in weights if weight.grad is not None])
         return
     if not cached:
         yield _embed(accelerator, model, (batch.left, batch.right))
@@ -75,6 +80,17 @@ def encoded(
             torch.autograd.backward([o for o, _ in sides], [g for _, g in sides])
             del outputs, sides
     _restore(device, after)
+
+
+def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
+    """Give all processes the mean of their gradients, some megabytes at a time."""
+    while gradients:
+        sizes = np.cumsum([gradient.numel() for gradient in gradients])
+        part = gradients[: max(1, int(np.searchsorted(sizes, _TOGETHER)))]
+        gradients = gradients[len(part) :]
+        mean: Tensor = accelerator.reduce(torch.cat([each.flatten() for each in part]), "mean")  # pyright: ignore
+        for gradient, own in zip(part, mean.split([each.numel() for each in part]), strict=True):
+            gradient.copy_(own.view_as(gradient))
 
 
 def _embed(accelerator: Accelerator, model: nn.Module, piece: Piece) -> tuple[Tensor, Tensor]:
