@@ -36,7 +36,7 @@ def encoded(
         model: The prepared twin.
         batch: What to encode.
         cached: Whether to encode twice and save memory.
-        threads: How many share the chunks (see `crew`), for a shared tower without the cache; 0 leaves the cores to torch.
+        threads: How many share the chunks (see `crew`) of a shared tower without the cache; 0: torch has the cores.
     """
     if threads:
         whole = accelerator.unwrap_model(model)  # how processes share its gradients is ours to say
