@@ -268,7 +268,7 @@ class FusedLayers:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Have the library's layers compute as these do, in every thread that has entered `for_thread`."""
+        """Have the library's layers compute as these do, in every thread that has called `of_this_thread`."""
         for layer, fused in zip(self._replaced, self._layers, strict=True):
             layer.forward = partial(self._forward, fused)
         try:
