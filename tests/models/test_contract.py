@@ -176,6 +176,7 @@ def test_training_tells_the_classes_apart(twin, inputs, pairs, tmp_path, losses)
     assert average_precision() > 0.9
 
 
+@pytest.mark.filterwarnings("ignore:step 3. random pairs have a mean cosine")  # as random towers have
 def test_batches_of_p_clusters_and_k_inputs(twin, pairs, tmp_path):
     settings = Settings(max_steps=3, batch_size=8, per_cluster=4, tracker="none")
     losses = objective(info_nce=InfoNCELoss(temperature=0.1))
