@@ -19,10 +19,12 @@ import torch
 from torch import Tensor, nn
 
 from textsiam.inference.fast.fused_bert import Product, encoder_of
+from textsiam.inference.fast.processor import share_out
 
 # oneDNN makes a kernel for each number of rows, in about a millisecond: idle rows, which are 0, make them few.
 _GRAIN = 64
 _LEVELS = 1 << 16  # what is dropped is a whole number of such parts: one draw of 64 bits decides about four numbers
+_LEAVES = 8  # of a layer: weights and biases of four products
 _BITS = {torch.bfloat16: torch.int16, torch.float32: torch.int32}
 
 
@@ -99,8 +101,10 @@ class Leaf(NamedTuple):
     @classmethod
     def of(cls, parts: Sequence[Tensor], scales: Sequence[float], dtype: torch.dtype) -> Leaf:
         """Scale and cast parameters, and put them below one another."""
-        scaled = torch.cat([part.detach() * scale for part, scale in zip(parts, scales, strict=True)])
-        return cls(scaled.to(dtype), tuple(parts), tuple(scales))
+        tensor = torch.empty(sum(map(len, parts)), *parts[0].shape[1:], dtype=dtype)
+        for rows, part, scale in zip(tensor.split([*map(len, parts)]), parts, scales, strict=True):
+            rows.copy_(part.detach() if scale == 1.0 else part.detach() * scale)
+        return cls(tensor, tuple(parts), tuple(scales))
 
     def give(self, gradient: Tensor) -> None:
         """Add a gradient of the tensor to those of the parameters."""
@@ -255,15 +259,19 @@ class FusedLayers:
     Args:
         backbone: One that `fusable` takes.
         dtype: Number format of the products.
+        threads: How many cast the weights.
     """
 
-    def __init__(self, backbone: Any, dtype: torch.dtype) -> None:
+    def __init__(self, backbone: Any, dtype: torch.dtype, threads: int = 1) -> None:
         self._replaced = [layer for layer in encoder_of(backbone).encoder.layer if _replaceable(layer)]
-        self._layers: list[FusedLayer] = []
-        self.leaves: list[Leaf] = []
-        for layer in self._replaced:
-            self._layers.append(FusedLayer(layer, dtype, len(self.leaves)))
-            self.leaves += self._layers[-1].leaves
+        self._layers: list[Any] = [None] * len(self._replaced)
+
+        def cast(first: int) -> None:
+            for k in range(first, len(self._replaced), threads):
+                self._layers[k] = FusedLayer(self._replaced[k], dtype, k * _LEAVES)
+
+        share_out([partial(cast, first) for first in range(threads)], lambda: None, alone=True)
+        self.leaves = [leaf for layer in self._layers for leaf in layer.leaves]
         self._own = threading.local()
 
     @contextmanager

@@ -46,7 +46,7 @@ def encoded(
 
         weights = [weight for weight in whole.parameters() if weight.requires_grad]
         half = accelerator.mixed_precision == "bf16"
-        fused = FusedLayers(whole.left[0], torch.bfloat16 if half else torch.float32)
+        fused = FusedLayers(whole.left[0], torch.bfloat16 if half else torch.float32, threads)
         with encoded_by_threads(encode, weights, batch.left, threads, fused) as embeddings:
             yield embeddings, embeddings
         if accelerator.num_processes > 1 and accelerator.sync_gradients:
