@@ -1,15 +1,16 @@
 """Spoken words by speakers never heard, and words never heard, beside dynamic time warping over MFCCs.
 
-    python benchmarks/sounds.py speakers      # each speaker held out in turn, three seeds
-    python benchmarks/sounds.py words         # three words held out, another three for each seed
-    python benchmarks/sounds.py voices        # same speaker or not, by the tower of examples/voices
-    python benchmarks/sounds.py table         # Markdown for the docs
+    python benchmarks/sounds.py speakers                       # each speaker held out in turn, three seeds
+    python benchmarks/sounds.py words                          # three words held out, another three for each seed
+    python benchmarks/sounds.py speakers --how pretrained      # the tower of examples/words, whitened; words as well
+    python benchmarks/sounds.py voices                         # same speaker or not, by the tower of examples/voices
+    python benchmarks/sounds.py table                          # Markdown for the docs
 
-`configs/spoken_words.yaml` trains on the Free Spoken Digit Dataset (`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is
-`DIGIT_TAKE.wav`). Pairs are of a held-out speaker with another, or of two speakers saying held-out words: 2,000 of one
-word, 2,000 of two. Of dynamic time warping the best of its variants on the very pairs is taken. Intervals resample what
-was held out, and the words of both sides. Needs librosa. Each run adds a row to the JSON file; a row that is there
-is not run again.
+`configs/spoken_words.yaml`, or `examples/words/words.yaml`, trains on the Free Spoken Digit Dataset
+(`$TEXTSIAM_DATA/spoken_digits/SPEAKER/…`, a file is `DIGIT_TAKE.wav`). Pairs are of a held-out speaker with another, or
+of two speakers saying held-out words: 2,000 of one word, 2,000 of two. Of dynamic time warping the best of its variants
+on the very pairs is taken. Intervals resample what was held out, and the words of both sides. Needs librosa. Each run
+adds a row to the JSON file; a row that is there is not run again.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable
 from functools import cache
@@ -29,7 +31,9 @@ import yaml
 from quality import DATA, keep, stored
 
 RESULTS = Path(__file__).parent / "results" / "sounds.json"
-CONFIG = Path(__file__).parents[1] / "configs" / "spoken_words.yaml"
+ROOT = Path(__file__).parents[1]
+EXAMPLE = ROOT / "examples" / "words"
+CONFIGS = {"scratch": ROOT / "configs" / "spoken_words.yaml", "pretrained": EXAMPLE / "words.yaml"}
 WORDS = DATA.parent / "spoken_digits"
 SPEAKERS = ("george", "jackson", "lucas", "theo")
 HELD_OUT = (("0", "1", "2"), ("3", "4", "5"), ("6", "7", "8"))  # words of each seed
@@ -69,18 +73,20 @@ def drawn(left: list[Recording], right: list[Recording], seed: int = 0) -> list[
     return [kind[i] for kind in kinds for i in rng.choice(len(kind), min(EACH, len(kind)), replace=False)]
 
 
-def trained(taken: list[Recording], seed: int, *first: dict):
-    """Train the config on recordings, changed as it says after what stands `first`; returns the twin, and seconds."""
+def trained(how: str, taken: list[Recording], seed: int, *first: dict):
+    """Train a config on recordings, changed as it says after what stands `first`; returns the twin, and seconds."""
     from textsiam.config.run import read_config
     from textsiam.recipe import run
 
     with tempfile.TemporaryDirectory() as folder:
         source = folder_of(taken, Path(folder) / "words")
         data = ["--data.train", str(source), "--training.seed", str(seed), "--data.seed", str(seed)]
-        if first:
-            changes = [*first, yaml.safe_load(CONFIG.read_text())["training"]["augment"]]
-            data += ["--training.augment", json.dumps(changes)]
-        outcome = run(read_config([str(CONFIG), *data, "--output", f"{folder}/run", "--training.tracker", "none"]))
+        data += ["--output", f"{folder}/run", "--training.tracker", "none"]
+        augment = yaml.safe_load(CONFIGS[how].read_text())["training"].get("augment")
+        if first and augment:
+            data += ["--training.augment", json.dumps([*first, augment])]
+        sys.path.insert(0, str(EXAMPLE))
+        outcome = run(read_config([str(CONFIGS[how]), *data]))
         return outcome.twin, outcome.result.seconds
 
 
@@ -156,7 +162,7 @@ def resampled(parts: list[dict], names: list[str], count: int = 1000) -> list[di
     return [each for each in found if len(each) == len(names)]
 
 
-def compared(what: str, parts: list[dict], ratio: float) -> dict:
+def compared(what: str, how: str, parts: list[dict], ratio: float) -> dict:
     """Return the mean EERs of twin and warping, and of the twin less `ratio` times warping, with intervals."""
     names = ["twin", "warping"]
     value = {name: float(np.mean([eer(part[name], part["same"]) for part in parts])) for name in names}
@@ -166,19 +172,22 @@ def compared(what: str, parts: list[dict], ratio: float) -> dict:
     value["difference"] = value["twin"] - ratio * value["warping"]
     figures = {name: [value[name], *np.quantile(draws[name], [0.025, 0.975]).tolist()] for name in value}
     each = {part["name"]: {name: eer(part[name], part["same"]) for name in names} for part in parts}
-    return {"what": what, "ratio": ratio, "eer": figures, "parts": each, "seconds": [part["seconds"] for part in parts]}
+    seconds = [part["seconds"] for part in parts]
+    return {"what": what, "how": how, "ratio": ratio, "eer": figures, "parts": each, "seconds": seconds}
 
 
-def part_of(name: str, known: list[Recording], held: Callable[[Recording], bool], seed: int, *first: dict) -> dict:
+def part_of(
+    how: str, name: str, known: list[Recording], held: Callable[[Recording], bool], seed: int, *first: dict
+) -> dict:
     """Train on what is not held out, and score pairs of what is; a part that was done before is read."""
-    file = PARTS / f"{name} {seed}.npz"
+    file = PARTS / f"{name} {seed} {how}.npz"
     left = [each for each in known if held(each)]
     right = known if name in SPEAKERS else left
     pairs = drawn(left, right)
     part = {"name": f"{name}, seed {seed}", "same": np.array([a.word == b.word for a, b in pairs])}
     part["units"] = [[a.word for a, _ in pairs], [b.word for _, b in pairs]]
     if not file.exists():
-        twin, seconds = trained([each for each in known if not held(each)], seed, *first)
+        twin, seconds = trained(how, [each for each in known if not held(each)], seed, *first)
         file.parent.mkdir(exist_ok=True)
         np.savez(file, seconds=seconds, twin=encoded(twin, pairs), warping=best_warped(name, pairs))
     part |= {key: value if value.ndim else float(value) for key, value in np.load(file).items()}
@@ -186,28 +195,26 @@ def part_of(name: str, known: list[Recording], held: Callable[[Recording], bool]
     return part
 
 
-def speakers() -> list[dict]:
+def speakers(how: str) -> list[dict]:
     """Hold out each speaker in turn."""
     known = recordings()
-    parts = [part_of(who, known, lambda r, who=who: r.speaker == who, seed) for seed in SEEDS for who in SPEAKERS]
-    return [compared("speakers", parts, 0.5)]
+    parts = [part_of(how, who, known, lambda r, who=who: r.speaker == who, seed) for seed in SEEDS for who in SPEAKERS]
+    return [compared("speakers", how, parts, 0.5)]
 
 
-def words() -> list[dict]:
+def words(how: str) -> list[dict]:
     """Hold out three words, another three for each seed."""
     known = recordings()
     parts = [
-        part_of("words " + " ".join(held), known, lambda r, held=held: r.word in held, seed, NEW_WORDS)
+        part_of(how, "words " + " ".join(held), known, lambda r, held=held: r.word in held, seed, NEW_WORDS)
         for seed, held in zip(SEEDS, HELD_OUT, strict=True)
     ]
-    return [compared("words", parts, 1.0)]
+    return [compared("words", how, parts, 1.0)]
 
 
 def voices() -> list[dict]:
     """Tell whether two recordings, of one word or of four, are of one speaker; the threshold is that of two others."""
-    import sys
-
-    sys.path.insert(0, str(CONFIG.parents[1] / "examples" / "voices"))
+    sys.path.insert(0, str(ROOT / "examples" / "voices"))
     from voices import voice_encoder
 
     from textsiam import Twin
@@ -259,20 +266,23 @@ def table() -> None:
         }
         target = "half of it" if row["ratio"] == 0.5 else "it"
         seconds = f"{np.mean(row['seconds']):.0f} s"
-        print(
-            f"| {row['what']} | {shown['twin']} | {shown['warping']} | {shown['difference']} to {target} | {seconds} |"
-        )
+        held = f"{row['what']}, {row['how']}"
+        difference = f"{shown['difference']} to {target}"
+        print(f"| {held} | {shown['twin']} | {shown['warping']} | {difference} | {seconds} |")
 
 
 def main() -> None:
     """Parse the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=["speakers", "words", "voices", "table"])
-    what = parser.parse_args().what
-    if what == "table":
+    parser.add_argument("--how", choices=list(CONFIGS), default="scratch")
+    given = parser.parse_args()
+    made = {"speakers": lambda: speakers(given.how), "words": lambda: words(given.how), "voices": voices}
+    asked = {"what": given.what} | ({} if given.what == "voices" else {"how": given.how})
+    if given.what == "table":
         table()
-    elif not any(row["what"] == what for row in stored(RESULTS)["rows"]):
-        keep(RESULTS, {"speakers": speakers, "words": words, "voices": voices}[what]())
+    elif not any(row.items() >= asked.items() for row in stored(RESULTS)["rows"]):
+        keep(RESULTS, made[given.what]())
 
 
 if __name__ == "__main__":
