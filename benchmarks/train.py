@@ -34,6 +34,8 @@ from quality import (
     train_textsiam,
 )
 
+from textsiam.inference.fast.cores import available_cores
+
 RESULTS = results_file("train")
 # On a GPU each method takes its fastest.
 BATCH_SIZES = (128, 512, 2048) if accelerator() else (BATCH_SIZE,)
@@ -144,6 +146,8 @@ def ways(rounds, steps):
             for name in WAYS:
                 launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
                 launch += [str(RECIPE.parent / "accelerate" / f"{'ddp_cpu' if 'two' in name else 'one_process'}.yaml")]
+                threads = 1 if "two" in name else available_cores()  # Accelerate gives a process one unless told
+                launch += ["--num_cpu_threads_per_process", str(threads)]
                 command = [*launch, __file__, "way", name, "--tokens", str(tokens), "--steps", str(steps)]
                 said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
                 rows = [json.loads(line) for line in said.splitlines() if line.startswith("{")]

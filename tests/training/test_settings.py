@@ -87,4 +87,5 @@ def test_batch_is_a_multiple_of_the_accumulation() -> None:
 def test_the_token_budget_is_that_of_the_device_unless_it_is_given() -> None:
     devices = [torch.device("cpu"), torch.device("cuda", 0)]
     assert [Settings().budget_on(device) for device in devices] == [1536, 65_536]
+    assert [Settings().budget_on(devices[0], threads) for threads in (1, 2)] == [768, 768]
     assert [Settings(token_budget=100).budget_on(device) for device in devices] == [100, 100]

@@ -97,9 +97,7 @@ class Run:
             twin,
             make_sampler(given.pairs, settings, objective, world=world),
             # Every call of a shard is a meeting of all processes, so all must make the same number of calls: one.
-            token_budget=_ONE_CHUNK
-            if self._sharded
-            else settings.budget_on(self.accelerator.device, max(self.threads, 1)),
+            token_budget=_ONE_CHUNK if self._sharded else settings.budget_on(self.accelerator.device, self.threads),
             seed=settings.seed,
             negatives=objective.needs_negatives,
             twice=objective.encodes_twice,

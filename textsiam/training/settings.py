@@ -116,8 +116,8 @@ class Settings:
         precision: Number format of the forward pass: "fp32", "bf16", "fp16", or "auto": bf16 where the hardware
             has it.
         token_budget: Largest padded size of a chunk, in tokens. None picks it for the device: 1,536 on a CPU, whose
-            caches hold no more (768 where each thread has a chunk of its own), 65,536 elsewhere. With FSDP a batch is
-            one chunk, whatever this says.
+            caches hold no more (768 where a thread or a process has a chunk of its own), 65,536 elsewhere. With FSDP a
+            batch is one chunk, whatever this says.
         gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them keeps its activations at a
             time, so that the batch may be as large as the embeddings allow. The gradients are the same up to rounding.
         gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
@@ -179,9 +179,9 @@ class Settings:
                 f"{self.gradient_accumulation_steps}"
             )
 
-    def budget_on(self, device: torch.device, threads: int = 1) -> int:
-        """Return the largest padded size of a chunk on a device, in tokens, where each of several threads has one."""
-        return self.token_budget or (65_536 if device.type != "cpu" else 1536 if threads == 1 else 768)
+    def budget_on(self, device: torch.device, threads: int = 0) -> int:
+        """Return the largest padded size of a chunk on a device, in tokens; of each thread, if there are any."""
+        return self.token_budget or (65_536 if device.type != "cpu" else 768 if threads else 1536)
 
     @property
     def augmentations(self) -> list[Augmentation]:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import weakref
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from textsiam.training.batches import gradient_cache
 from textsiam.training.batches.collation import TrainingPairs
 from textsiam.training.batches.gradient_cache import encoded
 from textsiam.training.batches.sampling import Uniform
@@ -191,3 +192,30 @@ def test_the_same_weights_after_a_resume(driver, tmp_path):
     )
     assert result.steps == 4
     assert not [name for name, value in twin.state_dict().items() if not torch.equal(value, whole[name])]
+
+
+def gradients_of(rank: int) -> list[Tensor]:
+    """Return gradients of a table of which each process looked other rows up, of layers, and of one that has none."""
+    drawn = torch.Generator().manual_seed(rank)
+    table = torch.zeros(9000, 3)
+    table[[[1, 4, 8999], [4, 5000]][rank]] = torch.randn(3 - rank, 3, generator=drawn)
+    return [table, torch.zeros(8500, 2), *(torch.randn(size, generator=drawn) for size in ((40, 30), (30,), (7, 5)))]
+
+
+def average(rank: int, folder: str, together: int) -> None:
+    """Average the gradients of two processes, and write what this one has then."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    gradient_cache._TOGETHER = together
+    found = gradients_of(rank)
+    gradient_cache._average(SimpleNamespace(num_processes=2), found)
+    torch.save(found, f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("together", [1 << 22, 500])
+def test_processes_have_the_mean_of_their_gradients(tmp_path, together):
+    torch.multiprocessing.spawn(average, (str(tmp_path), together), nprocs=2)
+    expected = [(a + b) / 2 for a, b in zip(*map(gradients_of, (0, 1)), strict=True)]
+    for rank in (0, 1):
+        for own, mean in zip(torch.load(tmp_path / f"{rank}.pt"), expected, strict=True):
+            torch.testing.assert_close(own, mean, rtol=1e-6, atol=1e-7)

@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.distributed import ReduceOp, all_reduce
 
 from textsiam.training.batches.collation import Batch, Features
 from textsiam.training.batches.crew import encoded_by_threads
 from textsiam.training.batches.fused_layers import FusedLayers
 
-_TOGETHER = 1 << 22  # gradients that processes exchange at once
+_TOGETHER = 1 << 22  # numbers that processes exchange at once
+_TABLE = 8192  # rows; a weight of more is a table of embeddings, of which a batch looks few up
 Piece = tuple[list[Features], list[Features] | None]
 """What the twin encodes in one call: left chunks and right chunks."""
 
@@ -83,14 +85,27 @@ def encoded(
 
 
 def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
-    """Give all processes the mean of their gradients, some megabytes at a time."""
-    while gradients:
-        sizes = np.cumsum([gradient.numel() for gradient in gradients])
-        part = gradients[: max(1, int(np.searchsorted(sizes, _TOGETHER)))]
-        gradients = gradients[len(part) :]
-        mean: Tensor = accelerator.reduce(torch.cat([each.flatten() for each in part]), "mean")  # pyright: ignore
-        for gradient, own in zip(part, mean.split([each.numel() for each in part]), strict=True):
-            gradient.copy_(own.view_as(gradient))
+    """Give all processes the mean of their gradients; of a table of embeddings, exchange what some process looked up.
+
+    Many go in one exchange, since each has the processes wait for each other; `accelerator.reduce` would copy more.
+    """
+    rows = [_looked_up(each) if each.dim() > 1 and len(each) > _TABLE else ... for each in gradients]
+    ends = np.cumsum([gradient[used].numel() for gradient, used in zip(gradients, rows, strict=True)])
+    groups = (ends - 1) // _TOGETHER
+    for group in np.unique(groups):
+        some = [(gradients[i], rows[i]) for i in np.flatnonzero(groups == group)]
+        parts = [gradient[used].flatten() for gradient, used in some]
+        together = torch.cat(parts).div_(accelerator.num_processes)
+        all_reduce(together)
+        for (gradient, used), mean in zip(some, together.split([len(part) for part in parts]), strict=True):
+            gradient[used] = mean.view_as(gradient[used])
+
+
+def _looked_up(gradient: Tensor) -> Tensor:
+    """Return the rows of a table that any process has a gradient of."""
+    used = gradient.flatten(1).any(dim=1).to(torch.uint8)
+    all_reduce(used, ReduceOp.MAX)
+    return used.nonzero()[:, 0]
 
 
 def _embed(accelerator: Accelerator, model: nn.Module, piece: Piece) -> tuple[Tensor, Tensor]:
