@@ -302,3 +302,17 @@ def test_a_kill_at_any_moment_leaves_before_or_after(place, tmp_path, textsiam):
         assert kept  # what was said to be there is
         if told:
             assert steps in ([told], [told + 1])  # one state, and the last that was told or the next one
+
+
+def test_identify_says_that_pictures_are_unlike_those_of_the_calibration(place, calibrated, tmp_path, textsiam):
+    alike = sorted(draw(tmp_path / "others", range(PEOPLE), range(40, 48)).rglob("*.png"))
+    dim = []
+    for file in alike:  # as another scanner sees them
+        dim.append(file.with_name(f"dim {file.name}"))
+        Image.fromarray((np.asarray(Image.open(file)) // 8).astype(np.uint8)).save(dim[-1])
+    said = textsiam("gallery", "identify", place / "model", calibrated, *alike)
+    assert (said.status, "unlike" in said.err) == (0, False)
+    said = textsiam("gallery", "identify", place / "model", calibrated, *dim)
+    assert said.status == 0
+    assert "warning: these inputs are unlike those that the gallery was calibrated on" in said.err
+    assert said.out.count("\n") == len(alike)

@@ -388,3 +388,27 @@ def test_real_texts(twin: Twin, question_clusters) -> None:
     identity = gallery.identify(question_clusters[0][0])
     assert identity.similarity > 0.5
     assert gallery.verify(question_clusters[0][0], question_clusters[0][1]).duplicate
+
+
+def test_what_the_calibration_looked_like_is_kept_and_compared(gallery: Gallery, tmp_path) -> None:
+    assert gallery.calibrate(*calibration()).usual is not None
+    loaded = Gallery.load(gallery.save(tmp_path / "g"), gallery.twin)
+    assert loaded.usual is not None
+    assert (loaded.usual.inputs, loaded.usual.identities) == (20 * IDENTITIES, IDENTITIES)
+    assert np.array_equal(loaded.usual.values, gallery.usual.values)
+    others = [f"{person}/{take}" for person in range(IDENTITIES) for take in range(300, 320)]
+    assert loaded.drift(loaded.similarities(others)) is None
+    away = np.stack([vector(name) for name in others]) - 9.0 * loaded.vectors().mean(axis=0)
+    found = loaded.drift(loaded.similarities_of(away / np.linalg.norm(away, axis=1, keepdims=True)))
+    assert found is not None
+    assert found.distance > found.allowed
+    few = Gallery.load(Gallery(gallery.twin).save(tmp_path / "few"), gallery.twin)
+    assert (few.usual, few.drift(np.zeros((60, 0), np.float32))) == (None, None)
+
+
+def test_a_gallery_that_remembers_no_calibration_raises_no_alarm(gallery: Gallery, tmp_path) -> None:
+    file = gallery.calibrate(*calibration()).save(tmp_path / "g") / "gallery.json"
+    facts = json.loads(file.read_text())
+    del facts["usual"]  # as those of before have none
+    file.write_text(json.dumps(facts))
+    assert Gallery.load(tmp_path / "g", gallery.twin).usual is None

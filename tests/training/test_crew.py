@@ -72,6 +72,31 @@ def test_other_random_numbers_give_other_dropout(tower, pairs, tmp_path, monkeyp
     assert losses[0] != losses[1]
 
 
+@pytest.mark.parametrize(("precision", "close"), [("fp32", 2e-6), ("bf16", 1e-3)])
+def test_the_gradient_cache_learns_the_same_with_the_same_dropout(
+    tower, pairs, tmp_path, monkeypatch, precision, close
+):
+    encoded = []
+
+    def forward(self, left, right=None, *, own=Twin.forward):
+        encoded.append((torch.is_grad_enabled(), len(left)))
+        return own(self, left, right)
+
+    monkeypatch.setattr(Twin, "forward", forward)
+    knobs = {"precision": precision, "token_budget": 64}
+    whole, losses = trained(tower, pairs, tmp_path / "whole", 2, monkeypatch, **knobs)
+    assert {kept for kept, _ in encoded} == {True}
+    assert max(count for _, count in encoded[1:]) > 1
+    encoded.clear()
+    cached, others = trained(tower, pairs, tmp_path / "cached", 2, monkeypatch, gradient_cache=True, **knobs)
+    _, *steps = encoded  # the first call looks which weights are used
+    assert {count for _, count in steps} == {1}  # only one chunk of a thread keeps its activations at a time
+    assert [kept for kept, _ in steps].count(False) == len(steps) / 2
+    assert others == pytest.approx(losses, rel=1e-5 if precision == "fp32" else 2e-2)
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(cached.state_dict()[name], weight, atol=close, rtol=0)
+
+
 @pytest.mark.filterwarnings("ignore:`gradient_checkpointing_enable` is deprecated:FutureWarning")
 def test_towers_that_draw_something_else_are_not_shared(tower, pairs, tmp_path, monkeypatch):
     assert shareable(tower)
@@ -90,7 +115,7 @@ def test_towers_that_draw_something_else_are_not_shared(tower, pairs, tmp_path, 
 
     assert threads(Twin(copy.deepcopy(tower))) == 2
     assert threads(Twin(noisy)) == 0
-    assert threads(Twin(copy.deepcopy(tower)), gradient_cache=True) == 0
+    assert threads(Twin(copy.deepcopy(tower)), gradient_cache=True) == 2
     assert threads(Twin(copy.deepcopy(tower)), gradient_checkpointing=True) == 0
     assert threads(Twin(copy.deepcopy(tower), right=copy.deepcopy(tower))) == 0
 

@@ -163,7 +163,10 @@ def identify(
     enrolled.identification_threshold()  # refuses before there is any work
     from textsiam.search.galleries.answers import identified
 
-    found = identified(enrolled, enrolled.twin.encode(files, side="left"), top_k=top_k)
+    probes = enrolled.twin.encode(files, side="left")
+    found = identified(enrolled, probes, top_k=top_k)
+    if (drift := enrolled.drift(enrolled.similarities_of(probes))) is not None:
+        warn((str(drift),))
     rows = [{"input": file, **one} for file, one in zip(files, found, strict=True)]
     if as_json:
         print_json(rows)

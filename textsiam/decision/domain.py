@@ -20,7 +20,7 @@ FEWEST = 50  # texts, or pairs: fewer say nothing
 _KEPT = 256  # values kept of a distribution
 _WORDS, _COUNTED = 100, 1000  # words that a decision remembers, and that are counted to be compared with these
 _KNOWN_WELL = 20  # times that a word must have been met
-_SIGNIFICANT = 1.63  # 1 % point of Kolmogorov's distribution
+SIGNIFICANT = 1.63  # 1 % point of Kolmogorov's distribution
 _DESIGN = 1.5  # words of one text are alike: their shares vary more than those of independent words
 _MIXTURES = np.linspace(0.0, 1.0, 101)
 # Scripts without spaces give characters, all others words.
@@ -29,7 +29,7 @@ _TOKEN = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u340
 # How far another domain's distribution may be from the decision's beyond what chance explains. Held-out samples of
 # the same source stay below half of each; other forums in the same language exceed at least one.
 _ALLOWED = {"wording": 0.05, "lengths": 0.1, "scores of random pairs": 0.1, "scores of nearest neighbours": 0.25}
-_ALLOWED_SCORES = 0.1
+ALLOWED_SCORES = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ class Domain:
         found = [_wording(self, known)] if self.tokens and known.tokens else []
         for name, (new, old, n, m) in samples.items():
             if new.size and old.size:
-                chance = _SIGNIFICANT * math.sqrt(1.0 / n + 1.0 / m)
+                chance = SIGNIFICANT * math.sqrt(1.0 / n + 1.0 / m)
                 found.append(Difference(name, ks_distance(new, old), _ALLOWED[name] + chance))
         return [one for one in found if one.distance > one.allowed]
 
@@ -136,9 +136,9 @@ def describe_domain(texts: Sequence[str], similarity: NDArray[np.float32]) -> Do
         texts=len(texts) or m,
         tokens=total,
         words={word: round(count / total, 6) for word, count in counts.most_common(_COUNTED)},
-        lengths=_kept([len(text) for text in texts]),
-        random=_kept(similarity[off]),
-        nearest=_kept(nearest),
+        lengths=kept([len(text) for text in texts]),
+        random=kept(similarity[off]),
+        nearest=kept(nearest),
     )
 
 
@@ -161,7 +161,7 @@ def scores_shift(scores: ArrayLike, labels: ArrayLike, new: ArrayLike) -> list[D
     gaps = other - zeros - _MIXTURES[:, None] * (ones - zeros)
     distance = float(np.abs(gaps).max(axis=1).min())
     fewest = min(int(y.sum()), int(y.size - y.sum()))
-    allowed = _ALLOWED_SCORES + _SIGNIFICANT * math.sqrt(1.0 / values.size + 1.0 / fewest)
+    allowed = ALLOWED_SCORES + SIGNIFICANT * math.sqrt(1.0 / values.size + 1.0 / fewest)
     return [Difference("scores of the pairs", distance, allowed)] if distance > allowed else []
 
 
@@ -176,8 +176,8 @@ def _cdf(sample: NDArray[Any], grid: NDArray[Any]) -> NDArray[np.float64]:
     return np.searchsorted(np.sort(sample), grid, side="right") / sample.size
 
 
-def _kept(values: Iterable[float] | NDArray[Any]) -> NDArray[np.float32]:
-    """Return the values sorted, or as many of them, evenly spaced in rank, as are kept."""
+def kept(values: Iterable[float] | NDArray[Any]) -> NDArray[np.float32]:
+    """Return the values sorted, or as many of them, evenly spaced in rank, as are kept: 256."""
     ordered = np.sort(np.asarray(list(values) if not isinstance(values, np.ndarray) else values, np.float32))
     if ordered.size <= _KEPT:
         return ordered

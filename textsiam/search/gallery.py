@@ -17,6 +17,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.models.scorer import Scorer
 from textsiam.saving import recover
 from textsiam.search.galleries.calibration import fit_identification, fit_verification
+from textsiam.search.galleries.drift import Drift, Levels, drift_between, levels_of, usual_levels
 from textsiam.search.galleries.enrolled import Enrolled, directions, places
 from textsiam.search.gallery_folder import GalleryParts, gallery_lock, read_gallery, write_gallery
 from textsiam.search.operating_point import OperatingPoint
@@ -69,6 +70,7 @@ class Gallery(Enrolled):
         verification: When a claimed identity is accepted; None before `calibrate`.
         identification: When the best identity is named; None before `calibrate`.
         by_references: As `verification`, for identities of at least so many inputs, where enough identities have them.
+        usual: What the inputs of the calibration looked like; None before it, and where it had fewer than 50.
         sums: Name → sum of the unit vectors of its inputs, `(dim,)` float64.
         shots: Name → number of its inputs.
         references: Name → the unit vectors themselves, `(shots, dim)` float32; those enrolled by 0.1 are not known.
@@ -85,6 +87,7 @@ class Gallery(Enrolled):
         self.verification: OperatingPoint | None = None
         self.identification: OperatingPoint | None = None
         self.by_references: dict[int, OperatingPoint] = {}
+        self.usual: Levels | None = None
 
     @overload
     def verify(self, name: str, inputs: str) -> Verdict: ...
@@ -218,12 +221,22 @@ class Gallery(Enrolled):
             with suppress(ValueError):  # too few of them for the rate
                 few[least] = fit_verification(self.scores_of(probes, enrolled), places(known, names), who, **rates)
         self.verification, self.identification, self.by_references = verification, identification, few
+        self.usual = usual_levels(scores, len(set(names)))
         return self
 
     def take_thresholds(self, other: Gallery) -> None:
         """Take over what another gallery of the same twin was calibrated to."""
-        for part in ("verification", "identification", "by_references"):
+        for part in ("verification", "identification", "by_references", "usual"):
             setattr(self, part, getattr(other, part))
+
+    def drift(self, similarities: np.ndarray) -> Drift | None:
+        """Say how far inputs are from those of the calibration, by their similarities to all (`similarities`).
+
+        None where they are not, where there are fewer than 50 of them or of those, or fewer than two are enrolled.
+        """
+        if len(self) < 2:
+            return None
+        return drift_between(self.usual, levels_of(similarities))
 
     def false_alarm_rate(self) -> float:
         """Return the share of strangers that `identify` is expected to name, with as many identities as now.

@@ -16,6 +16,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.legacy.saved import head_knobs_of_0_1
 from textsiam.models.scorer import Scorer
 from textsiam.saving import SaveError, whole_folder
+from textsiam.search.galleries.drift import Levels
 from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
 from textsiam.whole_file import locked
@@ -34,6 +35,7 @@ class GalleryParts(NamedTuple):
     verification: OperatingPoint | None
     identification: OperatingPoint | None
     by_references: dict[int, OperatingPoint]
+    usual: Levels | None
 
 
 @contextmanager
@@ -73,6 +75,7 @@ def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None
         "references": [len(parts.references[name]) for name in parts.sums],
         **{mode: None if point is None else point.metadata() for mode, point in points.items()},
         "by_references": {str(least): point.metadata() for least, point in parts.by_references.items()},
+        "usual": parts.usual and {"inputs": parts.usual.inputs, "identities": parts.usual.identities},
     }
     none = np.zeros((0, twin.dim), np.float32)
     arrays = {
@@ -82,6 +85,8 @@ def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None
     for mode, point in {**points, **few}.items():
         if point is not None:
             arrays |= {f"{mode}.{name}": array for name, array in point.decision.tensors().items()}
+    if parts.usual is not None:
+        arrays["usual"] = parts.usual.values
     with whole_folder(folder, (_FILE, _ARRAYS)) as fresh:
         (fresh / _FILE).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         save_file(arrays, fresh / _ARRAYS)
@@ -115,7 +120,9 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
             int(least): OperatingPoint.restore(point, _own(f"references.{least}", arrays))
             for least, point in facts.get("by_references", {}).items()
         }
-        return GalleryParts(sums, shots, references, verification, identification, few)
+        known = facts.get("usual")  # not in galleries of before
+        usual = None if known is None else Levels(arrays["usual"], int(known["inputs"]), int(known["identities"]))
+        return GalleryParts(sums, shots, references, verification, identification, few, usual)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else error
         raise ModelError(f"{path}: {reason}") from error

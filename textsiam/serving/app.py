@@ -169,6 +169,7 @@ def _status_routes(app: FastAPI, engine: Engine, index: QuestionIndex | None, me
             threshold=None if decision is None else decision.threshold,
             questions=None if index is None else await asyncio.to_thread(index.count),
             domain_shift=None if engine.watch.shift is None else str(engine.watch.shift),
+            gallery_drift=None if engine.probes.drift is None else str(engine.probes.drift),
             version=version("textsiam"),
         )
 

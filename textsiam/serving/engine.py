@@ -23,6 +23,7 @@ from textsiam.media.medium import Medium
 from textsiam.models.domain import DomainWatch
 from textsiam.models.scorer import Scorer
 from textsiam.models.twin import Twin
+from textsiam.search.galleries.drift import DriftWatch
 from textsiam.search.index.base import IndexModel, QuestionIndexError
 from textsiam.search.ingest import index_model
 from textsiam.serving.admission.pictures import PATCH, Files
@@ -53,7 +54,7 @@ class Engine:
     """
 
     def __init__(self, twin: Scorer, settings: ServerSettings, shift: DomainShift | None = None) -> None:
-        self.twin, self.settings, self.watch = twin, settings, DomainWatch(twin, shift)
+        self.twin, self.settings, self.watch, self.probes = twin, settings, DomainWatch(twin, shift), DriftWatch()
         self.batcher = Batcher(max_tokens=settings.max_tokens, max_queue=settings.max_queue)
         self._told = False
         sides = ("left",) if twin.right is None else ("left", "right")

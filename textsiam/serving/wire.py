@@ -258,6 +258,9 @@ class Info(BaseModel):
     domain_shift: str | None = Field(
         description="In what the questions, of late, are unlike those that the decision was learned on."
     )
+    gallery_drift: str | None = Field(
+        description="In what the inputs, of late, are unlike those that the gallery was calibrated on."
+    )
     version: str
 
 

@@ -118,7 +118,7 @@ class Run:
     def _threads(self, twin: Twin) -> int:
         """Return among how many threads of one core each a step is shared; 0 leaves the cores to torch."""
         settings, kind = self.settings, self.accelerator.distributed_type
-        apart = settings.gradient_cache or settings.gradient_checkpointing or settings.compile
+        apart = settings.gradient_checkpointing or settings.compile
         whole = kind in (DistributedType.NO, DistributedType.MULTI_CPU) and twin.right is None
         known = self.accelerator.mixed_precision in ("no", "bf16")
         if self.accelerator.device.type != "cpu" or not whole or not known or apart:

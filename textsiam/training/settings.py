@@ -118,8 +118,9 @@ class Settings:
         token_budget: Largest padded size of a chunk, in tokens. None picks it for the device: 1,536 on a CPU, whose
             caches hold no more (768 where a thread or a process has a chunk of its own), 65,536 elsewhere. With FSDP a
             batch is one chunk, whatever this says.
-        gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them keeps its activations at a
-            time, so that the batch may be as large as the embeddings allow. The gradients are the same up to rounding.
+        gradient_cache: Trade time for memory: chunks are encoded twice, and only one of them (of each thread) keeps its
+            activations at a time, so that the batch may be as large as the embeddings allow. The gradients are the same
+            up to rounding.
         gradient_checkpointing: Trade time for memory: activations are computed again in the backward pass.
         compile: Compile the towers with `torch.compile`.
         validate_every: Steps between validations; None validates after each epoch.

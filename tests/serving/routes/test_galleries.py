@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from textsiam.models.twin import Twin
+from textsiam.search.galleries.drift import Levels
 from textsiam.search.gallery import Gallery
 from textsiam.serving.app import create_app
 from textsiam.serving.limits import ServerSettings
@@ -33,11 +35,12 @@ def started(decided, folder):
         client.__exit__(None, None, None)
 
 
-def calibrated(folder, twin: Twin, question_clusters) -> Gallery:
+def calibrated(folder, twin: Twin, question_clusters, usual: Levels | None = None) -> Gallery:
     with Gallery.changing(folder, twin, new=True) as gallery:
         for texts in question_clusters:
             gallery.enroll(texts[0], texts[:2])
         gallery.calibrate([t[2] for t in question_clusters], [t[0] for t in question_clusters], far=0.1)
+        gallery.usual = usual or gallery.usual
     return gallery
 
 
@@ -156,3 +159,19 @@ def test_a_gallery_that_cannot_be_written_is_as_it_was(started, folder, decided,
     assert (said.status_code, said.headers["retry-after"]) == (503, "6")
     assert Gallery.load(folder, decided).names == ["a"]
     assert client.put("/gallery/b", json={"inputs": "y"}).status_code == 201
+
+
+def test_inputs_unlike_those_of_the_calibration_are_said_of(started, folder, decided, question_clusters, caplog):
+    calibrated(folder, decided, question_clusters, Levels(np.full(60, -1.0, np.float32), 60, 40))
+    client, texts = started(max_batch=32), [text for texts in question_clusters for text in texts]
+    assert client.get("/info").json()["gallery_drift"] is None
+    asked = [texts[k % len(texts)] for k in range(256)]
+    for start in range(0, 224, 32):
+        assert client.post("/identify", json={"inputs": asked[start : start + 32]}).status_code == 200
+    name = question_clusters[0][0]
+    for text in asked[224:255]:
+        assert client.post("/verify", json={"name": name, "input": text}).status_code == 200
+    assert client.get("/info").json()["gallery_drift"] is None
+    assert client.post("/verify", json={"name": name, "input": asked[255]}).status_code == 200
+    assert "calibrate with inputs like these" in client.get("/info").json()["gallery_drift"]
+    assert [each.message for each in caplog.records].count("unlike what the gallery was calibrated on") == 1

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
@@ -150,6 +151,7 @@ class _Answers:
         if gallery.verification is None:
             raise _uncalibrated()
         probes, _ = await self._engine.encode(body.input, request.is_disconnected, field="input", truncate=True)
+        await self._look(gallery, probes)
         return Verified(**await asyncio.to_thread(verified, gallery, body.name, probes[0]))
 
     async def identify(self, body: Asked, request: Request) -> list[Identified]:
@@ -158,8 +160,15 @@ class _Answers:
         if gallery.identification is None or not len(gallery):
             raise _uncalibrated()
         probes, _ = await self._engine.encode(body.inputs, request.is_disconnected, field="inputs", truncate=True)
+        await self._look(gallery, probes)
         rows = await asyncio.to_thread(identified, gallery, probes, top_k=body.top_k)
         return [Identified(**row) for row in rows]
+
+    async def _look(self, gallery: Gallery, probes: np.ndarray) -> None:
+        """Look whether inputs are like those of the calibration, and log it once they are not."""
+        watch = self._engine.probes
+        if await asyncio.to_thread(watch.take, gallery, gallery.usual, probes):
+            log.warning("unlike what the gallery was calibrated on", extra={"facts": {"reason": str(watch.drift)}})
 
     async def _changed(self, folder: Path, change: Callable[[Gallery], T]) -> T:
         """Change the gallery and write it; once begun it is finished, whether the client waits for it or not."""

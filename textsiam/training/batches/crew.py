@@ -42,6 +42,8 @@ def encoded_by_threads(
     chunks: list[Features],
     threads: int,
     fused: FusedLayers,
+    *,
+    cached: bool = False,
 ) -> Iterator[Tensor]:
     """Yield the embeddings of all chunks; the block back-propagates the loss over them.
 
@@ -49,50 +51,102 @@ def encoded_by_threads(
     respect to the embeddings. Which chunks are whose, which dropout they get and in which order gradients are summed
     follows from the chunks, the number of threads and the state of torch's random numbers.
 
+    With the cache no graph is kept: each thread then encodes its chunks once more, one by one, with the same dropout.
+
     Args:
         encode: Returns the embeddings of chunks, with gradients.
         weights: What the gradients are for.
         chunks: Features of all inputs.
         threads: How many there are; those that would have nothing to do are left out.
         fused: Layers that are computed otherwise; what their weights learn goes to them.
+        cached: Whether to encode twice and save memory.
     """
     shares = _fair_shares([chunk["input_ids"].numel() for chunk in chunks], threads)
-    modes = [OwnDropout(seed) for seed in torch.randint(2**62, (len(shares),)).tolist()]
-    outputs: list[Any] = [None] * len(shares)
-    gradients: list[Any] = [None] * len(shares)
     apart = {id(part) for leaf in fused.leaves for part in leaf.parts}
     weights = [weight for weight in weights if id(weight) not in apart]
 
-    def forward(k: int) -> None:
-        fused.of_this_thread(modes[k].share)
-        with modes[k]:
-            outputs[k] = encode([chunks[i] for i in shares[k]])
+    def encode_some(numbers: list[int]) -> Tensor:
+        return encode([chunks[i] for i in numbers])
 
-    def backward(k: int, gradient: Tensor) -> None:
-        gradients[k] = torch.autograd.grad(outputs[k], weights, gradient, allow_unused=True)
-        outputs[k] = None
-
+    seeds = torch.randint(2**62, (len(shares),)).tolist()
+    crew = [_Member(seed, share, encode_some, weights, cached) for seed, share in zip(seeds, shares, strict=True)]
     with fused.in_place():
-        _together([partial(forward, k) for k in range(len(shares))])
+        _together([partial(member.forward, fused) for member in crew])
     place = np.argsort(np.concatenate(shares))
     sizes = [len(chunk["input_ids"]) for chunk in chunks]
-    parts = torch.cat([output.detach() for output in outputs]).split([sizes[i] for share in shares for i in share])
+    whole = torch.cat([output.detach() for member in crew for output in member.outputs])
+    parts = whole.split([sizes[i] for share in shares for i in share])
     embeddings = torch.cat([parts[i] for i in place]).requires_grad_()
     yield embeddings
     if embeddings.grad is None:
         return
-    pieces = embeddings.grad.split(sizes)
-    _together([partial(backward, k, torch.cat([pieces[i] for i in share])) for k, share in enumerate(shares)])
-    for weight, *parts in zip(weights, *gradients, strict=True):
-        for part in parts:
-            if part is not None:
-                weight.grad = part if weight.grad is None else weight.grad.add_(part)
-    _together([partial(fused.give, [mode.share for mode in modes], slice(k, None, threads)) for k in range(threads)])
-    for mode in modes:
-        for weight, ids, rows in mode.looked_up:
+    given = embeddings.grad.split(sizes)
+    with fused.in_place():
+        _together([partial(member.backward, fused, given) for member in crew])
+    for member in crew:
+        for number, part in member.gradients.items():
+            weight = weights[number]
+            weight.grad = part if weight.grad is None else weight.grad.add_(part)
+    learned = [member.mode.share for member in crew]
+    _together([partial(fused.give, learned, slice(k, None, threads)) for k in range(threads)])
+    for member in crew:
+        for weight, ids, rows in member.mode.looked_up:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
             weight.grad.index_add_(0, ids, rows.to(weight.dtype))
+
+
+class _Member:
+    """What one thread does in a step.
+
+    Args:
+        seed: Of its dropout.
+        share: The numbers of its chunks.
+        encode: Returns the embeddings of chunks.
+        weights: What `gradients` are for.
+        cached: Whether chunks are encoded one by one, without a graph, and once more when they are differentiated.
+
+    Attributes:
+        outputs: Embeddings of each piece of the share; once it is differentiated, their gradient.
+        gradients: Of weights, by their number.
+    """
+
+    def __init__(
+        self,
+        seed: int,
+        share: list[int],
+        encode: Callable[[list[int]], Tensor],
+        weights: Sequence[nn.Parameter],
+        cached: bool,
+    ) -> None:
+        self.mode, self._encode, self._weights, self._cached = OwnDropout(seed), encode, weights, cached
+        self._pieces = [[i] for i in share] if cached else [share]
+        self._states: list[Tensor] = []  # of the random numbers before each piece
+        self.outputs: list[Tensor] = []
+        self.gradients: dict[int, Tensor] = {}
+
+    def forward(self, fused: FusedLayers) -> None:
+        """Encode the share."""
+        fused.of_this_thread(self.mode.share)
+        for piece in self._pieces:
+            self._states.append(self.mode.share.generator.get_state())
+            with self.mode, torch.set_grad_enabled(not self._cached):
+                self.outputs.append(self._encode(piece))
+
+    def backward(self, fused: FusedLayers, given: Sequence[Tensor]) -> None:
+        """Differentiate the share, whose embeddings have the gradients `given[i]` for chunk i."""
+        fused.of_this_thread(self.mode.share)
+        for n, piece in enumerate(self._pieces):
+            if self._cached:
+                self.mode.share.generator.set_state(self._states[n])
+                with self.mode:
+                    self.outputs[n] = self._encode(piece)
+            gradient = torch.cat([given[i] for i in piece])
+            found = torch.autograd.grad(self.outputs[n], self._weights, gradient, allow_unused=True)
+            self.outputs[n] = gradient  # nothing needs the graph any more
+            for number, part in enumerate(found):
+                if part is not None and (known := self.gradients.setdefault(number, part)) is not part:
+                    known.add_(part)
 
 
 def _together(works: Sequence[Callable[[], None]]) -> None:

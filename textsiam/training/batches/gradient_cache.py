@@ -38,7 +38,7 @@ def encoded(
         model: The prepared twin.
         batch: What to encode.
         cached: Whether to encode twice and save memory.
-        threads: How many share the chunks (see `crew`) of a shared tower without the cache; 0: torch has the cores.
+        threads: How many share the chunks of a shared tower (see `crew`); 0: torch has the cores.
     """
     if threads:
         whole = accelerator.unwrap_model(model)  # how processes share its gradients is ours to say
@@ -49,7 +49,7 @@ def encoded(
         weights = [weight for weight in whole.parameters() if weight.requires_grad]
         half = accelerator.mixed_precision == "bf16"
         fused = FusedLayers(whole.left[0], torch.bfloat16 if half else torch.float32, threads)
-        with encoded_by_threads(encode, weights, batch.left, threads, fused) as embeddings:
+        with encoded_by_threads(encode, weights, batch.left, threads, fused, cached=cached) as embeddings:
             yield embeddings, embeddings
         if accelerator.num_processes > 1 and accelerator.sync_gradients:
             _average(accelerator, [weight.grad for weight in weights if weight.grad is not None])
