@@ -80,9 +80,10 @@ class Outcome:
         if not after.tells_pairs_apart:
             return f"training has diverged: the twin gives every pair the same probability; {cure}"
         if aps[1] < aps[0]:
-            return (
-                f"training has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %; perhaps {cure}"
-            )
+            fell = f"has made the twin worse: its AP fell from {aps[0]:.1f} % to {aps[1]:.1f} %"
+            if not self.result.steps:
+                return f"the run {fell}; as no step was trained, try it without whitening, or without a reranker"
+            return f"training {fell}; perhaps {cure}"
         pixels = named.get(RAW_PIXELS)
         if pixels is not None and (best := 100 * pixels.report.average_precision.value) > aps[1]:
             return f"raw pixels are better than the trained twin: an AP of {best:.1f} % against {aps[1]:.1f} %"
