@@ -31,7 +31,7 @@ def said(
         ({"before": 0.8, "after": 0.8, "steps": 0}, None),
         (
             {"before": 0.94, "after": 0.933},
-            "training has made the twin worse: its AP fell from 94.0 % to 93.3 %; perhaps",
+            "training has made the twin worse: its AP fell from 94.0 % to 93.3 %",
         ),
         ({"before": 0.94, "after": 0.933, "steps": 0}, "as no step was trained, try it without whitening"),
         ({"before": 0.8, "after": 0.9, "apart": False}, "the twin gives every pair the same probability"),
