@@ -8,8 +8,7 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
-from torch.distributed import ReduceOp, all_reduce
+from torch import Tensor, distributed, nn
 
 from textsiam.training.batches.collation import Batch, Features
 from textsiam.training.batches.crew import encoded_by_threads
@@ -96,7 +95,7 @@ def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
         some = [(gradients[i], rows[i]) for i in np.flatnonzero(groups == group)]
         parts = [gradient[used].flatten() for gradient, used in some]
         together = torch.cat(parts).div_(accelerator.num_processes)
-        all_reduce(together)
+        distributed.all_reduce(together)
         for (gradient, used), mean in zip(some, together.split([len(part) for part in parts]), strict=True):
             gradient[used] = mean.view_as(gradient[used])
 
@@ -104,7 +103,7 @@ def _average(accelerator: Accelerator, gradients: list[Tensor]) -> None:
 def _looked_up(gradient: Tensor) -> Tensor:
     """Return the rows of a table that any process has a gradient of."""
     used = gradient.flatten(1).any(dim=1).to(torch.uint8)
-    all_reduce(used, ReduceOp.MAX)
+    distributed.all_reduce(used, distributed.ReduceOp.MAX)
     return used.nonzero()[:, 0]
 
 
