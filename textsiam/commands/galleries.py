@@ -163,9 +163,9 @@ def identify(
     enrolled.identification_threshold()  # refuses before there is any work
     from textsiam.search.galleries.answers import identified
 
-    probes = enrolled.twin.encode(files, side="left")
-    found = identified(enrolled, probes, top_k=top_k)
-    if (drift := enrolled.drift(enrolled.similarities_of(probes))) is not None:
+    similarities = enrolled.similarities(files)
+    found = identified(enrolled, similarities, top_k=top_k)
+    if (drift := enrolled.drift(similarities)) is not None:
         warn((str(drift),))
     rows = [{"input": file, **one} for file, one in zip(files, found, strict=True)]
     if as_json:

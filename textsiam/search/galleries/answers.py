@@ -30,22 +30,21 @@ def verified(gallery: Gallery, name: str, probe: np.ndarray) -> dict[str, Any]:
     return {**known, **_figures(verdict), **point.promised()}
 
 
-def identified(gallery: Gallery, probes: np.ndarray, *, top_k: int) -> list[dict[str, Any]]:
+def identified(gallery: Gallery, similarities: np.ndarray, *, top_k: int) -> list[dict[str, Any]]:
     """Say whose inputs are, None for nobody enrolled, and which identities are most similar.
 
     Args:
         gallery: Calibrated.
-        probes: The vectors (n, dim) of the inputs, by the left tower.
+        similarities: Of the inputs to all identities, as `Gallery.similarities` gives them.
         top_k: Identities to name of each.
 
     Raises:
         ModelError: As for `Gallery.identify`.
         ValueError: As for `Gallery.identify`.
     """
-    scores = gallery.similarities_of(probes)
     return [
         {"name": one.name, **_figures(one), "candidates": _candidates(gallery, row, top_k)}
-        for one, row in zip(gallery.named(scores), scores, strict=True)
+        for one, row in zip(gallery.named(similarities), similarities, strict=True)
     ]
 
 

@@ -161,7 +161,8 @@ class _Answers:
             raise _uncalibrated()
         probes, _ = await self._engine.encode(body.inputs, request.is_disconnected, field="inputs", truncate=True)
         await self._look(gallery, probes)
-        rows = await asyncio.to_thread(identified, gallery, probes, top_k=body.top_k)
+        similarities = await asyncio.to_thread(gallery.similarities_of, probes)
+        rows = await asyncio.to_thread(identified, gallery, similarities, top_k=body.top_k)
         return [Identified(**row) for row in rows]
 
     async def _look(self, gallery: Gallery, probes: np.ndarray) -> None:
