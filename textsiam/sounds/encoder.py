@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from sentence_transformers.base.modules import InputModule
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from textsiam.sounds.module import SoundModule
 from textsiam.sounds.names import open_sound, sound_name
 from textsiam.sounds.spectrogram import FLOOR, mel_filters
 
@@ -76,7 +76,7 @@ class _Block(nn.Module):
         return torch.relu(self.second_norm(self.second(inner)) + self.shortcut(state)) * kept, mask
 
 
-class LogMelCNN(InputModule):
+class LogMelCNN(SoundModule):
     """Sounds → a vector for every 80 ms with three stages; a `Pooling` makes one of them.
 
     No sound's vectors depend on what it is padded to in a batch.
@@ -89,7 +89,6 @@ class LogMelCNN(InputModule):
     """
 
     config_keys: list[str] = ["rate", "bands", "widths", "depths"]  # noqa: RUF012
-    tokenizer: Any = None
 
     def __init__(
         self,
@@ -109,16 +108,6 @@ class LogMelCNN(InputModule):
                 before, height = width, -(-height // stride)
         self.blocks = nn.ModuleList(blocks)
         self.project = nn.Linear(before * height, before)
-
-    @property
-    def modalities(self) -> list[Any]:
-        """What it takes."""
-        return ["audio"]
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples a second."""
-        return self.rate
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the vectors."""
@@ -157,16 +146,3 @@ class LogMelCNN(InputModule):
         flat = state.transpose(1, 2).flatten(2)
         features.update(token_embeddings=self.project(flat), attention_mask=mask)
         return features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the config and the weights."""
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, *args: Any, **kwargs: Any) -> LogMelCNN:
-        """Read what `save` wrote."""
-        known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-        where = {name: kwargs[name] for name in known if name in kwargs}
-        model = cls(**cls.load_config(model_name_or_path, **where))
-        return cls.load_torch_weights(model_name_or_path, model=model, **where)  # pyright: ignore

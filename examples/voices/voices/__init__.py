@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import InputModule
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from textsiam.sounds import open_sound, sound_name
+from textsiam.sounds.module import SoundModule
 
 RATE, HOP, PART = 16_000, 160, 160  # samples a second, samples of a frame, frames of a part
 _STEP = 77  # frames from one part to the next: 1.3 parts a second
@@ -28,25 +28,15 @@ _LEAST = 0.75  # of a part that must be covered, for the last one to count
 _LOUDNESS = 10 ** (-30 / 20)  # quieter recordings are raised to this root mean square
 
 
-class VoiceLSTM(InputModule):
+class VoiceLSTM(SoundModule):
     """Recordings of voices → one vector each, of 256 components that are not negative."""
 
-    tokenizer: Any = None
+    rate = RATE
 
     def __init__(self) -> None:
         super().__init__()
         self.lstm = nn.LSTM(40, 256, 3, batch_first=True)
         self.linear = nn.Linear(256, 256)
-
-    @property
-    def modalities(self) -> list[Any]:
-        """What it takes."""
-        return ["audio"]
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples a second."""
-        return RATE
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the vectors."""
@@ -67,18 +57,6 @@ class VoiceLSTM(InputModule):
         sums = vectors.new_zeros(len(parts), 256).index_add(0, of, vectors)
         features["sentence_embedding"] = sums / parts[:, None]
         return features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the weights."""
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> VoiceLSTM:
-        """Read what `save` wrote."""
-        known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-        where = {name: kwargs[name] for name in known if name in kwargs}
-        return cls.load_torch_weights(model_name_or_path, model=cls(), **where)
 
 
 def voice_encoder() -> SentenceTransformer:

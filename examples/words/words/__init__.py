@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.base.modules import InputModule
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from torch import Tensor, nn
 
 from textsiam.sounds import open_sound, sound_name
+from textsiam.sounds.module import SoundModule
 
 RATE, HOP, POINTS, BANDS = 16_000, 160, 512, 32  # samples a second, of a frame, of a Fourier transform; mel bands
 PART, STEP = 76, 8  # frames that a vector sees, and from one vector to the next
@@ -53,29 +53,19 @@ def layers() -> Iterator[nn.Module]:
     yield nn.Conv2d(before, before, (3, 1), bias=False)
 
 
-class SpeechCNN(InputModule):
+class SpeechCNN(SoundModule):
     """Recordings of speech → a vector of 96 components for every 80 ms; a `Pooling` makes one of them.
 
     No recording's vectors depend on what it is padded to in a batch: the convolutions add no frames.
     """
 
-    tokenizer: Any = None
+    rate = RATE
 
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("filters", torch.zeros(POINTS // 2 + 1, BANDS))
         self.register_buffer("window", torch.hann_window(400), persistent=False)
         self.network = nn.Sequential(*layers())
-
-    @property
-    def modalities(self) -> list[Any]:
-        """What it takes."""
-        return ["audio"]
-
-    @property
-    def sampling_rate(self) -> int:
-        """Samples a second."""
-        return RATE
 
     def get_embedding_dimension(self) -> int:
         """Return the width of the vectors."""
@@ -106,18 +96,6 @@ class SpeechCNN(InputModule):
         features["token_embeddings"] = state
         features["attention_mask"] = (torch.arange(state.shape[1], device=state.device) < parts[:, None]).long()
         return features
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the weights."""
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=safe_serialization)
-
-    @classmethod
-    def load(cls, model_name_or_path: str, **kwargs: Any) -> SpeechCNN:
-        """Read what `save` wrote."""
-        known = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
-        where = {name: kwargs[name] for name in known if name in kwargs}
-        return cls.load_torch_weights(model_name_or_path, model=cls(), **where)
 
 
 def packaged(name: str) -> list[Tensor]:
