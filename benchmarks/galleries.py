@@ -2,13 +2,16 @@
 
     python benchmarks/galleries.py simulate                 # 2,000 runs each of constructed identities
     python benchmarks/galleries.py signatures               # writers held out: the bound and the rate achieved
+    python benchmarks/galleries.py uneven                   # made people, some of whom are alike every time
     python benchmarks/galleries.py references               # mean, max and top-2 mean of several references
     python benchmarks/galleries.py table                    # Markdown for the docs
 
 Constructed identities have scores with an effect of the enrolled identity, one of the probing identity (independent, or
 the same as in a cosine), one of the two together and a rest, so that the true rate of a threshold is known. Each run
 draws them anew, chooses the threshold and states both bounds. Signatures: raw pixels (64 × 64) as vectors; writers are
-split 50 times into those who calibrate and those never seen. Rows are added to the JSON file as they are done.
+split 50 times into those who calibrate and those never seen. Made people (`uneven`) have vectors of their own, spread
+more or less around a centre; 150 of them calibrate nothing and show the true rate. Rows are added to the JSON file as
+they are done.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ KINDS = {
 }
 FAR = 0.01
 PROBES = 5
+UNSEEN, DIM = 150, 24  # people who show the true rate, and the length of their vectors
 
 
 def effects(rng: np.random.Generator, spread: str, size: int) -> np.ndarray:
@@ -109,28 +113,74 @@ def similarities(vectors: np.ndarray, writer: np.ndarray, people: np.ndarray, re
     return np.stack(scores, axis=1), own
 
 
-def signatures(calibrating: int, references: int, splits: int = 50) -> dict:
-    """Return the bounds of writers who calibrate, and the rate that writers never seen reach."""
+def as_enrolled(
+    vectors: np.ndarray, writer: np.ndarray, people: np.ndarray, references: int, norms: dict | None = None
+):
+    """Return `similarities` as a gallery has them, and its norms: given, or learned from these people."""
+    from people import COSINES
+
+    from textsiam.search.galleries.target_norm import fit_target_norms, offsets, own_similarities
+
+    scores, own = similarities(vectors, writer, people, references)
+    of = [vectors[writer == person].astype(np.float32) for person in people]
+    if norms is None:  # from what is enrolled, and the probes
+        norms = fit_target_norms(COSINES, [np.delete(each, range(references, 5), axis=0) for each in of])
+    enrolled = own_similarities(COSINES, [each[:references] for each in of])
+    return (scores - offsets(norms, [references] * len(people), enrolled)).astype(np.float32), own, norms
+
+
+def held_out(vectors: np.ndarray, writer: np.ndarray, people: np.ndarray, calibrating: int, references: int):
+    """Return the rate that people never seen reach, and both bounds, where the first `calibrating` people calibrate."""
     from textsiam.search.galleries.calibration import fit_verification
 
-    vectors, writer = drawings()
-    rng = np.random.default_rng([calibrating, references])
-    rows = []
-    for _ in range(splits):
-        people = rng.permutation(writer.max() + 1)
-        scores, own = similarities(vectors, writer, people[:calibrating], references)
-        point = fit_verification(scores.astype(np.float32), own, own, far=FAR, prior=0.5)
-        scores, own = similarities(vectors, writer, people[calibrating:], references)
-        accepted = scores >= point.decision.threshold
-        rate = accepted[np.arange(scores.shape[1]) != own[:, None]].mean()
-        rows.append((rate, point.false_accepts.high, point.worst_case))
+    scores, own, norms = as_enrolled(vectors, writer, people[:calibrating], references)
+    point = fit_verification(scores, own, own, far=FAR, prior=0.5)
+    scores, own, _ = as_enrolled(vectors, writer, people[calibrating:], references, norms)
+    accepted = scores >= point.decision.threshold
+    rate = accepted[np.arange(scores.shape[1]) != own[:, None]].mean()
+    return rate, point.false_accepts.high, point.worst_case
+
+
+def row_of(kind: str, identities: int, references: int, rows: list) -> dict:
+    """Return how often the bounds held."""
     achieved, bound, worst = np.array(rows, float).T
     return {
-        "kind": "signatures", "identities": calibrating, "references": references, "runs": splits, "far": FAR,
+        "kind": kind, "identities": identities, "references": references, "runs": len(rows), "far": FAR,
         "true_mean": achieved.mean(), "true_95": np.quantile(achieved, 0.95),
         **{name: {"held": float((achieved <= values).mean()), "median": float(np.median(values))}
            for name, values in (("bound", bound), ("worst_case", worst))},
     }  # fmt: skip
+
+
+def signatures(calibrating: int, references: int, splits: int = 50) -> dict:
+    """Return the bounds of writers who calibrate, and the rate that writers never seen reach."""
+    vectors, writer = drawings()
+    rng = np.random.default_rng([calibrating, references])
+    orders = [rng.permutation(writer.max() + 1) for _ in range(splits)]
+    found = [held_out(vectors, writer, people, calibrating, references) for people in orders]
+    return row_of("signatures", calibrating, references, found)
+
+
+def hands(run_of: tuple[int, int, int]) -> tuple[float, float, float]:
+    """Return rate and bounds of one run of made people, some of whom are alike every time and others are not."""
+    run, calibrating, references = run_of
+    rng, people = np.random.default_rng([run, calibrating, references]), calibrating + UNSEEN
+    spread = rng.uniform(0.1, 0.5, people)[:, None, None]
+    centres = 0.5 * rng.normal(size=DIM) + rng.normal(size=(people, 1, DIM))
+    vectors = centres / np.linalg.norm(centres, axis=2, keepdims=True)
+    vectors = vectors + spread * rng.normal(size=(people, 5 + PROBES, DIM))
+    vectors = (vectors / np.linalg.norm(vectors, axis=2, keepdims=True)).reshape(-1, DIM)
+    writer = np.repeat(np.arange(people), 5 + PROBES)
+    return held_out(vectors, writer, np.arange(people), calibrating, references)
+
+
+def uneven(calibrating: int, references: int, runs: int) -> dict:
+    """Return how often the bounds hold for made people, with what their own inputs take from their scores."""
+    from concurrent.futures import ProcessPoolExecutor
+
+    with ProcessPoolExecutor() as pool:
+        asked = [(run, calibrating, references) for run in range(runs)]
+        return row_of("uneven hands", calibrating, references, list(pool.map(hands, asked, chunksize=20)))
 
 
 def equal_error(scores: np.ndarray, own: np.ndarray) -> float:
@@ -181,21 +231,20 @@ def table(rows: list[dict]) -> str:
 def main() -> None:
     """Measure, or print what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["simulate", "signatures", "references", "table"])
+    parser.add_argument("what", choices=["simulate", "signatures", "uneven", "references", "table"])
     parser.add_argument("--runs", type=int, default=2000)
     parser.add_argument("--kinds", nargs="*", default=list(KINDS), choices=list(KINDS))
     parser.add_argument("--identities", nargs="*", type=int, default=list(IDENTITIES))
     arguments = parser.parse_args()
-    if arguments.what == "simulate":
-        for kind in arguments.kinds:
-            for identities in arguments.identities:
-                keep(RESULTS, [simulated(kind, identities, arguments.runs)])
-    elif arguments.what == "signatures":
-        for calibrating in (10, 15, 30):
-            for count in (1, 5):
-                keep(RESULTS, [signatures(calibrating, count)])
-    elif arguments.what == "references":
-        keep(RESULTS, references())
+    asked = {
+        "simulate": lambda: (simulated(k, n, arguments.runs) for k in arguments.kinds for n in arguments.identities),
+        "signatures": lambda: (signatures(n, count) for n in IDENTITIES for count in (1, 5)),
+        "uneven": lambda: (uneven(n, count, arguments.runs) for n in arguments.identities for count in (1, 5)),
+        "references": references,
+        "table": list,
+    }
+    for row in asked[arguments.what]():
+        keep(RESULTS, [row])
     rows = stored(RESULTS)["rows"]
     print(table(rows) if arguments.what == "table" else json.dumps(rows[-3:], indent=2))
 

@@ -9,8 +9,23 @@ from typing import Any
 import numpy as np
 import yaml
 
+from textsiam.models.distances import COSINE
+
 DRAWS, ENROLLED = 5, 5
 OTHERS, FORGED = "others", "forged"
+
+
+class _Cosines:
+    """What compares unit vectors where a twin is asked for."""
+
+    right, head, distance = None, None, COSINE
+
+    def vector_similarity(self, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+        """Return the cosine (n,) of each row of u to that of v."""
+        return np.einsum("nd,nd->n", u, v)
+
+
+COSINES: Any = _Cosines()
 
 
 @dataclass(frozen=True)
@@ -51,35 +66,41 @@ def equal_error(scores: np.ndarray, genuine: np.ndarray, other: np.ndarray) -> f
     return float(accepted[at - 1] + share * (accepted[at] - accepted[at - 1]))
 
 
-def claims(vectors: dict[str, dict[str, np.ndarray]], references: int, seed: int = 0) -> Claims:
-    """Enrol people by the mean of some of their pictures, and score those that were not enrolled against everybody.
+def claims(
+    vectors: dict[str, dict[str, np.ndarray]],
+    references: int,
+    others: dict[str, dict[str, np.ndarray]] | None = None,
+    seed: int = 0,
+) -> Claims:
+    """Enrol people by some of their pictures, and have those that were not enrolled claim to be everybody.
+
+    As a gallery does it: a claim is compared with the mean, less what how alike the own pictures are takes from it.
+    That is learned from what is enrolled, and from all genuine pictures of others.
 
     Args:
         vectors: Of each person, unit vectors (m, dim) of the pictures that are `genuine` and (if any) `forged`.
         references: Pictures that enrol a person; five are set aside, so that the claims are the same for any number.
+        others: People who calibrate, like `vectors`.
         seed: Of which pictures.
     """
+    from textsiam.search.galleries.target_norm import fit_target_norms, offsets, own_similarities
+
     rng, rows = np.random.default_rng(seed), []
+    known = [each["genuine"].astype(np.float32) for each in (others or {}).values()]
     for _ in range(DRAWS):
         order = {name: rng.permutation(len(of["genuine"])) for name, of in vectors.items()}
+        enrolled = [of["genuine"][order[name][:references]].astype(np.float32) for name, of in vectors.items()]
+        norms = fit_target_norms(COSINES, [*enrolled, *known])
+        taken = offsets(norms, [references] * len(enrolled), own_similarities(COSINES, enrolled))
         for number, (name, of) in enumerate(vectors.items()):
-            mean = of["genuine"][order[name][:references]].mean(axis=0)
-            mean /= np.linalg.norm(mean)
+            mean = unit(enrolled[number].mean(axis=0, keepdims=True))[0]
             for other, (claimant, them) in enumerate(vectors.items()):
-                found = them["genuine"][order[claimant][ENROLLED:]] @ mean
+                found = them["genuine"][order[claimant][ENROLLED:]] @ mean - taken[number]
                 rows += [(s, "genuine" if name == claimant else OTHERS, number, other) for s in found]
-            rows += [(s, FORGED, number, number) for s in of.get(FORGED, np.zeros((0, len(mean)))) @ mean]
+            forged = of.get(FORGED, np.zeros((0, len(mean)))) @ mean - taken[number]
+            rows += [(s, FORGED, number, number) for s in forged]
     scores, kinds, claimed, by = zip(*rows, strict=True)
     return Claims(np.array(scores), np.array(kinds), np.array(claimed), np.array(by))
-
-
-def measures(vectors: dict[str, dict[str, np.ndarray]]) -> dict[str, float]:
-    """Return the equal error rates with one and with five references."""
-    found = {}
-    for count in (1, ENROLLED):
-        made = claims(vectors, count)
-        found |= {f"{kind} {count}": made.eer(kind) for kind in (OTHERS, FORGED) if (made.kinds == kind).any()}
-    return found
 
 
 def apart(ours: list[Claims], theirs: list[Claims], people: list[list[str]], against: str, draws: int = 1000):

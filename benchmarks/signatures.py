@@ -7,10 +7,10 @@
     python benchmarks/signatures.py compare                 # paired intervals, writers drawn
     python benchmarks/signatures.py table                   # Markdown for the docs
 
-A writer is enrolled by the mean of one or five signatures, five times drawn; the other signatures of all writers held
-out and the skilled forgeries of this one claim to be theirs. The knobs were tuned on 24 writers; each split holds out
-15 of the other 21. Runs stand in `--runs`, with the scores of their claims, and go on where they stopped; rows are
-added to results/signatures.json as they are done.
+A writer is enrolled by one or five signatures, five times drawn, as a gallery does it: their mean, less what how alike
+they are takes. The other signatures of all writers held out and the skilled forgeries of this one claim to be theirs.
+The knobs were tuned on 24 writers; each split holds out 15 of the other 21. Runs stand in `--runs`, with the scores of
+their claims, and go on where they stopped; rows are added to results/signatures.json as they are done.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def held_out(split: int) -> list[str]:
 
 def thresholds(calibrating: dict, tested: dict) -> dict[str, Any]:
     """Return what thresholds that the writers who calibrate give mean for those tested, with five references."""
-    known, asked = claims(calibrating, ENROLLED), claims(tested, ENROLLED)
+    known, asked = claims(calibrating, ENROLLED, calibrating), claims(tested, ENROLLED, calibrating)
     others = np.sort(known.scores[known.kinds == OTHERS])[::-1]
     genuine = known.scores[known.kinds == "genuine"]
     points = {"others at 1 %": others[int(0.01 * len(others))], "genuine at 95 %": np.quantile(genuine, 0.05)}
@@ -76,12 +76,12 @@ def twin(split: int, how: str, steps: int | None, folder: Path) -> tuple[dict, d
     calibrating = sorted({Path(text).parent.name for text in outcome.splits.calibration.texts})
     known = encoded(outcome.twin.encode, {name: files[name] for name in calibrating})
     facts = {"steps": outcome.result.steps, "training_seconds": outcome.result.seconds, "calibrating": calibrating}
-    return facts | {"thresholds": thresholds(known, tested)}, both(tested)
+    return facts | {"thresholds": thresholds(known, tested)}, both(tested, known)
 
 
-def both(vectors: dict) -> dict[int, Claims]:
+def both(vectors: dict, others: dict | None = None) -> dict[int, Claims]:
     """Return the claims with one and with five references."""
-    return {count: claims(vectors, count) for count in (1, ENROLLED)}
+    return {count: claims(vectors, count, others) for count in (1, ENROLLED)}
 
 
 def pixels(split: int) -> tuple[dict, dict[int, Claims]]:

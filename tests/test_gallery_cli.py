@@ -72,12 +72,16 @@ def test_the_whole_way(place, tmp_path, textsiam):
     accepted = textsiam("gallery", "verify", model, gallery, "p 03", probe, "--json")
     assert (accepted.status, accepted.json["accepted"], accepted.json["references"]) == (0, True, 4)
     assert accepted.json["threshold"] == thresholds["verification, 2 to 4"]["threshold"]
-    least = textsiam("gallery", "identify", model, gallery, probe, "--top-k", 12, "--json").json[0]["candidates"][-1]
+    least = textsiam("gallery", "identify", model, gallery, probe, "--top-k", 12, "--json").json["identified"][0][
+        "candidates"
+    ][-1]
     rejected = textsiam("gallery", "verify", model, gallery, least["name"], probe)
     assert rejected.status == 1
     assert rejected.out.startswith("rejected  probability ")
     assert "at most" in rejected.out
     found = textsiam("gallery", "identify", model, gallery, probe, place / "probes" / "p 15" / "20.png", "--json").json
+    assert found["domain_shift"] is None
+    found = found["identified"]
     assert found[0]["name"] == found[0]["candidates"][0]["name"] == "p 03"
     assert found[1]["name"] is None
     assert len(found[1]["candidates"]) == 3
@@ -197,7 +201,7 @@ def test_identify_leaves_broken_images_out(place, calibrated, tmp_path, textsiam
     files = [place / "probes" / "p 03" / "20.png", tmp_path / "broken.png"]
     assert textsiam("gallery", "identify", place / "model", calibrated, *files).status == 1
     said = textsiam("gallery", "identify", place / "model", calibrated, *files, "--on-bad-row", "skip", "--json")
-    assert [row["input"] for row in said.json] == [str(files[0])]
+    assert [row["input"] for row in said.json["identified"]] == [str(files[0])]
     assert "skipped" in said.err
     said = textsiam("gallery", "identify", place / "model", calibrated, files[1], "--on-bad-row", "skip")
     assert said.err.endswith("error: none of the 1 images can be opened\n")

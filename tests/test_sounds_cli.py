@@ -120,7 +120,7 @@ def test_index_and_gallery(trained, tmp_path, textsiam):
     probes = sing(tmp_path / "probes", classes=8, each=10, seed=1)
     assert textsiam("gallery", "calibrate", model, tmp_path / "g", probes, "--far", 0.1).status == 0
     named = textsiam("gallery", "identify", model, tmp_path / "g", sounds / "word 3/1.wav", "--json").json
-    assert named[0]["candidates"][0]["name"] == "word 3"
+    assert named["identified"][0]["candidates"][0]["name"] == "word 3"
 
 
 def test_encode_in_both_ways_gives_the_same(trained, tmp_path, textsiam):

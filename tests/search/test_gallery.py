@@ -15,7 +15,7 @@ from textsiam.models.learned import Mahalanobis
 from textsiam.models.score_normalization import ScoreNormalization
 from textsiam.models.twin import Twin
 from textsiam.saving import SaveError
-from textsiam.search.galleries import enrolled as module
+from textsiam.search.galleries import scores as module
 from textsiam.search.gallery import Gallery
 from textsiam.search.gallery_folder import scorer_fingerprint
 
@@ -348,7 +348,7 @@ def test_the_fingerprint_is_that_of_all_scores_depend_on(tower: SentenceTransfor
         (lambda f: (f / "gallery.json").write_text("{}"), "lacks 'format'"),
         (lambda f: (f / "gallery.safetensors").write_bytes(b"x"), "gallery.json: "),
         (lambda f: (f / "gallery.safetensors").unlink(), "gallery.json: "),
-        (lambda f: _change(f, "format", 99), "format is 99, this version reads 1"),
+        (lambda f: _change(f, "format", 99), "format is 99, this version reads 1 and 2"),
         (lambda f: _change(f, "shots", {"a": 1}), "gallery.json: "),
         (lambda f: _change(f, "shots", [1]), "gallery.json: "),
         (lambda f: _change(f, "verification", {"far": 0.1}), "lacks 'decision'"),

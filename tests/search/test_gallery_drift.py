@@ -67,8 +67,7 @@ def test_the_watch_says_once_that_inputs_differ_and_forgets_after_a_new_calibrat
     persons = people(rng)
     gallery = SimpleNamespace(
         names=[f"{k}" for k in range(ENROLLED)],
-        sums={f"{k}": 2.0 * person for k, person in enumerate(persons)},
-        scores_of=lambda probes, enrolled: probes @ enrolled.T,
+        similarities_of=lambda probes, names: probes @ persons[[int(name) for name in names]].T,
     )
     watch, usual = DriftWatch(), usual_levels(seen(rng, persons, 6) @ persons.T, ENROLLED)
 

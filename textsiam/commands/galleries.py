@@ -77,7 +77,8 @@ def list_(model: Model, gallery: Folder, as_json: Json = False) -> None:
     """Say who is enrolled, by how many inputs, and what is promised."""
     enrolled = _loaded(gallery, open_twin(model))
     if as_json:
-        print_json({"identities": enrolled.shots, "thresholds": _thresholds(enrolled)})
+        norms = {str(least): norm._asdict() for least, norm in enrolled.norms.items()}
+        print_json({"identities": enrolled.shots, "thresholds": _thresholds(enrolled), "norms": norms})
         return
     for name, count in enrolled.shots.items():
         print(f"{_printable(name)}  {dim(str(count))}")
@@ -165,11 +166,12 @@ def identify(
 
     similarities = enrolled.similarities(files)
     found = identified(enrolled, similarities, top_k=top_k)
-    if (drift := enrolled.drift(similarities)) is not None:
+    drift = enrolled.drift(similarities)
+    if drift is not None:
         warn((str(drift),))
     rows = [{"input": file, **one} for file, one in zip(files, found, strict=True)]
     if as_json:
-        print_json(rows)
+        print_json({"identified": rows, "domain_shift": drift and drift.to_dict()})
         return
     for row in rows:
         near = ", ".join(
@@ -276,6 +278,9 @@ def _say_thresholds(gallery: Gallery) -> None:
     if gallery.verification is None:
         say("not calibrated: `textsiam gallery calibrate` learns when a claim is accepted")
         return
+    if gallery.norms:
+        weights = ", ".join(f"{norm.weight:.2f} of {least}" for least, norm in gallery.norms.items())
+        say(f"scores depend on how alike an identity's own inputs are: weight {weights} inputs and more")
     points = {f"claim, {_counted(least)}": point for least, point in gallery.by_references.items()}
     points |= {"claim, any other number": gallery.verification, "search": gallery.identification}
     for what, point in points.items():

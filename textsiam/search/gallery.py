@@ -18,7 +18,9 @@ from textsiam.models.scorer import Scorer
 from textsiam.saving import recover
 from textsiam.search.galleries.calibration import fit_identification, fit_verification
 from textsiam.search.galleries.drift import Drift, Levels, drift_between, levels_of, usual_levels
-from textsiam.search.galleries.enrolled import Enrolled, directions, places
+from textsiam.search.galleries.enrolled import Enrolled, places
+from textsiam.search.galleries.scores import directions, scores_of
+from textsiam.search.galleries.target_norm import TargetNorm, fit_target_norms, offsets, own_similarities
 from textsiam.search.gallery_folder import GalleryParts, gallery_lock, read_gallery, write_gallery
 from textsiam.search.operating_point import OperatingPoint
 
@@ -57,7 +59,8 @@ class Gallery(Enrolled):
 
     An identity is the mean of the unit vectors of its inputs, brought to length 1. So an input is compared once with
     each identity however many inputs that has; the largest similarity over them would grow with their number, and no
-    threshold would hold for identities of one input and of ten.
+    threshold would hold for identities of one input and of ten. Where enrolled identities show that it helps, it counts
+    how alike the identity's own inputs are: see `textsiam.search.galleries.target_norm`.
 
     Towers that differ encode the enrolled (right) and the inputs asked about (left). Pairs are scored by the twin's
     head where there is one; a reranker is not asked.
@@ -70,6 +73,7 @@ class Gallery(Enrolled):
         verification: When a claimed identity is accepted; None before `calibrate`.
         identification: When the best identity is named; None before `calibrate`.
         by_references: As `verification`, for identities of at least so many inputs, where enough identities have them.
+        norms: What is taken from similarities to identities of at least so many inputs; none before `calibrate`.
         usual: What the inputs of the calibration looked like; None before it, and where it had fewer than 50.
         sums: Name → sum of the unit vectors of its inputs, `(dim,)` float64.
         shots: Name → number of its inputs.
@@ -118,7 +122,7 @@ class Gallery(Enrolled):
         """As `verify`, of the vectors (inputs, dim) of the inputs."""
         self._check_enrolled(names)
         claimed = directions([self.sums[name] for name in names])
-        scores = self.twin.vector_similarity(probes, claimed)
+        scores = self.twin.vector_similarity(probes, claimed) - self.offsets(names)
         return [self.promise(one).decision.verdicts([s])[0] for one, s in zip(names, scores.tolist(), strict=True)]
 
     def promise(self, name: str) -> OperatingPoint:
@@ -179,7 +183,8 @@ class Gallery(Enrolled):
 
         * Verification: an input claims an identity. Genuine is its similarity to its own, impostors are those to all
           others. The rate does not depend on how many are enrolled. Once more for one input of each identity, for
-          those of 2 to 4, and of 5 and more: `by_references`.
+          those of 2 to 4, and of 5 and more: `by_references`. Before that it is learned how much the own similarity
+          of an identity's inputs counts: `norms`.
         * Identification: an input is compared with all. Genuine is its similarity to its own identity; the impostor is
           its best similarity to all others, as if its own were not enrolled. More identities make a larger best one,
           so the threshold holds for the n - 1 others of now: `identification.enrolled`. When the gallery grows,
@@ -208,7 +213,9 @@ class Gallery(Enrolled):
         who = np.unique(np.asarray(names), return_inverse=True)[1].astype(np.int64)
         rates = {"far": far, "prior": prior}
         probes = self.twin.encode(inputs, side="left", progress=progress)
-        scores, own = self.scores_of(probes, self.vectors()), places(self.names, names)
+        every, own = list(self.references.values()), places(self.names, names)
+        norms = fit_target_norms(self.twin, [np.concatenate([r, probes[own == i]]) for i, r in enumerate(every)])
+        scores = scores_of(self.twin, probes, self.vectors()) - self._taken(norms, every)
         verification, identification = fit_verification(scores, own, who, **rates), None
         with suppress(ValueError) if open_set else nullcontext():
             identification = fit_identification(scores, own, who, **rates)
@@ -217,16 +224,22 @@ class Gallery(Enrolled):
             known = [name for name, vectors in self.references.items() if len(vectors) >= least]
             if len(known) < 2:
                 break
-            enrolled = directions([self.references[name][:most].sum(axis=0, dtype=np.float64) for name in known])
+            some = [self.references[name][:most] for name in known]
+            enrolled = directions([vectors.sum(axis=0, dtype=np.float64) for vectors in some])
+            claims = scores_of(self.twin, probes, enrolled) - self._taken(norms, some)
             with suppress(ValueError):  # too few of them for the rate
-                few[least] = fit_verification(self.scores_of(probes, enrolled), places(known, names), who, **rates)
+                few[least] = fit_verification(claims, places(known, names), who, **rates)
         self.verification, self.identification, self.by_references = verification, identification, few
-        self.usual = usual_levels(scores, len(set(names)))
+        self.norms, self.usual = norms, usual_levels(scores, len(set(names)))
         return self
+
+    def _taken(self, norms: dict[int, TargetNorm], references: Sequence[np.ndarray]) -> np.ndarray:
+        """Return what such norms take from similarities to identities of these inputs."""
+        return offsets(norms, [len(own) for own in references], own_similarities(self.twin, references))
 
     def take_thresholds(self, other: Gallery) -> None:
         """Take over what another gallery of the same twin was calibrated to."""
-        for part in ("verification", "identification", "by_references", "usual"):
+        for part in ("verification", "identification", "by_references", "norms", "usual"):
             setattr(self, part, getattr(other, part))
 
     def drift(self, similarities: np.ndarray) -> Drift | None:

@@ -17,11 +17,13 @@ from textsiam.legacy.saved import head_knobs_of_0_1
 from textsiam.models.scorer import Scorer
 from textsiam.saving import SaveError, whole_folder
 from textsiam.search.galleries.drift import Levels
+from textsiam.search.galleries.target_norm import TargetNorm
 from textsiam.search.ingest import towers_digest
 from textsiam.search.operating_point import OperatingPoint
 from textsiam.whole_file import locked
 
-_FORMAT = 1
+_FORMAT = 2
+_READ = 1, 2  # 1: without norms
 _FILE = "gallery.json"
 _ARRAYS = "gallery.safetensors"
 
@@ -35,6 +37,7 @@ class GalleryParts(NamedTuple):
     verification: OperatingPoint | None
     identification: OperatingPoint | None
     by_references: dict[int, OperatingPoint]
+    norms: dict[int, TargetNorm]
     usual: Levels | None
 
 
@@ -75,6 +78,7 @@ def write_gallery(parts: GalleryParts, twin: Scorer, folder: str | Path) -> None
         "references": [len(parts.references[name]) for name in parts.sums],
         **{mode: None if point is None else point.metadata() for mode, point in points.items()},
         "by_references": {str(least): point.metadata() for least, point in parts.by_references.items()},
+        "norms": {str(least): norm._asdict() for least, norm in parts.norms.items()},
         "usual": parts.usual and {"inputs": parts.usual.inputs, "identities": parts.usual.identities},
     }
     none = np.zeros((0, twin.dim), np.float32)
@@ -101,8 +105,8 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
     path = Path(folder) / _FILE
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        if facts["format"] != _FORMAT:
-            raise ModelError(f"format is {facts['format']!r}, this version reads {_FORMAT}: update textsiam")
+        if facts["format"] not in _READ:
+            raise ModelError(f"format is {facts['format']!r}, this version reads 1 and 2: update textsiam")
         if facts["model"] != scorer_fingerprint(twin):
             raise ModelError("another model made these vectors: open it with that one, or enroll everybody again")
         arrays = load_file(Path(folder) / _ARRAYS)
@@ -120,9 +124,10 @@ def read_gallery(folder: str | Path, twin: Scorer) -> GalleryParts:
             int(least): OperatingPoint.restore(point, _own(f"references.{least}", arrays))
             for least, point in facts.get("by_references", {}).items()
         }
+        norms = {int(least): TargetNorm(**norm) for least, norm in facts.get("norms", {}).items()}
         known = facts.get("usual")  # not in galleries of before
         usual = None if known is None else Levels(arrays["usual"], int(known["inputs"]), int(known["identities"]))
-        return GalleryParts(sums, shots, references, verification, identification, few, usual)
+        return GalleryParts(sums, shots, references, verification, identification, few, norms, usual)
     except (OSError, KeyError, TypeError, AttributeError, ValueError, SafetensorError) as error:
         reason = f"lacks {error}" if isinstance(error, KeyError) else error
         raise ModelError(f"{path}: {reason}") from error

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from textsiam.decision.domain import ALLOWED_SCORES, FEWEST, NEIGHBOURS, SIGNIFICANT, kept, ks_distance
-from textsiam.search.galleries.enrolled import Enrolled, directions
+from textsiam.search.galleries.enrolled import Enrolled
 
 COMPARED = 256  # identities, the first enrolled, that an input is compared with
 
@@ -108,7 +108,7 @@ class DriftWatch:
         names = gallery.names[:COMPARED]
         if usual is None or len(names) < 2:
             return False
-        scores = gallery.scores_of(probes, directions([gallery.sums[name] for name in names]))
+        scores = gallery.similarities_of(probes, names)
         with self._lock:
             if self._usual is None or not usual.same(self._usual):  # it was calibrated anew
                 self._usual, self.drift, self._levels = usual, None, []

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 
 from textsiam.models.scorer import Scorer
+from textsiam.search.galleries.scores import directions, scores_of
+from textsiam.search.galleries.target_norm import TargetNorm, offsets, own_similarities
 from textsiam.sources import CONTROL_CHARACTERS
-
-_ROWS = 65_536  # pairs scored at once
 
 
 class Enrolled:
@@ -25,6 +24,8 @@ class Enrolled:
         self.sums: dict[str, np.ndarray] = {}
         self.shots: dict[str, int] = {}
         self.references: dict[str, np.ndarray] = {}
+        self.norms: dict[int, TargetNorm] = {}
+        self._own: dict[str, float] = {}  # own similarities, as they were asked for
 
     def __len__(self) -> int:
         return len(self.sums)
@@ -76,6 +77,8 @@ class Enrolled:
         self.shots |= {name: kept.get(name, 0) + len(own) for name, own in rows.items()}
         self.sums |= sums
         self.references |= references
+        for name in rows:
+            self._own.pop(name, None)
 
     def remove(self, name: str) -> None:
         """Forget an identity.
@@ -85,6 +88,7 @@ class Enrolled:
         """
         self._check_enrolled([name])
         del self.sums[name], self.shots[name], self.references[name]
+        self._own.pop(name, None)
 
     def vectors(self) -> np.ndarray:
         """Return the vector of each identity, `(identities, dim)` float32 of length 1."""
@@ -100,35 +104,25 @@ class Enrolled:
         """
         return self.similarities_of(self.twin.encode(inputs, side="left"))
 
-    def similarities_of(self, probes: np.ndarray) -> np.ndarray:
-        """As `similarities`, of the vectors (inputs, dim) of the inputs."""
+    def similarities_of(self, probes: np.ndarray, names: Sequence[str] | None = None) -> np.ndarray:
+        """As `similarities`, of the vectors (inputs, dim) of the inputs; with `names` to these identities alone."""
         if not self.sums:
             raise ValueError("nobody is enrolled: use enroll(name, inputs) first")
-        return self.scores_of(probes, self.vectors())
+        asked = self.names if names is None else names
+        enrolled = directions([self.sums[name] for name in asked])
+        return scores_of(self.twin, probes, enrolled) - self.offsets(asked)
 
-    def scores_of(self, probes: np.ndarray, enrolled: np.ndarray) -> np.ndarray:
-        """Return the similarities (probes, enrolled) of vectors (probes, dim) and (enrolled, dim), all float32."""
-        scores = np.empty((len(probes), len(enrolled)), np.float32)
-        block = max(1, _ROWS // len(enrolled))
-        for start in range(0, len(probes), block):
-            part = probes[start : start + block]
-            if self.twin.head is None:
-                apart = self.twin.distance.all_pairs(torch.from_numpy(part), torch.from_numpy(enrolled))
-                scores[start : start + block] = self.twin.distance.similarity(apart).numpy()
-            else:  # it is asked about all of them
-                u, v = np.repeat(part, len(enrolled), axis=0), np.tile(enrolled, (len(part), 1))
-                scores[start : start + block] = self.twin.vector_similarity(u, v).reshape(len(part), -1)
-        return scores
+    def offsets(self, names: Sequence[str]) -> np.ndarray:
+        """Return what is taken from similarities to identities, (names,), by how alike their own inputs are."""
+        if missing := [name for name in names if name not in self._own]:
+            found = own_similarities(self.twin, [self.references[name] for name in missing])
+            self._own |= dict(zip(missing, found.tolist(), strict=True))
+        counts = [len(self.references[name]) for name in names]
+        return offsets(self.norms, counts, np.array([self._own[name] for name in names]))
 
     def _check_enrolled(self, names: Sequence[str]) -> None:
         if missing := [name for name in names if name not in self.sums]:
             raise KeyError(f"{missing[0]!r} is not enrolled")
-
-
-def directions(sums: Sequence[np.ndarray]) -> np.ndarray:
-    """Return sums of vectors (n, dim) as float32 of length 1."""
-    stacked = np.stack(sums)
-    return (stacked / np.linalg.norm(stacked, axis=1, keepdims=True)).astype(np.float32)
 
 
 def places(known: Sequence[str], names: Sequence[str]) -> np.ndarray:
