@@ -102,15 +102,6 @@ def test_a_gain_counts_where_it_is_no_chance_on_links_that_choose_and_none_is_lo
     assert found.after - found.before == pytest.approx(test, abs=0.05)
 
 
-def test_simcse_is_learned_beside(twin, tmp_path, monkeypatch):
-    seen, real = [], adaptation.train
-    monkeypatch.setattr(adaptation, "train", lambda t, p, o, **k: seen.append(o.terms) or real(t, p, o, **k))
-    for weight in (0.0, 0.3):
-        adapt(twin, make_forum(tmp_path / str(weight), 24), pairs=40, simcse=weight)
-    assert [list(terms) for terms in seen] == [["info_nce"], ["info_nce", "simcse"]]
-    assert seen[1]["simcse"].weight == 0.3
-
-
 def test_links_without_dates_are_split_at_random(twin, tmp_path):
     found = adapt(twin, make_forum(tmp_path / "a", len(TOPICS), dated=False))
     assert (found.learned_from, found.links) == ("duplicate links", 21)

@@ -25,7 +25,7 @@ from textsiam.inference.encoders import ModelError
 from textsiam.models.twin import Twin
 from textsiam.search.duplicates import fit_collection_decision
 from textsiam.training.loop import train
-from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss, SimCSELoss
+from textsiam.training.losses import InfoNCELoss, OnlineContrastiveLoss
 from textsiam.training.losses.objective import Objective
 from textsiam.training.mining.positives_only import by_wording, with_trained_negatives
 from textsiam.training.settings import Settings
@@ -96,7 +96,6 @@ def adapt(
     *,
     pairs: int = 2000,
     learning_rate: float = 2e-5,
-    simcse: float = 0.0,
     seed: int = 0,
     tell: Tell | None = None,
     quiet: bool = True,
@@ -115,7 +114,6 @@ def adapt(
         forum: A forum folder.
         pairs: Pairs to learn from at most, the newest.
         learning_rate: Peak learning rate of AdamW.
-        simcse: Weight of a `SimCSELoss` of what is learned from; 0 does without.
         seed: Of whatever is drawn.
         tell: Called with what is done now.
         quiet: Show no progress bar.
@@ -145,7 +143,7 @@ def adapt(
     before = [reciprocal_ranks(twin, documents, part) for part in parts]
     learner = Twin(copy.deepcopy(twin.left), distance=twin.distance.name)
     say(f"learning from {len(material):,} {learned_from}")
-    _learn(learner, material, splits, found, learning_rate, simcse, seed, quiet)
+    _learn(learner, material, splits, found, learning_rate, seed, quiet)
     after = [reciprocal_ranks(learner, documents, part) for part in parts]
     chosen_by, gain = (difference(before[k], after[k], _groups(parts[k]), seed=seed) for k in range(2))
     adapted = chosen_by is not None and chosen_by.low > 0 and after[1].mean() >= before[1].mean()
@@ -251,7 +249,6 @@ def _learn(
     splits: Splits | None,
     found: _Forum,
     learning_rate: float,
-    simcse: float,
     seed: int,
     quiet: bool,
 ) -> None:
@@ -263,8 +260,6 @@ def _learn(
         others = [text for text in found.created if normalised(text) not in held_out]
         material = with_trained_negatives(learner, material, known, others=others)
         terms = {"online_contrastive": OnlineContrastiveLoss(), "info_nce": InfoNCELoss(weight=0.1)}
-    if simcse:
-        terms["simcse"] = SimCSELoss(weight=simcse)
     settings = Settings(
         epochs=min(5, -(-1000 // len(material))),  # a few links are seen more than once
         batch_size=_BATCH, learning_rate=learning_rate, tracker="none", keep_checkpoints=1, seed=seed,

@@ -129,7 +129,6 @@ def adapt(
     output: Annotated[Path, typer.Option(help="Folder of the twin.")],
     pairs: Annotated[int, typer.Option(help="Pairs to learn from at most, the newest.", min=1)] = 2000,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-5,
-    simcse: Annotated[float, typer.Option(help="Weight of a SimCSE loss beside; 0 does without.", min=0)] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of whatever is drawn.")] = 0,
     as_json: Json = False,
 ) -> None:
@@ -148,7 +147,7 @@ def adapt(
     if not isinstance(twin, Twin):
         raise typer.BadParameter(f"{model} is an ensemble: adapt a twin")
     quiet = not sys.stderr.isatty()
-    knobs = {"pairs": pairs, "learning_rate": learning_rate, "simcse": simcse, "seed": seed}
+    knobs = {"pairs": pairs, "learning_rate": learning_rate, "seed": seed}
     found = adapted(twin, forum, **knobs, tell=say, quiet=quiet)
     found.twin.save_pretrained(output)
     if as_json:
