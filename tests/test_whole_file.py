@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import os
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import textsiam
-from textsiam.whole_file import locked, whole_file
+from textsiam.whole_file import locked, said_by_system, whole_file
 
 
 def fail(path) -> None:
@@ -76,7 +77,7 @@ builtins.__import__ = without
 HOLD = """
 import sys
 from pathlib import Path
-from textsiam.whole_file import locked
+from textsiam.whole_file import said_by_system, locked
 
 place = Path(sys.argv[1])
 with (locked(place, shared=sys.argv[2] == "shared") if place.is_dir() else locked(place.open("a+b"))):
@@ -86,7 +87,7 @@ with (locked(place, shared=sys.argv[2] == "shared") if place.is_dir() else locke
 TRY = """
 import sys
 from pathlib import Path
-from textsiam.whole_file import locked
+from textsiam.whole_file import said_by_system, locked
 
 place = Path(sys.argv[1])
 try:
@@ -151,3 +152,9 @@ def test_no_module_needs_what_windows_lacks():
                 f"{file}: {n}" for n in names if n in ("fcntl", "resource", "pwd", "grp", "termios", "tty", "pty")
             ]
     assert found == []
+
+
+def test_what_the_system_says_is_said_in_its_words():
+    """pyarrow puts "Failed to open local file …" in the place of "No space left on device"."""
+    assert said_by_system(OSError(errno.ENOSPC, "Error writing bytes to file")) == "No space left on device"
+    assert said_by_system(OSError("no number")) == "no number"

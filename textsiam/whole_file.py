@@ -16,6 +16,11 @@ _FAR = 1 << 40  # where Windows, which keeps others from reading what is locked,
 _WAIT = 0.05  # seconds between two tries there
 
 
+def said_by_system(error: OSError) -> str:
+    """Return what the system says of an error; some libraries put a sentence of their own in its place."""
+    return os.strerror(error.errno) if error.errno else str(error)
+
+
 @contextmanager
 def whole_file(target: str | Path) -> Iterator[Path]:
     """Yield the path of a file beside `target` that takes its name when the block ends without an error.

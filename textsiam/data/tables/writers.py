@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from textsiam.data.tables.errors import DataError
-from textsiam.whole_file import whole_file
+from textsiam.whole_file import said_by_system, whole_file
 
 _DELIMITERS = {".tsv": "\t", ".csv": ","}
 TABLE_ENDINGS = (*_DELIMITERS, ".jsonl", ".parquet")
@@ -42,7 +42,7 @@ def write_table(
                 with aside.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file:
                     _write(file, path.suffix.lower(), list(columns), rows)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be written: {said_by_system(error)}") from error
     return path
 
 

@@ -11,7 +11,7 @@ from textsiam.data.tables.errors import DataError
 from textsiam.saving import SaveError
 from textsiam.search.join.exact import FoundPairs
 from textsiam.search.join.sorted_pairs import BLOCK
-from textsiam.whole_file import whole_file
+from textsiam.whole_file import said_by_system, whole_file
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -50,7 +50,7 @@ def write_found(path: str | Path, parts: Iterable[FoundPairs], *, facts: Mapping
                     writer.write_table(pa.table(part._asdict(), schema=schema))
                 count += len(part.left)
     except OSError as error:
-        raise SaveError(f"cannot write {path}: {error.strerror or error}") from error
+        raise SaveError(f"cannot write {path}: {said_by_system(error)}") from error
     return count
 
 
