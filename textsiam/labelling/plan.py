@@ -3,7 +3,7 @@
 Three stages. *Look*: pairs are drawn over all scores, most where it is undecided how far down the set may reach.
 *Prove*: pairs are drawn uniformly from the set that is worth most if half of the planned answers are to prove it, and
 every answer counts for all sets that it was drawn from (`textsiam.decision.confidence`). Once it is proven, a round for
-a larger one begins where the answers that are left may prove it. *Recall*: the others, one of four at least from then
+a larger one begins where the answers that are left may prove it. *Recall*: the others, one of eight at least from then
 on, are about pairs below the set, so that it is known what it misses. Every draw follows from the seed, its number and
 the answers before it.
 """
@@ -30,7 +30,7 @@ _LATER = 0.75  # of those for the first proof are reckoned with, however many we
 _EVERY = 5  # answers after which a choice is thought over
 _STRATA = 60
 _BEYOND = 0.1  # of the planned answers at least are about what the set misses
-_FOURTH = 4  # every so many draws after the proof, one is about that
+_EIGHTH = 8  # every so many draws after the proof, one is about that
 _WORTH = 0.03  # of the pairs proven: what a round for a larger set is expected to add at least
 _MOST = 3  # times the planned answers: then what is not proven seems out of reach
 _GOOD = 0.25
@@ -306,7 +306,7 @@ class Plan:
     def _aimed_at(self, rng: np.random.Generator) -> int:
         """Return how many candidates the set holds that is worth most; 0 where a pair below it is worth more."""
         now, ends, number = self.rounds[-1], self.strata.ends, len(self.draws)
-        if self.done and (number % _FOURTH == 0 or self.proven() == len(self.scores)):
+        if self.done and (number % _EIGHTH == 0 or self.proven() == len(self.scores)):
             return 0
         begins = self._begins(len(self.scores))
         if not begins and (number - now.start) % _EVERY:
