@@ -48,6 +48,7 @@ def test_offsets_are_those_of_the_number_of_inputs() -> None:
     own = np.array([np.nan, 0.8, 0.8, 0.9])
     assert offsets(norms, [1, 2, 4, 9], own) == pytest.approx([0.0, 0.1, 0.1, 0.16])
     assert not offsets({}, [1, 2, 4, 9], own).any()
+    assert not offsets({2: TargetNorm(0.5, 0.6), 5: TargetNorm(0.0, 0.7)}, [9], own[3:]).any()  # not that of two
 
 
 def test_the_weight_is_the_mean_slope_of_genuine_and_impostor_scores(tower: SentenceTransformer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, overload
 
@@ -214,7 +215,7 @@ class Gallery(Enrolled):
         rates = {"far": far, "prior": prior}
         probes = self.twin.encode(inputs, side="left", progress=progress)
         every, own = list(self.references.values()), places(self.names, names)
-        norms = fit_target_norms(self.twin, [np.concatenate([r, probes[own == i]]) for i, r in enumerate(every)])
+        norms = fit_target_norms(self.twin, self._known(probes, own))
         scores = scores_of(self.twin, probes, self.vectors()) - self._taken(norms, every)
         verification, identification = fit_verification(scores, own, who, **rates), None
         with suppress(ValueError) if open_set else nullcontext():
@@ -232,6 +233,13 @@ class Gallery(Enrolled):
         self.verification, self.identification, self.by_references = verification, identification, few
         self.norms, self.usual = norms, usual_levels(scores, len(set(names)))
         return self
+
+    def _known(self, probes: np.ndarray, own: np.ndarray) -> list[np.ndarray]:
+        """Return what is known of each identity: the vectors that enrolled it, and those of its probes."""
+        order = np.argsort(own, kind="stable")
+        cuts = np.searchsorted(own[order], np.arange(len(self) + 1))
+        owned = (probes[order[first:last]] for first, last in pairwise(cuts.tolist()))
+        return [np.concatenate(both) for both in zip(self.references.values(), owned, strict=True)]
 
     def _taken(self, norms: dict[int, TargetNorm], references: Sequence[np.ndarray]) -> np.ndarray:
         """Return what such norms take from similarities to identities of these inputs."""

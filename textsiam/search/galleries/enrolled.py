@@ -114,6 +114,8 @@ class Enrolled:
 
     def offsets(self, names: Sequence[str]) -> np.ndarray:
         """Return what is taken from similarities to identities, (names,), by how alike their own inputs are."""
+        if not self.norms:
+            return np.zeros(len(names), np.float32)
         if missing := [name for name in names if name not in self._own]:
             found = own_similarities(self.twin, [self.references[name] for name in missing])
             self._own |= dict(zip(missing, found.tolist(), strict=True))

@@ -64,8 +64,11 @@ def offsets(norms: Mapping[int, TargetNorm], counts: Sequence[int], own: NDArray
         counts: How many inputs each identity has, (identities,).
         own: Their own similarities, (identities,).
     """
-    which = [norms.get(max((n for n in norms if n <= count), default=0), TargetNorm(0.0, 0.0)) for count in counts]
-    weights, usual = np.array(which, np.float64).reshape(-1, 2).T
+    if not norms:
+        return np.zeros(len(counts), np.float32)
+    least = sorted(norms)
+    rows = np.array([(0.0, 0.0), *(norms[n] for n in least)])
+    weights, usual = rows[np.searchsorted(least, counts, side="right")].T
     return np.where(weights > 0, weights * (own - usual), 0.0).astype(np.float32)
 
 
@@ -89,8 +92,7 @@ def fit_target_norms(twin: Scorer, inputs: Sequence[np.ndarray]) -> dict[int, Ta
     rng, found = np.random.default_rng(0), dict[int, TargetNorm]()
     if twin.right is not None:
         return found
-    order = rng.permutation(len(inputs))
-    weight = 0.0
+    order, weight = rng.permutation(len(inputs)), None
     for count in range(2, MOST + 1):
         known = [inputs[i] for i in order if len(inputs[i]) >= count][:_IDENTITIES]
         if len(known) < _LEAST:
@@ -101,7 +103,7 @@ def fit_target_norms(twin: Scorer, inputs: Sequence[np.ndarray]) -> dict[int, Ta
             drawn = [_slopes(twin, *_drawn(rng, claimed, count)) for _ in range(_SPLITS)]
             genuine, impostor = np.mean(drawn, axis=0)
             weight = float(np.clip((genuine + max(impostor, 0.0)) / 2.0, 0.0, 1.0))
-        if weight:
+        if weight is not None:
             found[count] = TargetNorm(weight, float(usual))
     return found
 
